@@ -1,0 +1,15 @@
+// Command token-proxy is Caddy with the token_proxy modules built in.
+package main
+
+import (
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+
+	// Caddy's standard modules, and ours.
+	_ "github.com/caddyserver/caddy/v2/modules/standard"
+
+	_ "github.com/tokenproxy/caddy-token-proxy/caddymodule"
+)
+
+func main() {
+	caddycmd.Main()
+}
