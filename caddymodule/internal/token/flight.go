@@ -1,0 +1,174 @@
+package token
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+)
+
+// retries are the schedules of a source that is not served. They exist only while they are needed.
+type retries struct {
+	backoff  *backoff.ExponentialBackOff
+	cooldown *backoff.ExponentialBackOff
+	pause    *backoff.ExponentialBackOff
+}
+
+func newRetries() *retries {
+	return &retries{backoff: newBackoff(), cooldown: newCooldown(), pause: newPause()}
+}
+
+// flight fetches one token for everybody who waits. Its context belongs to the source: no request that leaves, and
+// no configuration that is unloaded, takes the token from the others.
+func (s *Source) flight() (any, error) {
+	s.flying.Store(true)
+	defer s.flying.Store(false)
+
+	now := time.Now()
+	if t := s.current.Load(); t.fresh(now) { // fetched between this caller's look and this flight
+		return t, nil
+	}
+	if f := s.backingOff(now); f != nil {
+		return nil, f.err
+	}
+	time.Sleep(time.Until(s.notBefore))
+
+	config := s.config.Load()
+	ctx, cancel := context.WithTimeout(context.Background(), config.Policy.FetchTimeout)
+	defer cancel()
+	t, err := s.fetch(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+// fetch calls the endpoint, and calls again at once where that can spare those who wait a failure.
+func (s *Source) fetch(ctx context.Context, config *Config) (*Token, *Error) {
+	current := s.current.Load()
+	cold := !current.alive(time.Now()) || current.rejected
+	for attempt := 1; ; attempt++ {
+		proof := config.Fetcher.Proof()
+		sent := time.Now()
+		issued, err := call(ctx, config.Fetcher)
+		if err == nil {
+			return s.succeed(issued, sent, config), nil
+		}
+		rotated := err.Kind == Refused && config.Fetcher.Proof() != proof
+		brief := cold && err.Kind == Unavailable && err.Status != 429 && err.RetryAfter == 0
+		if attempt == coldAttempts || !rotated && !(brief && sleep(ctx, coldPause(attempt))) {
+			return nil, s.fail(err, proof, sent, config)
+		}
+		config.Observe(Event{Err: err, Duration: time.Since(sent)})
+	}
+}
+
+// call turns whatever a Fetcher does into an answer or an *Error. A panic here would end the process: singleflight
+// raises it again in a goroutine of its own.
+func call(ctx context.Context, f Fetcher) (issued Issued, failed *Error) {
+	defer func() {
+		if p := recover(); p != nil {
+			// the value may hold anything, a secret too; its type is enough to find the place
+			failed = &Error{Kind: Unreadable, Reason: fmt.Sprintf("the provider panicked with a %T", p)}
+		}
+	}()
+	issued, err := f.Fetch(ctx)
+	if err == nil {
+		if issued.Token.Empty() {
+			return Issued{}, &Error{Kind: Unreadable, Reason: "the answer holds no token"}
+		}
+		return issued, nil
+	}
+	if e, ok := errors.AsType[*Error](err); ok {
+		return Issued{}, e
+	}
+	return Issued{}, &Error{Kind: Unreadable, Reason: "the provider failed without saying why"}
+}
+
+// succeed makes the answer the current token, unless it has no life left.
+func (s *Source) succeed(issued Issued, sent time.Time, config *Config) *Token {
+	now := time.Now()
+	previous := s.current.Load()
+	unchanged := previous != nil && previous.value.Equal(issued.Token)
+	if !unchanged {
+		s.generation++
+	}
+	lifetime := config.Policy.lifetime(issued.Lifetime)
+	t := newToken(issued.Token, s.generation, sent, lifetime)
+	config.Observe(Event{
+		Token: t.value, Lifetime: lifetime, Unchanged: unchanged, Note: issued.Note,
+		Duration: now.Sub(sent), Recovered: s.failure.Load() != nil,
+	})
+	s.failure.Store(nil)
+
+	if !t.alive(now) {
+		s.notBefore = now.Add(s.schedules().pause.NextBackOff())
+		return t
+	}
+	s.retries = nil
+	s.schedule(t, previous, unchanged, config.Policy)
+	s.current.Store(t)
+	s.arm(t.refreshAt)
+	return t
+}
+
+// schedule decides when t becomes stale. An endpoint that returns the token it returned before (a Doorkeeper
+// server with token reuse, Marketo, ServiceNow) is asked once more halfway to expiry and then at expiry: scheduling
+// by what remains would ask ever faster.
+func (s *Source) schedule(t, previous *Token, unchanged bool, p Policy) {
+	t.margin = p.margin(t.expires.Sub(t.issued))
+	if unchanged {
+		t.margin = previous.margin
+		t.used.Store(previous.used.Load())
+	}
+	t.refreshAt = t.expires.Add(-t.margin - jitter(t.margin/4))
+	if !unchanged {
+		return
+	}
+	if earliest := t.issued.Add(max(t.margin/2, minUnchangedWait)); t.refreshAt.Before(earliest) {
+		t.refreshAt = earliest
+	}
+	if t.refreshAt.After(t.expires) {
+		t.refreshAt = t.expires
+	}
+}
+
+// fail remembers the failure: until its time has come, nobody calls the endpoint.
+func (s *Source) fail(err *Error, proof string, sent time.Time, config *Config) *Error {
+	now := time.Now()
+	var wait time.Duration
+	if err.Kind == Refused {
+		wait = s.schedules().cooldown.NextBackOff()
+	} else {
+		wait = max(s.schedules().backoff.NextBackOff(), min(err.RetryAfter, maxRetryAfter))
+	}
+	remembered := *err
+	remembered.RetryAt = now.Add(wait)
+	s.failure.Store(&failure{err: &remembered, until: remembered.RetryAt, proof: proof})
+	config.Observe(Event{Err: &remembered, Duration: now.Sub(sent)})
+	if config.Policy.Prefetch || s.current.Load().alive(now) {
+		s.arm(remembered.RetryAt)
+	}
+	return &remembered
+}
+
+func (s *Source) schedules() *retries {
+	if s.retries == nil {
+		s.retries = newRetries()
+	}
+	return s.retries
+}
+
+// sleep waits for d, and reports whether it could before ctx ended.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

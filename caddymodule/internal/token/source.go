@@ -1,0 +1,232 @@
+package token
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+)
+
+// Fetcher asks a token endpoint for tokens. Its methods are called by one flight at a time per Source, except
+// Proof, which may be called at any time.
+type Fetcher interface {
+	// Fetch asks for one token. Failures are of type *Error; any other error counts as Unreadable.
+	Fetch(ctx context.Context) (Issued, error)
+
+	// Proof identifies the present content of whatever proves the client's identity (a secret file, a key). When
+	// it changes, a refusal of the old content no longer counts.
+	Proof() string
+}
+
+// Event is something that happened in a Source. Observers must be quick: they are called inside the flight.
+type Event struct {
+	// Err is why a call failed; nil if a token was obtained.
+	Err *Error
+
+	// Token is the token obtained.
+	Token Secret
+
+	// Lifetime is how long the token is trusted, from when it was asked for.
+	Lifetime time.Duration
+
+	// Unchanged is set when the endpoint returned the token that it had returned before.
+	Unchanged bool
+
+	// Note is what the provider noticed about an answer that it could use all the same.
+	Note string
+
+	// Duration is how long the call took.
+	Duration time.Duration
+
+	// Recovered is set on the first success after a failure.
+	Recovered bool
+}
+
+// Config is what a Source works with; it can be replaced while requests run.
+type Config struct {
+	Fetcher Fetcher
+	Policy  Policy
+
+	// Observe, if not nil, is told of every call's outcome.
+	Observe func(Event)
+}
+
+// Source is the truth for one credential. It is safe for concurrent use. Make it with NewSource.
+type Source struct {
+	config  atomic.Pointer[Config] // the latest configuration wins
+	current atomic.Pointer[Token]
+	failure atomic.Pointer[failure]
+	group   singleflight.Group
+	flying  atomic.Bool
+
+	// What follows is touched by the flight only, and flights do not overlap.
+	generation uint64
+	notBefore  time.Time
+	retries    *retries
+
+	nextProofCheck atomic.Int64
+
+	mu            sync.Mutex // guards what follows
+	timer         *time.Timer
+	resting       bool
+	invalidations invalidations
+}
+
+// failure is the state of a source whose last call failed. It is immutable.
+type failure struct {
+	err   *Error
+	until time.Time
+	proof string
+}
+
+// NewSource makes a source. It does nothing until it is asked for a token, or Start is called.
+func NewSource(c Config) *Source {
+	s := new(Source)
+	s.configure(c)
+	return s
+}
+
+// Start replaces the configuration and wakes the source after a Rest. With Policy.Prefetch it fetches now, in the
+// background.
+func (s *Source) Start(c Config) {
+	s.configure(c)
+	s.mu.Lock()
+	s.resting = false
+	s.mu.Unlock()
+	if c.Policy.Prefetch && !s.current.Load().fresh(time.Now()) {
+		s.refresh()
+	}
+}
+
+func (s *Source) configure(c Config) {
+	c.Policy = c.Policy.withDefaults()
+	if c.Observe == nil {
+		c.Observe = func(Event) {}
+	}
+	s.config.Store(&c)
+}
+
+// Rest ends all background work: nobody keeps this credential configured any more. Requests that still hold the
+// source are served as before.
+func (s *Source) Rest() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.resting = true
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+}
+
+// Acquire returns a lease on a valid token. The error is of type *Error, or the context's own if that ended first.
+func (s *Source) Acquire(ctx context.Context) (Lease, error) {
+	now := time.Now()
+	if t := s.current.Load(); t.fresh(now) {
+		t.touch()
+		return Lease{s, t, ServedFresh}, nil
+	}
+	return s.acquireSlow(ctx, now)
+}
+
+func (s *Source) acquireSlow(ctx context.Context, now time.Time) (Lease, error) {
+	t := s.current.Load()
+	failed := s.backingOff(now)
+	switch {
+	case t.alive(now) && !t.rejected: // stale
+		t.touch()
+		if failed == nil {
+			s.refresh()
+		}
+		return Lease{s, t, ServedStale}, nil
+	case failed == nil:
+		return s.wait(ctx)
+	case t.alive(now): // rejected, but there is no other, and it may be good for other requests
+		return Lease{s, t, ServedStale}, nil
+	default:
+		return Lease{}, failed.err
+	}
+}
+
+// wait joins the flight, or starts it, and leaves it running if the caller must go.
+func (s *Source) wait(ctx context.Context) (Lease, error) {
+	maxWait := s.config.Load().Policy.MaxWait
+	timer := time.NewTimer(maxWait)
+	defer timer.Stop()
+
+	var err error
+	select {
+	case result := <-s.group.DoChan("", s.flight):
+		if result.Err == nil {
+			t := result.Val.(*Token)
+			t.touch()
+			return Lease{s, t, ServedWaited}, nil
+		}
+		err = result.Err
+	case <-ctx.Done():
+		err = ctx.Err()
+	case <-timer.C:
+		err = &Error{Kind: WaitedTooLong, Reason: "no token within max_wait (" + maxWait.String() + ")"}
+	}
+	// A rejected token that has not expired is better than none: the rejection may have been about one resource.
+	if t := s.current.Load(); t.alive(time.Now()) {
+		return Lease{s, t, ServedStale}, nil
+	}
+	return Lease{}, err
+}
+
+// refresh starts a flight that nobody waits for, unless one is running.
+func (s *Source) refresh() {
+	if !s.flying.Load() {
+		s.group.DoChan("", s.flight)
+	}
+}
+
+// backingOff returns the failure that forbids a call now, if there is one. A changed proof of identity ends it.
+func (s *Source) backingOff(now time.Time) *failure {
+	f := s.failure.Load()
+	if f == nil || !now.Before(f.until) {
+		return nil
+	}
+	if f.err.Kind == Refused && s.proofChanged(f, now) {
+		s.failure.CompareAndSwap(f, nil)
+		return nil
+	}
+	return f
+}
+
+// proofChanged compares the proof of identity with the one that was refused, but not at every request.
+func (s *Source) proofChanged(f *failure, now time.Time) bool {
+	next := s.nextProofCheck.Load()
+	if now.UnixNano() < next {
+		return false
+	}
+	if !s.nextProofCheck.CompareAndSwap(next, now.Add(proofCheckInterval).UnixNano()) {
+		return false
+	}
+	return s.config.Load().Fetcher.Proof() != f.proof
+}
+
+// arm sets the timer that starts the next background flight.
+func (s *Source) arm(at time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.resting {
+		return
+	}
+	wait := time.Until(at)
+	if s.timer == nil {
+		s.timer = time.AfterFunc(wait, s.onTimer)
+		return
+	}
+	s.timer.Reset(wait)
+}
+
+// onTimer refreshes what somebody would miss: a source that nobody uses falls asleep after one lifetime.
+func (s *Source) onTimer() {
+	t := s.current.Load()
+	wanted := t != nil && t.used.Load()
+	if wanted || s.config.Load().Policy.Prefetch {
+		s.refresh()
+	}
+}

@@ -1,0 +1,107 @@
+package token
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// UnknownLifetime is the lifetime of an answer that names none; the policy's DefaultLifetime applies.
+const UnknownLifetime time.Duration = -1
+
+// maxLifetime bounds what a token endpoint may claim, so that no answer makes a token live for ever.
+const maxLifetime = 30 * 24 * time.Hour
+
+// Issued is what one answer of a token endpoint says.
+type Issued struct {
+	// Token is the access token. Never empty.
+	Token Secret
+
+	// Lifetime counts from just before the request was sent. Zero is an answer too: the token serves those who
+	// waited for it and is not kept. UnknownLifetime: the answer names none.
+	Lifetime time.Duration
+
+	// Note, if not empty, says in constant words what is odd about an answer that can be used all the same.
+	Note string
+}
+
+// Token is one issued access token. It is immutable but for the mark that it has been used.
+type Token struct {
+	value      Secret
+	generation uint64
+	issued     time.Time
+	margin     time.Duration
+	refreshAt  time.Time
+	expires    time.Time
+
+	// expiresByWall is expires without the monotonic reading. A suspended machine stops the monotonic clock and
+	// a stepped clock moves the wall: the token is expired as soon as either says so.
+	expiresByWall time.Time
+
+	// rejected marks a token that the API has refused: it is handed out only where no other can be had.
+	rejected bool
+
+	// used tells the timer whether anybody would miss this token.
+	used atomic.Bool
+}
+
+func newToken(value Secret, generation uint64, issued time.Time, lifetime time.Duration) *Token {
+	expires := issued.Add(lifetime)
+	return &Token{
+		value:         value,
+		generation:    generation,
+		issued:        issued,
+		expires:       expires,
+		expiresByWall: expires.Round(0),
+	}
+}
+
+// asRejected returns a copy that is due for replacement.
+func (t *Token) asRejected() *Token {
+	c := newToken(t.value, t.generation, t.issued, t.expires.Sub(t.issued))
+	c.margin = t.margin
+	c.rejected = true
+	c.used.Store(t.used.Load())
+	return c
+}
+
+// fresh reports whether the token can be served with no thought of refreshing it.
+func (t *Token) fresh(now time.Time) bool {
+	return t != nil && now.Before(t.refreshAt) && now.Before(t.expiresByWall)
+}
+
+// alive reports whether the token has not expired.
+func (t *Token) alive(now time.Time) bool {
+	return t != nil && now.Before(t.expires) && now.Before(t.expiresByWall)
+}
+
+func (t *Token) touch() {
+	if !t.used.Load() {
+		t.used.Store(true)
+	}
+}
+
+// Served says how a lease came by its token.
+type Served string
+
+// The ways to come by a token.
+const (
+	ServedFresh  Served = "fresh"
+	ServedStale  Served = "stale"
+	ServedWaited Served = "waited"
+)
+
+// Lease is what one proxied request holds: the token, and enough to report it as rejected.
+type Lease struct {
+	source *Source
+	token  *Token
+	served Served
+}
+
+// Value returns the token.
+func (l Lease) Value() Secret { return l.token.value }
+
+// Served says how the lease came by its token.
+func (l Lease) Served() Served { return l.served }
+
+// Expired reports whether the token has expired since it was leased.
+func (l Lease) Expired() bool { return !l.token.alive(time.Now()) }
