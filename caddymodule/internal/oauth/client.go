@@ -1,0 +1,120 @@
+package oauth
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"syscall"
+	"time"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+)
+
+const (
+	// maxBody bounds a token answer after decompression. Real ones are below 10 KiB.
+	maxBody = 64 << 10
+
+	// maxHeader bounds the header of a token answer; net/http alone would accept 10 MiB.
+	maxHeader = 64 << 10
+
+	dialTimeout      = 5 * time.Second
+	handshakeTimeout = 5 * time.Second
+)
+
+// Client sends token requests. It follows no redirect, because a 307 would send the secret to another host, and
+// keeps no connection, because token calls are rare and a POST on a connection that died meanwhile is not repeated
+// by net/http. Proxies are taken from HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
+type Client struct {
+	transport *http.Transport
+}
+
+// NewClient makes a client.
+func NewClient() *Client {
+	return &Client{transport: &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            (&net.Dialer{Timeout: dialTimeout}).DialContext,
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
+		TLSHandshakeTimeout:    handshakeTimeout,
+		MaxResponseHeaderBytes: maxHeader,
+		DisableKeepAlives:      true,
+	}}
+}
+
+// Do sends the request and reads the whole answer. The request's context bounds it all. The error, if any, is a
+// *token.Error.
+func (c *Client) Do(req *http.Request) (*Answer, error) {
+	sent := time.Now()
+	res, err := c.transport.RoundTrip(req)
+	if err != nil {
+		return nil, unavailable(req.Context(), err)
+	}
+	defer res.Body.Close()
+
+	if encoding := res.Header.Get("Content-Encoding"); encoding != "" && encoding != "identity" {
+		// net/http has undone gzip; nothing else was asked for
+		return nil, &token.Error{Kind: token.Unreadable, Status: res.StatusCode, Reason: "the answer has an encoding that was not asked for"}
+	}
+	body, err := io.ReadAll(io.LimitReader(res.Body, maxBody+1))
+	if err != nil {
+		return nil, unavailable(req.Context(), err)
+	}
+	if len(body) > maxBody {
+		return nil, &token.Error{Kind: token.Unreadable, Status: res.StatusCode, Reason: "the answer is larger than 64 KiB"}
+	}
+	return &Answer{Status: res.StatusCode, Header: res.Header, Body: body, Sent: sent}, nil
+}
+
+// unavailable describes a failed exchange in words of our own: the texts of net/http quote URLs, and those of
+// crypto/x509 quote what the server sent.
+func unavailable(ctx context.Context, err error) *token.Error {
+	return &token.Error{Kind: token.Unavailable, Reason: "the token endpoint cannot be reached: " + reason(ctx, err)}
+}
+
+func reason(ctx context.Context, err error) string {
+	if ctx.Err() != nil {
+		return "it did not answer within fetch_timeout"
+	}
+	if dns, ok := errors.AsType[*net.DNSError](err); ok {
+		if dns.IsNotFound {
+			return "its host name does not exist"
+		}
+		return "its host name could not be resolved"
+	}
+	if is[x509.UnknownAuthorityError](err) {
+		return "its certificate is signed by an authority that is not trusted here"
+	}
+	if is[x509.HostnameError](err) {
+		return "its certificate is for another host"
+	}
+	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok {
+		if invalid.Reason == x509.Expired {
+			return "its certificate has expired"
+		}
+		return "its certificate is not valid"
+	}
+	if is[tls.RecordHeaderError](err) {
+		return "it does not speak TLS"
+	}
+	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
+		return "connecting timed out"
+	}
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "connection refused"
+	case errors.Is(err, syscall.ECONNRESET):
+		return "connection reset"
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return "it closed the connection before the answer was complete"
+	default:
+		return "the exchange failed"
+	}
+}
+
+func is[E error](err error) bool {
+	_, ok := errors.AsType[E](err)
+	return ok
+}

@@ -1,0 +1,81 @@
+package oauth
+
+import (
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+)
+
+// failure classifies an answer that is not a token: by its error code where that is known to mean "try again", by
+// the class of its status otherwise.
+func (a *Answer) failure(code string, transient []string) *token.Error {
+	e := &token.Error{Kind: token.Refused, Status: a.Status, Code: code, Reason: "the token endpoint refused the request"}
+	switch {
+	case a.transient(code, transient):
+		e.Kind = token.Unavailable
+		e.Reason = "the token endpoint asks to try again later"
+		e.RetryAfter = parseRetryAfter(a.Header.Get("Retry-After"), time.Now())
+	case a.Status >= 300 && a.Status < 400:
+		e.Reason = "the token endpoint redirects, which is not followed because it would pass the secret on: set token_url to the final URL"
+	case a.Status == http.StatusNotFound:
+		e.Reason = "there is no token endpoint at this URL: check token_url"
+	case a.Status == http.StatusUnsupportedMediaType:
+		e.Reason = "the token endpoint refuses this encoding of the request"
+	case a.Status < 300 && !a.success():
+		e.Kind = token.Unreadable
+		e.Reason = "the answer holds no token"
+	}
+	return e
+}
+
+// transientCodes mean "try again" whatever the status (RFC 6749 section 4.1.2.1, RFC 8628 section 3.5).
+var transientCodes = []string{"temporarily_unavailable", "server_error", "slow_down"}
+
+func (a *Answer) transient(code string, more []string) bool {
+	switch a.Status {
+	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
+		return true
+	}
+	return a.Status >= 500 || slices.Contains(transientCodes, code) || code != "" && slices.Contains(more, code)
+}
+
+// maxCode bounds an error code: what is longer is prose.
+const maxCode = 64
+
+// errorCode returns the error code at the paths, or "" if there is none that looks like one. It is the only thing
+// of a token endpoint's that is ever shown.
+func errorCode(f fields, paths []string) string {
+	for _, path := range paths {
+		var code string
+		switch v := f.at(path).(type) {
+		case string:
+			code = v
+		case interface{ String() string }: // json.Number
+			code = v.String()
+		}
+		if code != "" && len(code) <= maxCode && strings.IndexFunc(code, notInCode) < 0 {
+			return code
+		}
+	}
+	return ""
+}
+
+func notInCode(r rune) bool {
+	return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '_' || r == '-' || r == '.')
+}
+
+// parseRetryAfter reads both forms of RFC 9110 section 10.2.3; 0 if it is absent, past, or nonsense.
+func parseRetryAfter(value string, now time.Time) time.Duration {
+	value = strings.TrimSpace(value)
+	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
+		return time.Duration(seconds) * time.Second
+	}
+	if date, err := http.ParseTime(value); err == nil {
+		return max(0, date.Sub(now))
+	}
+	return 0
+}

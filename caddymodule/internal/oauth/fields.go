@@ -1,0 +1,111 @@
+package oauth
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"mime"
+	"net/url"
+	"strconv"
+	"strings"
+)
+
+// fields is the parsed body of an answer: what encoding/json makes of it, numbers as json.Number.
+type fields struct {
+	root any
+}
+
+// parseFields reads JSON whatever the content type says, since some endpoints label it text/plain, and a form if it
+// is labeled as one. It reports whether it could read the body.
+func parseFields(contentType string, body []byte) (fields, bool) {
+	body = bytes.TrimPrefix(body, []byte("\xef\xbb\xbf"))
+	if kind, _, _ := mime.ParseMediaType(contentType); kind == "application/x-www-form-urlencoded" {
+		return parseForm(body)
+	}
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.UseNumber()
+	var root any
+	if d.Decode(&root) != nil {
+		return fields{}, false
+	}
+	if _, err := d.Token(); err != io.EOF { // something follows the value
+		return fields{}, false
+	}
+	return fields{root}, true
+}
+
+func parseForm(body []byte) (fields, bool) {
+	values, err := url.ParseQuery(string(body))
+	if err != nil {
+		return fields{}, false
+	}
+	object := make(map[string]any, len(values))
+	for name := range values {
+		object[name] = values.Get(name)
+	}
+	return fields{object}, true
+}
+
+// find returns the first value there is at any of the paths; null counts as none.
+func (f fields) find(paths []string) any {
+	for _, path := range paths {
+		if v := f.at(path); v != nil {
+			return v
+		}
+	}
+	return nil
+}
+
+func (f fields) at(path string) any {
+	v := f.root
+	for name := range strings.SplitSeq(path, ".") {
+		switch parent := v.(type) {
+		case map[string]any:
+			v = parent[name]
+		case []any:
+			i, err := strconv.Atoi(name)
+			if err != nil || i < 0 || i >= len(parent) {
+				return nil
+			}
+			v = parent[i]
+		default:
+			return nil
+		}
+	}
+	return v
+}
+
+// text returns the first value at the paths, if it is a string.
+func (f fields) text(paths ...string) (string, bool) {
+	s, ok := f.find(paths).(string)
+	return s, ok
+}
+
+// number returns the first value at the paths, if it is a number or a string that holds a decimal one. Numbers too
+// large for a float64 are infinite.
+func (f fields) number(paths ...string) (float64, bool) {
+	switch v := f.find(paths).(type) {
+	case json.Number:
+		return decimal(v.String())
+	case string:
+		return decimal(strings.TrimSpace(v))
+	default:
+		return 0, false
+	}
+}
+
+func decimal(s string) (float64, bool) {
+	if s == "" || strings.Trim(s, "0123456789+-.eE") != "" { // no hexadecimal, no "infinity"
+		return 0, false
+	}
+	n, err := strconv.ParseFloat(s, 64)
+	if err != nil && !isRange(err) {
+		return 0, false
+	}
+	return n, true
+}
+
+func isRange(err error) bool {
+	e, ok := err.(*strconv.NumError)
+	return ok && e.Err == strconv.ErrRange
+}
