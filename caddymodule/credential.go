@@ -1,0 +1,301 @@
+package caddymodule
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+)
+
+// Credential is one OAuth 2.0 client registration: who asks, which token endpoint is asked, where the token may go,
+// and how time is treated.
+type Credential struct {
+	// Provider is the kind of token endpoint. Required.
+	ProviderRaw json.RawMessage `json:"provider,omitempty" caddy:"namespace=token_proxy.providers inline_key=name"`
+
+	// ClientID is the client identifier: a literal, or one whole-value placeholder {env.NAME} or {file./path}.
+	// Required.
+	ClientID string `json:"client_id,omitempty"`
+
+	// ClientSecret is the client secret: one whole-value placeholder {env.NAME} or {file./path}, or a literal, which
+	// gets a warning. A file is read again for each token request. Required if the provider needs it, an error if
+	// it does not.
+	ClientSecret SecretSource `json:"client_secret,omitempty"`
+
+	// APIHosts are the hosts that the token may be sent to: `api.example.com`, `api.example.com:8443`, or
+	// `*.example.com` for all hosts below example.com. Required unless every upstream of the handler is static.
+	// Default: the hosts of those upstreams.
+	APIHosts []string `json:"api_hosts,omitempty"`
+
+	// AllowPlaintext permits http:// beyond loopback, for the token endpoint and for the upstreams. Default: false.
+	AllowPlaintext bool `json:"allow_plaintext,omitempty"`
+
+	// RefreshMargin is how long before its expiry a token is refreshed, at most half of its lifetime.
+	// Default: the smaller of 5 minutes and 20 % of the lifetime.
+	RefreshMargin caddy.Duration `json:"refresh_margin,omitempty"`
+
+	// FetchTimeout bounds a token request, from connecting to the last byte of the answer. Default: 10s.
+	FetchTimeout caddy.Duration `json:"fetch_timeout,omitempty"`
+
+	// MaxWait bounds how long one request waits for a token. Default: 15s.
+	MaxWait caddy.Duration `json:"max_wait,omitempty"`
+
+	// DefaultLifetime is the lifetime of tokens whose answer names none. Default: 1h.
+	DefaultLifetime caddy.Duration `json:"default_lifetime,omitempty"`
+
+	// Header is where the token goes. Default: `Authorization: Bearer <token>`.
+	Header *TokenHeader `json:"header,omitempty"`
+
+	// Prefetch gets a token when the configuration starts, and keeps one ready even if no request comes.
+	// Default: false: the first request waits for the token.
+	Prefetch bool `json:"prefetch,omitempty"`
+
+	name         string
+	providerName string
+	provider     Provider
+	endpointHost string
+	id, secret   secretReader
+	hosts        hostPatterns
+	header       TokenHeader
+	source       *token.Source
+	logger       *zap.Logger
+}
+
+// provision resolves and checks everything that can be checked without a network.
+func (c *Credential) provision(ctx caddy.Context, name string) error {
+	c.name = name
+	c.logger = ctx.Logger()
+	if !validCredentialName(name) {
+		return errors.New("a credential's name is made of letters, digits, '_', '-' and '.'")
+	}
+	if err := c.loadProvider(ctx); err != nil {
+		return err
+	}
+	if err := c.loadClient(); err != nil {
+		return err
+	}
+	if err := c.checkDurations(); err != nil {
+		return err
+	}
+	var err error
+	if c.hosts, err = parseHostPatterns(c.APIHosts); err != nil {
+		return fmt.Errorf("api_hosts: %w", err)
+	}
+	if c.Header != nil {
+		c.header = *c.Header
+	}
+	if err := c.header.provision(); err != nil {
+		return fmt.Errorf("header: %w", err)
+	}
+	return nil
+}
+
+func (c *Credential) loadProvider(ctx caddy.Context) error {
+	if c.ProviderRaw == nil {
+		return errors.New("provider is missing")
+	}
+	mod, err := ctx.LoadModule(c, "ProviderRaw")
+	if err != nil {
+		return fmt.Errorf("provider: %w", err)
+	}
+	provider, ok := mod.(Provider)
+	if !ok {
+		return fmt.Errorf("provider: %T is not a provider", mod)
+	}
+	c.provider = provider
+	c.providerName = mod.(caddy.Module).CaddyModule().ID.Name()
+
+	endpoint, err := url.Parse(provider.Endpoint())
+	if err != nil {
+		return errors.New("provider: the token URL is not a URL")
+	}
+	if endpoint.Scheme != "https" && !oauth.IsLoopback(endpoint.Hostname()) && !c.AllowPlaintext {
+		return errors.New("token_url: the client secret would be sent in the clear: use https, or say allow_plaintext")
+	}
+	c.endpointHost = endpoint.Host
+	return nil
+}
+
+// loadClient reads id and secret once, so that a mistyped name is refused now and not at the first request.
+func (c *Credential) loadClient() error {
+	var err error
+	if c.id, err = newSecretReader(c.ClientID); err == nil {
+		_, err = c.id.read()
+	}
+	if err != nil {
+		return fmt.Errorf("client_id: %w", err)
+	}
+	if !c.provider.NeedsSecret() {
+		if c.ClientSecret != "" {
+			return fmt.Errorf("client_secret: provider %s sends none with this grant: remove it", c.providerName)
+		}
+		return nil
+	}
+	if c.secret, err = newSecretReader(string(c.ClientSecret)); err == nil {
+		_, err = c.secret.read()
+	}
+	if err != nil {
+		return fmt.Errorf("client_secret: %w", err)
+	}
+	if c.secret.isLiteral() {
+		c.logger.Warn("client_secret stands in the configuration itself, where the admin API and autosave.json show it: use {env.NAME} or {file./path}",
+			zap.String("credential", c.name))
+	}
+	return nil
+}
+
+func (c *Credential) checkDurations() error {
+	for option, d := range map[string]caddy.Duration{
+		"refresh_margin":   c.RefreshMargin,
+		"fetch_timeout":    c.FetchTimeout,
+		"max_wait":         c.MaxWait,
+		"default_lifetime": c.DefaultLifetime,
+	} {
+		if d < 0 {
+			return fmt.Errorf("%s: a duration must be positive", option)
+		}
+	}
+	return nil
+}
+
+// key identifies the source: everything that shapes the token, and nothing else. Policy is left out, so that a
+// changed timeout costs no token.
+func (c *Credential) key() (token.Key, error) {
+	provider, err := json.Marshal(c.provider)
+	if err != nil {
+		return "", fmt.Errorf("provider: %w", err)
+	}
+	b := token.NewKeyBuilder().
+		Field("provider", c.providerName, string(provider)).
+		Field("endpoint", c.provider.Endpoint())
+	c.id.identity(b, "client_id")
+	c.secret.identity(b, "client_secret")
+	return b.Key(), nil
+}
+
+func (c *Credential) config() token.Config {
+	return token.Config{
+		Fetcher: &fetcher{credential: c},
+		Policy: token.Policy{
+			RefreshMargin:   time.Duration(c.RefreshMargin),
+			FetchTimeout:    time.Duration(c.FetchTimeout),
+			MaxWait:         time.Duration(c.MaxWait),
+			DefaultLifetime: time.Duration(c.DefaultLifetime),
+			Prefetch:        c.Prefetch,
+		},
+		Observe: c.observe,
+	}
+}
+
+// observe logs the outcome of each token call.
+func (c *Credential) observe(e token.Event) {
+	fields := []zap.Field{
+		zap.String("credential", c.name),
+		zap.String("provider", c.providerName),
+		zap.String("endpoint", c.endpointHost),
+		zap.Duration("duration", e.Duration),
+	}
+	if e.Err == nil {
+		fields = append(fields,
+			zap.String("fingerprint", e.Token.Fingerprint()),
+			zap.Duration("lifetime", e.Lifetime),
+			zap.Bool("unchanged", e.Unchanged))
+		if e.Note != "" {
+			c.logger.Warn("token obtained, but "+e.Note, fields...)
+			return
+		}
+		c.logger.Info("token obtained", fields...)
+		return
+	}
+	fields = append(fields, zap.String("kind", string(e.Err.Kind)), zap.Error(e.Err))
+	if !e.Err.RetryAt.IsZero() {
+		fields = append(fields, zap.Time("next_try", e.Err.RetryAt))
+	}
+	if e.Err.Kind == token.Refused {
+		c.logger.Error("no token", fields...)
+		return
+	}
+	c.logger.Warn("no token", fields...)
+}
+
+// validCredentialName keeps names usable in URLs, metrics and logs.
+func validCredentialName(name string) bool {
+	return name != "" && strings.Trim(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-.") == ""
+}
+
+// fetcher asks the credential's provider for tokens. It implements token.Fetcher.
+type fetcher struct {
+	credential *Credential
+}
+
+// client sends all token requests of the process: it keeps no connection and no state.
+var client = oauth.NewClient()
+
+// Fetch implements token.Fetcher.
+func (f *fetcher) Fetch(ctx context.Context) (token.Issued, error) {
+	c := f.credential
+	identity, err := c.identity()
+	if err != nil {
+		return token.Issued{}, &token.Error{Kind: token.Refused, Reason: err.Error()}
+	}
+	req, err := c.provider.NewRequest(ctx, identity)
+	if err != nil {
+		return token.Issued{}, &token.Error{Kind: token.Refused, Reason: "the token request cannot be built"}
+	}
+	answer, err := client.Do(req)
+	if err != nil {
+		return token.Issued{}, err
+	}
+	issued, err := c.provider.ReadAnswer(answer)
+	return issued, hideEcho(err, identity)
+}
+
+// hideEcho drops an error code that repeats the secret: a hostile endpoint may send what it got.
+func hideEcho(err error, identity Client) error {
+	e, ok := errors.AsType[*token.Error](err)
+	if !ok || !echoes(e.Code, identity.Secret.Reveal()) {
+		return err
+	}
+	hidden := *e
+	hidden.Code = ""
+	return &hidden
+}
+
+func echoes(code, secret string) bool {
+	const telling = 8 // shorter pieces may be in both by chance
+	return secret != "" && (strings.Contains(code, secret) || len(code) >= telling && strings.Contains(secret, code))
+}
+
+// Proof implements token.Fetcher.
+func (f *fetcher) Proof() string {
+	identity, err := f.credential.identity()
+	if err != nil {
+		return err.Error()
+	}
+	return identity.ID + " " + identity.Secret.Fingerprint()
+}
+
+// identity reads id and secret as they are now.
+func (c *Credential) identity() (Client, error) {
+	id, err := c.id.read()
+	if err != nil {
+		return Client{}, fmt.Errorf("client_id: %w", err)
+	}
+	if !c.provider.NeedsSecret() {
+		return Client{ID: id.Reveal()}, nil
+	}
+	secret, err := c.secret.read()
+	if err != nil {
+		return Client{}, fmt.Errorf("client_secret: %w", err)
+	}
+	return Client{ID: id.Reveal(), Secret: secret}, nil
+}

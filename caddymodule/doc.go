@@ -1,0 +1,2 @@
+// Package caddymodule registers the token_proxy modules with Caddy.
+package caddymodule

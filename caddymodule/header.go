@@ -1,0 +1,140 @@
+package caddymodule
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+
+	"golang.org/x/net/http/httpguts"
+)
+
+// forbiddenHeaders cannot carry a token: a proxy removes them, or they frame the message.
+var forbiddenHeaders = map[string]bool{
+	"Alt-Svc": true, "Connection": true, "Content-Length": true, "Host": true, "Keep-Alive": true,
+	"Proxy-Connection": true, "Te": true, "Trailer": true, "Transfer-Encoding": true, "Upgrade": true,
+}
+
+// TokenHeader is the header field that carries the token to the API.
+type TokenHeader struct {
+	// Name is the field's name. Default: Authorization.
+	Name string `json:"name,omitempty"`
+
+	// Format is the field's value, with {token} where the token stands. Default: `Bearer {token}` in Authorization,
+	// `{token}` in any other field.
+	Format string `json:"format,omitempty"`
+
+	prefix, suffix string
+}
+
+// placeholderToken stands for the token in TokenHeader.Format.
+const placeholderToken = "{token}"
+
+func (t *TokenHeader) provision() error {
+	if t.Name == "" {
+		t.Name = "Authorization"
+	}
+	if !httpguts.ValidHeaderFieldName(t.Name) {
+		return errors.New("this is not a header field name")
+	}
+	t.Name = http.CanonicalHeaderKey(t.Name)
+	if forbiddenHeaders[t.Name] {
+		return fmt.Errorf("%s cannot carry a token", t.Name)
+	}
+	if t.Format == "" {
+		t.Format = placeholderToken
+		if t.Name == "Authorization" {
+			t.Format = "Bearer " + placeholderToken
+		}
+	}
+	if strings.Count(t.Format, placeholderToken) != 1 {
+		return errors.New("the format must have {token} in it, once")
+	}
+	if !httpguts.ValidHeaderFieldValue(t.Format) {
+		return errors.New("the format has characters that a header field cannot carry")
+	}
+	t.prefix, t.suffix, _ = strings.Cut(t.Format, placeholderToken)
+	return nil
+}
+
+// value returns the field's value for a token.
+func (t *TokenHeader) value(s Secret) string { return t.prefix + s.Reveal() + t.suffix }
+
+// sentBy reports whether the application sent credentials of its own.
+func (t *TokenHeader) sentBy(r *http.Request) bool {
+	return t.in(r.Header) || t.in(r.Trailer)
+}
+
+func (t *TokenHeader) in(fields http.Header) bool {
+	for name := range fields {
+		if t.carries(name) {
+			return true
+		}
+	}
+	return false
+}
+
+// removeFrom removes the application's credentials from the header and, as it is read, from the trailer: an API that
+// merges trailers would find a second credential there.
+func (t *TokenHeader) removeFrom(r *http.Request) {
+	t.deleteFrom(r.Header)
+	t.deleteFrom(r.Trailer)
+	if r.Body != nil && r.Body != http.NoBody {
+		r.Body = &trailerFilter{ReadCloser: r.Body, request: r, header: t}
+	}
+}
+
+func (t *TokenHeader) deleteFrom(fields http.Header) {
+	for name := range fields {
+		if t.carries(name) {
+			delete(fields, name)
+		}
+	}
+}
+
+// carries reports whether a field name is Authorization or the credential's own, or may be taken for it: CGI and
+// what descends from it make no difference between '-', '_' and '.'.
+func (t *TokenHeader) carries(name string) bool {
+	return sameField(name, "Authorization") || t.Name != "Authorization" && sameField(name, t.Name)
+}
+
+func sameField(a, b string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range len(a) {
+		if foldField(a[i]) != foldField(b[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func foldField(c byte) byte {
+	switch {
+	case c == '_' || c == '.':
+		return '-'
+	case 'A' <= c && c <= 'Z':
+		return c + 'a' - 'A'
+	default:
+		return c
+	}
+}
+
+// trailerFilter removes credentials from the trailer when it has arrived, which is when the body ends: net/http adds
+// to Request.Trailer then, and reverse_proxy copies it in the same call.
+type trailerFilter struct {
+	io.ReadCloser
+	request *http.Request
+	header  *TokenHeader
+}
+
+// Read implements io.Reader.
+func (f *trailerFilter) Read(p []byte) (int, error) {
+	n, err := f.ReadCloser.Read(p)
+	if err != nil {
+		f.header.deleteFrom(f.request.Trailer)
+	}
+	return n, err
+}

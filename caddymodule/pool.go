@@ -1,0 +1,54 @@
+package caddymodule
+
+import (
+	"sync"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+)
+
+// vaultCapacity bounds the sources that are kept while no configuration names them.
+const vaultCapacity = 10_000
+
+var (
+	// sources holds the sources of all loaded configurations by identity key, so that a reload that leaves a
+	// credential as it was fetches nothing.
+	sources = caddy.NewUsagePool()
+
+	// vault remembers the sources that no configuration names any more. It lives as long as the process; it is made
+	// at first use, so that commands that need no credential start no goroutine.
+	vault = sync.OnceValues(func() (*token.Vault, error) { return token.NewVault(vaultCapacity) })
+)
+
+// pooledSource lets the pool put a source to rest. Requests that outlive their configuration still hold it.
+type pooledSource struct {
+	*token.Source
+}
+
+// Destruct implements caddy.Destructor.
+func (p pooledSource) Destruct() error {
+	p.Rest()
+	return nil
+}
+
+// acquireSource returns the source for key, made with config if there is none. Each call must be matched by one of
+// releaseSource.
+func acquireSource(key token.Key, config token.Config) (*token.Source, error) {
+	pooled, _, err := sources.LoadOrNew(key, func() (caddy.Destructor, error) {
+		v, err := vault()
+		if err != nil {
+			return nil, err
+		}
+		return pooledSource{v.Source(key, func() *token.Source { return token.NewSource(config) })}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return pooled.(pooledSource).Source, nil
+}
+
+func releaseSource(key token.Key) error {
+	_, err := sources.Delete(key)
+	return err
+}

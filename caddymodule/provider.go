@@ -1,0 +1,91 @@
+package caddymodule
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+)
+
+// Provider knows one kind of token endpoint: how it is asked, and how its answer is read. Providers are Caddy
+// modules in the namespace token_proxy.providers.
+//
+// A provider must be safe for concurrent use, must not keep what it is given, and need not care about caching,
+// timeouts, limits, retries or redaction: all that happens around it.
+type Provider interface {
+	// Endpoint is the URL that tokens are asked from. It is known after provisioning, and is checked then: https,
+	// or loopback, or allow_plaintext.
+	Endpoint() string
+
+	// NeedsSecret reports whether client_secret is required. If not, it is an error to give one.
+	NeedsSecret() bool
+
+	// NewRequest builds the request for one token.
+	NewRequest(ctx context.Context, client Client) (*http.Request, error)
+
+	// ReadAnswer turns the endpoint's answer into a token. Failures are of type *TokenError.
+	ReadAnswer(answer *Answer) (Issued, error)
+}
+
+// Client is the identity that a token is asked for, as it is at this moment: secrets in files are read again for
+// each request.
+type Client struct {
+	// ID is the client identifier (RFC 6749 section 2.2).
+	ID string
+
+	// Secret is the client secret; empty if the provider needs none.
+	Secret Secret
+}
+
+// What a Provider gets and returns.
+type (
+	// Secret is text that shows as "[redacted]" however it is printed.
+	Secret = token.Secret
+
+	// Issued is a token as the endpoint issued it.
+	Issued = token.Issued
+
+	// TokenError is a failure to get a token. It says what to tell the application, and when to try again.
+	TokenError = token.Error
+
+	// Answer is what a token endpoint answered, within strict limits. Its Read method reads what follows RFC 6749
+	// section 5.
+	Answer = oauth.Answer
+
+	// Layout tells Answer.Read where to find what.
+	Layout = oauth.Layout
+)
+
+// tokenEndpoint is the part of a provider's configuration that says where its endpoint is.
+type tokenEndpoint struct {
+	url string
+}
+
+// resolve sets the URL: the configured one, with its global placeholders replaced, or else the standard one. If the
+// configured one has no path, it is a base URL and gets the standard path.
+func (e *tokenEndpoint) resolve(configured, standard string) error {
+	e.url = standard
+	if configured == "" {
+		return nil
+	}
+	configured, err := caddy.NewReplacer().ReplaceOrErr(configured, true, true)
+	if err != nil {
+		return fmt.Errorf("token_url: %w", err)
+	}
+	u, err := oauth.ParseEndpoint(configured)
+	if err != nil {
+		return fmt.Errorf("token_url: %w", err)
+	}
+	if strings.Trim(u.Path, "/") == "" {
+		base, _ := url.Parse(standard)
+		u.Path = base.Path
+	}
+	e.url = u.String()
+	return nil
+}

@@ -1,0 +1,181 @@
+package caddymodule
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"go.uber.org/zap"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
+)
+
+func init() {
+	caddy.RegisterModule(ElasticPath{})
+}
+
+// ElasticPath asks Elastic Path's Authentication API for tokens: a form in the request; in the answer, the fields at
+// the top level, as the service sends them, or below "data", as its published description says.
+type ElasticPath struct {
+	// Region is "euwest" (https://euwest.api.elasticpath.com) or "useast" (https://useast.api.elasticpath.com).
+	// Default: euwest.
+	Region string `json:"region,omitempty"`
+
+	// TokenURL is where to ask instead: an enterprise host, a gateway, a test server. Without a path,
+	// /oauth/access_token is added. Default: the region's own.
+	TokenURL string `json:"token_url,omitempty"`
+
+	// Grant is "client_credentials", which needs client_secret and gives full access, or "implicit", which has no
+	// secret and gives the access of a shopper. (It is not the implicit grant of RFC 6749.)
+	// Default: client_credentials.
+	Grant string `json:"grant,omitempty"`
+
+	// Store selects a store for the keys of an organization: the header X-MOLTIN-AUTH-STORE of the token request.
+	// Default: none.
+	Store string `json:"store,omitempty"`
+
+	endpoint tokenEndpoint
+	logger   *zap.Logger
+}
+
+// CaddyModule returns the Caddy module information.
+func (ElasticPath) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "token_proxy.providers.elastic_path",
+		New: func() caddy.Module { return new(ElasticPath) },
+	}
+}
+
+var elasticPathURLs = map[string]string{
+	"":       "https://euwest.api.elasticpath.com/oauth/access_token",
+	"euwest": "https://euwest.api.elasticpath.com/oauth/access_token",
+	"useast": "https://useast.api.elasticpath.com/oauth/access_token",
+}
+
+// The values of ElasticPath.Grant.
+const (
+	grantClientCredentials = "client_credentials"
+	grantImplicit          = "implicit"
+)
+
+// Provision resolves the endpoint and the grant.
+func (e *ElasticPath) Provision(ctx caddy.Context) error {
+	e.logger = ctx.Logger()
+	standard, ok := elasticPathURLs[e.Region]
+	if !ok {
+		return fmt.Errorf("unknown region %q: it is euwest or useast", e.Region)
+	}
+	switch e.Grant {
+	case "":
+		e.Grant = grantClientCredentials
+	case grantClientCredentials, grantImplicit:
+	default:
+		return fmt.Errorf("unknown grant %q: it is client_credentials or implicit", e.Grant)
+	}
+	if err := e.endpoint.resolve(e.TokenURL, standard); err != nil {
+		return err
+	}
+	e.warnOfLegacyHost()
+	return nil
+}
+
+func (e *ElasticPath) warnOfLegacyHost() {
+	u, err := url.Parse(e.endpoint.url)
+	if err != nil {
+		return
+	}
+	if host := u.Hostname(); host == "api.moltin.com" || host == "api.molt.in" {
+		e.logger.Warn("token_url names a legacy host of Elastic Path: use a region, or your own host",
+			zap.String("host", host))
+	}
+}
+
+// UnmarshalCaddyfile sets up the provider from Caddyfile tokens. Syntax:
+//
+//	provider elastic_path [euwest|useast] {
+//	    token_url <url>
+//	    grant     client_credentials|implicit
+//	    store     <id>
+//	}
+func (e *ElasticPath) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume the provider's name
+	if d.NextArg() {
+		e.Region = d.Val()
+		if _, ok := elasticPathURLs[e.Region]; !ok || e.Region == "" {
+			return d.Errf("unknown region %q: it is euwest or useast", e.Region)
+		}
+	}
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	seen := make(optionSet)
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if err := seen.add(d); err != nil {
+			return err
+		}
+		if err := e.unmarshalOption(d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *ElasticPath) unmarshalOption(d *caddyfile.Dispenser) error {
+	switch d.Val() {
+	case "token_url":
+		return unmarshalTokenURL(d, &e.TokenURL)
+	case "grant":
+		return unmarshalChoice(d, &e.Grant, grantClientCredentials, grantImplicit)
+	case "store":
+		return unmarshalString(d, &e.Store)
+	default:
+		return d.Errf("unrecognized option of provider elastic_path: %s", d.Val())
+	}
+}
+
+// Endpoint implements Provider.
+func (e *ElasticPath) Endpoint() string { return e.endpoint.url }
+
+// NeedsSecret implements Provider.
+func (e *ElasticPath) NeedsSecret() bool { return e.Grant != grantImplicit }
+
+// NewRequest implements Provider.
+func (e *ElasticPath) NewRequest(ctx context.Context, client Client) (*http.Request, error) {
+	params := url.Values{"grant_type": {e.Grant}, "client_id": {client.ID}}
+	if e.NeedsSecret() {
+		params.Set("client_secret", client.Secret.Reveal())
+	}
+	req, err := oauth.NewFormRequest(ctx, e.endpoint.url, params)
+	if err == nil && e.Store != "" {
+		req.Header.Set("X-Moltin-Auth-Store", e.Store)
+	}
+	return req, err
+}
+
+// ReadAnswer implements Provider. Errors are JSON:API objects in more shapes than the description has, or OAuth's.
+func (e *ElasticPath) ReadAnswer(answer *Answer) (Issued, error) {
+	issued, err := answer.Read(Layout{
+		Token:     []string{"access_token", "data.access_token"},
+		Type:      []string{"token_type", "data.token_type"},
+		ExpiresIn: []string{"expires_in", "data.expires_in"},
+		ExpiresAt: []string{"expires", "data.expires"},
+		Code:      []string{"error", "errors.0.code", "errors.0.status", "errors.code", "errors.status"},
+	})
+	if err != nil {
+		return issued, err
+	}
+	if grant, ok := answer.Text("identifier", "data.identifier"); ok && grant != e.Grant {
+		issued.Note = "the token was issued for another grant than " + e.Grant + ": it has other rights than expected"
+	}
+	return issued, nil
+}
+
+// Interface guards
+var (
+	_ Provider              = (*ElasticPath)(nil)
+	_ caddy.Provisioner     = (*ElasticPath)(nil)
+	_ caddyfile.Unmarshaler = (*ElasticPath)(nil)
+)

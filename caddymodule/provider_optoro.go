@@ -1,0 +1,118 @@
+package caddymodule
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
+)
+
+func init() {
+	caddy.RegisterModule(Optoro{})
+}
+
+// Optoro asks Optoro's Auth API for tokens: JSON in the request, the standard fields in the answer.
+// Its endpoint is a Doorkeeper server. Source: Optoro's published description "Auth 1.0.0".
+type Optoro struct {
+	// Environment is "production" (https://auth.optiturn.com) or "sandbox" (https://auth.sandbox.optiturn.com).
+	// Default: production.
+	Environment string `json:"environment,omitempty"`
+
+	// TokenURL is where to ask instead: a gateway, a test server. Without a path, /oauth/token is added.
+	// Default: the environment's own.
+	TokenURL string `json:"token_url,omitempty"`
+
+	endpoint tokenEndpoint
+}
+
+// CaddyModule returns the Caddy module information.
+func (Optoro) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "token_proxy.providers.optoro",
+		New: func() caddy.Module { return new(Optoro) },
+	}
+}
+
+var optoroURLs = map[string]string{
+	"":           "https://auth.optiturn.com/oauth/token",
+	"production": "https://auth.optiturn.com/oauth/token",
+	"sandbox":    "https://auth.sandbox.optiturn.com/oauth/token",
+}
+
+// Provision resolves the endpoint.
+func (o *Optoro) Provision(caddy.Context) error {
+	standard, ok := optoroURLs[o.Environment]
+	if !ok {
+		return fmt.Errorf("unknown environment %q: it is production or sandbox", o.Environment)
+	}
+	return o.endpoint.resolve(o.TokenURL, standard)
+}
+
+// UnmarshalCaddyfile sets up the provider from Caddyfile tokens. Syntax:
+//
+//	provider optoro [production|sandbox] {
+//	    token_url <url>
+//	}
+func (o *Optoro) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume the provider's name
+	if d.NextArg() {
+		o.Environment = d.Val()
+		if _, ok := optoroURLs[o.Environment]; !ok || o.Environment == "" {
+			return d.Errf("unknown environment %q: it is production or sandbox", o.Environment)
+		}
+	}
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	seen := make(optionSet)
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if d.Val() != "token_url" {
+			return d.Errf("unrecognized option of provider optoro: %s", d.Val())
+		}
+		if err := seen.add(d); err != nil {
+			return err
+		}
+		if err := unmarshalTokenURL(d, &o.TokenURL); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Endpoint implements Provider.
+func (o *Optoro) Endpoint() string { return o.endpoint.url }
+
+// NeedsSecret implements Provider.
+func (o *Optoro) NeedsSecret() bool { return true }
+
+// NewRequest implements Provider. The description allows these three members and no other.
+func (o *Optoro) NewRequest(ctx context.Context, client Client) (*http.Request, error) {
+	return oauth.NewJSONRequest(ctx, o.endpoint.url, struct {
+		GrantType    string `json:"grant_type"`
+		ClientID     string `json:"client_id"`
+		ClientSecret string `json:"client_secret"`
+	}{"client_credentials", client.ID, client.Secret.Reveal()})
+}
+
+// ReadAnswer implements Provider. created_at is ignored: with token reuse on, created_at + expires_in lies in the
+// past while the token is good. invalid_token_reuse is a race in the server, reported as a 400.
+func (o *Optoro) ReadAnswer(answer *Answer) (Issued, error) {
+	return answer.Read(Layout{
+		Token:     []string{"access_token"},
+		Type:      []string{"token_type"},
+		ExpiresIn: []string{"expires_in"},
+		Code:      []string{"error"},
+		Transient: []string{"invalid_token_reuse"},
+	})
+}
+
+// Interface guards
+var (
+	_ Provider              = (*Optoro)(nil)
+	_ caddy.Provisioner     = (*Optoro)(nil)
+	_ caddyfile.Unmarshaler = (*Optoro)(nil)
+)
