@@ -1,0 +1,72 @@
+package caddymodule
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"slices"
+)
+
+// clientList says who may use a handler.
+type clientList struct {
+	any      bool
+	loopback bool
+	ranges   []netip.Prefix
+}
+
+func parseClients(configured []string) (clientList, error) {
+	if len(configured) == 0 {
+		return clientList{loopback: true}, nil
+	}
+	var l clientList
+	for _, text := range configured {
+		if err := l.add(text); err != nil {
+			return clientList{}, err
+		}
+	}
+	if l.any && len(configured) > 1 {
+		return clientList{}, errors.New("any allows everyone: nothing else can stand beside it")
+	}
+	return l, nil
+}
+
+func (l *clientList) add(text string) error {
+	switch text {
+	case "any":
+		l.any = true
+		return nil
+	case "loopback":
+		l.loopback = true
+		return nil
+	}
+	if addr, err := netip.ParseAddr(text); err == nil {
+		l.ranges = append(l.ranges, netip.PrefixFrom(addr.Unmap(), addr.Unmap().BitLen()))
+		return nil
+	}
+	prefix, err := netip.ParsePrefix(text)
+	if err != nil {
+		return fmt.Errorf("%q is not loopback, any, an IP address or a CIDR range", text)
+	}
+	l.ranges = append(l.ranges, prefix.Masked())
+	return nil
+}
+
+// admit looks at the connection only: whoever can write a header field could write any address into it.
+func (l *clientList) admit(r *http.Request) bool {
+	if l.any {
+		return true
+	}
+	if peerIsUnix(r) {
+		return l.loopback
+	}
+	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return false
+	}
+	addr := peer.Addr().Unmap().WithZone("")
+	if l.loopback && addr.IsLoopback() {
+		return true
+	}
+	return slices.ContainsFunc(l.ranges, func(p netip.Prefix) bool { return p.Contains(addr) })
+}

@@ -1,0 +1,360 @@
+package caddymodule
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"go.uber.org/zap"
+	"golang.org/x/time/rate"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+)
+
+func init() {
+	caddy.RegisterModule(Handler{})
+}
+
+// Handler is reverse_proxy with a credential: it gets a valid token before it proxies a request, and puts it on the
+// request at the last moment, where no other handler, log or placeholder can see it. All of reverse_proxy's
+// configuration applies.
+//
+// If there is no token, the application gets an application/problem+json answer with a Proxy-Status field, and the
+// request does not reach the upstream.
+type Handler struct {
+	// Credential is the name of the credential, as in the token_proxy app. Required.
+	Credential string `json:"credential,omitempty"`
+
+	// ClientAuthorization says what to do with credentials that the application sends, in Authorization or in the
+	// credential's own header field. "replace": remove them. "keep": if there are any, send the request on with
+	// them, without a token. "reject": answer 400. Default: replace.
+	ClientAuthorization string `json:"client_authorization,omitempty"`
+
+	// OnUnauthorized says what to do when the API answers 401. "replay": get another token, and if there is one and
+	// the body can be sent again, send the request once more. "pass": give the answer to the application. Either
+	// way, the refused token is replaced. Default: replay.
+	OnUnauthorized string `json:"on_unauthorized,omitempty"`
+
+	// ReplayBuffer is how many bytes of a request body are kept for a replay. A body of which more has been sent
+	// cannot be replayed. Default: 65536 (64 KiB).
+	ReplayBuffer *int64 `json:"replay_buffer,omitempty"`
+
+	// Clients says who may use this handler: "loopback", "any", IP addresses and CIDR ranges. It is checked against
+	// the address of the connection, never against a header field; a unix socket counts as loopback. Anyone else
+	// gets 403. Default: loopback.
+	Clients []string `json:"clients,omitempty"`
+
+	reverseproxy.Handler
+
+	credential    *Credential
+	clients       clientList
+	logger        *zap.Logger
+	clientRefused *rate.Sometimes
+	proxying      bool
+}
+
+// CaddyModule returns the Caddy module information.
+func (Handler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.token_proxy",
+		New: func() caddy.Module { return new(Handler) },
+	}
+}
+
+// The values of Handler.ClientAuthorization and Handler.OnUnauthorized.
+const (
+	authorizationReplace = "replace"
+	authorizationKeep    = "keep"
+	authorizationReject  = "reject"
+
+	unauthorizedReplay = "replay"
+	unauthorizedPass   = "pass"
+)
+
+const (
+	defaultReplayBuffer = 64 << 10
+	maxReplayBuffer     = 64 << 20 // of memory, for each request in flight
+)
+
+// warnInterval spaces warnings that every request could cause.
+const warnInterval = time.Minute
+
+// Provision finds the credential, checks where its token would go, and puts the injector around the transport.
+func (h *Handler) Provision(ctx caddy.Context) error {
+	h.logger = ctx.Logger()
+	h.clientRefused = &rate.Sometimes{Interval: warnInterval}
+	app, err := ctx.AppIfConfigured(appName)
+	if errors.Is(err, caddy.ErrNotConfigured) {
+		return fmt.Errorf("the app %s, which defines the credentials, is not configured", appName)
+	}
+	if err != nil {
+		return err
+	}
+	if h.credential, err = app.(*App).credential(h.Credential); err != nil {
+		return err
+	}
+	if err := h.provisionOptions(); err != nil {
+		return fmt.Errorf("credential %q: %w", h.Credential, err)
+	}
+	if err := h.provisionTransport(ctx); err != nil {
+		return fmt.Errorf("credential %q: %w", h.Credential, err)
+	}
+	if err := h.Handler.Provision(ctx); err != nil {
+		return err
+	}
+	h.proxying = true
+	return nil
+}
+
+func (h *Handler) provisionOptions() error {
+	switch h.ClientAuthorization {
+	case "":
+		h.ClientAuthorization = authorizationReplace
+	case authorizationReplace, authorizationKeep, authorizationReject:
+	default:
+		return fmt.Errorf("client_authorization: unknown value %q: it is replace, keep or reject", h.ClientAuthorization)
+	}
+	switch h.OnUnauthorized {
+	case "":
+		h.OnUnauthorized = unauthorizedReplay
+	case unauthorizedReplay, unauthorizedPass:
+	default:
+		return fmt.Errorf("on_unauthorized: unknown value %q: it is replay or pass", h.OnUnauthorized)
+	}
+	if h.ReplayBuffer == nil {
+		size := int64(defaultReplayBuffer)
+		h.ReplayBuffer = &size
+	}
+	if *h.ReplayBuffer < 0 || *h.ReplayBuffer > maxReplayBuffer {
+		return fmt.Errorf("replay_buffer: it must be between 0 and %d bytes", maxReplayBuffer)
+	}
+	var err error
+	if h.clients, err = parseClients(h.Clients); err != nil {
+		return fmt.Errorf("clients: %w", err)
+	}
+	return nil
+}
+
+// provisionTransport wraps the transport before reverse_proxy is provisioned and not after, because its active
+// health checks run, and read the transport, from then on. They go through the injector, but hold no lease.
+func (h *Handler) provisionTransport(ctx caddy.Context) error {
+	networkProxy := hasNetworkProxy(h.TransportRaw)
+	transport, err := h.loadTransport(ctx)
+	if err != nil {
+		return err
+	}
+	d, err := h.destinations(transport)
+	if err != nil {
+		return err
+	}
+	if networkProxy && !d.transport.tls && !d.allowPlaintext {
+		return errors.New("transport: the network proxy would see the token in the clear: use https upstreams, or say allow_plaintext")
+	}
+	if t, ok := transport.(*reverseproxy.HTTPTransport); ok && t.TLS != nil && t.TLS.InsecureSkipVerify {
+		h.logger.Warn("tls_insecure_skip_verify: whoever stands between here and the upstream gets the token",
+			zap.String("credential", h.Credential))
+	}
+	h.Transport = newInjector(h, transport, d)
+	return nil
+}
+
+func (h *Handler) loadTransport(ctx caddy.Context) (http.RoundTripper, error) {
+	var mod any
+	var err error
+	if h.TransportRaw == nil {
+		mod, err = ctx.LoadModuleByID("http.reverse_proxy.transport.http", nil)
+	} else {
+		mod, err = ctx.LoadModule(&h.Handler, "TransportRaw")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("loading transport: %w", err)
+	}
+	transport, ok := mod.(http.RoundTripper)
+	if !ok {
+		return nil, fmt.Errorf("loading transport: %T is not a transport", mod)
+	}
+	if t, ok := transport.(reverseproxy.BufferedTransport); ok {
+		h.useDefaultBuffers(t)
+	}
+	return transport, nil
+}
+
+// useDefaultBuffers does what reverse_proxy does for a transport that it loads itself.
+func (h *Handler) useDefaultBuffers(t reverseproxy.BufferedTransport) {
+	request, response := t.DefaultBufferSizes()
+	if h.RequestBuffers == 0 {
+		h.RequestBuffers = request
+	}
+	if h.ResponseBuffers == 0 {
+		h.ResponseBuffers = response
+	}
+}
+
+func hasNetworkProxy(transport json.RawMessage) bool {
+	var t struct {
+		NetworkProxy    json.RawMessage `json:"network_proxy"`
+		ForwardProxyURL string          `json:"forward_proxy_url"`
+	}
+	return json.Unmarshal(transport, &t) == nil && (t.NetworkProxy != nil || t.ForwardProxyURL != "")
+}
+
+// destinations works out where the token may go, and refuses static upstreams to which it may not.
+func (h *Handler) destinations(transport http.RoundTripper) (*destinations, error) {
+	if len(h.Upstreams) == 0 && h.DynamicUpstreamsRaw == nil {
+		return nil, errors.New("there is no upstream to proxy to")
+	}
+	d := &destinations{
+		hosts:          h.credential.hosts,
+		allowPlaintext: h.credential.AllowPlaintext,
+		transport:      securityOf(transport),
+	}
+	static, err := h.staticUpstreams()
+	if err != nil {
+		return nil, err
+	}
+	allStatic := len(static) == len(h.Upstreams) && h.DynamicUpstreamsRaw == nil
+	if len(d.hosts) == 0 && !allStatic {
+		return nil, errors.New("api_hosts: it must say where the token may go, because not every upstream is static")
+	}
+	for _, addr := range static {
+		if addr.IsUnixNetwork() {
+			d.sockets = append(d.sockets, addr.Host)
+			continue
+		}
+		if len(h.credential.hosts) == 0 {
+			d.hosts = append(d.hosts, hostPattern{host: normalHost(addr.Host), port: portOf(addr)})
+		}
+	}
+	for _, addr := range static {
+		if err := d.check(addr.Network, addr.Host, portOf(addr)); err != nil {
+			return nil, fmt.Errorf("upstream %s: %w", addr, err)
+		}
+	}
+	return d, nil
+}
+
+func portOf(addr caddy.NetworkAddress) string { return fmt.Sprint(addr.StartPort) }
+
+// staticUpstreams are those whose address holds no placeholder.
+func (h *Handler) staticUpstreams() ([]caddy.NetworkAddress, error) {
+	var static []caddy.NetworkAddress
+	for _, u := range h.Upstreams {
+		if strings.Contains(u.Dial, "{") {
+			continue
+		}
+		addr, err := caddy.ParseNetworkAddress(u.Dial)
+		if err != nil {
+			return nil, fmt.Errorf("upstream %s: %w", u.Dial, err)
+		}
+		static = append(static, addr)
+	}
+	return static, nil
+}
+
+// Cleanup releases what reverse_proxy holds. It must not if reverse_proxy never got it: Caddy calls Cleanup after a
+// failed Provision too.
+func (h *Handler) Cleanup() error {
+	if !h.proxying {
+		return nil
+	}
+	return h.Handler.Cleanup()
+}
+
+// ServeHTTP gets a token, then proxies.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	if !h.clients.admit(r) {
+		h.warnOfClient(r)
+		problemClient.write(w, h.Credential)
+		return nil
+	}
+	if !mayCarryToken(r) {
+		problemMethod.write(w, h.Credential)
+		return nil
+	}
+	if sent := h.credential.header.sentBy(r); sent {
+		switch h.ClientAuthorization {
+		case authorizationKeep:
+			return h.Handler.ServeHTTP(w, r, next)
+		case authorizationReject:
+			problemAuthorization.write(w, h.Credential)
+			return nil
+		}
+	}
+	h.credential.header.removeFrom(r)
+
+	lease, err := h.credential.source.Acquire(r.Context())
+	if err != nil {
+		return h.withoutToken(w, err)
+	}
+	ctx := context.WithValue(r.Context(), proxiedKey{}, &proxied{lease: lease})
+	return h.Handler.ServeHTTP(w, r.WithContext(ctx), next)
+}
+
+// withoutToken answers a request for which there is no token. It answers itself, rather than return an error,
+// because the application must always be able to tell this answer from the API's.
+func (h *Handler) withoutToken(w http.ResponseWriter, err error) error {
+	if clientGone(err) {
+		w.WriteHeader(statusClientGone)
+		return nil
+	}
+	if c := h.logger.Check(zap.DebugLevel, "request without token"); c != nil {
+		c.Write(zap.String("credential", h.Credential), zap.Error(err))
+	}
+	problemOf(err).write(w, h.Credential)
+	return nil
+}
+
+// statusClientGone is what Caddy logs for a client that has left.
+const statusClientGone = 499
+
+func (h *Handler) warnOfClient(r *http.Request) {
+	h.clientRefused.Do(func() {
+		h.logger.Warn("refused a client: whoever can reach this listener acts as the credential; bind the site to loopback, or allow the client with the option clients",
+			zap.String("credential", h.Credential),
+			zap.String("remote", r.RemoteAddr))
+	})
+}
+
+// mayCarryToken refuses methods that would show the token: servers answer TRACE by sending back what they got (RFC
+// 9110 section 9.3.8), and CONNECT opens a tunnel, unless it starts a WebSocket (RFC 8441, RFC 9220).
+func mayCarryToken(r *http.Request) bool {
+	switch r.Method {
+	case http.MethodTrace, "TRACK":
+		return false
+	case http.MethodConnect:
+		return r.Header.Get(":protocol") == "websocket" || r.Proto == "websocket"
+	default:
+		return true
+	}
+}
+
+// proxiedKey is the context key of a *proxied. Only this package can make one.
+type proxiedKey struct{}
+
+// proxied is the state of one proxied request.
+type proxied struct {
+	lease token.Lease
+	sent  bool
+}
+
+// peerIsUnix reports whether the request came over a unix socket. Its listener's address tells: the address of a
+// peer on a unix socket is empty or "@".
+func peerIsUnix(r *http.Request) bool {
+	addr, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	return ok && caddy.IsUnixNetwork(addr.Network())
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*Handler)(nil)
+	_ caddy.CleanerUpper          = (*Handler)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+)

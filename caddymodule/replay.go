@@ -1,0 +1,175 @@
+package caddymodule
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+)
+
+// replayBody lets a request body be sent twice. It keeps what has been read of it, up to a limit; the second attempt
+// gets that first and then the rest, as it comes from the client.
+//
+// The first attempt's transport may still be reading when the second begins, since an API can answer 401 before it
+// has all of the body. What such a late read brings belongs to the second attempt; the first gets an error.
+type replayBody struct {
+	source io.ReadCloser
+	limit  int
+
+	mu      sync.Mutex
+	arrived sync.Cond
+	attempt *bodyAttempt // the one that may read
+	second  bool
+	reading bool   // source.Read is running
+	kept    []byte // what the second attempt begins with
+	lost    bool   // more has been sent than is kept
+	end     error  // what source ended with
+	closed  bool   // the transport is done with the body
+	settled bool   // there will be no further attempt
+}
+
+// newReplayBody returns nil if there is no body: its methods then say so.
+func newReplayBody(source io.ReadCloser, limit int) *replayBody {
+	if source == nil || source == http.NoBody {
+		return nil
+	}
+	b := &replayBody{source: source, limit: limit}
+	b.arrived.L = &b.mu
+	return b
+}
+
+// first returns the body for the first attempt.
+func (b *replayBody) first() io.ReadCloser {
+	if b == nil {
+		return nil
+	}
+	b.attempt = &bodyAttempt{body: b}
+	return b.attempt
+}
+
+// replayable reports whether the body could be sent again now.
+func (b *replayBody) replayable() bool {
+	if b == nil {
+		return true
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.intact()
+}
+
+func (b *replayBody) intact() bool { return !b.lost && (b.end == nil || b.end == io.EOF) }
+
+// again takes the body from the first attempt and returns it for the second, if it is still whole.
+func (b *replayBody) again() (io.ReadCloser, bool) {
+	if b == nil {
+		return nil, true
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.intact() {
+		return nil, false
+	}
+	b.attempt = &bodyAttempt{body: b}
+	b.second = true
+	b.closed = false
+	return b.attempt, true
+}
+
+// finish says that there will be no further attempt: from now on, closing the body closes its source.
+func (b *replayBody) finish() {
+	if b == nil {
+		return
+	}
+	b.mu.Lock()
+	b.settled = true
+	closed := b.closed
+	b.mu.Unlock()
+	if closed {
+		_ = b.source.Close()
+	}
+}
+
+// bodyAttempt is the body as one attempt sees it.
+type bodyAttempt struct {
+	body *replayBody
+	pos  int // in body.kept
+}
+
+// errAttemptOver ends the reading of an attempt that does not count any more.
+var errAttemptOver = errors.New("the request is being sent again")
+
+// Read implements io.Reader.
+func (a *bodyAttempt) Read(p []byte) (int, error) {
+	b := a.body
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for {
+		switch {
+		case b.attempt != a:
+			return 0, errAttemptOver
+		case b.closed:
+			return 0, http.ErrBodyReadAfterClose
+		case a.pos < len(b.kept):
+			n := copy(p, b.kept[a.pos:])
+			a.pos += n
+			return n, nil
+		case b.end != nil:
+			return 0, b.end
+		case b.reading: // on behalf of the first attempt; what it brings is ours
+			b.arrived.Wait()
+		default:
+			return a.readSource(p)
+		}
+	}
+}
+
+// readSource reads from the client, with b.mu released while it waits.
+func (a *bodyAttempt) readSource(p []byte) (int, error) {
+	b := a.body
+	b.reading = true
+	b.mu.Unlock()
+	n, err := b.source.Read(p)
+	b.mu.Lock()
+	b.reading = false
+	b.end = err
+	late := b.attempt != a
+	b.keep(p[:n], late)
+	b.arrived.Broadcast()
+	if late {
+		return 0, errAttemptOver
+	}
+	if !b.second && !b.lost {
+		a.pos = len(b.kept)
+	}
+	return n, err
+}
+
+// keep remembers what has been read from the source. What the second attempt reads itself need not be kept.
+func (b *replayBody) keep(p []byte, late bool) {
+	switch {
+	case late:
+		b.kept = append(b.kept, p...)
+	case b.second || b.lost:
+	case len(b.kept)+len(p) > b.limit:
+		b.lost, b.kept = true, nil
+	default:
+		b.kept = append(b.kept, p...)
+	}
+}
+
+// Close implements io.Closer. The source stays open while the body may be needed again.
+func (a *bodyAttempt) Close() error {
+	b := a.body
+	b.mu.Lock()
+	if b.attempt != a {
+		b.mu.Unlock()
+		return nil
+	}
+	b.closed = true
+	settled := b.settled
+	b.mu.Unlock()
+	if settled {
+		return b.source.Close()
+	}
+	return nil
+}
