@@ -1,0 +1,418 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/dustin/go-humanize"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
+)
+
+func init() {
+	httpcaddyfile.RegisterGlobalOption(appName, parseGlobalOption)
+	httpcaddyfile.RegisterHandlerDirective("token_proxy", parseDirective)
+	httpcaddyfile.RegisterDirectiveOrder("token_proxy", httpcaddyfile.Before, "reverse_proxy")
+}
+
+// parseGlobalOption parses the global option. It may stand more than once, with different credentials.
+func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
+	app := new(App)
+	if earlier, ok := existing.(httpcaddyfile.App); ok {
+		if err := json.Unmarshal(earlier.Value, app); err != nil {
+			return nil, d.WrapErr(err)
+		}
+	}
+	if err := app.UnmarshalCaddyfile(d); err != nil {
+		return nil, err
+	}
+	return httpcaddyfile.App{Name: appName, Value: caddyconfig.JSON(app, nil)}, nil
+}
+
+// UnmarshalCaddyfile sets up the app from Caddyfile tokens. Syntax:
+//
+//	token_proxy {
+//	    credential <name> {
+//	        provider         <name> [<args...>] {
+//	            ...
+//	        }
+//	        client_id        <id>|{env.NAME}|{file./path}
+//	        client_secret    {env.NAME}|{file./path}|<secret>
+//	        api_hosts        <host patterns...>
+//	        allow_plaintext
+//	        refresh_margin   <duration>
+//	        fetch_timeout    <duration>
+//	        max_wait         <duration>
+//	        default_lifetime <duration>
+//	        header           <name> [<format with {token}>]
+//	        prefetch         on|off
+//	    }
+//	}
+func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume the option's name
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if d.Val() != "credential" {
+			return d.Errf("unrecognized option of token_proxy: %s", d.Val())
+		}
+		if err := a.unmarshalCredential(d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *App) unmarshalCredential(d *caddyfile.Dispenser) error {
+	var name string
+	if !d.AllArgs(&name) {
+		return d.ArgErr()
+	}
+	if !validCredentialName(name) {
+		return d.Errf("credential %q: a name is made of letters, digits, '_', '-' and '.'", name)
+	}
+	if _, ok := a.Credentials[name]; ok {
+		return d.Errf("credential %q is already defined", name)
+	}
+	c := new(Credential)
+	if err := c.unmarshalCaddyfile(d); err != nil {
+		return err
+	}
+	if a.Credentials == nil {
+		a.Credentials = make(map[string]*Credential)
+	}
+	a.Credentials[name] = c
+	return nil
+}
+
+func (c *Credential) unmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	seen := make(optionSet)
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if err := seen.add(d); err != nil {
+			return err
+		}
+		if err := c.unmarshalOption(d); err != nil {
+			return err
+		}
+	}
+	for _, required := range []string{"provider", "client_id"} {
+		if !seen[required] {
+			return d.Errf("%s is missing", required)
+		}
+	}
+	return nil
+}
+
+func (c *Credential) unmarshalOption(d *caddyfile.Dispenser) error {
+	switch d.Val() {
+	case "provider":
+		return c.unmarshalProvider(d)
+	case "client_id":
+		return unmarshalSecret(d, &c.ClientID)
+	case "client_secret":
+		return unmarshalSecret(d, (*string)(&c.ClientSecret))
+	case "api_hosts":
+		return c.unmarshalHosts(d)
+	case "allow_plaintext":
+		c.AllowPlaintext = true
+		return noArgs(d)
+	case "refresh_margin":
+		return unmarshalDuration(d, &c.RefreshMargin)
+	case "fetch_timeout":
+		return unmarshalDuration(d, &c.FetchTimeout)
+	case "max_wait":
+		return unmarshalDuration(d, &c.MaxWait)
+	case "default_lifetime":
+		return unmarshalDuration(d, &c.DefaultLifetime)
+	case "header":
+		return c.unmarshalHeader(d)
+	case "prefetch":
+		var choice string
+		err := unmarshalChoice(d, &choice, "on", "off")
+		c.Prefetch = choice == "on"
+		return err
+	default:
+		return d.Errf("unrecognized option of a credential: %s", d.Val())
+	}
+}
+
+func (c *Credential) unmarshalProvider(d *caddyfile.Dispenser) error {
+	if !d.NextArg() {
+		return d.ArgErr()
+	}
+	name := d.Val()
+	const namespace = "token_proxy.providers"
+	if _, err := caddy.GetModule(namespace + "." + name); err != nil {
+		return d.Errf("unknown provider %q: there are %s", name, strings.Join(moduleNames(namespace), ", "))
+	}
+	mod, err := caddyfile.UnmarshalModule(d, namespace+"."+name)
+	if err != nil {
+		return err
+	}
+	provider, ok := mod.(Provider)
+	if !ok {
+		return d.Errf("provider %s (%T) is not a provider", name, mod)
+	}
+	c.ProviderRaw = caddyconfig.JSONModuleObject(provider, "name", name, nil)
+	return nil
+}
+
+func moduleNames(namespace string) []string {
+	var names []string
+	for _, info := range caddy.GetModules(namespace) {
+		names = append(names, info.ID.Name())
+	}
+	slices.Sort(names)
+	return names
+}
+
+func (c *Credential) unmarshalHosts(d *caddyfile.Dispenser) error {
+	c.APIHosts = d.RemainingArgs()
+	if len(c.APIHosts) == 0 {
+		return d.ArgErr()
+	}
+	for _, host := range c.APIHosts {
+		if strings.Contains(host, "{") {
+			continue // known only when the configuration is loaded
+		}
+		if _, err := parseHostPattern(host); err != nil {
+			return d.Errf("api_hosts: %v", err)
+		}
+	}
+	return nil
+}
+
+func (c *Credential) unmarshalHeader(d *caddyfile.Dispenser) error {
+	args := d.RemainingArgs()
+	if len(args) != 1 && len(args) != 2 {
+		return d.ArgErr()
+	}
+	c.Header = &TokenHeader{Name: args[0]}
+	if len(args) == 2 {
+		c.Header.Format = args[1]
+	}
+	check := *c.Header
+	if err := check.provision(); err != nil {
+		return d.Errf("header: %v", err)
+	}
+	return nil
+}
+
+// parseDirective parses the directive into a Handler.
+func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	h.Next() // consume the directive's name
+	d := h.NewFromNextSegment()
+	handler := new(Handler)
+	if err := handler.UnmarshalCaddyfile(d); err != nil {
+		return nil, err
+	}
+	if err := checkCredential(h, handler.Credential); err != nil {
+		return nil, err
+	}
+	if err := handler.FinalizeUnmarshalCaddyfile(h.WithDispenser(d)); err != nil {
+		return nil, err
+	}
+	return handler, nil
+}
+
+// checkCredential refuses an unknown name here, where the error can name file and line.
+func checkCredential(h httpcaddyfile.Helper, name string) error {
+	option, ok := h.Option(appName).(httpcaddyfile.App)
+	if !ok {
+		return h.Errf("credential %q is not defined: add the global option token_proxy, which defines the credentials", name)
+	}
+	app := new(App)
+	if err := json.Unmarshal(option.Value, app); err != nil {
+		return h.WrapErr(err)
+	}
+	if _, ok := app.Credentials[name]; !ok {
+		return h.WrapErr(unknownCredential(name, slices.Collect(maps.Keys(app.Credentials))))
+	}
+	return nil
+}
+
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. All of reverse_proxy's subdirectives work here.
+// Syntax:
+//
+//	token_proxy [<matcher>] <credential> [<upstreams...>] {
+//	    client_authorization replace|keep|reject
+//	    on_unauthorized      replay|pass
+//	    replay_buffer        <size>
+//	    clients              loopback|any|<IP addresses and CIDR ranges...>
+//
+//	    <reverse_proxy's subdirectives...>
+//	}
+func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume the directive's name
+	if !d.NextArg() {
+		return d.Err("token_proxy needs the name of a credential")
+	}
+	h.Credential = d.Val()
+	d.Delete()
+	if strings.Contains(h.Credential, "://") {
+		return d.Errf("token_proxy needs the name of a credential before the upstream %s", h.Credential)
+	}
+	d.RemainingArgs() // reverse_proxy's
+
+	seen := make(optionSet)
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		parse := h.option(d.Val())
+		if parse == nil {
+			d.NextSegment() // reverse_proxy's
+			continue
+		}
+		if err := seen.add(d); err != nil {
+			return err
+		}
+		args := d.CountRemainingArgs()
+		if err := parse(d); err != nil {
+			return err
+		}
+		d.DeleteN(1 + args)
+	}
+	d.Reset()
+	return h.Handler.UnmarshalCaddyfile(d)
+}
+
+// option returns the parser of a subdirective of our own, nil for any other.
+func (h *Handler) option(name string) func(*caddyfile.Dispenser) error {
+	switch name {
+	case "client_authorization":
+		return func(d *caddyfile.Dispenser) error {
+			return unmarshalChoice(d, &h.ClientAuthorization, authorizationReplace, authorizationKeep, authorizationReject)
+		}
+	case "on_unauthorized":
+		return func(d *caddyfile.Dispenser) error {
+			return unmarshalChoice(d, &h.OnUnauthorized, unauthorizedReplay, unauthorizedPass)
+		}
+	case "replay_buffer":
+		return h.unmarshalReplayBuffer
+	case "clients":
+		return h.unmarshalClients
+	default:
+		return nil
+	}
+}
+
+func (h *Handler) unmarshalReplayBuffer(d *caddyfile.Dispenser) error {
+	var text string
+	if err := unmarshalString(d, &text); err != nil {
+		return err
+	}
+	size, err := humanize.ParseBytes(text)
+	if err != nil || size > maxReplayBuffer {
+		return d.Errf("replay_buffer: %q is not a size of at most %s", text, humanize.IBytes(maxReplayBuffer))
+	}
+	bytes := int64(size)
+	h.ReplayBuffer = &bytes
+	return nil
+}
+
+func (h *Handler) unmarshalClients(d *caddyfile.Dispenser) error {
+	h.Clients = d.RemainingArgs()
+	if len(h.Clients) == 0 {
+		return d.ArgErr()
+	}
+	if _, err := parseClients(h.Clients); err != nil {
+		return d.Errf("clients: %v", err)
+	}
+	return nil
+}
+
+// optionSet remembers which options of a block were there.
+type optionSet map[string]bool
+
+// add refuses an option that stands twice: one of the two would be ignored.
+func (s optionSet) add(d *caddyfile.Dispenser) error {
+	if s[d.Val()] {
+		return d.Errf("%s is already specified", d.Val())
+	}
+	s[d.Val()] = true
+	return nil
+}
+
+// unmarshalString parses an option that takes exactly one argument.
+func unmarshalString(d *caddyfile.Dispenser, into *string) error {
+	option := d.Val()
+	if !d.AllArgs(into) {
+		return d.ArgErr()
+	}
+	if *into == "" {
+		return d.Errf("%s is empty", option)
+	}
+	return nil
+}
+
+// unmarshalSecret parses a value that may be secret; its errors do not repeat it, as d.ArgErr would.
+func unmarshalSecret(d *caddyfile.Dispenser, into *string) error {
+	option := d.Val()
+	if !d.AllArgs(into) {
+		return d.Errf("%s takes exactly one value: quote it if it has spaces in it", option)
+	}
+	if _, err := newSecretReader(*into); err != nil {
+		return d.Errf("%s: %v", option, err)
+	}
+	return nil
+}
+
+// unmarshalChoice parses an option that takes one of a few words.
+func unmarshalChoice(d *caddyfile.Dispenser, into *string, words ...string) error {
+	option := d.Val()
+	if err := unmarshalString(d, into); err != nil {
+		return err
+	}
+	if !slices.Contains(words, *into) {
+		return d.Errf("%s: unknown value %q: it is one of %s", option, *into, strings.Join(words, ", "))
+	}
+	return nil
+}
+
+// unmarshalDuration parses a duration above zero.
+func unmarshalDuration(d *caddyfile.Dispenser, into *caddy.Duration) error {
+	option := d.Val()
+	var text string
+	if err := unmarshalString(d, &text); err != nil {
+		return err
+	}
+	duration, err := caddy.ParseDuration(text)
+	if err != nil || duration <= 0 {
+		return d.Errf("%s: %q is not a duration above zero, such as 30s or 5m", option, text)
+	}
+	*into = caddy.Duration(duration)
+	return nil
+}
+
+// unmarshalTokenURL parses a token endpoint's URL. What can be checked without an environment is checked here.
+func unmarshalTokenURL(d *caddyfile.Dispenser, into *string) error {
+	if err := unmarshalString(d, into); err != nil {
+		return err
+	}
+	if strings.Contains(*into, "{") {
+		return nil
+	}
+	if _, err := oauth.ParseEndpoint(*into); err != nil {
+		return d.Errf("token_url: %v", err)
+	}
+	return nil
+}
+
+func noArgs(d *caddyfile.Dispenser) error {
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	return nil
+}
+
+// Interface guards
+var (
+	_ caddyfile.Unmarshaler = (*App)(nil)
+	_ caddyfile.Unmarshaler = (*Handler)(nil)
+)
