@@ -1,0 +1,348 @@
+package caddymodule
+
+import (
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
+)
+
+func init() {
+	caddy.RegisterModule(new(DevTokenEndpoint))
+	caddy.RegisterModule(new(DevAPI))
+	httpcaddyfile.RegisterHandlerDirective("dev_token_endpoint", parseDevTokenEndpoint)
+	httpcaddyfile.RegisterHandlerDirective("dev_api", parseDevAPI)
+	httpcaddyfile.RegisterDirectiveOrder("dev_token_endpoint", httpcaddyfile.Before, "reverse_proxy")
+	httpcaddyfile.RegisterDirectiveOrder("dev_api", httpcaddyfile.Before, "reverse_proxy")
+}
+
+// DevTokenEndpoint is a token endpoint for development, which behaves like Optoro's or Elastic Path's and can be told
+// to misbehave, to rehearse an outage. It answers loopback and unix sockets only. The tokens that it issues stay good
+// across reloads of the configuration, so that a reload can change the fault alone.
+type DevTokenEndpoint struct {
+	// The service to behave like: optoro (POST /oauth/token) or elastic_path (POST /oauth/access_token). Required.
+	Dialect string `json:"dialect,omitempty"`
+
+	// The client id to accept. Default: dev-client.
+	ClientID string `json:"client_id,omitempty"`
+
+	// The client secret to accept. It is no secret: never use a real one. Default: dev-secret.
+	ClientSecret string `json:"client_secret,omitempty"`
+
+	// What a further request of the client gets: default (another token), reuse (the same token while it lives) or
+	// revoke_previous (another token, and the earlier ones end). Default: default.
+	Mode string `json:"mode,omitempty"`
+
+	// How long a token lives. Default: 25h for optoro, 1h for elastic_path.
+	Lifetime caddy.Duration `json:"lifetime,omitempty"`
+
+	// Put the answer into {"data": …} (elastic_path only). Default: false.
+	Wrapped bool `json:"wrapped,omitempty"`
+
+	// The one content type to accept; anything else gets 415 (optoro only). form or empty. Default: any that Doorkeeper
+	// reads.
+	EnforceContentType string `json:"enforce_content_type,omitempty"`
+
+	// Answer with this status, 200 to 599. Default: none.
+	Status int `json:"status,omitempty"`
+
+	// Answer with this OAuth error code, and with status 401 for invalid_client or else 400. Default: none.
+	Error string `json:"error,omitempty"`
+
+	// The header Retry-After beside status or error: seconds or an HTTP date. Default: none.
+	RetryAfter string `json:"retry_after,omitempty"`
+
+	// Wait this long before anything else. Default: 0.
+	Latency caddy.Duration `json:"latency,omitempty"`
+
+	// Give no answer until the client goes away. Default: false.
+	Hang bool `json:"hang,omitempty"`
+
+	// Close the connection without an answer. Default: false.
+	Reset bool `json:"reset,omitempty"`
+
+	// Answer with garbage: html, empty, not_json, redirect, truncated, no_token, huge, bomb, drip, control_chars or
+	// wrong_type. Default: none.
+	Garbage string `json:"garbage,omitempty"`
+
+	// The target of the garbage redirect. Default: none.
+	RedirectTo string `json:"redirect_to,omitempty"`
+
+	// JSON to answer as expires_in instead of the truth, or missing to leave it out. Default: the truth.
+	ExpiresIn string `json:"expires_in,omitempty"`
+
+	// How many calls the fault hits, counted from the load of the configuration. Default: 0, all of them.
+	Count int `json:"count,omitempty"`
+
+	endpoint *devserver.TokenEndpoint
+}
+
+// CaddyModule returns the Caddy module information.
+func (*DevTokenEndpoint) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.dev_token_endpoint",
+		New: func() caddy.Module { return new(DevTokenEndpoint) },
+	}
+}
+
+// Provision implements caddy.Provisioner.
+func (de *DevTokenEndpoint) Provision(ctx caddy.Context) error {
+	de.endpoint = de.newEndpoint()
+	de.endpoint.SetFault(de.fault())
+	ctx.Logger().Warn("serving a development token endpoint; not for production")
+	return nil
+}
+
+// Validate implements caddy.Validator.
+func (de *DevTokenEndpoint) Validate() error {
+	if de.EnforceContentType != "" && de.EnforceContentType != "form" {
+		return fmt.Errorf("enforce_content_type %q: must be form", de.EnforceContentType)
+	}
+	if err := de.newEndpoint().Validate(); err != nil {
+		return err
+	}
+	return de.fault().Validate()
+}
+
+// ServeHTTP implements caddyhttp.MiddlewareHandler.
+func (de *DevTokenEndpoint) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+	de.endpoint.ServeHTTP(w, r)
+	return nil
+}
+
+func (de *DevTokenEndpoint) newEndpoint() *devserver.TokenEndpoint {
+	return &devserver.TokenEndpoint{
+		Dialect:      devserver.Dialect(de.Dialect),
+		ClientID:     de.ClientID,
+		ClientSecret: de.ClientSecret,
+		Mode:         devserver.Mode(de.Mode),
+		Lifetime:     time.Duration(de.Lifetime),
+		Wrapped:      de.Wrapped,
+		EnforceForm:  de.EnforceContentType == "form",
+	}
+}
+
+func (de *DevTokenEndpoint) fault() devserver.Fault {
+	return devserver.Fault{
+		Status:     de.Status,
+		Error:      de.Error,
+		RetryAfter: de.RetryAfter,
+		Latency:    time.Duration(de.Latency),
+		Hang:       de.Hang,
+		Reset:      de.Reset,
+		Garbage:    devserver.Garbage(de.Garbage),
+		RedirectTo: de.RedirectTo,
+		ExpiresIn:  de.ExpiresIn,
+		Count:      de.Count,
+	}
+}
+
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
+//
+//	dev_token_endpoint [<matcher>] optoro|elastic_path {
+//	    client_id            <id>
+//	    client_secret        <secret>
+//	    mode                 default|reuse|revoke_previous
+//	    lifetime             <duration>
+//	    wrapped                             # elastic_path only
+//	    enforce_content_type form           # optoro only
+//
+//	    # the fault: one of these, or a latency alone
+//	    status               <code>
+//	    error                <code>         # may go with a status
+//	    hang
+//	    reset
+//	    garbage              html|empty|not_json|truncated|no_token|huge|bomb|drip|control_chars|wrong_type
+//	    garbage              redirect <url>
+//	    expires_in           <json>|missing # a JSON string goes into backticks: `"3600"`
+//
+//	    # more about the fault
+//	    retry_after          <seconds>|<http date in quotes>
+//	    latency              <duration>
+//	    count                <n>
+//	}
+func (de *DevTokenEndpoint) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume directive name
+	if !d.AllArgs(&de.Dialect) {
+		return d.ArgErr()
+	}
+	return devOptions(d, de, map[string]any{
+		"client_id":            &de.ClientID,
+		"client_secret":        &de.ClientSecret,
+		"mode":                 &de.Mode,
+		"lifetime":             &de.Lifetime,
+		"wrapped":              &de.Wrapped,
+		"enforce_content_type": &de.EnforceContentType,
+		"status":               &de.Status,
+		"error":                &de.Error,
+		"retry_after":          &de.RetryAfter,
+		"latency":              &de.Latency,
+		"hang":                 &de.Hang,
+		"reset":                &de.Reset,
+		"garbage": func() bool {
+			return d.Args(&de.Garbage) && (d.CountRemainingArgs() == 0 || d.AllArgs(&de.RedirectTo))
+		},
+		"expires_in": &de.ExpiresIn,
+		"count":      &de.Count,
+	})
+}
+
+// DevAPI is an API for development. It demands a live token of a development token endpoint of this process, and
+// shows what arrived with it, without the token. It answers loopback and unix sockets only.
+type DevAPI struct {
+	// The header field that must carry the token. Default: Authorization.
+	Header string `json:"header,omitempty"`
+
+	// What stands before the token in it; may be empty. Default: "Bearer ".
+	Prefix *string `json:"prefix,omitempty"`
+
+	// The status, 400 to 599, to answer even live tokens with. Default: none.
+	Reject int `json:"reject,omitempty"`
+
+	api *devserver.API
+}
+
+// CaddyModule returns the Caddy module information.
+func (*DevAPI) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.dev_api",
+		New: func() caddy.Module { return new(DevAPI) },
+	}
+}
+
+// Provision implements caddy.Provisioner.
+func (de *DevAPI) Provision(ctx caddy.Context) error {
+	de.api = &devserver.API{Header: de.Header, Prefix: de.Prefix, Reject: de.Reject}
+	ctx.Logger().Warn("serving a development API; not for production")
+	return nil
+}
+
+// Validate implements caddy.Validator.
+func (de *DevAPI) Validate() error {
+	if de.Reject != 0 && (de.Reject < 400 || de.Reject > 599) {
+		return fmt.Errorf("reject %d: must be 400 to 599", de.Reject)
+	}
+	return nil
+}
+
+// ServeHTTP implements caddyhttp.MiddlewareHandler.
+func (de *DevAPI) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+	de.api.ServeHTTP(w, r)
+	return nil
+}
+
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
+//
+//	dev_api [<matcher>] {
+//	    header <name> [<prefix>] # a prefix with its space in quotes, or "" for the token alone
+//	    reject <status>
+//	}
+func (de *DevAPI) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume directive name
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	return devOptions(d, de, map[string]any{
+		"header": func() bool {
+			if !d.Args(&de.Header) || de.Header == "" {
+				return false
+			}
+			if d.CountRemainingArgs() > 0 {
+				de.Prefix = new(string)
+				return d.AllArgs(de.Prefix)
+			}
+			return true
+		},
+		"reject": &de.Reject,
+	})
+}
+
+// devOptions reads a block of options into their targets and has the module validate the whole. A *bool takes no
+// argument; *string, *int and *caddy.Duration take one that is neither empty nor zero; a func reads its own and reports
+// whether their number was right.
+func devOptions(d *caddyfile.Dispenser, module caddy.Validator, targets map[string]any) error {
+	seen := make(map[string]bool)
+	for d.NextBlock(0) {
+		name := d.Val()
+		target, known := targets[name]
+		switch {
+		case !known:
+			return d.Errf("unrecognized option '%s'", name)
+		case seen[name]:
+			return d.Errf("%s is given twice", name)
+		}
+		seen[name] = true
+		if err := devOption(d, name, target); err != nil {
+			return err
+		}
+	}
+	if err := module.Validate(); err != nil {
+		return d.WrapErr(err)
+	}
+	return nil
+}
+
+func devOption(d *caddyfile.Dispenser, name string, target any) error {
+	var arg string
+	switch t := target.(type) {
+	case *bool:
+		*t = true
+		if d.NextArg() {
+			return d.ArgErr()
+		}
+		return nil
+	case func() bool:
+		if !t() {
+			return d.ArgErr()
+		}
+		return nil
+	}
+	if !d.AllArgs(&arg) {
+		return d.ArgErr()
+	}
+	ok := arg != ""
+	switch t := target.(type) {
+	case *string:
+		*t = arg
+	case *int:
+		n, err := strconv.Atoi(arg)
+		*t, ok = n, err == nil && n > 0
+	case *caddy.Duration:
+		v, err := caddy.ParseDuration(arg)
+		*t, ok = caddy.Duration(v), err == nil && v > 0
+	}
+	if !ok {
+		return d.Errf("%s: wrong value", name)
+	}
+	return nil
+}
+
+func parseDevTokenEndpoint(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	de := new(DevTokenEndpoint)
+	return de, de.UnmarshalCaddyfile(h.Dispenser)
+}
+
+func parseDevAPI(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	de := new(DevAPI)
+	return de, de.UnmarshalCaddyfile(h.Dispenser)
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*DevTokenEndpoint)(nil)
+	_ caddy.Validator             = (*DevTokenEndpoint)(nil)
+	_ caddyhttp.MiddlewareHandler = (*DevTokenEndpoint)(nil)
+	_ caddyfile.Unmarshaler       = (*DevTokenEndpoint)(nil)
+
+	_ caddy.Provisioner           = (*DevAPI)(nil)
+	_ caddy.Validator             = (*DevAPI)(nil)
+	_ caddyhttp.MiddlewareHandler = (*DevAPI)(nil)
+	_ caddyfile.Unmarshaler       = (*DevAPI)(nil)
+)

@@ -1,0 +1,233 @@
+package caddymodule
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
+)
+
+func TestDevTokenEndpointCaddyfile(t *testing.T) {
+	tests := []struct {
+		in   string
+		want DevTokenEndpoint
+	}{
+		{`dev_token_endpoint optoro`, DevTokenEndpoint{Dialect: "optoro"}},
+		{`dev_token_endpoint optoro {
+		}`, DevTokenEndpoint{Dialect: "optoro"}},
+		{`dev_token_endpoint optoro {
+			client_id a
+			client_secret b
+			mode revoke_previous
+			lifetime 1d
+			enforce_content_type form
+			status 503
+			retry_after "Wed, 21 Oct 2015 07:28:00 GMT"
+			latency 250ms
+			count 3
+		}`, DevTokenEndpoint{
+			Dialect: "optoro", ClientID: "a", ClientSecret: "b", Mode: "revoke_previous",
+			Lifetime: caddy.Duration(24 * time.Hour), EnforceContentType: "form", Status: 503,
+			RetryAfter: "Wed, 21 Oct 2015 07:28:00 GMT", Latency: caddy.Duration(250 * time.Millisecond), Count: 3,
+		}},
+		{`dev_token_endpoint elastic_path {
+			wrapped
+			hang
+		}`, DevTokenEndpoint{Dialect: "elastic_path", Wrapped: true, Hang: true}},
+		{`dev_token_endpoint optoro {
+			status 200
+			error invalid_client
+			retry_after 5
+		}`, DevTokenEndpoint{Dialect: "optoro", Status: 200, Error: "invalid_client", RetryAfter: "5"}},
+		{`dev_token_endpoint optoro {
+			reset
+		}`, DevTokenEndpoint{Dialect: "optoro", Reset: true}},
+		{`dev_token_endpoint optoro {
+			garbage bomb
+		}`, DevTokenEndpoint{Dialect: "optoro", Garbage: "bomb"}},
+		{`dev_token_endpoint optoro {
+			garbage redirect http://127.0.0.1:9/
+		}`, DevTokenEndpoint{Dialect: "optoro", Garbage: "redirect", RedirectTo: "http://127.0.0.1:9/"}},
+		{"dev_token_endpoint optoro {\nexpires_in `\"3600\"`\n}", DevTokenEndpoint{Dialect: "optoro", ExpiresIn: `"3600"`}},
+		{`dev_token_endpoint optoro {
+			expires_in 0
+		}`, DevTokenEndpoint{Dialect: "optoro", ExpiresIn: "0"}},
+	}
+	for _, tc := range tests {
+		var got DevTokenEndpoint
+		if err := got.UnmarshalCaddyfile(caddyfile.NewTestDispenser(tc.in)); err != nil {
+			t.Errorf("%s: %v", tc.in, err)
+			continue
+		}
+		if !reflect.DeepEqual(got, tc.want) {
+			t.Errorf("%s: got %+v", tc.in, got)
+		}
+		var again DevTokenEndpoint
+		raw, err := json.Marshal(&got)
+		if err == nil {
+			err = json.Unmarshal(raw, &again)
+		}
+		if err != nil || !reflect.DeepEqual(got, again) {
+			t.Errorf("%s: does not survive JSON: %s", tc.in, raw)
+		}
+	}
+}
+
+func TestDevTokenEndpointCaddyfileErrors(t *testing.T) {
+	tests := []struct{ head, options, want string }{
+		{"", "", "wrong argument count"},
+		{"okta", "", `dialect "okta"`},
+		{"optoro optoro", "", "wrong argument count"},
+		{"optoro", "nonsense", "unrecognized option 'nonsense'"},
+		{"optoro", "hang\nhang", "hang is given twice"},
+		{"optoro", "status 500\nstatus 500", "status is given twice"},
+		{"optoro", "hang yes", "wrong argument count"},
+		{"optoro", "status", "wrong argument count"},
+		{"optoro", "status 500 501", "wrong argument count"},
+		{"optoro", "status many", "status: wrong value"},
+		{"optoro", "status 0", "status: wrong value"},
+		{"optoro", "status 99", "status 99"},
+		{"optoro", "client_id \"\"", "client_id: wrong value"},
+		{"optoro", "mode fast", `mode "fast"`},
+		{"optoro", "lifetime long", "lifetime: wrong value"},
+		{"optoro", "lifetime -1s", "lifetime: wrong value"},
+		{"optoro", "wrapped", "wrapped: only elastic_path"},
+		{"elastic_path", "enforce_content_type form", "enforce_content_type: only optoro"},
+		{"optoro", "enforce_content_type json", `enforce_content_type "json"`},
+		{"optoro", "retry_after 5", "retry_after: needs status or error"},
+		{"optoro", "status 503\nretry_after soon", `retry_after "soon"`},
+		{"optoro", "status 503\nretry_after Wed, 21 Oct 2015 07:28:00 GMT", "wrong argument count"},
+		{"optoro", "hang\nstatus 500", "contradict each other"},
+		{"optoro", "reset\ngarbage html", "contradict each other"},
+		{"optoro", "garbage", "wrong argument count"},
+		{"optoro", "garbage rubbish", `garbage "rubbish"`},
+		{"optoro", "garbage redirect", "garbage: redirect"},
+		{"optoro", "garbage html http://x", "garbage: redirect"},
+		{"optoro", "garbage redirect a b", "wrong argument count"},
+		{"optoro", "expires_in soon", `expires_in "soon"`},
+		{"optoro", "count 2", "count: there is no fault"},
+		{"optoro", "hang\ncount 0", "count: wrong value"},
+	}
+	for _, tc := range tests {
+		in := "dev_token_endpoint " + tc.head
+		if tc.options != "" {
+			in += " {\n" + tc.options + "\n}"
+		}
+		checkDevError(t, in, new(DevTokenEndpoint).UnmarshalCaddyfile(caddyfile.NewTestDispenser(in)), tc.want)
+	}
+}
+
+func TestDevAPICaddyfile(t *testing.T) {
+	for in, want := range map[string]DevAPI{
+		`dev_api`:                                       {},
+		"dev_api {\nreject 403\n}":                      {Reject: 403},
+		"dev_api {\nheader X-Token\n}":                  {Header: "X-Token"},
+		"dev_api {\nheader X-Token \"\"\n}":             {Header: "X-Token", Prefix: new("")},
+		"dev_api {\nheader Authorization \"Token \"\n}": {Header: "Authorization", Prefix: new("Token ")},
+	} {
+		var got DevAPI
+		if err := got.UnmarshalCaddyfile(caddyfile.NewTestDispenser(in)); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: got %+v, %v", in, got, err)
+		}
+	}
+	for in, want := range map[string]string{
+		`dev_api optoro`:                       "wrong argument count",
+		"dev_api {\nnonsense\n}":               "unrecognized option 'nonsense'",
+		"dev_api {\nheader\n}":                 "wrong argument count",
+		"dev_api {\nheader \"\"\n}":            "wrong argument count",
+		"dev_api {\nheader a b c\n}":           "wrong argument count",
+		"dev_api {\nheader a\nheader a\n}":     "header is given twice",
+		"dev_api {\nreject 200\n}":             "reject 200",
+		"dev_api {\nreject no\n}":              "reject: wrong value",
+		"dev_api {\nreject 401\nreject 403\n}": "reject is given twice",
+	} {
+		checkDevError(t, in, new(DevAPI).UnmarshalCaddyfile(caddyfile.NewTestDispenser(in)), want)
+	}
+}
+
+func checkDevError(t *testing.T, in string, err error, want string) {
+	t.Helper()
+	if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "Testfile:") {
+		t.Errorf("%s: got error %v, want %q with its place", in, err, want)
+	}
+}
+
+// A reload provisions new modules: the tokens stay good, the fault is the new one.
+func TestDevServersAcrossReload(t *testing.T) {
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
+	defer cancel()
+	load := func(m caddyhttp.MiddlewareHandler) func(*http.Request) *httptest.ResponseRecorder {
+		t.Helper()
+		if err := m.(caddy.Provisioner).Provision(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.(caddy.Validator).Validate(); err != nil {
+			t.Fatal(err)
+		}
+		return func(r *http.Request) *httptest.ResponseRecorder {
+			t.Helper()
+			r.RemoteAddr = "127.0.0.1:50000"
+			w := httptest.NewRecorder()
+			if err := m.ServeHTTP(w, r, nil); err != nil {
+				t.Fatal(err)
+			}
+			return w
+		}
+	}
+	askToken := func() *http.Request {
+		r := httptest.NewRequest(http.MethodPost, "/oauth/token",
+			strings.NewReader(`{"grant_type":"client_credentials","client_id":"reload","client_secret":"dev-secret"}`))
+		r.Header.Set("Content-Type", "application/json")
+		return r
+	}
+	read := func(w *httptest.ResponseRecorder) string {
+		t.Helper()
+		var body struct {
+			AccessToken string `json:"access_token"`
+		}
+		if err := json.Unmarshal(w.Body.Bytes(), &body); err != nil || body.AccessToken == "" {
+			t.Fatalf("got %d %s", w.Code, w.Body)
+		}
+		return body.AccessToken
+	}
+	askAPI := func(token string) *http.Request {
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r.Header.Set("Authorization", "Bearer "+token)
+		return r
+	}
+
+	reuse := DevTokenEndpoint{Dialect: "optoro", ClientID: "reload", Mode: "reuse"}
+	first, second, third := reuse, reuse, reuse
+	token := read(load(&first)(askToken()))
+	second.Status, second.RetryAfter = 503, "2"
+	if w := load(&second)(askToken()); w.Code != 503 || w.Header().Get("Retry-After") != "2" {
+		t.Errorf("got %d %v", w.Code, w.Header())
+	}
+	if w := load(new(DevAPI))(askAPI(token)); w.Code != 200 || w.Header().Get(devserver.HeaderName) == "" {
+		t.Errorf("the API got %d", w.Code)
+	}
+	if again := read(load(&third)(askToken())); again != token {
+		t.Error("the token was not reused after a reload")
+	}
+	third.Mode = "revoke_previous"
+	read(load(&third)(askToken()))
+	if w := load(new(DevAPI))(askAPI(token)); w.Code != 401 {
+		t.Errorf("with a revoked token the API got %d", w.Code)
+	}
+	if w := load(&DevAPI{Reject: 403})(askAPI(read(load(&first)(askToken())))); w.Code != 403 {
+		t.Errorf("the rejecting API got %d", w.Code)
+	}
+	if err := (&DevTokenEndpoint{Dialect: "optoro", Hang: true, Status: 500}).Validate(); err == nil {
+		t.Error("a contradiction in JSON was not found")
+	}
+}

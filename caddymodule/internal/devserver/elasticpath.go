@@ -1,0 +1,96 @@
+package devserver
+
+import (
+	"encoding/hex"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// elasticPath is the token endpoint of Elastic Path Commerce Cloud.
+type elasticPath struct{}
+
+// check accepts what all of the vendor's own clients send, and nothing beside it (EP-01 to EP-07).
+func (p elasticPath) check(e *TokenEndpoint, r *http.Request, in params) (string, *answer) {
+	refuse := func(status int, detail string) (string, *answer) {
+		a := jsonAPIError(status, strconv.Itoa(status), detail)
+		return "", &a
+	}
+	id, grant := in.values["client_id"], in.values["grant_type"]
+	secret, hasSecret := in.values["client_secret"]
+	switch {
+	case r.URL.Path != "/oauth/access_token" || r.Method != http.MethodPost:
+		return refuse(http.StatusNotFound, "")
+	case in.mediaType != "application/x-www-form-urlencoded" || in.malformed:
+		return refuse(http.StatusBadRequest, "the body must be application/x-www-form-urlencoded")
+	case r.Header.Get("Authorization") != "":
+		return refuse(http.StatusBadRequest, "credentials belong in the body, not in Authorization")
+	case id == "":
+		return refuse(http.StatusBadRequest, "client_id is missing")
+	case grant == "implicit" && hasSecret:
+		return refuse(http.StatusBadRequest, "client_secret must not be sent with implicit")
+	case grant == "implicit" && id == e.clientID():
+		return grant, nil
+	case grant == "client_credentials" && e.knows(id, secret):
+		return grant, nil
+	case grant == "implicit", grant == "client_credentials":
+		return refuse(http.StatusUnauthorized, "")
+	}
+	return refuse(http.StatusBadRequest, "grant_type must be client_credentials or implicit")
+}
+
+func (elasticPath) mint() string {
+	return hex.EncodeToString(randomBytes(20)) // EP-13
+}
+
+func (elasticPath) lifetime() time.Duration {
+	return time.Hour
+}
+
+func (elasticPath) success(t Token, grant string) tokenBody {
+	return tokenBody{
+		AccessToken: t.Value,
+		TokenType:   "Bearer",
+		ExpiresIn:   strconv.AppendInt(nil, t.remaining(), 10),
+		Expires:     t.Expires.Unix(),
+		Identifier:  grant,
+	}
+}
+
+func (elasticPath) header() map[string]string {
+	return map[string]string{"Content-Type": typeJSON}
+}
+
+// refuse shows the forms that were seen, not one alone: status as a number (EP-34), a detail (EP-32), HTML from the
+// edge (EP-36), and the flat OAuth error that a vendor's SDK also expects (EP-33).
+func (elasticPath) refuse(status int, code string) answer {
+	if code != "" {
+		return answer{status, map[string]string{"Content-Type": typeJSON}, encode(map[string]string{"error": code})}
+	}
+	switch status {
+	case http.StatusTooManyRequests:
+		return jsonAPIError(status, status, "")
+	case http.StatusInternalServerError:
+		return jsonAPIError(status, strconv.Itoa(status), "there was a problem processing your request")
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		page := fmt.Sprintf("<html><head><title>%d %s</title></head></html>\n", status, http.StatusText(status))
+		return answer{status, map[string]string{"Content-Type": typeHTML}, []byte(page)}
+	}
+	return jsonAPIError(status, strconv.Itoa(status), "")
+}
+
+// jsonAPIError is an answer like {"errors":[{"title":"Unauthorized","status":"401"}]} (EP-30, EP-31). shown is the
+// status as it stands in the body.
+func jsonAPIError(status int, shown any, detail string) answer {
+	type item struct {
+		Title  string `json:"title"`
+		Status any    `json:"status"`
+		Detail string `json:"detail,omitempty"`
+	}
+	return answer{
+		status: status,
+		header: map[string]string{"Content-Type": typeJSON},
+		body:   encode(map[string][]item{"errors": {{http.StatusText(status), shown, detail}}}),
+	}
+}

@@ -1,0 +1,262 @@
+package devserver
+
+import (
+	"cmp"
+	"context"
+	"crypto/subtle"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	maxRequestBody = 1 << 20
+	maxRecorded    = 100
+)
+
+// Dialect names the service that a TokenEndpoint behaves like.
+type Dialect string
+
+// The dialects.
+const (
+	Optoro      Dialect = "optoro"       // Doorkeeper: POST /oauth/token
+	ElasticPath Dialect = "elastic_path" // POST /oauth/access_token
+)
+
+// Mode says what a further request of the same client gets. All three were captured from a Doorkeeper server.
+type Mode string
+
+// The modes. The empty Mode is ModeDefault.
+const (
+	// ModeDefault issues another token each time; earlier ones stay good.
+	ModeDefault Mode = "default"
+	// ModeReuse gives the live token again, with the seconds that remain (OPT-16, OPT-17).
+	ModeReuse Mode = "reuse"
+	// ModeRevokePrevious issues another token and ends the client's earlier ones at once.
+	ModeRevokePrevious Mode = "revoke_previous"
+)
+
+// The credentials of a TokenEndpoint that names none.
+const (
+	DefaultClientID     = "dev-client"
+	DefaultClientSecret = "dev-secret"
+)
+
+// TokenEndpoint is a token endpoint. Set its fields before it serves; SetFault may be called at any time. It must not
+// be copied.
+type TokenEndpoint struct {
+	// Dialect is the service to behave like. Required.
+	Dialect Dialect
+	// ClientID and ClientSecret are what it accepts. Default: DefaultClientID, DefaultClientSecret.
+	ClientID, ClientSecret string
+	// Mode is what a further request of the same client gets. Default: ModeDefault.
+	Mode Mode
+	// Lifetime of a token. Default: 25 h for Optoro, 1 h for ElasticPath, as the services document.
+	Lifetime time.Duration
+	// Wrapped puts the answer into {"data": …}, as Elastic Path's description says and its service does not (EP-11).
+	Wrapped bool
+	// EnforceForm makes Optoro refuse JSON with 415, as Doorkeeper's enforce_content_type does (OPT-38).
+	EnforceForm bool
+	// Registry keeps the tokens. Default: Default.
+	Registry *Registry
+	// OnRequest, if set, sees every request with the bytes of its body before it is answered.
+	OnRequest func(r *http.Request, body []byte)
+
+	mu          sync.Mutex
+	fault       Fault
+	faultLeft   int // calls that a fault with a Count still applies to
+	calls       int
+	inFlight    int
+	maxInFlight int
+	recorded    []Recorded
+	arrival     chan struct{} // closed at the next arrival; nil while nobody waits
+}
+
+// dialect is what differs between the services.
+type dialect interface {
+	// check returns the grant, or why there is no token for this request.
+	check(e *TokenEndpoint, r *http.Request, p params) (grant string, refusal *answer)
+	mint() string
+	lifetime() time.Duration
+	success(t Token, grant string) tokenBody
+	header() map[string]string
+	// refuse is the answer for a status, or for an OAuth error code with a status.
+	refuse(status int, code string) answer
+}
+
+// tokenBody has the fields of both dialects in the order of both. ExpiresIn is raw so that a Fault can put anything in.
+type tokenBody struct {
+	AccessToken string          `json:"access_token,omitempty"`
+	TokenType   string          `json:"token_type"`
+	ExpiresIn   json.RawMessage `json:"expires_in,omitempty"`
+	Scope       string          `json:"scope,omitempty"`
+	CreatedAt   int64           `json:"created_at,omitempty"`
+	Expires     int64           `json:"expires,omitempty"`
+	Identifier  string          `json:"identifier,omitempty"`
+}
+
+// Validate names the first field that is wrong.
+func (e *TokenEndpoint) Validate() error {
+	switch {
+	case e.dialect() == nil:
+		return fmt.Errorf("dialect %q: must be %s or %s", e.Dialect, Optoro, ElasticPath)
+	case !slices.Contains([]Mode{"", ModeDefault, ModeReuse, ModeRevokePrevious}, e.Mode):
+		return fmt.Errorf("mode %q: must be %s, %s or %s", e.Mode, ModeDefault, ModeReuse, ModeRevokePrevious)
+	case e.Lifetime < 0:
+		return fmt.Errorf("lifetime %s: must not be negative", e.Lifetime)
+	case e.Wrapped && e.Dialect != ElasticPath:
+		return fmt.Errorf("wrapped: only %s answers so", ElasticPath)
+	case e.EnforceForm && e.Dialect != Optoro:
+		return fmt.Errorf("enforce_content_type: only %s has this option", Optoro)
+	}
+	return nil
+}
+
+// SetFault changes the misbehaviour, also under load. The zero Fault ends it. The fault is taken as it is, so that a
+// test can go beyond what Validate allows; only ExpiresIn must be JSON even then.
+func (e *TokenEndpoint) SetFault(f Fault) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.fault, e.faultLeft = f, f.Count
+}
+
+// Calls is how many requests arrived.
+func (e *TokenEndpoint) Calls() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.calls
+}
+
+// MaxInFlight is the most requests that were there at the same time.
+func (e *TokenEndpoint) MaxInFlight() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.maxInFlight
+}
+
+// Requests returns the last requests, at most 100, oldest first.
+func (e *TokenEndpoint) Requests() []Recorded {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Clone(e.recorded)
+}
+
+// WaitCalls waits until n requests have arrived in all.
+func (e *TokenEndpoint) WaitCalls(ctx context.Context, n int) error {
+	for {
+		e.mu.Lock()
+		calls := e.calls
+		if e.arrival == nil {
+			e.arrival = make(chan struct{})
+		}
+		arrival := e.arrival
+		e.mu.Unlock()
+		if calls >= n {
+			return nil
+		}
+		select {
+		case <-arrival:
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for call %d, have %d: %w", n, calls, ctx.Err())
+		}
+	}
+}
+
+// ServeHTTP implements http.Handler.
+func (e *TokenEndpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !admit(w, r) {
+		return
+	}
+	d := e.dialect()
+	if d == nil {
+		http.Error(w, "this token endpoint has no dialect", http.StatusInternalServerError)
+		return
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequestBody))
+	p := parseParams(r.Header.Get("Content-Type"), body)
+	if e.OnRequest != nil {
+		e.OnRequest(r, body)
+	}
+	fault := e.arrive(record(r, p))
+	defer e.leave()
+	if err != nil {
+		empty(http.StatusRequestEntityTooLarge, "").write(w)
+		return
+	}
+	if fault.strike(w, r, d) {
+		return
+	}
+	grant, refusal := d.check(e, r, p)
+	if refusal != nil {
+		refusal.write(w)
+		return
+	}
+	fault.send(w, r, e.issue(d, grant, fault))
+}
+
+func (e *TokenEndpoint) issue(d dialect, grant string, f Fault) answer {
+	id := e.clientID()
+	t := cmp.Or(e.Registry, Default).issue(
+		Token{ClientID: id, Value: d.mint(), family: fmt.Sprintf("%s %s %q", e.Dialect, grant, id)},
+		cmp.Or(e.Lifetime, d.lifetime()), e.Mode)
+	body := d.success(t, grant)
+	f.spoil(&body)
+	if e.Wrapped {
+		return answer{http.StatusOK, d.header(), encode(map[string]any{"data": body})}
+	}
+	return answer{http.StatusOK, d.header(), encode(body)}
+}
+
+// arrive counts and remembers a request and returns the fault for it.
+func (e *TokenEndpoint) arrive(rec Recorded) Fault {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.calls++
+	e.inFlight++
+	e.maxInFlight = max(e.maxInFlight, e.inFlight)
+	if len(e.recorded) == maxRecorded {
+		e.recorded = slices.Delete(e.recorded, 0, 1)
+	}
+	e.recorded = append(e.recorded, rec)
+	if e.arrival != nil {
+		close(e.arrival)
+		e.arrival = nil
+	}
+	if e.fault.Count == 0 {
+		return e.fault
+	}
+	if e.faultLeft == 0 {
+		return Fault{}
+	}
+	e.faultLeft--
+	return e.fault
+}
+
+func (e *TokenEndpoint) leave() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.inFlight--
+}
+
+func (e *TokenEndpoint) dialect() dialect {
+	switch e.Dialect {
+	case Optoro:
+		return optoro{}
+	case ElasticPath:
+		return elasticPath{}
+	}
+	return nil
+}
+
+func (e *TokenEndpoint) clientID() string {
+	return cmp.Or(e.ClientID, DefaultClientID)
+}
+
+func (e *TokenEndpoint) knows(id, secret string) bool {
+	want := cmp.Or(e.ClientSecret, DefaultClientSecret)
+	return id == e.clientID() && subtle.ConstantTimeCompare([]byte(secret), []byte(want)) == 1
+}

@@ -1,0 +1,136 @@
+package devserver
+
+import (
+	"cmp"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// optoro is Doorkeeper with the options that Optoro's description shows.
+type optoro struct{}
+
+const (
+	missingGrantType    = "Missing required parameter: grant_type."
+	multipleAuthMethods = "The request utilizes more than one mechanism for authenticating the client."
+	serverError         = "The authorization server encountered an unexpected condition which prevented it from fulfilling the request."
+)
+
+// descriptions are Doorkeeper's, from its config/locales/en.yml. Other codes get serverError, as it does for those that
+// it has no text for, like invalid_token_reuse (OPT-33).
+var descriptions = map[string]string{
+	"invalid_request":        "The request is missing a required parameter, includes an unsupported parameter value, or is otherwise malformed.",
+	"invalid_client":         "Client authentication failed due to unknown client, no client authentication included, or unsupported authentication method.",
+	"invalid_grant":          "The provided authorization grant is invalid, expired, revoked, does not match the redirection URI used in the authorization request, or was issued to another client.",
+	"invalid_scope":          "The requested scope is invalid, unknown, or malformed.",
+	"unauthorized_client":    "The client is not authorized to perform this request using this method.",
+	"unsupported_grant_type": "The authorization grant type is not supported by the authorization server.",
+}
+
+// check goes through a request in the order of a Rails application with Doorkeeper: route, content type, body, grant,
+// client.
+func (o optoro) check(e *TokenEndpoint, r *http.Request, p params) (string, *answer) {
+	refuse := func(status int, code string) (string, *answer) {
+		a := o.refuse(status, code)
+		return "", &a
+	}
+	json, form := p.mediaType == typeJSON, p.mediaType == "application/x-www-form-urlencoded"
+	switch grant := p.values["grant_type"]; {
+	case r.URL.Path != "/oauth/token" || r.Method != http.MethodPost:
+		return refuse(http.StatusNotFound, "")
+	case e.EnforceForm && !form:
+		return refuse(http.StatusUnsupportedMediaType, "")
+	case p.malformed:
+		return refuse(http.StatusBadRequest, "")
+	case json && !o.described(p):
+		return refuse(http.StatusUnprocessableEntity, "")
+	case grant == "":
+		a := oauthError(http.StatusBadRequest, "invalid_request", missingGrantType)
+		return "", &a
+	case grant != "client_credentials":
+		return refuse(http.StatusBadRequest, "unsupported_grant_type")
+	}
+	id, secret, basic := r.BasicAuth() // taken as it is: Doorkeeper does not percent-decode Basic (OPT-08)
+	if basic && p.values["client_secret"] != "" {
+		a := oauthError(http.StatusBadRequest, "invalid_request", multipleAuthMethods) // Doorkeeper >= 5.9 (OPT-34)
+		return "", &a
+	}
+	if !basic {
+		id, secret = p.values["client_id"], p.values["client_secret"]
+	}
+	if !e.knows(id, secret) {
+		return refuse(http.StatusUnauthorized, "invalid_client")
+	}
+	return "client_credentials", nil
+}
+
+// described reports whether all members are strings that the description names: it says additionalProperties:false
+// (OPT-03), and 422 for values that are not valid (OPT-39).
+func (optoro) described(p params) bool {
+	return len(p.values) == len(p.names) && !slices.ContainsFunc(p.names, func(name string) bool {
+		return !slices.Contains([]string{"grant_type", "client_id", "client_secret"}, name)
+	})
+}
+
+func (optoro) mint() string {
+	return urlsafeToken()
+}
+
+func (optoro) lifetime() time.Duration {
+	return 25 * time.Hour
+}
+
+func (optoro) success(t Token, _ string) tokenBody {
+	return tokenBody{
+		AccessToken: t.Value,
+		TokenType:   "Bearer",
+		ExpiresIn:   strconv.AppendInt(nil, t.remaining(), 10),
+		Scope:       "read write",
+		CreatedAt:   t.Issued.Unix(),
+	}
+}
+
+func (optoro) header() map[string]string {
+	return map[string]string{"Content-Type": typeJSONUTF8, "Cache-Control": "no-store", "Pragma": "no-cache"} // OPT-19
+}
+
+// refuse has a body only where the description or Doorkeeper has one (OPT-30 to OPT-41).
+func (optoro) refuse(status int, code string) answer {
+	if code == "" && status == http.StatusUnauthorized {
+		code = "invalid_client"
+	}
+	if code != "" {
+		return oauthError(status, code, cmp.Or(descriptions[code], serverError))
+	}
+	switch status {
+	case http.StatusBadRequest, http.StatusNotFound:
+		return empty(status, typeHTML)
+	case http.StatusUnsupportedMediaType:
+		a := empty(status, typeJSONUTF8)
+		a.body = []byte("{}")
+		return a
+	}
+	return empty(status, "")
+}
+
+func oauthError(status int, code, description string) answer {
+	return answer{
+		status: status,
+		header: map[string]string{
+			"Content-Type":     typeJSONUTF8,
+			"Cache-Control":    "no-store",
+			"WWW-Authenticate": challenge(code, description),
+		},
+		body: encode(struct {
+			Error       string `json:"error"`
+			Description string `json:"error_description"`
+		}{code, description}),
+	}
+}
+
+// challenge is Doorkeeper's WWW-Authenticate (RFC 6750, section 3), which its token endpoint sends as well.
+func challenge(code, description string) string {
+	return fmt.Sprintf(`Bearer realm="Doorkeeper", error="%s", error_description="%s"`, code, description)
+}
