@@ -1,0 +1,155 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
+)
+
+// TestCaddyfileExample runs the first command of the README, on other ports, and asks what its reader asks.
+func TestCaddyfileExample(t *testing.T) {
+	config := readExample(t, "../Caddyfile.example")
+	addrs := make(map[string]string)
+	for _, port := range []string{"8080", "8081", "9080", "9081"} {
+		addrs[port] = freeAddr(t)
+		_, free, _ := strings.Cut(addrs[port], ":")
+		config = strings.ReplaceAll(config, ":"+port, ":"+free)
+	}
+	server := startCaddy(t, config)
+
+	for _, test := range []struct{ url, path, logged string }{
+		{"http://" + addrs["8080"] + "/orders", "/orders", "catalog"},
+		{"http://" + addrs["8081"] + "/v2/products", "/v2/products", "storefront"},
+	} {
+		echo := getEcho(t, test.url)
+		if echo.Path != test.path || echo.Client != devserver.DefaultClientID {
+			t.Errorf("%s: the API saw %+v", test.url, echo)
+		}
+		if !strings.Contains(server.logs(), `"fingerprint":"`+echo.Token+`"`) {
+			t.Errorf("%s: the log does not name the token by the fingerprint that the API shows", test.url)
+		}
+	}
+	if n := len(server.logged("token obtained")); n != 2 {
+		t.Errorf("got %d tokens, want 2", n)
+	}
+}
+
+func getEcho(t *testing.T, url string) devserver.Echo {
+	t.Helper()
+	res, err := testClient(t).Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.StatusCode != http.StatusOK {
+		t.Fatalf("%s: status %d, body %s", url, res.StatusCode, body)
+	}
+	var echo devserver.Echo
+	if err := json.Unmarshal(body, &echo); err != nil {
+		t.Fatal(err)
+	}
+	return echo
+}
+
+// TestExamplesLoad provisions every example, with the variables set and the files there that it names.
+func TestExamplesLoad(t *testing.T) {
+	var examples []string
+	err := filepath.WalkDir("../examples", func(path string, _ os.DirEntry, err error) error {
+		if strings.HasSuffix(path, ".caddyfile") || strings.HasPrefix(filepath.Base(path), "Caddyfile") {
+			examples = append(examples, path)
+		}
+		return err
+	})
+	if err != nil || len(examples) == 0 {
+		t.Fatalf("looking for examples: found %d, error %v", len(examples), err)
+	}
+	for _, example := range examples {
+		t.Run(strings.TrimPrefix(example, "../examples/"), func(t *testing.T) {
+			loadExample(t, readExample(t, example))
+		})
+	}
+}
+
+// TestReadmeLoads does the same with the configurations in the README.
+func TestReadmeLoads(t *testing.T) {
+	readme := readExample(t, "../README.md")
+	blocks := regexp.MustCompile("(?s)```(caddyfile|json)\n(.*?)```").FindAllStringSubmatch(readme, -1)
+	loaded := 0
+	for _, block := range blocks {
+		kind, config := block[1], block[2]
+		switch {
+		case kind == "json":
+			loadExampleJSON(t, []byte(withFiles(t, config)))
+		case strings.HasPrefix(config, "{\n") && !strings.Contains(config, "…"):
+			loadExample(t, config)
+		default:
+			continue // a syntax, not a configuration
+		}
+		loaded++
+	}
+	if loaded != 2 {
+		t.Errorf("found %d configurations in the README, want 2: the Caddyfile and its JSON", loaded)
+	}
+}
+
+func loadExample(t *testing.T, config string) {
+	t.Helper()
+	adapted, err := adapt(withFiles(t, config))
+	if err != nil {
+		t.Fatal(err)
+	}
+	loadExampleJSON(t, adapted)
+}
+
+func loadExampleJSON(t *testing.T, config []byte) {
+	t.Helper()
+	var parsed caddy.Config
+	if err := caddy.StrictUnmarshalJSON(config, &parsed); err != nil {
+		t.Fatal(err)
+	}
+	if err := caddy.Validate(&parsed); err != nil {
+		t.Error(err)
+	}
+}
+
+var (
+	fileInExample = regexp.MustCompile(`\{file\.([^}]+)\}`)
+	envInExample  = regexp.MustCompile(`\{env\.(\w+)\}`)
+)
+
+// withFiles puts a file in the place of each that the configuration names, and sets each variable.
+func withFiles(t *testing.T, config string) string {
+	t.Helper()
+	for _, m := range envInExample.FindAllStringSubmatch(config, -1) {
+		t.Setenv(m[1], "value-of-"+m[1])
+	}
+	return fileInExample.ReplaceAllStringFunc(config, func(placeholder string) string {
+		file := filepath.Join(t.TempDir(), "secret")
+		if err := os.WriteFile(file, []byte("content\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return "{file." + file + "}"
+	})
+}
+
+func readExample(t *testing.T, path string) string {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
+}
