@@ -57,12 +57,17 @@ func (s *Source) fetch(ctx context.Context, config *Config) (*Token, *Error) {
 			return s.succeed(issued, sent, config), nil
 		}
 		rotated := err.Kind == Refused && config.Fetcher.Proof() != proof
-		brief := cold && err.Kind == Unavailable && err.Status != 429 && err.RetryAfter == 0
-		if attempt == coldAttempts || !rotated && !(brief && sleep(ctx, coldPause(attempt))) {
+		if attempt == coldAttempts || !rotated && !(cold && mayPass(err) && sleep(ctx, coldPause(attempt))) {
 			return nil, s.fail(err, proof, sent, config)
 		}
 		config.Observe(Event{Err: err, Duration: time.Since(sent)})
 	}
+}
+
+// mayPass reports whether a failure may be over in a moment: a lost packet, a restart, the page of a gateway that lost
+// its server. An endpoint that says when to come back is not asked before.
+func mayPass(err *Error) bool {
+	return err.Kind != Refused && err.Status != 429 && err.RetryAfter == 0
 }
 
 // call turns whatever a Fetcher does into an answer or an *Error. A panic here would end the process: singleflight

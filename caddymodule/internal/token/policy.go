@@ -63,8 +63,8 @@ func (p Policy) lifetime(said time.Duration) time.Duration {
 }
 
 const (
-	// coldAttempts is how often a flight that somebody has to wait for calls before it gives up: one lost packet
-	// is no reason to fail a request.
+	// coldAttempts is how often a flight calls before it gives up, if there is no valid token: one lost packet is no
+	// reason to fail a request.
 	coldAttempts = 3
 
 	// minUnchangedWait is the least time between two calls that could both return the same token.
