@@ -237,8 +237,8 @@ type fetcher struct {
 	credential *Credential
 }
 
-// client sends all token requests of the process: it keeps no connection and no state.
-var client = oauth.NewClient()
+// tokenClient sends all token requests of the process: it keeps no connection and no state.
+var tokenClient = oauth.NewClient()
 
 // Fetch implements token.Fetcher.
 func (f *fetcher) Fetch(ctx context.Context) (token.Issued, error) {
@@ -251,7 +251,7 @@ func (f *fetcher) Fetch(ctx context.Context) (token.Issued, error) {
 	if err != nil {
 		return token.Issued{}, &token.Error{Kind: token.Refused, Reason: "the token request cannot be built"}
 	}
-	answer, err := client.Do(req)
+	answer, err := tokenClient.Do(req)
 	if err != nil {
 		return token.Issued{}, err
 	}

@@ -198,12 +198,19 @@ func (h *Handler) useDefaultBuffers(t reverseproxy.BufferedTransport) {
 	}
 }
 
+// hasNetworkProxy looks at the configuration, since the transport does not tell. The proxies of the environment are
+// not meant: Go does not use them for loopback.
 func hasNetworkProxy(transport json.RawMessage) bool {
 	var t struct {
-		NetworkProxy    json.RawMessage `json:"network_proxy"`
-		ForwardProxyURL string          `json:"forward_proxy_url"`
+		NetworkProxy *struct {
+			From string `json:"from"`
+		} `json:"network_proxy"`
+		ForwardProxyURL string `json:"forward_proxy_url"`
 	}
-	return json.Unmarshal(transport, &t) == nil && (t.NetworkProxy != nil || t.ForwardProxyURL != "")
+	if json.Unmarshal(transport, &t) != nil {
+		return false
+	}
+	return t.ForwardProxyURL != "" || t.NetworkProxy != nil && t.NetworkProxy.From != "none"
 }
 
 // destinations works out where the token may go, and refuses static upstreams to which it may not.

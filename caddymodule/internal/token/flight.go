@@ -14,6 +14,18 @@ type retries struct {
 	backoff  *backoff.ExponentialBackOff
 	cooldown *backoff.ExponentialBackOff
 	pause    *backoff.ExponentialBackOff
+
+	// refused is the proof of identity that the cooldown is about: another one starts a new cooldown.
+	refused string
+}
+
+// coolDown returns how long a proof that has been refused is not sent again.
+func (r *retries) coolDown(proof string) time.Duration {
+	if r.refused != proof {
+		r.refused = proof
+		r.cooldown.Reset()
+	}
+	return r.cooldown.NextBackOff()
 }
 
 func newRetries() *retries {
@@ -145,7 +157,7 @@ func (s *Source) fail(err *Error, proof string, sent time.Time, config *Config) 
 	now := time.Now()
 	var wait time.Duration
 	if err.Kind == Refused {
-		wait = s.schedules().cooldown.NextBackOff()
+		wait = s.schedules().coolDown(proof)
 	} else {
 		wait = max(s.schedules().backoff.NextBackOff(), min(err.RetryAfter, maxRetryAfter))
 	}

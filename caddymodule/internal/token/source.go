@@ -95,9 +95,20 @@ func (s *Source) Start(c Config) {
 	s.mu.Lock()
 	s.resting = false
 	s.mu.Unlock()
-	if c.Policy.Prefetch && !s.current.Load().fresh(time.Now()) {
-		s.refresh()
+
+	now := time.Now()
+	if t := s.current.Load(); t.alive(now) {
+		s.arm(t.refreshAt)
+		return
 	}
+	if !c.Policy.Prefetch {
+		return
+	}
+	if f := s.backingOff(now); f != nil {
+		s.arm(f.until)
+		return
+	}
+	s.refresh()
 }
 
 func (s *Source) configure(c Config) {
