@@ -34,9 +34,16 @@ func newRetries() *retries {
 
 // flight fetches one token for everybody who waits. Its context belongs to the source: no request that leaves, and
 // no configuration that is unloaded, takes the token from the others.
-func (s *Source) flight() (any, error) {
+//
+// It must not panic: singleflight would raise the panic again in a goroutine of its own, which ends the process.
+func (s *Source) flight() (result any, err error) {
 	s.flying.Store(true)
 	defer s.flying.Store(false)
+	defer func() {
+		if p := recover(); p != nil {
+			result, err = nil, s.remember(panicked(p), "")
+		}
+	}()
 
 	now := time.Now()
 	if t := s.current.Load(); t.fresh(now) { // fetched between this caller's look and this flight
@@ -50,17 +57,15 @@ func (s *Source) flight() (any, error) {
 	config := s.config.Load()
 	ctx, cancel := context.WithTimeout(context.Background(), config.Policy.FetchTimeout)
 	defer cancel()
-	t, err := s.fetch(ctx, config)
-	if err != nil {
-		return nil, err
+	t, failed := s.fetch(ctx, config)
+	if failed != nil { // never returned as it is: a nil *Error is not a nil error
+		return nil, failed
 	}
 	return t, nil
 }
 
 // fetch calls the endpoint, and calls again at once where that can spare those who wait a failure.
 func (s *Source) fetch(ctx context.Context, config *Config) (*Token, *Error) {
-	current := s.current.Load()
-	cold := !current.alive(time.Now()) || current.rejected
 	for attempt := 1; ; attempt++ {
 		proof := config.Fetcher.Proof()
 		sent := time.Now()
@@ -69,11 +74,17 @@ func (s *Source) fetch(ctx context.Context, config *Config) (*Token, *Error) {
 			return s.succeed(issued, sent, config), nil
 		}
 		rotated := err.Kind == Refused && config.Fetcher.Proof() != proof
-		if attempt == coldAttempts || !rotated && !(cold && mayPass(err) && sleep(ctx, coldPause(attempt))) {
+		if attempt == coldAttempts || !rotated && !(s.cold() && mayPass(err) && sleep(ctx, coldPause(attempt))) {
 			return nil, s.fail(err, proof, sent, config)
 		}
 		config.Observe(Event{Err: err, Duration: time.Since(sent)})
 	}
+}
+
+// cold reports whether those who need a token have to wait for this flight.
+func (s *Source) cold() bool {
+	t := s.current.Load()
+	return !t.alive(time.Now()) || t.rejected
 }
 
 // mayPass reports whether a failure may be over in a moment: a lost packet, a restart, the page of a gateway that lost
@@ -82,13 +93,11 @@ func mayPass(err *Error) bool {
 	return err.Kind != Refused && err.Status != 429 && err.RetryAfter == 0
 }
 
-// call turns whatever a Fetcher does into an answer or an *Error. A panic here would end the process: singleflight
-// raises it again in a goroutine of its own.
+// call turns whatever a Fetcher does into an answer or an *Error.
 func call(ctx context.Context, f Fetcher) (issued Issued, failed *Error) {
 	defer func() {
 		if p := recover(); p != nil {
-			// the value may hold anything, a secret too; its type is enough to find the place
-			failed = &Error{Kind: Unreadable, Reason: fmt.Sprintf("the provider panicked with a %T", p)}
+			failed = panicked(p)
 		}
 	}()
 	issued, err := f.Fetch(ctx)
@@ -98,10 +107,15 @@ func call(ctx context.Context, f Fetcher) (issued Issued, failed *Error) {
 		}
 		return issued, nil
 	}
-	if e, ok := errors.AsType[*Error](err); ok {
+	if e, ok := errors.AsType[*Error](err); ok && e != nil {
 		return Issued{}, e
 	}
 	return Issued{}, &Error{Kind: Unreadable, Reason: "the provider failed without saying why"}
+}
+
+// panicked describes a panic by its type alone: its value may hold anything, a secret too.
+func panicked(p any) *Error {
+	return &Error{Kind: Unreadable, Reason: fmt.Sprintf("the provider panicked with a %T", p)}
 }
 
 // succeed makes the answer the current token, unless it has no life left.
@@ -152,9 +166,18 @@ func (s *Source) schedule(t, previous *Token, unchanged bool, p Policy) {
 	}
 }
 
-// fail remembers the failure: until its time has come, nobody calls the endpoint.
+// fail remembers the failure, and lets the timer try again for a token that somebody would miss.
 func (s *Source) fail(err *Error, proof string, sent time.Time, config *Config) *Error {
-	now := time.Now()
+	remembered := s.remember(err, proof)
+	if now := time.Now(); config.Policy.Prefetch || s.current.Load().alive(now) {
+		s.arm(remembered.RetryAt)
+	}
+	config.Observe(Event{Err: remembered, Duration: time.Since(sent)})
+	return remembered
+}
+
+// remember makes the failure the state of the source: until its time has come, nobody calls the endpoint.
+func (s *Source) remember(err *Error, proof string) *Error {
 	var wait time.Duration
 	if err.Kind == Refused {
 		wait = s.schedules().coolDown(proof)
@@ -162,12 +185,8 @@ func (s *Source) fail(err *Error, proof string, sent time.Time, config *Config) 
 		wait = max(s.schedules().backoff.NextBackOff(), min(err.RetryAfter, maxRetryAfter))
 	}
 	remembered := *err
-	remembered.RetryAt = now.Add(wait)
+	remembered.RetryAt = time.Now().Add(wait)
 	s.failure.Store(&failure{err: &remembered, until: remembered.RetryAt, proof: proof})
-	config.Observe(Event{Err: &remembered, Duration: now.Sub(sent)})
-	if config.Policy.Prefetch || s.current.Load().alive(now) {
-		s.arm(remembered.RetryAt)
-	}
 	return &remembered
 }
 

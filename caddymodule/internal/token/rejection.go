@@ -29,8 +29,9 @@ const (
 // invalidations bounds how often rejections may cost a token call. An API that always answers 401 must not turn
 // each request into one.
 type invalidations struct {
-	last     time.Time
-	interval time.Duration
+	last       time.Time
+	interval   time.Duration
+	generation uint64 // of the token that was invalidated last
 }
 
 // allow reports whether one more is allowed now, and counts it.
@@ -61,7 +62,7 @@ func (s *Source) Reject(ctx context.Context, l Lease, doubt Doubt) (Lease, bool)
 		return Lease{}, false
 	}
 	other, err := s.Acquire(ctx)
-	if err != nil || other.token.generation == l.token.generation {
+	if err != nil || other.token.value.Equal(l.token.value) {
 		return Lease{}, false
 	}
 	return other, true
@@ -82,9 +83,13 @@ func (s *Source) invalidate(rejected *Token, doubt Doubt) bool {
 	if t != nil && (t.rejected || t.generation != rejected.generation) {
 		return true // somebody was here before, or it has been replaced
 	}
+	if t == nil && s.invalidations.generation == rejected.generation {
+		return true // somebody was here before with a token that was not kept
+	}
 	if !s.invalidations.allow(time.Now(), doubt) {
 		return false
 	}
+	s.invalidations.generation = rejected.generation
 	if t != nil {
 		s.current.CompareAndSwap(t, t.asRejected())
 	}
