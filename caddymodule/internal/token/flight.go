@@ -73,6 +73,7 @@ func (s *Source) fetch(ctx context.Context, config *Config) (*Token, *Error) {
 		if err == nil {
 			return s.succeed(issued, sent, config), nil
 		}
+		s.failing = true
 		rotated := err.Kind == Refused && config.Fetcher.Proof() != proof
 		if attempt == coldAttempts || !rotated && !(s.cold() && mayPass(err) && sleep(ctx, coldPause(attempt))) {
 			return nil, s.fail(err, proof, sent, config)
@@ -130,12 +131,14 @@ func (s *Source) succeed(issued Issued, sent time.Time, config *Config) *Token {
 	t := newToken(issued.Token, s.generation, sent, lifetime)
 	config.Observe(Event{
 		Token: t.value, Lifetime: lifetime, Unchanged: unchanged, Note: issued.Note,
-		Duration: now.Sub(sent), Recovered: s.failure.Load() != nil,
+		Duration: now.Sub(sent), Recovered: s.failing,
 	})
+	s.failing = false
 	s.failure.Store(nil)
 
 	if !t.alive(now) {
 		s.notBefore = now.Add(s.schedules().pause.NextBackOff())
+		s.tryAgainAt(s.notBefore, config)
 		return t
 	}
 	s.retries = nil
@@ -152,7 +155,8 @@ func (s *Source) schedule(t, previous *Token, unchanged bool, p Policy) {
 	t.margin = p.margin(t.expires.Sub(t.issued))
 	if unchanged {
 		t.margin = previous.margin
-		t.used.Store(previous.used.Load())
+		prolonged := t.expires.After(previous.expires.Add(t.margin))
+		t.used.Store(previous.used.Load() && !prolonged)
 	}
 	t.refreshAt = t.expires.Add(-t.margin - jitter(t.margin/4))
 	if !unchanged {
@@ -166,28 +170,50 @@ func (s *Source) schedule(t, previous *Token, unchanged bool, p Policy) {
 	}
 }
 
-// fail remembers the failure, and lets the timer try again for a token that somebody would miss.
+// fail remembers the failure and reports it.
 func (s *Source) fail(err *Error, proof string, sent time.Time, config *Config) *Error {
 	remembered := s.remember(err, proof)
-	if now := time.Now(); config.Policy.Prefetch || s.current.Load().alive(now) {
-		s.arm(remembered.RetryAt)
-	}
+	s.tryAgainAt(remembered.RetryAt, config)
 	config.Observe(Event{Err: remembered, Duration: time.Since(sent)})
 	return remembered
 }
 
+// tryAgainAt has the timer try again for a token that somebody may miss: one that is valid, or was a moment ago.
+func (s *Source) tryAgainAt(at time.Time, config *Config) {
+	t := s.current.Load()
+	if config.Policy.Prefetch || t != nil && at.Before(t.expires.Add(expiryGrace)) {
+		s.arm(at)
+	}
+}
+
 // remember makes the failure the state of the source: until its time has come, nobody calls the endpoint.
 func (s *Source) remember(err *Error, proof string) *Error {
+	now := time.Now()
 	var wait time.Duration
 	if err.Kind == Refused {
 		wait = s.schedules().coolDown(proof)
 	} else {
-		wait = max(s.schedules().backoff.NextBackOff(), min(err.RetryAfter, maxRetryAfter))
+		wait = s.schedules().backoff.NextBackOff()
 	}
+	wait = s.beforeExpiry(wait, err, now)
 	remembered := *err
-	remembered.RetryAt = time.Now().Add(wait)
+	remembered.RetryAt = now.Add(max(wait, min(err.RetryAfter, maxRetryAfter)))
 	s.failure.Store(&failure{err: &remembered, until: remembered.RetryAt, proof: proof})
 	return &remembered
+}
+
+// beforeExpiry keeps a wait from outlasting a valid token: an endpoint that recovers before the token expires is
+// found before it does, and the first who needs a token after that finds nothing in the way.
+func (s *Source) beforeExpiry(wait time.Duration, err *Error, now time.Time) time.Duration {
+	t := s.current.Load()
+	if !t.alive(now) {
+		return wait
+	}
+	remaining := t.expires.Sub(now)
+	if err.Kind == Refused {
+		return min(wait, remaining)
+	}
+	return min(wait, max(remaining/2, minRetryWait), remaining)
 }
 
 func (s *Source) schedules() *retries {

@@ -70,6 +70,13 @@ const (
 	// minUnchangedWait is the least time between two calls that could both return the same token.
 	minUnchangedWait = time.Second
 
+	// minRetryWait is how fast, at most, the retries follow each other as the expiry of a token draws near.
+	minRetryWait = time.Second
+
+	// expiryGrace is how long after a token's expiry the timer goes on trying to replace it. A Doorkeeper server that
+	// reuses tokens has no other in the last half second.
+	expiryGrace = 5 * time.Second
+
 	// maxRetryAfter caps what a token endpoint may ask for: a mistyped Retry-After must not take a sidecar down.
 	maxRetryAfter = 5 * time.Minute
 

@@ -65,6 +65,7 @@ type Source struct {
 	generation uint64
 	notBefore  time.Time
 	retries    *retries
+	failing    bool
 
 	nextProofCheck atomic.Int64
 
@@ -97,18 +98,15 @@ func (s *Source) Start(c Config) {
 	s.mu.Unlock()
 
 	now := time.Now()
-	if t := s.current.Load(); t.alive(now) {
-		s.arm(t.refreshAt)
-		return
-	}
-	if !c.Policy.Prefetch {
-		return
-	}
-	if f := s.backingOff(now); f != nil {
+	t, f := s.current.Load(), s.backingOff(now)
+	switch {
+	case f != nil && (t.alive(now) || c.Policy.Prefetch):
 		s.arm(f.until)
-		return
+	case t.alive(now):
+		s.arm(t.refreshAt)
+	case c.Policy.Prefetch:
+		s.refresh()
 	}
-	s.refresh()
 }
 
 func (s *Source) configure(c Config) {
