@@ -25,6 +25,7 @@ type App struct {
 	Credentials map[string]*Credential `json:"credentials,omitempty"`
 
 	acquired []token.Key
+	ends     []func()
 }
 
 // CaddyModule returns the Caddy module information.
@@ -70,7 +71,7 @@ func (a *App) provisionCredential(ctx caddy.Context, name string, c *Credential)
 // configuration's policy. It never waits for a token endpoint.
 func (a *App) Start() error {
 	for _, c := range a.Credentials {
-		c.source.Start(c.config())
+		a.ends = append(a.ends, c.source.Start(c.config()))
 	}
 	return nil
 }
@@ -78,8 +79,13 @@ func (a *App) Start() error {
 // Stop implements caddy.App. Requests in flight still need the sources; Cleanup lets go of them.
 func (a *App) Stop() error { return nil }
 
-// Cleanup releases what Provision acquired, which is not everything if Provision failed.
+// Cleanup takes the configuration out of force, which was never in it if another app failed to start, and releases
+// what Provision acquired, which is not everything if Provision failed.
 func (a *App) Cleanup() error {
+	for _, end := range a.ends {
+		end()
+	}
+	a.ends = nil
 	var errs []error
 	for _, key := range a.acquired {
 		errs = append(errs, releaseSource(key))

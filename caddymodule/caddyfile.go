@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -62,7 +63,7 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		if d.Val() != "credential" {
-			return d.Errf("unrecognized option of token_proxy: %s", d.Val())
+			return unrecognized(d, "token_proxy")
 		}
 		if err := a.unmarshalCredential(d); err != nil {
 			return err
@@ -140,13 +141,13 @@ func (c *Credential) unmarshalOption(d *caddyfile.Dispenser) error {
 		c.Prefetch = choice == "on"
 		return err
 	default:
-		return d.Errf("unrecognized option of a credential: %s", d.Val())
+		return unrecognized(d, "a credential")
 	}
 }
 
 func (c *Credential) unmarshalProvider(d *caddyfile.Dispenser) error {
 	if !d.NextArg() {
-		return d.ArgErr()
+		return d.Err("provider needs the name of a provider")
 	}
 	name := d.Val()
 	const namespace = "token_proxy.providers"
@@ -177,7 +178,7 @@ func moduleNames(namespace string) []string {
 func (c *Credential) unmarshalHosts(d *caddyfile.Dispenser) error {
 	c.APIHosts = d.RemainingArgs()
 	if len(c.APIHosts) == 0 {
-		return d.ArgErr()
+		return d.Err("api_hosts needs at least one host")
 	}
 	for _, host := range c.APIHosts {
 		if strings.Contains(host, "{") {
@@ -193,7 +194,10 @@ func (c *Credential) unmarshalHosts(d *caddyfile.Dispenser) error {
 func (c *Credential) unmarshalHeader(d *caddyfile.Dispenser) error {
 	args := d.RemainingArgs()
 	if len(args) != 1 && len(args) != 2 {
-		return d.ArgErr()
+		return d.Err("header takes a field name and, in quotes, a format")
+	}
+	if slices.Contains(args, "") {
+		return d.Err("header: the field name or the format is empty")
 	}
 	c.Header = &TokenHeader{Name: args[0]}
 	if len(args) == 2 {
@@ -214,6 +218,8 @@ func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 	if err := handler.UnmarshalCaddyfile(d); err != nil {
 		return nil, err
 	}
+	h.Reset()
+	h.Next() // back to the line that names the credential
 	if err := checkCredential(h, handler.Credential); err != nil {
 		return nil, err
 	}
@@ -257,8 +263,8 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	h.Credential = d.Val()
 	d.Delete()
-	if strings.Contains(h.Credential, "://") {
-		return d.Errf("token_proxy needs the name of a credential before the upstream %s", h.Credential)
+	if !validCredentialName(h.Credential) {
+		return d.Err("token_proxy needs the name of a credential before the upstreams")
 	}
 	d.RemainingArgs() // reverse_proxy's
 
@@ -319,7 +325,7 @@ func (h *Handler) unmarshalReplayBuffer(d *caddyfile.Dispenser) error {
 func (h *Handler) unmarshalClients(d *caddyfile.Dispenser) error {
 	h.Clients = d.RemainingArgs()
 	if len(h.Clients) == 0 {
-		return d.ArgErr()
+		return d.Err("clients needs at least one value")
 	}
 	if _, err := parseClients(h.Clients); err != nil {
 		return d.Errf("clients: %v", err)
@@ -339,11 +345,12 @@ func (s optionSet) add(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// unmarshalString parses an option that takes exactly one argument.
+// unmarshalString parses an option that takes exactly one argument. Its errors do not repeat it, as those of
+// d.ArgErr do.
 func unmarshalString(d *caddyfile.Dispenser, into *string) error {
 	option := d.Val()
 	if !d.AllArgs(into) {
-		return d.ArgErr()
+		return d.Errf("%s takes exactly one value: quote it if it has spaces in it", option)
 	}
 	if *into == "" {
 		return d.Errf("%s is empty", option)
@@ -351,11 +358,20 @@ func unmarshalString(d *caddyfile.Dispenser, into *string) error {
 	return nil
 }
 
-// unmarshalSecret parses a value that may be secret; its errors do not repeat it, as d.ArgErr would.
+// unrecognized refuses an option. It shows no more of it than could be a name: `client_secret=…` is one token.
+func unrecognized(d *caddyfile.Dispenser, where string) error {
+	name := d.Val()
+	if end := strings.IndexFunc(name, func(r rune) bool { return r != '_' && !unicode.IsLetter(r) }); end >= 0 {
+		name = name[:end] + "…"
+	}
+	return d.Errf("unrecognized option of %s: %s", where, name)
+}
+
+// unmarshalSecret parses a value that may be secret; its errors do not repeat it.
 func unmarshalSecret(d *caddyfile.Dispenser, into *string) error {
 	option := d.Val()
-	if !d.AllArgs(into) {
-		return d.Errf("%s takes exactly one value: quote it if it has spaces in it", option)
+	if err := unmarshalString(d, into); err != nil {
+		return err
 	}
 	if _, err := newSecretReader(*into); err != nil {
 		return d.Errf("%s: %v", option, err)
@@ -405,8 +421,9 @@ func unmarshalTokenURL(d *caddyfile.Dispenser, into *string) error {
 }
 
 func noArgs(d *caddyfile.Dispenser) error {
+	option := d.Val()
 	if d.NextArg() {
-		return d.ArgErr()
+		return d.Errf("%s takes no value", option)
 	}
 	return nil
 }

@@ -49,20 +49,20 @@ func nextParam(s string) (name, value, rest string) {
 		_, rest = quoted(s[end+1:])
 		return "", "", rest
 	}
-	name = s[:end]
-	if space := strings.LastIndexAny(name, " \t"); space >= 0 && strings.TrimSpace(name[space:]) != "" {
+	name = strings.TrimSpace(s[:end])
+	if space := strings.LastIndexAny(name, " \t"); space >= 0 {
 		name = name[space+1:] // what stands before is the scheme
 	}
 	s = strings.TrimLeft(s[end+1:], " \t")
 	if strings.HasPrefix(s, `"`) {
 		value, rest = quoted(s[1:])
-		return strings.TrimSpace(name), value, rest
+		return name, value, rest
 	}
 	end = strings.IndexAny(s, ", \t")
 	if end < 0 {
-		return strings.TrimSpace(name), s, ""
+		return name, s, ""
 	}
-	return strings.TrimSpace(name), s[:end], s[end+1:]
+	return name, s[:end], s[end+1:]
 }
 
 // quoted reads a quoted string up to its end, which may be missing.

@@ -40,16 +40,24 @@ func (l *clientList) add(text string) error {
 		l.loopback = true
 		return nil
 	}
-	if addr, err := netip.ParseAddr(text); err == nil {
-		l.ranges = append(l.ranges, netip.PrefixFrom(addr.Unmap(), addr.Unmap().BitLen()))
-		return nil
-	}
 	prefix, err := netip.ParsePrefix(text)
-	if err != nil {
-		return fmt.Errorf("%q is not loopback, any, an IP address or a CIDR range", text)
+	if addr, errAddr := netip.ParseAddr(text); errAddr == nil && addr.Zone() == "" {
+		prefix, err = netip.PrefixFrom(addr, addr.BitLen()), nil
 	}
-	l.ranges = append(l.ranges, prefix.Masked())
+	if err != nil {
+		return fmt.Errorf("%q is not loopback, any, an IP address without a zone, or a CIDR range", text)
+	}
+	l.ranges = append(l.ranges, unmapped(prefix).Masked())
 	return nil
+}
+
+// unmapped writes a range of IPv4-mapped IPv6 addresses (RFC 4291 section 2.5.5.2) as the IPv4 range that it is.
+func unmapped(p netip.Prefix) netip.Prefix {
+	const mapping = 96
+	if p.Addr().Is4In6() && p.Bits() >= mapping {
+		return netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-mapping)
+	}
+	return p
 }
 
 // admit looks at the connection only: whoever can write a header field could write any address into it.

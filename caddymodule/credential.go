@@ -147,6 +147,7 @@ func (c *Credential) loadClient() error {
 		return fmt.Errorf("client_secret: %w", err)
 	}
 	if c.secret.isLiteral() {
+		c.ClientSecret = "" // for whoever prints or marshals a credential in use
 		c.logger.Warn("client_secret stands in the configuration itself, where the admin API and autosave.json show it: use {env.NAME} or {file./path}",
 			zap.String("credential", c.name))
 	}
@@ -177,7 +178,11 @@ func (c *Credential) key() (token.Key, error) {
 	b := token.NewKeyBuilder().
 		Field("provider", c.providerName, string(provider)).
 		Field("endpoint", c.provider.Endpoint())
-	c.id.identity(b, "client_id")
+	id, err := c.id.read()
+	if err != nil {
+		return "", fmt.Errorf("client_id: %w", err)
+	}
+	b.Secret("client_id", id)
 	c.secret.identity(b, "client_secret")
 	return b.Key(), nil
 }
@@ -194,6 +199,11 @@ func (c *Credential) config() token.Config {
 		},
 		Observe: c.observe,
 	}
+}
+
+// acquire gets a lease on a token. Credentials may share a source, but each has its own patience.
+func (c *Credential) acquire(ctx context.Context) (token.Lease, error) {
+	return c.source.AcquireWithin(ctx, time.Duration(c.MaxWait))
 }
 
 // observe logs the outcome of each token call.

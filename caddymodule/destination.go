@@ -4,7 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -21,6 +24,9 @@ type hostPattern struct {
 }
 
 type hostPatterns []hostPattern
+
+// hostName is a DNS name; the underscore is not a host's but is in use.
+var hostName = regexp.MustCompile(`^[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*$`)
 
 func parseHostPatterns(configured []string) (hostPatterns, error) {
 	var patterns hostPatterns
@@ -44,12 +50,18 @@ func parseHostPattern(text string) (hostPattern, error) {
 	}
 	p := hostPattern{host: text}
 	if host, port, err := net.SplitHostPort(text); err == nil {
+		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+			return hostPattern{}, fmt.Errorf("%q does not end in a port number", text)
+		}
 		p.host, p.port = host, port
 	}
 	p.host, p.subdomain = strings.CutPrefix(p.host, "*.")
 	p.host = normalHost(p.host)
-	if p.host == "" || strings.Contains(p.host, "*") {
-		return hostPattern{}, fmt.Errorf("%q is not a host: a wildcard must be the first label, as in *.example.com", text)
+	if _, err := netip.ParseAddr(p.host); err == nil && !p.subdomain {
+		return p, nil
+	}
+	if !hostName.MatchString(p.host) {
+		return hostPattern{}, fmt.Errorf("%q is not a host: write api.example.com, or *.example.com for all hosts below", text)
 	}
 	return p, nil
 }
@@ -63,8 +75,8 @@ func (p hostPattern) matches(host, port string) bool {
 	if p.port != "" && p.port != port {
 		return false
 	}
-	if p.subdomain {
-		return strings.HasSuffix(host, "."+p.host)
+	if p.subdomain { // an IPv6 zone could end like a name
+		return strings.HasSuffix(host, "."+p.host) && hostName.MatchString(host)
 	}
 	return host == p.host
 }
@@ -74,6 +86,7 @@ type destinations struct {
 	hosts          hostPatterns
 	sockets        []string // unix sockets, by path
 	allowPlaintext bool
+	networkProxy   bool // what is not encrypted passes a proxy
 	transport      transportSecurity
 }
 
@@ -81,6 +94,7 @@ type destinations struct {
 var (
 	errHostNotAllowed = errors.New("the host is not one of api_hosts")
 	errPlaintext      = errors.New("the token would be sent in the clear: use https, or say allow_plaintext")
+	errNetworkProxy   = errors.New("the token would be sent in the clear to the network proxy: use https, or say allow_plaintext")
 )
 
 // check returns the rule that forbids a destination, if one does. Unix sockets count as loopback.
@@ -91,11 +105,16 @@ func (d *destinations) check(network, host, port string) error {
 		}
 		return nil
 	}
-	host = normalHost(host)
-	if !d.allowed(host, port) {
+	if !d.allowed(normalHost(host), port) {
 		return errHostNotAllowed
 	}
-	if !d.transport.encrypts(port) && !oauth.IsLoopback(host) && !d.allowPlaintext {
+	if d.allowPlaintext || d.transport.encrypts(port) {
+		return nil
+	}
+	if d.networkProxy {
+		return errNetworkProxy
+	}
+	if !oauth.IsLoopback(host) {
 		return errPlaintext
 	}
 	return nil
@@ -105,7 +124,7 @@ func (d *destinations) check(network, host, port string) error {
 // found by DNS are dialed by IP address.
 func (d *destinations) allowed(host, port string) bool {
 	return slices.ContainsFunc(d.hosts, func(p hostPattern) bool {
-		return p.matches(host, port) || d.transport.proves != "" && p.matches(d.transport.proves, port)
+		return p.matches(host, port) || d.transport.encrypts(port) && p.matches(d.transport.proves, port)
 	})
 }
 

@@ -187,7 +187,7 @@ func (de *DevTokenEndpoint) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"hang":                 &de.Hang,
 		"reset":                &de.Reset,
 		"garbage": func() bool {
-			return d.Args(&de.Garbage) && (d.CountRemainingArgs() == 0 || d.AllArgs(&de.RedirectTo))
+			return d.Args(&de.Garbage) && de.Garbage != "" && (d.CountRemainingArgs() == 0 || d.AllArgs(&de.RedirectTo))
 		},
 		"expires_in": &de.ExpiresIn,
 		"count":      &de.Count,
@@ -268,17 +268,16 @@ func (de *DevAPI) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 // argument; *string, *int and *caddy.Duration take one that is neither empty nor zero; a func reads its own and reports
 // whether their number was right.
 func devOptions(d *caddyfile.Dispenser, module caddy.Validator, targets map[string]any) error {
-	seen := make(map[string]bool)
+	seen := make(optionSet)
 	for d.NextBlock(0) {
 		name := d.Val()
 		target, known := targets[name]
-		switch {
-		case !known:
-			return d.Errf("unrecognized option '%s'", name)
-		case seen[name]:
-			return d.Errf("%s is given twice", name)
+		if !known {
+			return unrecognized(d, "a development server")
 		}
-		seen[name] = true
+		if err := seen.add(d); err != nil {
+			return err
+		}
 		if err := devOption(d, name, target); err != nil {
 			return err
 		}
@@ -290,24 +289,21 @@ func devOptions(d *caddyfile.Dispenser, module caddy.Validator, targets map[stri
 }
 
 func devOption(d *caddyfile.Dispenser, name string, target any) error {
-	var arg string
 	switch t := target.(type) {
 	case *bool:
 		*t = true
-		if d.NextArg() {
-			return d.ArgErr()
-		}
-		return nil
+		return noArgs(d)
 	case func() bool:
 		if !t() {
-			return d.ArgErr()
+			return d.Errf("%s: wrong number of values", name)
 		}
 		return nil
 	}
-	if !d.AllArgs(&arg) {
-		return d.ArgErr()
+	var arg string
+	if err := unmarshalString(d, &arg); err != nil {
+		return err
 	}
-	ok := arg != ""
+	ok := true
 	switch t := target.(type) {
 	case *string:
 		*t = arg

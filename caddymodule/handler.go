@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -151,12 +152,9 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	d, err := h.destinations(transport)
+	d, err := h.destinations(transport, networkProxy)
 	if err != nil {
 		return err
-	}
-	if networkProxy && !d.transport.tls && !d.allowPlaintext {
-		return errors.New("transport: the network proxy would see the token in the clear: use https upstreams, or say allow_plaintext")
 	}
 	if t, ok := transport.(*reverseproxy.HTTPTransport); ok && t.TLS != nil && t.TLS.InsecureSkipVerify {
 		h.logger.Warn("tls_insecure_skip_verify: whoever stands between here and the upstream gets the token",
@@ -214,13 +212,14 @@ func hasNetworkProxy(transport json.RawMessage) bool {
 }
 
 // destinations works out where the token may go, and refuses static upstreams to which it may not.
-func (h *Handler) destinations(transport http.RoundTripper) (*destinations, error) {
+func (h *Handler) destinations(transport http.RoundTripper, networkProxy bool) (*destinations, error) {
 	if len(h.Upstreams) == 0 && h.DynamicUpstreamsRaw == nil {
 		return nil, errors.New("there is no upstream to proxy to")
 	}
 	d := &destinations{
 		hosts:          h.credential.hosts,
 		allowPlaintext: h.credential.AllowPlaintext,
+		networkProxy:   networkProxy,
 		transport:      securityOf(transport),
 	}
 	static, err := h.staticUpstreams()
@@ -266,11 +265,14 @@ func (h *Handler) staticUpstreams() ([]caddy.NetworkAddress, error) {
 	return static, nil
 }
 
-// Cleanup releases what reverse_proxy holds. It must not if reverse_proxy never got it: Caddy calls Cleanup after a
-// failed Provision too.
+// Cleanup releases what reverse_proxy holds, and no more: Caddy calls Cleanup after a failed Provision too, and to
+// release an upstream that was not acquired would take it from the running configuration.
 func (h *Handler) Cleanup() error {
 	if !h.proxying {
-		return nil
+		h.Upstreams = slices.DeleteFunc(h.Upstreams, func(u *reverseproxy.Upstream) bool { return u.Host == nil })
+		if len(h.Upstreams) == 0 {
+			return nil
+		}
 	}
 	return h.Handler.Cleanup()
 }
@@ -297,12 +299,13 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	h.credential.header.removeFrom(r)
 
-	lease, err := h.credential.source.Acquire(r.Context())
+	lease, err := h.credential.acquire(r.Context())
 	if err != nil {
 		return h.withoutToken(w, err)
 	}
-	ctx := context.WithValue(r.Context(), proxiedKey{}, &proxied{lease: lease})
-	return h.Handler.ServeHTTP(w, r.WithContext(ctx), next)
+	p := &proxied{lease: lease}
+	ctx := context.WithValue(r.Context(), proxiedKey{}, p)
+	return h.Handler.ServeHTTP(newRefusalWriter(w, p, h.Credential), r.WithContext(ctx), next)
 }
 
 // withoutToken answers a request for which there is no token. It answers itself, rather than return an error,
@@ -348,8 +351,33 @@ type proxiedKey struct{}
 
 // proxied is the state of one proxied request.
 type proxied struct {
-	lease token.Lease
-	sent  bool
+	lease   token.Lease
+	sent    bool
+	refusal *problem // what the injector refused the request with
+}
+
+// errRefused is what the injector tells reverse_proxy when it has refused a request. reverse_proxy takes it for a
+// client that has left: it does not try again, and holds nothing against the upstream.
+var errRefused = fmt.Errorf("the token is not sent: %w", context.Canceled)
+
+// refusalWriter answers with the injector's refusal where reverse_proxy says 499 for the client that has left.
+type refusalWriter struct {
+	*caddyhttp.ResponseWriterWrapper
+	proxied    *proxied
+	credential string
+}
+
+func newRefusalWriter(w http.ResponseWriter, p *proxied, credential string) *refusalWriter {
+	return &refusalWriter{&caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, p, credential}
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (w *refusalWriter) WriteHeader(status int) {
+	if status == statusClientGone && w.proxied.refusal != nil {
+		w.proxied.refusal.write(w.ResponseWriter, w.credential)
+		return
+	}
+	w.ResponseWriter.WriteHeader(status)
 }
 
 // peerIsUnix reports whether the request came over a unix socket. Its listener's address tells: the address of a

@@ -79,7 +79,7 @@ func (t *TokenHeader) in(fields http.Header) bool {
 // merges trailers would find a second credential there.
 func (t *TokenHeader) removeFrom(r *http.Request) {
 	t.deleteFrom(r.Header)
-	t.deleteFrom(r.Trailer)
+	t.deleteFromTrailer(r.Trailer)
 	if r.Body != nil && r.Body != http.NoBody {
 		r.Body = &trailerFilter{ReadCloser: r.Body, request: r, header: t}
 	}
@@ -91,6 +91,12 @@ func (t *TokenHeader) deleteFrom(fields http.Header) {
 			delete(fields, name)
 		}
 	}
+}
+
+// deleteFromTrailer removes Proxy-Authorization too: reverse_proxy removes it from the header only.
+func (t *TokenHeader) deleteFromTrailer(trailer http.Header) {
+	t.deleteFrom(trailer)
+	delete(trailer, "Proxy-Authorization")
 }
 
 // carries reports whether a field name is Authorization or the credential's own, or may be taken for it: CGI and
@@ -134,7 +140,7 @@ type trailerFilter struct {
 func (f *trailerFilter) Read(p []byte) (int, error) {
 	n, err := f.ReadCloser.Read(p)
 	if err != nil {
-		f.header.deleteFrom(f.request.Trailer)
+		f.header.deleteFromTrailer(f.request.Trailer)
 	}
 	return n, err
 }

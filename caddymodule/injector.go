@@ -1,10 +1,14 @@
 package caddymodule
 
 import (
+	"context"
+	"errors"
 	"io"
 	"maps"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
+	"strings"
 	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
@@ -53,16 +57,12 @@ func (i *injector) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !ok {
 		return i.next.RoundTrip(req)
 	}
-	if refusal := i.refuse(req); refusal != nil {
+	if p.refusal = i.refuse(req, p); p.refusal != nil {
 		closeBody(req)
-		return refusal, nil
-	}
-	if err := i.renew(req, p); err != nil {
-		closeBody(req)
-		return problemOf(err).response(req, i.credential.name), nil
+		return nil, errRefused
 	}
 	body := newReplayBody(req.Body, i.replayBuffer)
-	res, err := i.next.RoundTrip(i.withToken(req, p.lease, body.first()))
+	res, err := i.send(req, p.lease, body.first())
 	if err != nil || res.StatusCode != http.StatusUnauthorized {
 		body.finish()
 		return res, err
@@ -70,11 +70,22 @@ func (i *injector) RoundTrip(req *http.Request) (*http.Response, error) {
 	return i.unauthorized(req, res, p, body)
 }
 
-// refuse checks the destination. It answers instead of failing, because an error would count as the upstream's.
-func (i *injector) refuse(req *http.Request) *http.Response {
+// refuse says why the request may not be sent, if it may not: for where it goes, or for want of a token.
+func (i *injector) refuse(req *http.Request, p *proxied) *problem {
 	if !mayCarryToken(req) { // reverse_proxy can change the method
-		return problemMethod.response(req, i.credential.name)
+		return &problemMethod
 	}
+	if refusal := i.refuseDestination(req); refusal != nil {
+		return refusal
+	}
+	if err := i.renew(req, p); err != nil {
+		refusal := problemOf(err)
+		return &refusal
+	}
+	return nil
+}
+
+func (i *injector) refuseDestination(req *http.Request) *problem {
 	di, _ := reverseproxy.GetDialInfo(req.Context())
 	err := i.destinations.check(di.Network, di.Host, di.Port)
 	if err == nil {
@@ -86,7 +97,7 @@ func (i *injector) refuse(req *http.Request) *http.Response {
 			zap.String("upstream", di.Address),
 			zap.Error(err))
 	})
-	return problemDestination.response(req, i.credential.name)
+	return &problemDestination
 }
 
 // renew replaces a token that has expired while reverse_proxy was trying upstreams. The first try always uses the
@@ -96,13 +107,25 @@ func (i *injector) renew(req *http.Request, p *proxied) error {
 		p.sent = true
 		return nil
 	}
-	lease, err := i.credential.source.Acquire(req.Context())
+	lease, err := i.credential.acquire(req.Context())
 	if err != nil {
 		return err
 	}
 	p.lease = lease
 	return nil
 }
+
+// send sends a copy of the request that carries the token. An error that quotes the token, because the upstream sent it
+// back where no answer should have it, is replaced: errors are logged.
+func (i *injector) send(req *http.Request, lease token.Lease, body io.ReadCloser) (*http.Response, error) {
+	res, err := i.next.RoundTrip(i.withToken(req, lease, body))
+	if err != nil && strings.Contains(err.Error(), lease.Value().Reveal()) {
+		return nil, errEcho
+	}
+	return res, err
+}
+
+var errEcho = errors.New("the upstream sent back the token in place of an answer")
 
 // withToken returns a copy of req that carries the token. The copy's header map is its own; the values are shared,
 // since nobody changes those in place.
@@ -112,7 +135,32 @@ func (i *injector) withToken(req *http.Request, lease token.Lease, body io.ReadC
 	c.Header = maps.Clone(req.Header)
 	c.Header[i.credential.header.Name] = i.fieldFor(lease)
 	c.Body = body
-	return c
+	return withoutHeaderTrace(c)
+}
+
+// withoutHeaderTrace hides the header from traces that other handlers have put into the context.
+func withoutHeaderTrace(req *http.Request) *http.Request {
+	trace := httptrace.ContextClientTrace(req.Context())
+	if trace == nil || trace.WroteHeaderField == nil {
+		return req
+	}
+	quiet := *trace
+	quiet.WroteHeaderField = nil
+	return req.WithContext(httptrace.WithClientTrace(noClientTrace{req.Context()}, &quiet))
+}
+
+// noClientTrace is a context without its client trace: a new one would be added to it, not replace it.
+type noClientTrace struct {
+	context.Context
+}
+
+// Value implements context.Context.
+func (c noClientTrace) Value(key any) any {
+	value := c.Context.Value(key)
+	if _, ok := value.(*httptrace.ClientTrace); ok {
+		return nil
+	}
+	return value
 }
 
 func (i *injector) fieldFor(lease token.Lease) []string {
@@ -147,7 +195,7 @@ func (i *injector) unauthorized(req *http.Request, res *http.Response, p *proxie
 	}
 	p.lease = other
 	drain(res.Body)
-	return i.next.RoundTrip(i.withToken(req, other, again))
+	return i.send(req, other, again)
 }
 
 // maxDrain is how much of a refused response is read so that its connection can be used again.

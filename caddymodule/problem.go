@@ -1,11 +1,9 @@
 package caddymodule
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"net/http"
 	"strconv"
 	"time"
@@ -131,21 +129,6 @@ func (p problem) write(w http.ResponseWriter, credential string) {
 	}
 	w.WriteHeader(p.status)
 	_, _ = w.Write(p.body(credential))
-}
-
-// response is the problem in the place of an upstream's response. An error instead would count as a failure of the
-// upstream.
-func (p problem) response(req *http.Request, credential string) *http.Response {
-	body := p.body(credential)
-	return &http.Response{
-		Status:     strconv.Itoa(p.status) + " " + http.StatusText(p.status),
-		StatusCode: p.status,
-		Proto:      "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header:        p.header(),
-		Body:          io.NopCloser(bytes.NewReader(body)),
-		ContentLength: int64(len(body)),
-		Request:       req,
-	}
 }
 
 // clientGone reports whether a failure only means that nobody waits for the answer.

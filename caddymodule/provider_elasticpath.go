@@ -132,7 +132,7 @@ func (e *ElasticPath) unmarshalOption(d *caddyfile.Dispenser) error {
 	case "store":
 		return unmarshalString(d, &e.Store)
 	default:
-		return d.Errf("unrecognized option of provider elastic_path: %s", d.Val())
+		return unrecognized(d, "provider elastic_path")
 	}
 }
 

@@ -71,7 +71,7 @@ func (o *Optoro) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	seen := make(optionSet)
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		if d.Val() != "token_url" {
-			return d.Errf("unrecognized option of provider optoro: %s", d.Val())
+			return unrecognized(d, "provider optoro")
 		}
 		if err := seen.add(d); err != nil {
 			return err

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
@@ -24,13 +25,16 @@ func (SecretSource) String() string { return "[redacted]" }
 // GoString implements fmt.GoStringer.
 func (SecretSource) GoString() string { return "[redacted]" }
 
+// Format implements fmt.Formatter, which covers the verbs that String does not.
+func (SecretSource) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte("[redacted]")) }
+
 // LogValue implements slog.LogValuer.
 func (SecretSource) LogValue() slog.Value { return slog.StringValue("[redacted]") }
 
 var (
 	wholePlaceholder = regexp.MustCompile(`^\{(env|file)\.([^{}]+)\}$`)
 	partPlaceholder  = regexp.MustCompile(`\{(env|file)\.[^{}]*\}`)
-	anyPlaceholder   = regexp.MustCompile(`^\{[\w.$-]+\}$`)
+	anyPlaceholder   = regexp.MustCompile(`^\{[^{}]*\}$`)
 )
 
 // maxSecretFile bounds a secret file: what is larger is another file.
@@ -102,6 +106,9 @@ func (r secretReader) clean(value, where string) (Secret, error) {
 	}
 	if strings.ContainsFunc(value, unicode.IsControl) {
 		return Secret{}, fmt.Errorf("%s holds control characters or more than one line", where)
+	}
+	if !utf8.ValidString(value) { // JSON would change it
+		return Secret{}, fmt.Errorf("%s is not UTF-8", where)
 	}
 	return token.NewSecret(value), nil
 }

@@ -58,7 +58,7 @@ func (a *Answer) Read(l Layout) (token.Issued, error) {
 	if !readable {
 		return token.Issued{}, a.unreadable("the answer is neither JSON nor a form")
 	}
-	if code != "" { // some endpoints fail with status 200
+	if code != "" || failed(fields, l.Code) { // some endpoints fail with status 200
 		return token.Issued{}, a.failure(code, l.Transient)
 	}
 	value, ok := fields.text(l.Token...)
@@ -87,8 +87,10 @@ func (a *Answer) checkToken(value string, fields fields, typePaths []string) err
 	if strings.IndexFunc(value, notVisibleASCII) >= 0 {
 		return a.unreadable("the token holds characters that no header field can carry")
 	}
-	// RFC 6749 section 7.1: a client must not use a token whose type it does not understand.
-	if kind, ok := fields.text(typePaths...); ok && kind != "" && !strings.EqualFold(kind, "bearer") {
+	// RFC 6749 section 7.1: a client must not use a token whose type it does not understand. What has a space in it is
+	// no type but a description, as eBay's "Application Access Token".
+	kind, _ := fields.text(typePaths...)
+	if kind != "" && !strings.EqualFold(kind, "bearer") && !strings.Contains(kind, " ") {
 		return &token.Error{Kind: token.Refused, Status: a.Status, Reason: "the token is of type " + knownType(kind) + ", not Bearer"}
 	}
 	return nil

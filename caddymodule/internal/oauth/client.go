@@ -50,30 +50,44 @@ func (c *Client) Do(req *http.Request) (*Answer, error) {
 	sent := time.Now()
 	res, err := c.transport.RoundTrip(req)
 	if err != nil {
-		return nil, unavailable(req.Context(), err)
+		return nil, unavailable(reason(req.Context(), err))
 	}
 	defer res.Body.Close()
+	if res.StatusCode == http.StatusSwitchingProtocols { // reading on would not end with the context
+		return nil, unavailable("it switched to another protocol")
+	}
 
+	a := &Answer{Status: res.StatusCode, Header: res.Header, Sent: sent}
+	var failed *token.Error
+	a.Body, failed = readAnswer(req.Context(), res)
+	if failed != nil && (a.success() || req.Context().Err() != nil) {
+		return nil, failed
+	}
+	return a, nil // of a failure, the status says enough
+}
+
+func readAnswer(ctx context.Context, res *http.Response) ([]byte, *token.Error) {
 	if encoding := res.Header.Get("Content-Encoding"); encoding != "" && encoding != "identity" {
 		// net/http has undone gzip; nothing else was asked for
 		return nil, &token.Error{Kind: token.Unreadable, Status: res.StatusCode, Reason: "the answer has an encoding that was not asked for"}
 	}
 	body, err := io.ReadAll(io.LimitReader(res.Body, maxBody+1))
 	if err != nil {
-		return nil, unavailable(req.Context(), err)
+		return nil, unavailable(reason(ctx, err))
 	}
 	if len(body) > maxBody {
 		return nil, &token.Error{Kind: token.Unreadable, Status: res.StatusCode, Reason: "the answer is larger than 64 KiB"}
 	}
-	return &Answer{Status: res.StatusCode, Header: res.Header, Body: body, Sent: sent}, nil
+	return body, nil
 }
 
-// unavailable describes a failed exchange in words of our own: the texts of net/http quote URLs, and those of
-// crypto/x509 quote what the server sent.
-func unavailable(ctx context.Context, err error) *token.Error {
-	return &token.Error{Kind: token.Unavailable, Reason: "the token endpoint cannot be reached: " + reason(ctx, err)}
+// unavailable describes a failed exchange.
+func unavailable(why string) *token.Error {
+	return &token.Error{Kind: token.Unavailable, Reason: "the token endpoint cannot be reached: " + why}
 }
 
+// reason says in words of our own why an exchange failed: the texts of net/http quote URLs, and those of crypto/x509
+// quote what the server sent.
 func reason(ctx context.Context, err error) string {
 	if ctx.Err() != nil {
 		return "it did not answer within fetch_timeout"

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/netip"
 	"net/url"
+	"regexp"
 	"strings"
 )
 
@@ -22,27 +23,32 @@ func ParseEndpoint(raw string) (*url.URL, error) {
 	case u.Fragment != "": // RFC 6749 section 3.2
 		return nil, errors.New("the URL must not have a fragment")
 	}
-	for name := range u.Query() {
-		if looksSecret(name) {
-			return nil, errors.New("the URL must not hold a secret, because URLs are logged: use client_secret")
-		}
+	if looksSecret(u.RawQuery) {
+		return nil, errors.New("the URL must not hold a secret, because URLs are logged: use client_secret")
 	}
 	return u, nil
 }
 
-func looksSecret(name string) bool {
-	name = strings.ToLower(name)
-	for _, word := range []string{"secret", "password", "passwd", "assertion", "token", "api_key", "apikey"} {
-		if strings.Contains(name, word) {
+// looksSecret looks at the names of a query's parameters, however they are separated.
+func looksSecret(query string) bool {
+	for param := range strings.FieldsFuncSeq(query, func(r rune) bool { return r == '&' || r == ';' }) {
+		name, _, _ := strings.Cut(param, "=")
+		if unescaped, err := url.QueryUnescape(name); err == nil {
+			name = unescaped
+		}
+		if secretWord.MatchString(name) {
 			return true
 		}
 	}
 	return false
 }
 
-// IsLoopback reports whether host, a name or an IP address without a port, can only be this machine.
+var secretWord = regexp.MustCompile(`(?i)secret|passw|assertion|token|api_?key`)
+
+// IsLoopback reports whether host, a name or an IP address without a port, can only be this machine. Of names, that is
+// localhost in exactly this spelling: with any other, Go would use a proxy from the environment.
 func IsLoopback(host string) bool {
-	if strings.EqualFold(strings.TrimSuffix(host, "."), "localhost") { // RFC 6761 section 6.3
+	if host == "localhost" { // RFC 6761 section 6.3
 		return true
 	}
 	addr, err := netip.ParseAddr(strings.Trim(host, "[]"))

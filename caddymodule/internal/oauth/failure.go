@@ -1,6 +1,7 @@
 package oauth
 
 import (
+	"encoding/json"
 	"net/http"
 	"slices"
 	"strconv"
@@ -54,14 +55,32 @@ func errorCode(f fields, paths []string) string {
 		switch v := f.at(path).(type) {
 		case string:
 			code = v
-		case interface{ String() string }: // json.Number
-			code = v.String()
+		case json.Number:
+			if code = v.String(); code == "0" { // no error, as a number
+				code = ""
+			}
 		}
 		if code != "" && len(code) <= maxCode && strings.IndexFunc(code, notInCode) < 0 {
 			return code
 		}
 	}
 	return ""
+}
+
+// failed reports whether there is anything at the paths that says that the request failed, plausible code or not.
+func failed(f fields, paths []string) bool {
+	for _, path := range paths {
+		switch v := f.at(path).(type) {
+		case nil, bool, json.Number: // "error": false, "errcode": 0; other numbers are codes
+		case string:
+			if v != "" {
+				return true
+			}
+		default:
+			return true
+		}
+	}
+	return false
 }
 
 func notInCode(r rune) bool {

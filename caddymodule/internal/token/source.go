@@ -2,6 +2,7 @@ package token
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -70,8 +71,9 @@ type Source struct {
 	nextProofCheck atomic.Int64
 
 	mu            sync.Mutex // guards what follows
-	timer         *time.Timer
+	started       []*Config  // the configurations in force
 	resting       bool
+	timer         *time.Timer
 	invalidations invalidations
 }
 
@@ -85,36 +87,36 @@ type failure struct {
 // NewSource makes a source. It does nothing until it is asked for a token, or Start is called.
 func NewSource(c Config) *Source {
 	s := new(Source)
-	s.configure(c)
+	s.config.Store(c.withDefaults())
 	return s
 }
 
-// Start replaces the configuration and wakes the source after a Rest. With Policy.Prefetch it fetches now, in the
-// background.
-func (s *Source) Start(c Config) {
-	s.configure(c)
+// Start puts a configuration into force, until the function that it returns is called. The one that was started last
+// counts. While none is in force, the source serves those who still hold it, and does nothing by itself.
+//
+// With Policy.Prefetch it fetches now, in the background.
+func (s *Source) Start(c Config) (end func()) {
+	config := c.withDefaults()
 	s.mu.Lock()
+	s.started = append(s.started, config)
+	s.config.Store(config)
 	s.resting = false
 	s.mu.Unlock()
-
-	now := time.Now()
-	t, f := s.current.Load(), s.backingOff(now)
-	switch {
-	case f != nil && (t.alive(now) || c.Policy.Prefetch):
-		s.arm(f.until)
-	case t.alive(now):
-		s.arm(t.refreshAt)
-	case c.Policy.Prefetch:
-		s.refresh()
-	}
+	s.wake(config)
+	return func() { s.end(config) }
 }
 
-func (s *Source) configure(c Config) {
-	c.Policy = c.Policy.withDefaults()
-	if c.Observe == nil {
-		c.Observe = func(Event) {}
+// end takes a configuration out of force, which brings back the one before it: it may have been started by a
+// configuration of Caddy's that could not be started as a whole.
+func (s *Source) end(config *Config) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.started = slices.DeleteFunc(s.started, func(c *Config) bool { return c == config })
+	if n := len(s.started); n > 0 {
+		s.config.Store(s.started[n-1])
+		return
 	}
-	s.config.Store(&c)
+	s.rest()
 }
 
 // Rest ends all background work: nobody keeps this credential configured any more. Requests that still hold the
@@ -122,23 +124,54 @@ func (s *Source) configure(c Config) {
 func (s *Source) Rest() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.rest()
+}
+
+func (s *Source) rest() {
 	s.resting = true
 	if s.timer != nil {
 		s.timer.Stop()
 	}
 }
 
+// wake sets the timer for what is due, or fetches at once.
+func (s *Source) wake(config *Config) {
+	now := time.Now()
+	t, f := s.current.Load(), s.backingOff(now)
+	switch {
+	case f != nil && (t.alive(now) || config.Policy.Prefetch):
+		s.arm(f.until)
+	case t.alive(now):
+		s.arm(t.refreshAt)
+	case config.Policy.Prefetch:
+		s.refresh()
+	}
+}
+
+func (c Config) withDefaults() *Config {
+	c.Policy = c.Policy.withDefaults()
+	if c.Observe == nil {
+		c.Observe = func(Event) {}
+	}
+	return &c
+}
+
 // Acquire returns a lease on a valid token. The error is of type *Error, or the context's own if that ended first.
 func (s *Source) Acquire(ctx context.Context) (Lease, error) {
+	return s.AcquireWithin(ctx, 0)
+}
+
+// AcquireWithin is Acquire for a caller that has a MaxWait of its own; 0 means the policy's.
+func (s *Source) AcquireWithin(ctx context.Context, maxWait time.Duration) (Lease, error) {
 	now := time.Now()
 	if t := s.current.Load(); t.fresh(now) {
 		t.touch()
 		return Lease{s, t, ServedFresh}, nil
 	}
-	return s.acquireSlow(ctx, now)
+	return s.acquireSlow(ctx, maxWait, now)
 }
 
-func (s *Source) acquireSlow(ctx context.Context, now time.Time) (Lease, error) {
+func (s *Source) acquireSlow(ctx context.Context, maxWait time.Duration, now time.Time) (Lease, error) {
 	t := s.current.Load()
 	failed := s.backingOff(now)
 	switch {
@@ -149,7 +182,7 @@ func (s *Source) acquireSlow(ctx context.Context, now time.Time) (Lease, error) 
 		}
 		return Lease{s, t, ServedStale}, nil
 	case failed == nil:
-		return s.wait(ctx)
+		return s.wait(ctx, maxWait)
 	case t.alive(now): // rejected, but there is no other, and it may be good for other requests
 		return Lease{s, t, ServedStale}, nil
 	default:
@@ -158,8 +191,10 @@ func (s *Source) acquireSlow(ctx context.Context, now time.Time) (Lease, error) 
 }
 
 // wait joins the flight, or starts it, and leaves it running if the caller must go.
-func (s *Source) wait(ctx context.Context) (Lease, error) {
-	maxWait := s.config.Load().Policy.MaxWait
+func (s *Source) wait(ctx context.Context, maxWait time.Duration) (Lease, error) {
+	if maxWait <= 0 {
+		maxWait = s.config.Load().Policy.MaxWait
+	}
 	timer := time.NewTimer(maxWait)
 	defer timer.Stop()
 
