@@ -37,6 +37,7 @@ func newRetries() *retries {
 //
 // It must not panic: singleflight would raise the panic again in a goroutine of its own, which ends the process.
 func (s *Source) flight() (result any, err error) {
+	defer s.armNext() // last of all, so that nothing in this flight keeps the next from being flown
 	s.flying.Store(true)
 	defer s.flying.Store(false)
 	defer func() {
@@ -138,13 +139,11 @@ func (s *Source) succeed(issued Issued, sent time.Time, config *Config) *Token {
 
 	if !t.alive(now) {
 		s.notBefore = now.Add(s.schedules().pause.NextBackOff())
-		s.tryAgainAt(s.notBefore, config)
 		return t
 	}
 	s.retries = nil
 	s.schedule(t, previous, unchanged, config.Policy)
 	s.current.Store(t)
-	s.arm(t.refreshAt)
 	return t
 }
 
@@ -173,16 +172,23 @@ func (s *Source) schedule(t, previous *Token, unchanged bool, p Policy) {
 // fail remembers the failure and reports it.
 func (s *Source) fail(err *Error, proof string, sent time.Time, config *Config) *Error {
 	remembered := s.remember(err, proof)
-	s.tryAgainAt(remembered.RetryAt, config)
 	config.Observe(Event{Err: remembered, Duration: time.Since(sent)})
 	return remembered
 }
 
-// tryAgainAt has the timer try again for a token that somebody may miss: one that is valid, or was a moment ago.
-func (s *Source) tryAgainAt(at time.Time, config *Config) {
-	t := s.current.Load()
-	if config.Policy.Prefetch || t != nil && at.Before(t.expires.Add(expiryGrace)) {
-		s.arm(at)
+// armNext sets the timer for the next flight, if somebody may miss it: there is a token that is valid, or was a moment
+// ago, or one is to be kept ready.
+func (s *Source) armNext() {
+	now := time.Now()
+	t, next := s.current.Load(), s.notBefore
+	switch f := s.failure.Load(); {
+	case f != nil:
+		next = f.until
+	case t.alive(now):
+		next = t.refreshAt
+	}
+	if s.config.Load().Policy.Prefetch || t != nil && next.Before(t.expires.Add(expiryGrace)) {
+		s.arm(next)
 	}
 }
 

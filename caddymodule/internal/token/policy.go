@@ -73,6 +73,9 @@ const (
 	// minRetryWait is how fast, at most, the retries follow each other as the expiry of a token draws near.
 	minRetryWait = time.Second
 
+	// minTimer is how soon the timer may fire: the flight that sets it has to be over by then.
+	minTimer = 10 * time.Millisecond
+
 	// expiryGrace is how long after a token's expiry the timer goes on trying to replace it. A Doorkeeper server that
 	// reuses tokens has no other in the last half second.
 	expiryGrace = 5 * time.Second

@@ -110,13 +110,16 @@ func (s *Source) Start(c Config) (end func()) {
 // configuration of Caddy's that could not be started as a whole.
 func (s *Source) end(config *Config) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.started = slices.DeleteFunc(s.started, func(c *Config) bool { return c == config })
-	if n := len(s.started); n > 0 {
-		s.config.Store(s.started[n-1])
+	if len(s.started) == 0 {
+		s.rest()
+		s.mu.Unlock()
 		return
 	}
-	s.rest()
+	latest := s.started[len(s.started)-1]
+	s.config.Store(latest)
+	s.mu.Unlock()
+	s.wake(latest)
 }
 
 // Rest ends all background work: nobody keeps this credential configured any more. Requests that still hold the
@@ -258,7 +261,7 @@ func (s *Source) arm(at time.Time) {
 	if s.resting {
 		return
 	}
-	wait := time.Until(at)
+	wait := max(time.Until(at), minTimer)
 	if s.timer == nil {
 		s.timer = time.AfterFunc(wait, s.onTimer)
 		return
