@@ -1,0 +1,121 @@
+package token
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+)
+
+// TestAcquireFreshAllocatesNothing guards the path of nearly every request.
+func TestAcquireFreshAllocatesNothing(t *testing.T) {
+	s := freshSource(t)
+	ctx := context.Background()
+	if n := testing.AllocsPerRun(1000, func() {
+		if _, err := s.Acquire(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations for each request, want none", n)
+	}
+}
+
+// TestAcquireFreshTakesNoLock says that nothing that holds the source's lock makes such a request wait.
+func TestAcquireFreshTakesNoLock(t *testing.T) {
+	s := freshSource(t)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	done := make(chan error, 1)
+	go func() {
+		_, err := s.Acquire(context.Background())
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Fatal(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("it waits for the lock")
+	}
+}
+
+// TestColdHerd says on the real scheduler, where nobody waits politely, that a herd costs one call.
+func TestColdHerd(t *testing.T) {
+	for range 20 {
+		e := newEndpoint(grants(hour))
+		s := NewSource(e.config(Policy{}))
+		got := herd(500, func() string {
+			l, err := s.Acquire(context.Background())
+			return fmt.Sprint(l.Value().Reveal(), err)
+		})
+		s.Rest()
+		if len(got) != 1 {
+			t.Fatalf("callers got %v, want all the same", got)
+		}
+		e.wantCalls(t, 1)
+	}
+}
+
+// freshSource makes a source on the real clock that holds a token for an hour and does nothing by itself.
+func freshSource(t testing.TB) *Source {
+	t.Helper()
+	s := NewSource(newEndpoint(grants(hour)).config(Policy{}))
+	mustAcquire(t, s)
+	s.Rest()
+	return s
+}
+
+func BenchmarkAcquireFresh(b *testing.B) {
+	s := freshSource(b)
+	ctx := context.Background()
+	b.Run("serial", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			_, _ = s.Acquire(ctx)
+		}
+	})
+	b.Run("parallel", func(b *testing.B) {
+		b.ReportAllocs()
+		b.RunParallel(func(pb *testing.PB) {
+			for pb.Next() {
+				_, _ = s.Acquire(ctx)
+			}
+		})
+	})
+}
+
+func BenchmarkColdHerd500(b *testing.B) {
+	b.ReportAllocs()
+	calls := 0
+	for b.Loop() {
+		e := newEndpoint(grants(hour))
+		s := NewSource(e.config(Policy{}))
+		herd(500, func() string {
+			_, err := s.Acquire(context.Background())
+			return fmt.Sprint(err)
+		})
+		s.Rest()
+		calls += e.count()
+	}
+	b.ReportMetric(float64(calls)/float64(b.N), "calls/op")
+}
+
+func BenchmarkVaultSource(b *testing.B) {
+	for _, size := range []int{10, 1000, 100_000} {
+		b.Run(fmt.Sprint(size), func(b *testing.B) {
+			v := newVault(b, int64(size))
+			keys := make([]Key, size)
+			for n := range keys {
+				keys[n] = numbered(n)
+				v.Source(keys[n], sleeping)
+			}
+			b.ReportAllocs()
+			n := 0
+			for b.Loop() {
+				v.Source(keys[n%size], sleeping)
+				n++
+			}
+		})
+	}
+}
