@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -203,7 +204,7 @@ func (c *Credential) config() token.Config {
 
 // acquire gets a lease on a token. Credentials may share a source, but each has its own patience.
 func (c *Credential) acquire(ctx context.Context) (token.Lease, error) {
-	return c.source.AcquireWithin(ctx, time.Duration(c.MaxWait))
+	return c.source.AcquireWithin(ctx, cmp.Or(time.Duration(c.MaxWait), token.DefaultMaxWait))
 }
 
 // observe logs the outcome of each token call.
@@ -266,23 +267,24 @@ func (f *fetcher) Fetch(ctx context.Context) (token.Issued, error) {
 		return token.Issued{}, err
 	}
 	issued, err := c.provider.ReadAnswer(answer)
-	return issued, hideEcho(err, identity)
+	return issued, hideEcho(err, identity.Secret)
 }
 
-// hideEcho drops an error code that repeats the secret: a hostile endpoint may send what it got.
-func hideEcho(err error, identity Client) error {
+// hideEcho removes from a failure what shows the secret: a hostile endpoint may send what it got as its error code,
+// and a provider may put anything into its reason.
+func hideEcho(err error, secret Secret) error {
 	e, ok := errors.AsType[*token.Error](err)
-	if !ok || !echoes(e.Code, identity.Secret.Reveal()) {
+	if !ok || e == nil {
 		return err
 	}
 	hidden := *e
-	hidden.Code = ""
+	if secret.In(e.Code) {
+		hidden.Code = ""
+	}
+	if secret.In(e.Reason) {
+		hidden.Reason = "the failure cannot be told without showing the secret"
+	}
 	return &hidden
-}
-
-func echoes(code, secret string) bool {
-	const telling = 8 // shorter pieces may be in both by chance
-	return secret != "" && (strings.Contains(code, secret) || len(code) >= telling && strings.Contains(secret, code))
 }
 
 // Proof implements token.Fetcher.

@@ -179,6 +179,9 @@ func (h *Handler) loadTransport(ctx caddy.Context) (http.RoundTripper, error) {
 	if !ok {
 		return nil, fmt.Errorf("loading transport: %T is not a transport", mod)
 	}
+	if mod.(caddy.Module).CaddyModule().ID.Name() == "fastcgi" {
+		return nil, errors.New("transport fastcgi: it writes the header, and with it the token, into the debug log")
+	}
 	if t, ok := transport.(reverseproxy.BufferedTransport); ok {
 		h.useDefaultBuffers(t)
 	}

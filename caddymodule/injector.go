@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
-	"strings"
 	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
@@ -116,10 +115,10 @@ func (i *injector) renew(req *http.Request, p *proxied) error {
 }
 
 // send sends a copy of the request that carries the token. An error that quotes the token, because the upstream sent it
-// back where no answer should have it, is replaced: errors are logged.
+// back in place of an answer, is replaced: errors are logged.
 func (i *injector) send(req *http.Request, lease token.Lease, body io.ReadCloser) (*http.Response, error) {
 	res, err := i.next.RoundTrip(i.withToken(req, lease, body))
-	if err != nil && strings.Contains(err.Error(), lease.Value().Reveal()) {
+	if err != nil && lease.Value().In(err.Error()) {
 		return nil, errEcho
 	}
 	return res, err
@@ -194,16 +193,8 @@ func (i *injector) unauthorized(req *http.Request, res *http.Response, p *proxie
 		return res, nil
 	}
 	p.lease = other
-	drain(res.Body)
+	_ = res.Body.Close() // unread: the API may not have finished it, and nobody waits for it
 	return i.send(req, other, again)
-}
-
-// maxDrain is how much of a refused response is read so that its connection can be used again.
-const maxDrain = 4 << 10
-
-func drain(body io.ReadCloser) {
-	_, _ = io.CopyN(io.Discard, body, maxDrain)
-	_ = body.Close()
 }
 
 // closeBody does what a transport must do with the body of a request that it does not send.

@@ -16,16 +16,17 @@ type replayBody struct {
 	source io.ReadCloser
 	limit  int
 
-	mu      sync.Mutex
-	arrived sync.Cond
-	attempt *bodyAttempt // the one that may read
-	second  bool
-	reading bool   // source.Read is running
-	kept    []byte // what the second attempt begins with
-	lost    bool   // more has been sent than is kept
-	end     error  // what source ended with
-	closed  bool   // the transport is done with the body
-	settled bool   // there will be no further attempt
+	mu       sync.Mutex
+	arrived  sync.Cond
+	attempt  *bodyAttempt // the one that may read
+	second   bool
+	reading  bool   // source.Read is running
+	kept     []byte // what the second attempt begins with
+	lost     bool   // more has been sent than is kept
+	end      error  // what source ended with
+	closed   bool   // the transport is done with the body
+	settled  bool   // there will be no further attempt
+	released bool   // source is closed
 }
 
 // newReplayBody returns nil if there is no body: its methods then say so.
@@ -75,16 +76,21 @@ func (b *replayBody) again() (io.ReadCloser, bool) {
 	return b.attempt, true
 }
 
-// finish says that there will be no further attempt: from now on, closing the body closes its source.
+// finish says that there will be no further attempt: closing the body closes its source from now on.
 func (b *replayBody) finish() {
 	if b == nil {
 		return
 	}
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	b.settled = true
-	closed := b.closed
-	b.mu.Unlock()
-	if closed {
+	b.release()
+}
+
+// release closes the source as soon as nobody needs it and nobody is reading from it, which only one may do.
+func (b *replayBody) release() {
+	if b.settled && b.closed && !b.reading && !b.released {
+		b.released = true
 		_ = b.source.Close()
 	}
 }
@@ -135,6 +141,7 @@ func (a *bodyAttempt) readSource(p []byte) (int, error) {
 	late := b.attempt != a
 	b.keep(p[:n], late)
 	b.arrived.Broadcast()
+	b.release()
 	if late {
 		return 0, errAttemptOver
 	}
@@ -161,15 +168,10 @@ func (b *replayBody) keep(p []byte, late bool) {
 func (a *bodyAttempt) Close() error {
 	b := a.body
 	b.mu.Lock()
-	if b.attempt != a {
-		b.mu.Unlock()
-		return nil
-	}
-	b.closed = true
-	settled := b.settled
-	b.mu.Unlock()
-	if settled {
-		return b.source.Close()
+	defer b.mu.Unlock()
+	if b.attempt == a {
+		b.closed = true
+		b.release()
 	}
 	return nil
 }

@@ -43,7 +43,7 @@ func looksSecret(query string) bool {
 	return false
 }
 
-var secretWord = regexp.MustCompile(`(?i)secret|passw|assertion|token|api_?key`)
+var secretWord = regexp.MustCompile(`(?i)secret|passw|assertion|token|key`)
 
 // IsLoopback reports whether host, a name or an IP address without a port, can only be this machine. Of names, that is
 // localhost in exactly this spelling: with any other, Go would use a proxy from the environment.

@@ -3,6 +3,7 @@ package oauth
 import (
 	"encoding/json"
 	"net/http"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -44,8 +45,9 @@ func (a *Answer) transient(code string, more []string) bool {
 	return a.Status >= 500 || slices.Contains(transientCodes, code) || code != "" && slices.Contains(more, code)
 }
 
-// maxCode bounds an error code: what is longer is prose.
-const maxCode = 64
+// plausibleCode is what error codes look like: words joined by underscores as RFC 6749 section 5.2 has them, a number,
+// or letters and a number as in AADSTS7000215. Secrets and tokens have longer runs.
+var plausibleCode = regexp.MustCompile(`^([A-Za-z]{1,16}([_-][A-Za-z]{1,16}){0,5}|[0-9]{1,6}|[A-Z]{1,8}[0-9]{1,8})$`)
 
 // errorCode returns the error code at the paths, or "" if there is none that looks like one. It is the only thing
 // of a token endpoint's that is ever shown.
@@ -60,7 +62,7 @@ func errorCode(f fields, paths []string) string {
 				code = ""
 			}
 		}
-		if code != "" && len(code) <= maxCode && strings.IndexFunc(code, notInCode) < 0 {
+		if plausibleCode.MatchString(code) {
 			return code
 		}
 	}
@@ -83,14 +85,14 @@ func failed(f fields, paths []string) bool {
 	return false
 }
 
-func notInCode(r rune) bool {
-	return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '_' || r == '-' || r == '.')
-}
-
 // parseRetryAfter reads both forms of RFC 9110 section 10.2.3; 0 if it is absent, past, or nonsense.
 func parseRetryAfter(value string, now time.Time) time.Duration {
 	value = strings.TrimSpace(value)
-	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
+	if value != "" && strings.Trim(value, "0123456789") == "" {
+		seconds, err := strconv.ParseUint(value, 10, 31)
+		if err != nil { // more than anybody would wait
+			seconds = maxSeconds
+		}
 		return time.Duration(seconds) * time.Second
 	}
 	if date, err := http.ParseTime(value); err == nil {

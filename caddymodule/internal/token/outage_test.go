@@ -292,8 +292,8 @@ func TestProofChanges(t *testing.T) {
 		for n := range 3 {
 			w.e.rotate(fmt.Sprint("other proof ", n))
 			advance(proofCheckInterval)
-			if err := mustFail(t, w.s); time.Until(err.RetryAt) < 30*time.Second {
-				t.Errorf("the new proof is refused, next call in %v, want a cooldown", time.Until(err.RetryAt))
+			if err := mustFail(t, w.s); time.Until(err.RetryAt) != 30*time.Second {
+				t.Errorf("the new proof is refused, next call in %v, want the first cooldown", time.Until(err.RetryAt))
 			}
 			w.e.wantCalls(t, n+2)
 		}

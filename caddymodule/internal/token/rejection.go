@@ -61,7 +61,7 @@ func (s *Source) Reject(ctx context.Context, l Lease, doubt Doubt) (Lease, bool)
 	if !s.invalidate(l.token, doubt) {
 		return Lease{}, false
 	}
-	other, err := s.Acquire(ctx)
+	other, err := s.AcquireWithin(ctx, l.maxWait)
 	if err != nil || other.token.value.Equal(l.token.value) {
 		return Lease{}, false
 	}

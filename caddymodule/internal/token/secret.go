@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"log/slog"
+	"strings"
 )
 
 // redacted is what every way of printing a Secret shows.
@@ -39,6 +40,23 @@ func (s Secret) Empty() bool { return s.Reveal() == "" }
 // Equal compares in constant time.
 func (s Secret) Equal(other Secret) bool {
 	return subtle.ConstantTimeCompare([]byte(s.Reveal()), []byte(other.Reveal())) == 1
+}
+
+// tellingPart is how much of a secret counts as the secret: shorter pieces may be anywhere by chance.
+const tellingPart = 12
+
+// In reports whether text shows the secret or a telling part of it.
+func (s Secret) In(text string) bool {
+	secret := s.Reveal()
+	if len(secret) < tellingPart {
+		return secret != "" && secret == text
+	}
+	for i := range len(secret) - tellingPart + 1 {
+		if strings.Contains(text, secret[i:i+tellingPart]) {
+			return true
+		}
+	}
+	return false
 }
 
 // fingerprintKey makes fingerprints useless outside this process: nobody can test guesses against a log.

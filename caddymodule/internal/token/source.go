@@ -169,7 +169,7 @@ func (s *Source) AcquireWithin(ctx context.Context, maxWait time.Duration) (Leas
 	now := time.Now()
 	if t := s.current.Load(); t.fresh(now) {
 		t.touch()
-		return Lease{s, t, ServedFresh}, nil
+		return Lease{s, t, ServedFresh, maxWait}, nil
 	}
 	return s.acquireSlow(ctx, maxWait, now)
 }
@@ -183,11 +183,11 @@ func (s *Source) acquireSlow(ctx context.Context, maxWait time.Duration, now tim
 		if failed == nil {
 			s.refresh()
 		}
-		return Lease{s, t, ServedStale}, nil
+		return Lease{s, t, ServedStale, maxWait}, nil
 	case failed == nil:
 		return s.wait(ctx, maxWait)
 	case t.alive(now): // rejected, but there is no other, and it may be good for other requests
-		return Lease{s, t, ServedStale}, nil
+		return Lease{s, t, ServedStale, maxWait}, nil
 	default:
 		return Lease{}, failed.err
 	}
@@ -207,7 +207,7 @@ func (s *Source) wait(ctx context.Context, maxWait time.Duration) (Lease, error)
 		if result.Err == nil {
 			t := result.Val.(*Token)
 			t.touch()
-			return Lease{s, t, ServedWaited}, nil
+			return Lease{s, t, ServedWaited, maxWait}, nil
 		}
 		err = result.Err
 	case <-ctx.Done():
@@ -217,7 +217,7 @@ func (s *Source) wait(ctx context.Context, maxWait time.Duration) (Lease, error)
 	}
 	// A rejected token that has not expired is better than none: the rejection may have been about one resource.
 	if t := s.current.Load(); t.alive(time.Now()) {
-		return Lease{s, t, ServedStale}, nil
+		return Lease{s, t, ServedStale, maxWait}, nil
 	}
 	return Lease{}, err
 }

@@ -95,6 +95,9 @@ type Lease struct {
 	source *Source
 	token  *Token
 	served Served
+
+	// maxWait is the patience of who holds the lease, should there have to be another token.
+	maxWait time.Duration
 }
 
 // Value returns the token.
