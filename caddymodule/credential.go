@@ -267,6 +267,9 @@ func (f *fetcher) Fetch(ctx context.Context) (token.Issued, error) {
 		return token.Issued{}, err
 	}
 	issued, err := c.provider.ReadAnswer(answer)
+	if identity.Secret.In(issued.Note) || issued.Token.In(issued.Note) {
+		issued.Note = "there is a remark that cannot be shown"
+	}
 	return issued, hideEcho(err, identity.Secret)
 }
 

@@ -62,9 +62,14 @@ func (i *injector) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	body := newReplayBody(req.Body, i.replayBuffer)
 	res, err := i.send(req, p.lease, body.first())
-	if err != nil || res.StatusCode != http.StatusUnauthorized {
+	if err != nil {
 		body.finish()
-		return res, err
+		return nil, err
+	}
+	if res.StatusCode != http.StatusUnauthorized {
+		p.lease.Accepted()
+		body.finish()
+		return res, nil
 	}
 	return i.unauthorized(req, res, p, body)
 }

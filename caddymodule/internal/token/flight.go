@@ -41,7 +41,7 @@ func (s *Source) flight() (result any, err error) {
 	s.flying.Store(true)
 	defer s.flying.Store(false)
 	defer func() {
-		if p := recover(); p != nil {
+		if p := recover(); p != nil || result == nil && err == nil { // neither: runtime.Goexit
 			result, err = nil, s.remember(panicked(p), "")
 		}
 	}()

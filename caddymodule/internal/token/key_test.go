@@ -163,11 +163,14 @@ func TestKeyOfAnyChange(t *testing.T) {
 	}
 }
 
+// keyOfSecret is the key of an identity with a secret.
+func keyOfSecret(text string) Key {
+	return NewKeyBuilder().Field("client_id", "a").Secret("client_secret", NewSecret(text)).Key()
+}
+
 // TestKeyOfSecret says that a secret shapes the key, and cannot be guessed from it.
 func TestKeyOfSecret(t *testing.T) {
-	of := func(text string) Key {
-		return NewKeyBuilder().Field("client_id", "a").Secret("client_secret", NewSecret(text)).Key()
-	}
+	of := keyOfSecret
 	if of(canary) != of(canary) {
 		t.Error("one secret has two keys")
 	}

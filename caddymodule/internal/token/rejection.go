@@ -34,8 +34,19 @@ type invalidations struct {
 	generation uint64 // of the token that was invalidated last
 }
 
-// allow reports whether one more is allowed now, and counts it.
-func (i *invalidations) allow(now time.Time, doubt Doubt) bool {
+// provenUntilNow reports whether the rejection is news of a token that was good: one that the API took, and now names
+// as the cause, or has taken for so long that the cost of another does not matter.
+func (t *Token) provenUntilNow(now time.Time, doubt Doubt) bool {
+	const long = time.Minute
+	return t.accepted.Load() && (doubt == Certain || now.Sub(t.issued) >= long)
+}
+
+// allow reports whether one more is allowed now, and counts it. The interval grows while fresh tokens keep being
+// rejected; a token that was good begins anew.
+func (i *invalidations) allow(now time.Time, doubt Doubt, proven bool) bool {
+	if proven {
+		i.interval = min(i.interval, firstInvalidationInterval)
+	}
 	limit := maxCertainInterval
 	if doubt == Doubtful {
 		limit = maxDoubtfulInterval
@@ -45,7 +56,7 @@ func (i *invalidations) allow(now time.Time, doubt Doubt) bool {
 		return false
 	}
 	switch {
-	case i.interval == 0 || since >= invalidationMemory:
+	case i.interval == 0 || proven || since >= invalidationMemory:
 		i.interval = firstInvalidationInterval
 	default:
 		i.interval = min(2*i.interval, maxDoubtfulInterval)
@@ -86,7 +97,11 @@ func (s *Source) invalidate(rejected *Token, doubt Doubt) bool {
 	if t == nil && s.invalidations.generation == rejected.generation {
 		return true // somebody was here before with a token that was not kept
 	}
-	if !s.invalidations.allow(time.Now(), doubt) {
+	now := time.Now()
+	if t != nil && !t.alive(now) {
+		return true // whoever needs a token now fetches one anyway
+	}
+	if !s.invalidations.allow(now, doubt, rejected.provenUntilNow(now, doubt)) {
 		return false
 	}
 	s.invalidations.generation = rejected.generation

@@ -42,14 +42,22 @@ func (s Secret) Equal(other Secret) bool {
 	return subtle.ConstantTimeCompare([]byte(s.Reveal()), []byte(other.Reveal())) == 1
 }
 
-// tellingPart is how much of a secret counts as the secret: shorter pieces may be anywhere by chance.
-const tellingPart = 12
+const (
+	// tellingPart is how much of a secret counts as the secret: shorter pieces may be anywhere by chance.
+	tellingPart = 12
+
+	// shortSecret is what may be anywhere by chance as a whole.
+	shortSecret = 8
+)
 
 // In reports whether text shows the secret or a telling part of it.
 func (s Secret) In(text string) bool {
 	secret := s.Reveal()
-	if len(secret) < tellingPart {
+	if len(secret) < shortSecret {
 		return secret != "" && secret == text
+	}
+	if len(secret) < tellingPart {
+		return strings.Contains(text, secret)
 	}
 	for i := range len(secret) - tellingPart + 1 {
 		if strings.Contains(text, secret[i:i+tellingPart]) {

@@ -306,6 +306,37 @@ func TestFingerprint(t *testing.T) {
 	}
 }
 
+// TestSecretIn says when a text shows a secret: whole, or enough of it to be no accident.
+func TestSecretIn(t *testing.T) {
+	for _, tc := range []struct {
+		secret, text string
+		want         bool
+	}{
+		{"", "", false},
+		{"", "invalid_client", false},
+		{canary, "", false},
+		{canary, "invalid_client", false},
+		{canary, canary, true},
+		{canary, "client_" + canary + "_is_wrong", true},
+		{canary, canary[:12], true},
+		{canary, "bad:" + canary[len(canary)-12:], true},
+		{canary, "bad:" + canary[4:16] + "…", true},
+		{canary, canary[:6] + "-" + canary[6:12], false},
+		{"hunter2hunt", "hunter2hunt", true},
+		{"hunter2hunt", "unknown_secret_hunter2hunt", true},
+		{"hunter22", "hunter22_is_not_the_secret", true},
+		{"hunter2hunt", "unknown_secret_hunter3hunt", false},
+		{"a", "invalid_client", false}, // or nothing could be said at all
+	} {
+		if got := NewSecret(tc.secret).In(tc.text); got != tc.want {
+			t.Errorf("%q in %q: %t", tc.secret, tc.text, got)
+		}
+	}
+	if (Secret{}).In("anything") {
+		t.Error("no secret is in a text")
+	}
+}
+
 // TestErrorsHide says that no error that the engine makes holds what a Fetcher's error or panic said.
 func TestErrorsHide(t *testing.T) {
 	for name, a := range map[string]answer{

@@ -24,7 +24,7 @@ type Issued struct {
 	Note string
 }
 
-// Token is one issued access token. It is immutable but for the mark that it has been used.
+// Token is one issued access token. It is immutable but for its two marks.
 type Token struct {
 	value      Secret
 	generation uint64
@@ -42,6 +42,9 @@ type Token struct {
 
 	// used tells the timer whether anybody would miss this token.
 	used atomic.Bool
+
+	// accepted is set when the API has taken the token: a rejection after that is news.
+	accepted atomic.Bool
 }
 
 func newToken(value Secret, generation uint64, issued time.Time, lifetime time.Duration) *Token {
@@ -61,6 +64,7 @@ func (t *Token) asRejected() *Token {
 	c.margin = t.margin
 	c.rejected = true
 	c.used.Store(t.used.Load())
+	c.accepted.Store(t.accepted.Load())
 	return c
 }
 
@@ -74,9 +78,12 @@ func (t *Token) alive(now time.Time) bool {
 	return t != nil && now.Before(t.expires) && now.Before(t.expiresByWall)
 }
 
-func (t *Token) touch() {
-	if !t.used.Load() {
-		t.used.Store(true)
+func (t *Token) touch() { mark(&t.used) }
+
+// mark sets a flag that is usually set already: a store would take the cache line from the other cores.
+func mark(flag *atomic.Bool) {
+	if !flag.Load() {
+		flag.Store(true)
 	}
 }
 
@@ -105,6 +112,9 @@ func (l Lease) Value() Secret { return l.token.value }
 
 // Served says how the lease came by its token.
 func (l Lease) Served() Served { return l.served }
+
+// Accepted reports that the API has taken the token.
+func (l Lease) Accepted() { mark(&l.token.accepted) }
 
 // Expired reports whether the token has expired since it was leased.
 func (l Lease) Expired() bool { return !l.token.alive(time.Now()) }

@@ -99,14 +99,7 @@ func TestVaultCollisions(t *testing.T) {
 		"both are the same":   func(string) (uint64, uint64) { return 1, 1 },
 	} {
 		t.Run(name, func(t *testing.T) {
-			cache, err := ristretto.NewCache(&ristretto.Config[string, *vaultEntry]{
-				NumCounters: 100, MaxCost: 10, BufferItems: 64, IgnoreInternalCost: true, KeyToHash: hash,
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(cache.Close)
-			v := &Vault{cache: cache}
+			v := &Vault{cache: newCache(t, hash)}
 			owner := make(map[*Source]Key)
 			for n := range 200 {
 				key := numbered(n % 3)
@@ -121,6 +114,42 @@ func TestVaultCollisions(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestVaultLooksAgain says that whoever looked before another caller's source was there, and asks after it, gets that
+// one: here the other comes, and is served, in the middle of the first look.
+func TestVaultLooksAgain(t *testing.T) {
+	var (
+		v     = new(Vault)
+		made  int
+		looks int
+		other *Source
+	)
+	create := func() *Source { made++; return sleeping() }
+	v.cache = newCache(t, func(key string) (uint64, uint64) {
+		looks++
+		if looks == 1 {
+			other = v.Source(Key(key), create)
+			return 2, 2 // the first look finds nothing
+		}
+		return 1, 1
+	})
+	if s := v.Source("key", create); s != other || made != 1 {
+		t.Errorf("%d sources were made, want that both callers get the same", made)
+	}
+}
+
+// newCache makes a cache that finds keys by a hash of the test's.
+func newCache(t *testing.T, hash func(string) (uint64, uint64)) *ristretto.Cache[string, *vaultEntry] {
+	t.Helper()
+	cache, err := ristretto.NewCache(&ristretto.Config[string, *vaultEntry]{
+		NumCounters: 100, MaxCost: 10, BufferItems: 64, IgnoreInternalCost: true, KeyToHash: hash,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cache.Close)
+	return cache
 }
 
 // TestVaultIsBounded says that a vault holds what it should and not more, and counts what it has lost.

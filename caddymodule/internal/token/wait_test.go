@@ -283,13 +283,18 @@ func TestFetcherThatExitsItsGoroutine(t *testing.T) {
 			return Issued{}, nil
 		})
 		s := e.source(t, Policy{})
+		s.Start(e.config(prefetch))
 		if waited := took(func() { mustFail(t, s) }); waited > DefaultMaxWait {
 			t.Errorf("the caller waited %v, want at most max_wait", waited)
 		}
+		advance(time.Minute)
+		if n := e.count(); n > 20 {
+			t.Errorf("%d calls in little more than a minute, want a backoff", n)
+		}
 		e.set(grants(hour))
 		advance(time.Minute)
-		if got := mustAcquire(t, s).Served(); got != ServedWaited {
-			t.Errorf("afterwards: served %q, want waited", got)
+		if got := mustAcquire(t, s).Served(); got != ServedFresh {
+			t.Errorf("afterwards: served %q, want fresh: prefetch goes on", got)
 		}
 	})
 }
@@ -318,6 +323,21 @@ func TestAcquireWithin(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestRejectWithin says that the patience of the request is that of its replay too.
+func TestRejectWithin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "fresh", hangs)
+		l, err := w.s.AcquireWithin(context.Background(), 2*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var ok bool
+		if waited := took(func() { _, ok = w.s.Reject(context.Background(), l, Certain) }); ok || waited != 2*time.Second {
+			t.Errorf("replaced: %t after %v, want that it gives up after 2 s", ok, waited)
+		}
+	})
 }
 
 // TestFlightLooksAgain says that whoever looked before a flight ended, and starts another after it, makes no call: what

@@ -1,0 +1,591 @@
+package oauth
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+)
+
+const goodAnswer = `{"access_token":"T","token_type":"Bearer","expires_in":3600}`
+
+// patience bounds what must end at once. It is long because machines are slow, and is never waited for.
+const patience = 5 * time.Second
+
+// post sends one token request with a query that must never be shown.
+func post(ctx context.Context, c *Client, base string) (*Answer, error) {
+	req, err := NewFormRequest(ctx, base+"/token?tenant="+canary, url.Values{"client_secret": {canary}})
+	if err != nil {
+		return nil, err
+	}
+	return c.Do(req)
+}
+
+// postInTime is post for servers that might never let go.
+func postInTime(t *testing.T, ctx context.Context, base string) (*Answer, error) {
+	t.Helper()
+	type result struct {
+		answer *Answer
+		err    error
+	}
+	done := make(chan result, 1)
+	go func() {
+		answer, err := post(ctx, NewClient(), base)
+		done <- result{answer, err}
+	}()
+	select {
+	case r := <-done:
+		return r.answer, r.err
+	case <-time.After(patience):
+		t.Fatal("the exchange does not end with its context")
+		return nil, nil
+	}
+}
+
+// rawServer is a server that can break HTTP. It has each connection served once a request has been read from it, and
+// closes it then. It counts connections.
+type rawServer struct {
+	url         string
+	connections atomic.Int32
+}
+
+func newRawServer(t *testing.T, serve func(conn net.Conn)) *rawServer {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &rawServer{url: "http://" + l.Addr().String()}
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			s.connections.Add(1)
+			running.Go(func() {
+				defer conn.Close()
+				defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+				if req, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
+					_, _ = io.Copy(io.Discard, req.Body)
+					serve(conn)
+				}
+			})
+		}
+	})
+	t.Cleanup(func() {
+		_ = l.Close()
+		cancel()
+		running.Wait()
+	})
+	return s
+}
+
+// untilClosed blocks until the client has closed its end.
+func untilClosed(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) }
+
+// endlessly writes chunk until the client has closed its end.
+func endlessly(conn net.Conn, chunk string) {
+	for {
+		if _, err := io.WriteString(conn, chunk); err != nil {
+			return
+		}
+	}
+}
+
+func TestClientReadsAnswer(t *testing.T) {
+	var arrived time.Time
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		arrived = time.Now()
+		if !r.Close {
+			t.Error("the client wants to keep the connection, on which a POST would fail when it has died (pitfall 5.15)")
+		}
+		w.Header().Set("X-Test", "value")
+		w.WriteHeader(http.StatusCreated)
+		_, _ = io.WriteString(w, goodAnswer)
+	}))
+	defer srv.Close()
+	before := time.Now()
+	a, err := post(t.Context(), NewClient(), srv.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a.Status != http.StatusCreated || a.Header.Get("X-Test") != "value" || string(a.Body) != goodAnswer {
+		t.Errorf("got %+v", a)
+	}
+	// Lifetimes count from before the server could have begun to count (pitfall 5.9).
+	if a.Sent.Before(before) || a.Sent.After(arrived) {
+		t.Errorf("sent at %s, but the call began at %s and arrived at %s", a.Sent, before, arrived)
+	}
+}
+
+// gzip is undone, because net/http has asked for it; the limit counts what comes out.
+func TestClientBodyLimit(t *testing.T) {
+	for _, zipped := range []bool{false, true} {
+		for size, want := range map[int]token.Kind{len(goodAnswer): "", 64 << 10: "", 64<<10 + 1: token.Unreadable} {
+			t.Run(fmt.Sprintf("%d bytes, gzip %v", size, zipped), func(t *testing.T) {
+				body := goodAnswer + strings.Repeat(" ", size-len(goodAnswer))
+				srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if zipped {
+						w.Header().Set("Content-Encoding", "gzip")
+						body = zip(body)
+					}
+					_, _ = io.WriteString(w, body)
+				}))
+				defer srv.Close()
+				a, err := post(t.Context(), NewClient(), srv.URL)
+				if want != "" {
+					wantError(t, err, want)
+					return
+				}
+				if err != nil || len(a.Body) != size {
+					t.Fatalf("got %+v, %v", a, err)
+				}
+				if issued, err := a.Read(both); err != nil || issued.Token.Reveal() != "T" {
+					t.Errorf("got %v, %v", issued, err)
+				}
+			})
+		}
+	}
+}
+
+func zip(text string) string {
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	_, _ = io.WriteString(z, text)
+	_ = z.Close()
+	return b.String()
+}
+
+// zeros is a gzip stream that inflates to 10 MiB.
+var zeros = sync.OnceValue(func() string { return zip(strings.Repeat("0", 10<<20)) })
+
+// What an endpoint can do to the one that asks it. Each answer must end in an error at once, in one connection, and
+// without a word of what was sent.
+func TestClientHostileServer(t *testing.T) {
+	const ok = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Canary: c4n4ry\r\n"
+	for name, tc := range map[string]struct {
+		serve func(net.Conn)
+		kind  token.Kind
+		want  string // in the reason
+	}{
+		"10 MB": {func(c net.Conn) {
+			_, _ = io.WriteString(c, ok+"Content-Length: 10000000\r\n\r\n")
+			_, _ = io.CopyN(c, strings.NewReader(strings.Repeat(canary+"1234", 1_000_000)), 10_000_000)
+		}, token.Unreadable, "larger than 64 KiB"},
+		"a body without end": {func(c net.Conn) {
+			_, _ = io.WriteString(c, ok+"\r\n")
+			endlessly(c, strings.Repeat(canary, 100))
+		}, token.Unreadable, "larger than 64 KiB"},
+		"chunks without end": {func(c net.Conn) {
+			_, _ = io.WriteString(c, ok+"Transfer-Encoding: chunked\r\n\r\n")
+			endlessly(c, "6\r\nc4n4ry\r\n")
+		}, token.Unreadable, "larger than 64 KiB"},
+		"a gzip bomb": {func(c net.Conn) {
+			fmt.Fprintf(c, ok+"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%s", len(zeros()), zeros())
+		}, token.Unreadable, "larger than 64 KiB"},
+		"gzip without end": {func(c net.Conn) {
+			_, _ = io.WriteString(c, ok+"Content-Encoding: gzip\r\n\r\n")
+			endlessly(c, zeros())
+		}, token.Unreadable, "larger than 64 KiB"},
+		"a huge header field": {func(c net.Conn) {
+			_, _ = io.WriteString(c, ok+"X-Huge: "+strings.Repeat(canary, 20_000)+"\r\n\r\n"+goodAnswer)
+		}, token.Unavailable, "cannot be reached"},
+		"header fields without end": {func(c net.Conn) {
+			_, _ = io.WriteString(c, ok)
+			endlessly(c, "X-More: c4n4ry\r\n")
+		}, token.Unavailable, "cannot be reached"},
+		"a status line without end": {func(c net.Conn) { endlessly(c, "HTTP/1.1 200 c4n4ry") }, token.Unavailable, "cannot be reached"},
+		"interim answers without end": {func(c net.Conn) {
+			endlessly(c, "HTTP/1.1 103 c4n4ry\r\nLink: <https://c4n4ry.example/>\r\n\r\n")
+		}, token.Unavailable, "cannot be reached"},
+		"no HTTP": {func(c net.Conn) { _, _ = io.WriteString(c, "c4n4ry\r\nc4n4ry\r\n\r\n") }, token.Unavailable, "cannot be reached"},
+		"a broken header": {func(c net.Conn) {
+			_, _ = io.WriteString(c, ok+"c4n4ry c4n4ry\r\n\r\n")
+		}, token.Unavailable, "cannot be reached"},
+		"two lengths": {func(c net.Conn) {
+			_, _ = io.WriteString(c, ok+"Content-Length: 1\r\nContent-Length: 2\r\n\r\nc4n4ry")
+		}, token.Unavailable, "cannot be reached"},
+		"a length that is none": {func(c net.Conn) {
+			_, _ = io.WriteString(c, ok+"Content-Length: c4n4ry\r\n\r\n")
+		}, token.Unavailable, "cannot be reached"},
+		"an unknown transfer encoding": {func(c net.Conn) {
+			_, _ = io.WriteString(c, ok+"Transfer-Encoding: c4n4ry\r\n\r\n")
+		}, token.Unavailable, "cannot be reached"},
+		"a broken chunk": {func(c net.Conn) {
+			_, _ = io.WriteString(c, ok+"Transfer-Encoding: chunked\r\n\r\nc4n4ry\r\n")
+		}, token.Unavailable, "cannot be reached"},
+		"nothing":           {func(net.Conn) {}, token.Unavailable, "closed the connection"},
+		"half a header":     {func(c net.Conn) { _, _ = io.WriteString(c, ok) }, token.Unavailable, "closed the connection"},
+		"a cut body":        {func(c net.Conn) { _, _ = io.WriteString(c, ok+"Content-Length: 100\r\n\r\n"+goodAnswer) }, token.Unavailable, "closed the connection"},
+		"a cut chunk":       {func(c net.Conn) { _, _ = io.WriteString(c, ok+"Transfer-Encoding: chunked\r\n\r\nff\r\n"+goodAnswer) }, token.Unavailable, "closed the connection"},
+		"no last chunk":     {func(c net.Conn) { _, _ = io.WriteString(c, ok+"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n") }, token.Unavailable, "closed the connection"},
+		"a reset":           {reset, token.Unavailable, "cannot be reached"},
+		"a reset in a body": {func(c net.Conn) { _, _ = io.WriteString(c, ok+"Content-Length: 100\r\n\r\n{"); reset(c) }, token.Unavailable, "cannot be reached"},
+		"gzip that is none": {func(c net.Conn) { _, _ = io.WriteString(c, ok+"Content-Encoding: gzip\r\n\r\nc4n4ry c4n4ry") }, token.Unavailable, "cannot be reached"},
+		"gzip that is cut":  {func(c net.Conn) { _, _ = io.WriteString(c, ok+"Content-Encoding: gzip\r\n\r\n"+zip(goodAnswer)[:20]) }, token.Unavailable, "cannot be reached"},
+		"br":                {func(c net.Conn) { _, _ = io.WriteString(c, ok+"Content-Encoding: br\r\n\r\n"+goodAnswer) }, token.Unreadable, "not asked for"},
+		"deflate":           {func(c net.Conn) { _, _ = io.WriteString(c, ok+"Content-Encoding: deflate\r\n\r\n"+goodAnswer) }, token.Unreadable, "not asked for"},
+		"gzip twice": {func(c net.Conn) {
+			_, _ = io.WriteString(c, ok+"Content-Encoding: gzip, gzip\r\n\r\n"+zip(zip(goodAnswer)))
+		}, token.Unreadable, "not asked for"},
+		"an unknown coding":  {func(c net.Conn) { _, _ = io.WriteString(c, ok+"Content-Encoding: c4n4ry\r\n\r\n"+goodAnswer) }, token.Unreadable, "not asked for"},
+		"TLS without asking": {func(c net.Conn) { _, _ = io.WriteString(c, "\x16\x03\x01\x00\x05c4n4ry") }, token.Unavailable, "cannot be reached"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			srv := newRawServer(t, tc.serve)
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			_, err := postInTime(t, ctx, srv.url)
+			e := wantError(t, err, tc.kind)
+			if !strings.Contains(e.Reason, tc.want) {
+				t.Errorf("got reason %q, want one with %q", e.Reason, tc.want)
+			}
+			if ctx.Err() != nil {
+				t.Error("only the deadline ended it")
+			}
+			if n := srv.connections.Load(); n != 1 {
+				t.Errorf("the server saw %d connections", n)
+			}
+		})
+	}
+}
+
+// reset closes the connection with a TCP reset.
+func reset(c net.Conn) {
+	_ = c.(*net.TCPConn).SetLinger(0)
+	_ = c.Close()
+}
+
+// Wherever an endpoint stalls, the request's context ends the exchange: else one such answer would hold the only
+// flight of a credential for good (pitfall 2.2).
+func TestClientContextEndsIt(t *testing.T) {
+	const ok = "HTTP/1.1 200 OK\r\n"
+	for name, serve := range map[string]func(c net.Conn){
+		"no answer":          untilClosed,
+		"half a status line": func(c net.Conn) { _, _ = io.WriteString(c, "HTTP/1.1 2"); untilClosed(c) },
+		"half a header":      func(c net.Conn) { _, _ = io.WriteString(c, ok+"X-Canary: c4n4ry"); untilClosed(c) },
+		"no body":            func(c net.Conn) { _, _ = io.WriteString(c, ok+"Content-Length: 100\r\n\r\n"); untilClosed(c) },
+		"half a body":        func(c net.Conn) { _, _ = io.WriteString(c, ok+"\r\n{"); untilClosed(c) },
+		"half a chunk": func(c net.Conn) {
+			_, _ = io.WriteString(c, ok+"Transfer-Encoding: chunked\r\n\r\n5\r\n{")
+			untilClosed(c)
+		},
+		"no last chunk": func(c net.Conn) {
+			_, _ = io.WriteString(c, ok+"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n")
+			untilClosed(c)
+		},
+		"half of gzip": func(c net.Conn) {
+			_, _ = io.WriteString(c, ok+"Content-Encoding: gzip\r\n\r\n"+zip(goodAnswer)[:15])
+			untilClosed(c)
+		},
+		"half a failure": func(c net.Conn) {
+			_, _ = io.WriteString(c, "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 100\r\n\r\n<html>")
+			untilClosed(c)
+		},
+		"an interim answer alone": func(c net.Conn) { _, _ = io.WriteString(c, "HTTP/1.1 103 Early Hints\r\n\r\n"); untilClosed(c) },
+		"another protocol": func(c net.Conn) {
+			_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: c4n4ry\r\n\r\n")
+			untilClosed(c)
+		},
+		"a drip": func(c net.Conn) {
+			_, _ = io.WriteString(c, ok+"\r\n{")
+			tick := time.NewTicker(time.Millisecond)
+			defer tick.Stop()
+			for range tick.C {
+				if _, err := io.WriteString(c, " "); err != nil {
+					return
+				}
+			}
+		},
+		"a dripping header": func(c net.Conn) {
+			_, _ = io.WriteString(c, ok+"X-Canary: ")
+			tick := time.NewTicker(time.Millisecond)
+			defer tick.Stop()
+			for range tick.C {
+				if _, err := io.WriteString(c, "x"); err != nil {
+					return
+				}
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			srv := newRawServer(t, serve)
+			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			defer cancel()
+			a, err := postInTime(t, ctx, srv.url)
+			if err == nil { // the status of a failure says enough
+				_, err = a.Read(both)
+			}
+			wantError(t, err, token.Unavailable)
+			if n := srv.connections.Load(); n != 1 {
+				t.Errorf("the server saw %d connections", n)
+			}
+		})
+	}
+
+	t.Run("a handshake", func(t *testing.T) {
+		l, err := net.Listen("tcp", "127.0.0.1:0") // the kernel takes the connection, and nobody answers
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		_, err = postInTime(t, ctx, "https://"+l.Addr().String())
+		wantError(t, err, token.Unavailable)
+	})
+
+	t.Run("a context that has ended before", func(t *testing.T) {
+		srv := newRawServer(t, untilClosed)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		_, err := postInTime(t, ctx, srv.url)
+		wantError(t, err, token.Unavailable)
+		if n := srv.connections.Load(); n != 0 {
+			t.Errorf("the server saw %d connections", n)
+		}
+	})
+}
+
+// A failure is what its status says, whatever stands in its body: a page of a gateway may be large, and compressed as
+// nobody asked for.
+func TestClientFailureWithOddBody(t *testing.T) {
+	for name, write := range map[string]func(w http.ResponseWriter, status int){
+		"empty": func(w http.ResponseWriter, status int) { w.WriteHeader(status) },
+		"65 KiB": func(w http.ResponseWriter, status int) {
+			w.WriteHeader(status)
+			_, _ = io.WriteString(w, strings.Repeat("x", 65<<10))
+		},
+		"cut": func(w http.ResponseWriter, status int) {
+			w.Header().Set("Content-Length", "100")
+			w.WriteHeader(status)
+			_, _ = io.WriteString(w, "<html>")
+		},
+		"br": func(w http.ResponseWriter, status int) {
+			w.Header().Set("Content-Encoding", "br")
+			w.WriteHeader(status)
+			_, _ = io.WriteString(w, "\x0b\x02\x80c4n4ry\x03")
+		},
+	} {
+		for status, want := range map[int]token.Kind{
+			503: token.Unavailable, 502: token.Unavailable, 429: token.Unavailable,
+			401: token.Refused, 307: token.Refused, 404: token.Refused,
+		} {
+			t.Run(fmt.Sprintf("%d %s", status, name), func(t *testing.T) {
+				srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					w.Header().Set("Retry-After", "7")
+					write(w, status)
+				}))
+				defer srv.Close()
+				a, err := post(t.Context(), NewClient(), srv.URL)
+				if err == nil {
+					_, err = a.Read(both)
+				}
+				e := wantError(t, err, want)
+				if e.Status != status {
+					t.Errorf("got status %d", e.Status)
+				}
+				if want == token.Unavailable && e.RetryAfter != 7*time.Second {
+					t.Errorf("got Retry-After %s", e.RetryAfter)
+				}
+			})
+		}
+	}
+}
+
+// No redirect is followed: 307 and 308 would send the secret to another host, and 301 to 303 would ask it for a token
+// with a GET (pitfall 5.8).
+func TestClientFollowsNoRedirect(t *testing.T) {
+	var visits atomic.Int32
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		visits.Add(1)
+		_, _ = io.WriteString(w, goodAnswer)
+	}))
+	defer other.Close()
+	for _, status := range []int{301, 302, 303, 307, 308} {
+		for _, location := range []string{other.URL + "/" + canary, "/" + canary, "//" + strings.TrimPrefix(other.URL, "http://"), "", ":c4n4ry"} {
+			var calls atomic.Int32
+			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				calls.Add(1)
+				w.Header().Set("Location", location)
+				w.Header().Set("Refresh", "0; url="+other.URL)
+				w.WriteHeader(status)
+				_, _ = io.WriteString(w, goodAnswer) // no token comes from a redirect either
+			}))
+			a, err := post(t.Context(), NewClient(), srv.URL)
+			if err == nil {
+				_, err = a.Read(both)
+			}
+			if e := wantError(t, err, token.Refused); e.Status != status || !strings.Contains(e.Reason, "redirects") {
+				t.Errorf("%d to %q: got %+v", status, location, e)
+			}
+			if n := calls.Load(); n != 1 {
+				t.Errorf("%d to %q: the endpoint got %d calls", status, location, n)
+			}
+			srv.Close()
+		}
+	}
+	if n := visits.Load(); n != 0 {
+		t.Errorf("the other server got %d requests", n)
+	}
+}
+
+// A cookie of one answer must not come with the next request: credentials share the client.
+func TestClientKeepsNothing(t *testing.T) {
+	var opened atomic.Int32
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if len(r.Header["Cookie"]) > 0 {
+			t.Errorf("got a cookie: %v", r.Header["Cookie"])
+		}
+		http.SetCookie(w, &http.Cookie{Name: "session", Value: canary})
+		_, _ = io.WriteString(w, goodAnswer)
+	}))
+	srv.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			opened.Add(1)
+		}
+	}
+	srv.Start()
+	defer srv.Close()
+	c := NewClient()
+	for range 3 {
+		if _, err := post(t.Context(), c, srv.URL); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := opened.Load(); n != 3 {
+		t.Errorf("3 requests came over %d connections", n)
+	}
+}
+
+// What net/http and its relatives say is put into our own words: their texts quote URLs, and what was sent.
+func TestUnavailableReason(t *testing.T) {
+	leaf := &x509.Certificate{DNSNames: []string{canary + ".example"}}
+	for want, errs := range map[string][]error{
+		"its host name does not exist":         {&net.DNSError{Err: "no such host", Name: canary, IsNotFound: true}},
+		"its host name could not be resolved":  {&net.DNSError{Err: "timeout", Name: canary, IsTimeout: true}},
+		"signed by an authority":               {x509.UnknownAuthorityError{Cert: leaf}},
+		"its certificate is for another host":  {x509.HostnameError{Certificate: leaf, Host: canary}},
+		"its certificate has expired":          {x509.CertificateInvalidError{Cert: leaf, Reason: x509.Expired, Detail: canary}},
+		"its certificate is not valid":         {x509.CertificateInvalidError{Cert: leaf, Reason: x509.NameMismatch, Detail: canary}},
+		"it does not speak TLS":                {tls.RecordHeaderError{Msg: canary}},
+		"connecting timed out":                 {&net.OpError{Op: "dial", Err: os.ErrDeadlineExceeded}},
+		"connection refused":                   {&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}},
+		"connection reset":                     {&net.OpError{Op: "read", Err: os.NewSyscallError("read", syscall.ECONNRESET)}},
+		"it closed the connection before":      {io.EOF, io.ErrUnexpectedEOF},
+		"the exchange failed":                  {errors.New(canary), tls.AlertError(40), &http.ProtocolError{ErrorString: canary}},
+		"the token endpoint cannot be reached": {errors.New(canary)},
+	} {
+		for _, err := range errs {
+			for _, wrapped := range []error{
+				err,
+				&url.Error{Op: "Post", URL: "https://login.example/?" + canary, Err: err},
+				fmt.Errorf("%s: %w", canary, &tls.CertificateVerificationError{UnverifiedCertificates: []*x509.Certificate{leaf}, Err: err}),
+			} {
+				if e := wantError(t, unavailable(reason(t.Context(), wrapped)), token.Unavailable); !strings.Contains(e.Reason, want) {
+					t.Errorf("%v: got %q, want %q", wrapped, e.Reason, want)
+				}
+			}
+		}
+	}
+}
+
+func TestUnavailableReasonAfterTimeout(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	e := wantError(t, unavailable(reason(ctx, &net.DNSError{Err: canary, Name: canary, IsNotFound: true})), token.Unavailable)
+	if !strings.Contains(e.Reason, "fetch_timeout") {
+		t.Errorf("the reason %q does not name the option", e.Reason)
+	}
+}
+
+func TestClientConnectionRefused(t *testing.T) {
+	srv := httptest.NewServer(nil)
+	srv.Close()
+	_, err := post(t.Context(), NewClient(), srv.URL)
+	if e := wantError(t, err, token.Unavailable); !strings.Contains(e.Reason, "connection refused") {
+		t.Errorf("got reason %q", e.Reason)
+	}
+}
+
+// TestClientProxyEnvironment runs itself again, because net/http reads the environment once for each process.
+func TestClientProxyEnvironment(t *testing.T) {
+	const variable = "TEST_TOKEN_ENDPOINTS"
+	if endpoints, ok := os.LookupEnv(variable); ok {
+		for endpoint := range strings.SplitSeq(endpoints, " ") {
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			_, err := post(ctx, NewClient(), endpoint)
+			t.Logf("%s: %v", endpoint, err)
+			cancel()
+		}
+		return
+	}
+
+	var mu sync.Mutex
+	asked := make(map[string]bool) // the hosts that the proxy was asked for
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		asked[r.Host] = true
+		w.WriteHeader(http.StatusBadGateway)
+	}))
+	defer proxy.Close()
+	endpoint := httptest.NewServer(http.NotFoundHandler())
+	defer endpoint.Close()
+	_, port, _ := net.SplitHostPort(strings.TrimPrefix(endpoint.URL, "http://"))
+
+	// Whatever may be asked in the clear because it counts as loopback must not pass a proxy.
+	var endpoints []string
+	for _, host := range []string{"127.0.0.1", "127.0.0.2", "localhost", "[::1]", "[::ffff:127.0.0.1]"} {
+		if IsLoopback(host) {
+			endpoints = append(endpoints, "http://"+host+":"+port, "https://"+host+":"+port)
+		}
+	}
+	endpoints = append(endpoints, "http://elsewhere.invalid", "https://elsewhere.invalid") // these must
+
+	child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestClientProxyEnvironment$", "-test.v")
+	child.Env = append(os.Environ(), variable+"="+strings.Join(endpoints, " "), "NO_PROXY=", "no_proxy=")
+	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY"} {
+		child.Env = append(child.Env, name+"="+proxy.URL)
+	}
+	output, err := child.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, output)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	for _, host := range []string{"elsewhere.invalid", "elsewhere.invalid:443"} {
+		if !asked[host] {
+			t.Errorf("%s was not asked for through the proxy of the environment", host)
+		}
+		delete(asked, host)
+	}
+	for host := range asked {
+		t.Errorf("the proxy of the environment saw a request for %s", host)
+	}
+	if t.Failed() {
+		t.Logf("%s", output)
+	}
+}

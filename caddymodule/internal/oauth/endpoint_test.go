@@ -1,0 +1,148 @@
+package oauth
+
+import (
+	"net"
+	"net/url"
+	"strings"
+	"testing"
+)
+
+func TestParseEndpoint(t *testing.T) {
+	for _, raw := range []string{
+		"https://login.example/oauth/token",
+		"https://login.example",
+		"https://login.example:8443/",
+		"https://login.example/token?tenant=a&api-version=2", // RFC 6749 section 3.2: a query is allowed
+		"HTTPS://LOGIN.example/token",
+		"http://127.0.0.1:9080/oauth/token", // who may use http is not decided here
+		"https://[2001:db8::1]:8443/token",
+		"https://login.example/secret/password", // a path is no query
+	} {
+		u, err := ParseEndpoint(raw)
+		if err != nil || u == nil {
+			t.Errorf("%s: got error %v", raw, err)
+		}
+	}
+	for _, tc := range []struct{ raw, want string }{
+		{"", "must begin with https"},
+		{"login.example/" + canary, "must begin with https"},
+		{"ftp://login.example/" + canary, "must begin with https"},
+		{"//login.example/" + canary, "must begin with https"},
+		{"https:login.example/" + canary, "no host"},
+		{"https:///" + canary, "no host"},
+		{"https://:443/" + canary, "no host"},
+		{"https://login.example/" + canary + "\x7f", "not a URL"},
+		{"https://login.example/%zz" + canary, "not a URL"},
+		{"https://" + canary + " .example/", "not a URL"},
+		{"https://login.example:" + canary + "/", "not a URL"},
+		{"https://user:" + canary + "@login.example/", "user name"},
+		{"https://" + canary + "@login.example/", "user name"},
+		{"https://@login.example/" + canary, "user name"},
+		{"https://login.example/#" + canary, "fragment"}, // RFC 6749 section 3.2
+		// RFC 6749 section 2.3.1: never in the URI
+		{"https://login.example/?client_secret=" + canary, "secret"},
+		{"https://login.example/?a=b&CLIENT_SECRET=" + canary, "secret"},
+		{"https://login.example/?client%5Fsecret=" + canary, "secret"},
+		{"https://login.example/?client_secret", "secret"},
+		{"https://login.example/?password=" + canary, "secret"},
+		{"https://login.example/?client_assertion=" + canary, "secret"},
+		{"https://login.example/?access_token=" + canary, "secret"},
+		{"https://login.example/?api_key=" + canary, "secret"},
+		{"https://login.example/?apikey=" + canary, "secret"},
+		// pitfall 6.3: query names that match secret, password or key
+		{"https://login.example/?api-key=" + canary, "secret"},
+		{"https://login.example/?subscription-key=" + canary, "secret"},
+		// net/url drops such pairs, the wire does not
+		{"https://login.example/?client_secret=" + canary + "%zz", "secret"},
+		{"https://login.example/?a=b;client_secret=" + canary, "secret"},
+	} {
+		u, err := ParseEndpoint(tc.raw)
+		if err == nil {
+			t.Errorf("%q is accepted as %v, want an error about %s", tc.raw, u, tc.want)
+			continue
+		}
+		if !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%q: got error %q, want one about %s", tc.raw, err, tc.want)
+		}
+		wantSilent(t, err)
+	}
+}
+
+func TestIsLoopback(t *testing.T) {
+	for host, want := range map[string]bool{
+		"localhost":        true,
+		"127.0.0.1":        true,
+		"127.255.255.254":  true,
+		"::1":              true,
+		"[::1]":            true,
+		"::ffff:127.0.0.1": true,
+		// With other spellings of localhost, net/http would use a proxy from the environment.
+		"LocalHost":            false,
+		"localhost.":           false,
+		"":                     false,
+		"127.1":                false, // not every resolver reads it alike
+		"2130706433":           false,
+		"0.0.0.0":              false,
+		"::":                   false,
+		"128.0.0.1":            false,
+		"::ffff:10.0.0.1":      false,
+		"localhost.example":    false,
+		"evil-localhost":       false,
+		"localhost.localhost.": false,
+		"127.0.0.1.nip.io":     false,
+		"127.0.0.1:80":         false,
+	} {
+		if got := IsLoopback(host); got != want {
+			t.Errorf("%q: got %v", host, got)
+		}
+	}
+}
+
+func FuzzEndpoint(f *testing.F) {
+	for _, raw := range []string{
+		"https://login.example/oauth/token", "http://[::1]:80/?a=b", "https://u:p@h/", "https://h/?client_secret=x%zz",
+		"https://h/?a;token=1", "https://h/#f", "http://localhost.", "HTTPS://h?%53ecret", "https:opaque", "://", "https://h\\@x/",
+	} {
+		f.Add(raw)
+	}
+	f.Fuzz(func(t *testing.T, raw string) {
+		u, err := ParseEndpoint(raw)
+		if err != nil {
+			if len(raw) > 12 && strings.Contains(err.Error(), raw) {
+				t.Fatalf("the error repeats the URL: %v", err)
+			}
+			return
+		}
+		if u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" || u.User != nil || u.Fragment != "" {
+			t.Fatalf("%q is accepted as %#v", raw, u)
+		}
+		if name := tellingName(u.RawQuery); name != "" {
+			t.Fatalf("%q is accepted with %q in its query", raw, name)
+		}
+		again, err := ParseEndpoint(u.String())
+		if err != nil || again.Host != u.Host || again.Path != u.Path || again.RawQuery != u.RawQuery {
+			t.Fatalf("%q means another URL when it is parsed again: %v, %v", raw, again, err)
+		}
+		if ip := net.ParseIP(u.Hostname()); ip != nil && IsLoopback(u.Hostname()) != ip.IsLoopback() {
+			t.Fatalf("IsLoopback(%q) is wrong", u.Hostname())
+		}
+	})
+}
+
+// tellingName looks for a telling name with other eyes than the code: it takes both separators, and names that cannot
+// be unescaped.
+func tellingName(query string) string {
+	for _, pair := range strings.FieldsFunc(query, func(r rune) bool { return r == '&' || r == ';' }) {
+		name, _, _ := strings.Cut(pair, "=")
+		if plain, err := url.QueryUnescape(name); err == nil {
+			name = plain
+		}
+		name = strings.ToLower(name)
+		for _, word := range []string{"secret", "password", "assertion", "token"} {
+			if strings.Contains(name, word) {
+				return name
+			}
+		}
+	}
+	return ""
+}

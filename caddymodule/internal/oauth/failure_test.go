@@ -1,0 +1,227 @@
+package oauth
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+)
+
+// The status decides, and the code only where it is known to mean "try again".
+func TestFailureKind(t *testing.T) {
+	for kind, statuses := range map[token.Kind][]int{
+		token.Refused: {
+			300, 301, 302, 303, 304, 307, 308,
+			400, 401, 402, 403, 404, 405, 406, 407, 409, 410, 411, 413, 414, 415, 418, 421, 422, 424, 426, 428, 431, 451, 499,
+		},
+		token.Unavailable: {408, 425, 429, 500, 501, 502, 503, 504, 507, 508, 511, 520, 522, 529, 599, 999},
+	} {
+		for _, status := range statuses {
+			for _, body := range []string{
+				"", "c4n4ry", "<html>c4n4ry</html>", `{}`, `{"error_description":"c4n4ry"}`, `{"error":"invalid_client"}`,
+				`{"error":"invalid_scope","error_description":"c4n4ry"}`, `{"errors":[{"title":"c4n4ry","status":"401"}]}`,
+				`{"access_token":"c4n4ry","expires_in":3600}`, // no token comes from a failure
+			} {
+				a := answerOf(status, "application/json", body)
+				a.Header.Set("Location", "https://c4n4ry.example/")
+				a.Header.Set("Www-Authenticate", `Bearer realm="c4n4ry", error="invalid_client"`)
+				issued, err := a.Read(both)
+				e := wantError(t, err, kind)
+				if e.Status != status || !issued.Token.Empty() {
+					t.Errorf("%d %s: got %+v and token %q", status, body, e, issued.Token.Reveal())
+				}
+			}
+		}
+	}
+}
+
+func TestFailureCode(t *testing.T) {
+	for code, kind := range map[string]token.Kind{
+		"invalid_request":         token.Refused,
+		"invalid_client":          token.Refused,
+		"invalid_grant":           token.Refused,
+		"unauthorized_client":     token.Refused,
+		"unsupported_grant_type":  token.Refused,
+		"invalid_scope":           token.Refused,
+		"access_denied":           token.Refused,
+		"Invalid_Token_Reuse":     token.Refused, // codes are case-sensitive
+		"server_error":            token.Unavailable,
+		"temporarily_unavailable": token.Unavailable,
+		"slow_down":               token.Unavailable,
+		"invalid_token_reuse":     token.Unavailable, // the layout says so
+	} {
+		for _, status := range []int{400, 401, 403, 422} {
+			_, err := answerOf(status, "application/json", `{"error":"`+code+`"}`).Read(both)
+			e := wantError(t, err, kind)
+			if e.Code != code || !strings.Contains(e.Error(), code) {
+				t.Errorf("%d %s: got %+v", status, code, e)
+			}
+		}
+	}
+	without := both
+	without.Transient = nil
+	_, err := answerOf(400, "application/json", `{"error":"invalid_token_reuse"}`).Read(without)
+	wantError(t, err, token.Refused)
+
+	// An answer without a code must not match a layout that lists none.
+	_, err = answerOf(400, "", "").Read(Layout{Code: []string{"error"}, Transient: []string{""}})
+	wantError(t, err, token.Refused)
+}
+
+// Only what looks like a code is shown: the rest of a body may hold anything, a secret too.
+func TestFailureCodeShown(t *testing.T) {
+	for body, want := range map[string]string{
+		`{"error":"invalid_client"}`:                          "invalid_client",
+		`{"error":"unsupported_grant_type"}`:                  "unsupported_grant_type",
+		`{"error":"invalid-key"}`:                             "invalid-key",
+		`{"error":"AADSTS7000215"}`:                           "AADSTS7000215",
+		`{"error":50200}`:                                     "50200",
+		`{"errors":[{"status":"401","title":"c4n4ry"}]}`:      "401",
+		`{"errors":[{"status":401,"detail":"c4n4ry"}]}`:       "401",
+		`{"errors":[{"code":"no_key","status":401}]}`:         "no_key",
+		`{"error":"c4n4ry is prose","errors":[{"code":"x"}]}`: "x",
+		`{"error":{"code":"c4n4ry"}}`:                         "",
+		`{"error":["c4n4ry"]}`:                                "",
+		`{"error":true}`:                                      "",
+		`{"error":null}`:                                      "",
+		`{"error":""}`:                                        "",
+		`{"error":"the secret c4n4ry is wrong"}`:              "",
+		`{"error":"c4n4ry!"}`:                                 "",
+		`{"error":"c4n4ry\n"}`:                                "",
+		`{"error":"c4n4ry\u0000"}`:                            "",
+		`{"error":"invalid_client\n"}`:                        "",
+		`{"error":"c4n4ry%20"}`:                               "",
+		`{"error":"c4n4ry="}`:                                 "",
+		`{"error":"<c4n4ry>"}`:                                "",
+		`{"error":"c4n4ryé"}`:                                 "",
+		`{"error":"с4n4ry c4n4ry"}`:                           "",
+		`{"error":"` + strings.Repeat("c4n4ry", 11) + `"}`:    "", // pitfall 5.5: at most 64 characters
+		// what tokens and secrets look like
+		`{"error":"c4n4ryc4n4ryc4n4ryc4n4ryc4n4ryc4"}`:               "",
+		`{"error":"G0ybScDl_7CA3tWVouc4n4ry"}`:                       "",
+		`{"error":"eyJhbGciOiJub25lIn0.eyJjNG40cnkiOiJjNG40cnkifQ"}`: "",
+		`{"error":"xa3521ca621113e44eeed9232fa3e54571cb08bc"}`:       "",
+		`{"error":"123e4567-e89b-12d3-a456-426614174000"}`:           "",
+		`error=c4n4ry`: "",
+		`c4n4ry`:       "",
+	} {
+		_, err := answerOf(401, "application/json", body).Read(both)
+		if e := wantError(t, err, token.Refused); e.Code != want {
+			t.Errorf("%s: got code %q, want %q", body, e.Code, want)
+		}
+	}
+	_, err := answerOf(401, "application/x-www-form-urlencoded", "error=invalid_client&error_description=c4n4ry").Read(both)
+	if e := wantError(t, err, token.Refused); e.Code != "invalid_client" {
+		t.Errorf("a form: got %+v", e)
+	}
+}
+
+// The reason says what to do where that is known.
+func TestFailureReason(t *testing.T) {
+	for status, want := range map[int]string{
+		301: "token_url", 302: "redirects", 307: "redirects", 308: "redirects",
+		404: "check token_url", 415: "encoding", 429: "later", 503: "later", 401: "refused",
+	} {
+		_, err := answerOf(status, "", "").Read(both)
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), fmt.Sprint(status)) {
+			t.Errorf("%d: got %v, want a text with %q", status, err, want)
+		}
+	}
+}
+
+// Retry-After counts where coming back can help, and nowhere else.
+func TestFailureRetryAfter(t *testing.T) {
+	for _, tc := range []struct {
+		status int
+		body   string
+		want   time.Duration
+	}{
+		{408, "", 7 * time.Second},
+		{425, "", 7 * time.Second},
+		{429, `{"errors":[{"status":429}]}`, 7 * time.Second},
+		{500, "", 7 * time.Second},
+		{503, "<html>", 7 * time.Second},
+		{400, `{"error":"invalid_token_reuse"}`, 7 * time.Second},
+		{400, `{"error":"slow_down"}`, 7 * time.Second},
+		{200, `{"error":"temporarily_unavailable"}`, 7 * time.Second},
+		{301, "", 0},
+		{400, `{"error":"invalid_client"}`, 0},
+		{401, "", 0},
+		{200, "", 0},
+	} {
+		a := answerOf(tc.status, "application/json", tc.body)
+		a.Header.Set("Retry-After", "7")
+		_, err := a.Read(both)
+		e, ok := err.(*token.Error)
+		if !ok || e.RetryAfter != tc.want {
+			t.Errorf("%d %s: got %+v, want %s", tc.status, tc.body, err, tc.want)
+		}
+	}
+}
+
+func TestParseRetryAfter(t *testing.T) {
+	now := time.Date(2026, 11, 23, 10, 0, 0, 0, time.UTC)
+	for value, want := range map[string]time.Duration{
+		"1":          time.Second,
+		"120":        2 * time.Minute,
+		" 5 ":        5 * time.Second,
+		"007":        7 * time.Second,
+		"2147483647": (1<<31 - 1) * time.Second,
+		// the three forms of RFC 9110 section 5.6.7
+		"Mon, 23 Nov 2026 10:00:30 GMT":  30 * time.Second,
+		"Monday, 23-Nov-26 10:00:30 GMT": 30 * time.Second,
+		"Mon Nov 23 10:00:30 2026":       30 * time.Second,
+		// what has passed, and nonsense, count as absent
+		"":                              0,
+		"0":                             0,
+		"-1":                            0,
+		"Mon, 23 Nov 2026 09:59:30 GMT": 0,
+		"Thu, 01 Jan 1970 00:00:00 GMT": 0,
+		"Mon, 99 Nov 2026 10:00:30 GMT": 0,
+		"+5":                            0,
+		"1.5":                           0,
+		"1e3":                           0,
+		"0x10":                          0,
+		"5s":                            0,
+		"5, 10":                         0,
+		"soon":                          0,
+		"c4n4ry":                        0,
+		"٥":                             0,
+	} {
+		if got := parseRetryAfter(value, now); got != want {
+			t.Errorf("%q: got %s, want %s", value, got, want)
+		}
+	}
+	// Who asks for longer than fits is not to be asked again at once: what the engine caps must reach it.
+	for _, value := range []string{
+		"2147483648", "9999999999", "9223372036854775807", "18446744073709551616", strings.Repeat("9", 100),
+		"Fri, 31 Dec 9999 23:59:59 GMT",
+	} {
+		if got := parseRetryAfter(value, now); got < 5*time.Minute {
+			t.Errorf("%.30q: got %s, want at least the 5 minutes that the engine allows", value, got)
+		}
+	}
+}
+
+func FuzzRetryAfter(f *testing.F) {
+	for _, value := range []string{"120", "-1", "99999999999", "Mon, 23 Nov 2026 10:00:30 GMT", "Monday, 23-Nov-26 10:00:30 GMT", "Fri, 31 Dec 9999 23:59:59 GMT", "\x00"} {
+		f.Add(value)
+	}
+	now := time.Date(2026, 11, 23, 10, 0, 0, 0, time.UTC)
+	f.Fuzz(func(t *testing.T, value string) {
+		got := parseRetryAfter(value, now)
+		if got < 0 {
+			t.Fatalf("%q: got %s", value, got)
+		}
+		if date, err := http.ParseTime(strings.TrimSpace(value)); err == nil && date.Before(now) && got != 0 {
+			t.Fatalf("%q has passed: got %s", value, got)
+		}
+		digits := strings.Trim(strings.TrimSpace(value), "0123456789") == ""
+		if digits && strings.Trim(strings.TrimSpace(value), "0") != "" && got == 0 {
+			t.Fatalf("%q is a number of seconds, and counts as none", value)
+		}
+	})
+}
