@@ -1,0 +1,146 @@
+package caddymodule
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+)
+
+func TestJudgeChallenge(t *testing.T) {
+	const (
+		certain  = "certain"
+		doubtful = "doubtful"
+		notOurs  = "not ours"
+	)
+	tests := []struct {
+		name   string
+		fields []string
+		want   string
+	}{
+		{"none", nil, doubtful},
+		{"empty", []string{""}, doubtful},
+		{"scheme alone", []string{"Bearer"}, doubtful},
+		{"realm alone (RFC 6750 section 3: no token was sent)", []string{`Bearer realm="api"`}, doubtful},
+		{"invalid_token", []string{`Bearer error="invalid_token"`}, certain},
+		{"Doorkeeper (OPT-51)", []string{`Bearer realm="Doorkeeper", error="invalid_token", error_description="The access token was revoked"`}, certain},
+		{"without quotes", []string{`Bearer error=invalid_token`}, certain},
+		{"without quotes, then more", []string{`Bearer error=invalid_token, realm=x`}, certain},
+		{"no space after the comma", []string{`Bearer realm="x",error="invalid_token"`}, certain},
+		{"tabs", []string{"Bearer\trealm=\"x\"\t,\terror=\"invalid_token\""}, certain},
+		{"name in capitals", []string{`Bearer ERROR="invalid_token"`}, certain},
+		{"scheme in small letters", []string{`bearer error="invalid_token"`}, certain},
+		{"invalid_request", []string{`Bearer error="invalid_request"`}, doubtful},
+		{"insufficient_scope (RFC 6750 section 3.1)", []string{`Bearer error="insufficient_scope", scope="a b"`}, notOurs},
+		{"insufficient_scope without quotes", []string{`Bearer error=insufficient_scope`}, notOurs},
+		{"DPoP nonce (RFC 9449 section 9)", []string{`DPoP error="use_dpop_nonce", error_description="Resource server requires nonce in DPoP proof"`}, notOurs},
+		{"DPoP proof", []string{`DPoP error="invalid_dpop_proof"`}, notOurs},
+
+		{"quoted comma", []string{`Bearer realm="a, error=\"invalid_token\", b", error="insufficient_scope"`}, notOurs},
+		{"quoted equals sign", []string{`Bearer realm="error=invalid_token", error="insufficient_scope"`}, notOurs},
+		{"escaped quote at the end of a value", []string{`Bearer realm="a\"", error="insufficient_scope"`}, notOurs},
+		{"escaped backslash at the end of a value", []string{`Bearer realm="a\\", error="insufficient_scope"`}, notOurs},
+		{"escape in the value itself", []string{`Bearer error="invalid\_token"`}, certain},
+		{"error in the description only", []string{`Bearer error_description="error=invalid_token"`}, doubtful},
+		{"error_uri is not error", []string{`Bearer error_uri="insufficient_scope", error="invalid_token"`}, certain},
+		{"x_error is not error", []string{`Bearer x_error="insufficient_scope", error="invalid_token"`}, certain},
+
+		{"Basic, then Bearer", []string{`Basic realm="x", Bearer realm="y", error="invalid_token"`}, certain},
+		{"Basic, then Bearer with error first", []string{`Basic realm="x", Bearer error="insufficient_scope"`}, notOurs},
+		{"Bearer, then Basic", []string{`Bearer error="insufficient_scope", Basic realm="x"`}, notOurs},
+		{"token68, then Bearer", []string{`Negotiate YWJjZA==, Bearer error="insufficient_scope"`}, notOurs},
+		{"token68 without padding, then Bearer", []string{`NTLM TlRMTVNTUAAC/+x, Bearer error="insufficient_scope"`}, notOurs},
+		{"schemes without parameters", []string{`Negotiate, NTLM, Bearer error="insufficient_scope"`}, notOurs},
+		{"empty list members (RFC 9110 section 5.6.1)", []string{`, ,, Bearer ,realm="x",, error="insufficient_scope",`}, notOurs},
+		{"several fields", []string{`Negotiate`, `Basic realm="x"`, `Bearer error="insufficient_scope"`}, notOurs},
+
+		// RFC 9110 section 11.2: auth-param = token BWS "=" BWS ( token / quoted-string ), and section 5.6.3: a
+		// recipient must parse bad white space.
+		{"BWS after the equals sign", []string{`Bearer error= "insufficient_scope"`}, notOurs},
+		{"BWS before the equals sign", []string{`Bearer realm="x", error ="insufficient_scope"`}, notOurs},
+		{"BWS before the equals sign, right after the scheme", []string{`Bearer error ="insufficient_scope"`}, notOurs},
+		{"BWS around the equals sign, right after the scheme", []string{"Bearer error \t= \tinvalid_token"}, certain},
+
+		{"quote that never ends", []string{`Bearer realm="x, error="insufficient_scope"`}, doubtful},
+		{"value that never ends", []string{`Bearer error="invalid_token`}, certain},
+		{"backslash at the very end", []string{`Bearer error="invalid_token\`}, doubtful},
+		{"equals sign at the very end", []string{`Bearer error=`}, doubtful},
+		{"quote without a name", []string{`"Bearer error=insufficient_scope", Bearer error="invalid_token"`}, certain},
+		{"not even a scheme", []string{`="x",="y"`}, doubtful},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			doubt, ours := judgeChallenge(tc.fields)
+			got := notOurs
+			switch {
+			case ours && doubt == token.Certain:
+				got = certain
+			case ours:
+				got = doubtful
+			}
+			if got != tc.want {
+				t.Errorf("%q is %s, want %s", tc.fields, got, tc.want)
+			}
+		})
+	}
+}
+
+// FuzzChallenge has two halves: whatever the API sends, reading it ends without a panic; and wherever a well-formed
+// challenge stands in well-formed company, its error is found.
+func FuzzChallenge(f *testing.F) {
+	for _, field := range []string{
+		``, `Bearer`, `Bearer error="invalid_token"`, `Bearer realm="a\"b, c", error=invalid_token`,
+		`Negotiate YWJjZA==, Basic realm="x"`, `"`, `\`, `=`, `Bearer error="`, "\x00\xff,=\"\\", `a=b=c,,;`,
+	} {
+		for _, seed := range []uint64{0, 1, 0xa5a5a5a5a5a5a5a5, ^uint64(0)} {
+			f.Add(field, seed)
+		}
+	}
+	f.Fuzz(func(t *testing.T, field string, seed uint64) {
+		judgeChallenge([]string{field})
+		judgeChallenge([]string{field, field})
+
+		wellFormed, code := composeChallenge(seed, field)
+		if got := bearerError([]string{wellFormed}); got != code {
+			t.Errorf("the error in %q is %q, want %q", wellFormed, got, code)
+		}
+	})
+}
+
+// composeChallenge makes a well-formed field (RFC 9110 sections 5.6.1 and 11.6.1) around one error parameter. The
+// bits of seed choose its shape; text goes into quoted strings.
+func composeChallenge(seed uint64, text string) (field, code string) {
+	choose := func(from ...string) string {
+		chosen := from[seed%uint64(len(from))]
+		seed /= uint64(len(from))
+		return chosen
+	}
+	escape := strings.NewReplacer(`\`, `\\`, `"`, `\"`)
+	quote := func(s string) string { return `"` + escape.Replace(s) + `"` }
+	text = strings.Map(func(r rune) rune {
+		if r < ' ' && r != '\t' || r == 0x7f { // no part of a quoted-string
+			return -1
+		}
+		return r
+	}, text)
+
+	comma := func() string { return choose(", ", ",", " ,\t", ",, ") }
+	equals := func() string { return choose("=", "= ", " =", " \t= ") }
+	other := func() string {
+		return choose("", `realm=`+quote(text), `error_description=`+quote(text), `scope=plain`, `realm`+equals()+quote(`a, error="x"`))
+	}
+	code = choose("invalid_token", "insufficient_scope", "use_dpop_nonce")
+
+	var b strings.Builder
+	b.WriteString(choose("", "Negotiate"+comma(), "Negotiate YWJj/+=="+comma(), "Basic realm="+quote(text)+comma(), ", "))
+	b.WriteString(choose("Bearer ", "bearer  ", "DPoP "))
+	if before := other(); before != "" {
+		b.WriteString(before + comma())
+	}
+	b.WriteString(choose("error", "Error") + equals() + choose(code, quote(code)))
+	if after := other(); after != "" {
+		b.WriteString(comma() + after)
+	}
+	b.WriteString(choose("", comma()+"Basic realm="+quote(text), ","))
+	return b.String(), code
+}

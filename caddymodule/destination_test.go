@@ -1,0 +1,151 @@
+package caddymodule
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+)
+
+func TestHostPatternParsing(t *testing.T) {
+	t.Setenv("TOKEN_PROXY_TEST_HOST", "API.example.com.")
+	for text, want := range map[string]hostPattern{
+		"api.example.com":             {host: "api.example.com"},
+		"API.Example.COM":             {host: "api.example.com"},
+		"api.example.com.":            {host: "api.example.com"},
+		"api.example.com:8443":        {host: "api.example.com", port: "8443"},
+		"*.example.com":               {host: "example.com", subdomain: true},
+		"*.Example.com.:8443":         {host: "example.com", port: "8443", subdomain: true},
+		"127.0.0.1":                   {host: "127.0.0.1"},
+		"127.0.0.1:80":                {host: "127.0.0.1", port: "80"},
+		"[::1]":                       {host: "::1"},
+		"[::1]:8443":                  {host: "::1", port: "8443"},
+		"::1":                         {host: "::1"},
+		"{env.TOKEN_PROXY_TEST_HOST}": {host: "api.example.com"},
+	} {
+		if got, err := parseHostPattern(text); err != nil || got != want {
+			t.Errorf("api_hosts %s: got %+v, %v, want %+v", text, got, err, want)
+		}
+	}
+	for _, text := range []string{
+		"", ".", "*", "*.", "*.*.example.com", "a.*.example.com", "ex*mple.com", "*example.com", "https://example.com",
+		"example.com/", "user@example.com", "example.com?a", "example.com#a", "{env.TOKEN_PROXY_TEST_NOT_SET}",
+		"{http.request.host}", ":8080",
+	} {
+		if got, err := parseHostPattern(text); err == nil {
+			t.Errorf("api_hosts %q was taken as %+v", text, got)
+		}
+	}
+}
+
+func TestDestinations(t *testing.T) {
+	patterns := func(texts ...string) hostPatterns {
+		t.Helper()
+		p, err := parseHostPatterns(texts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	tls := transportSecurity{tls: true}
+	exampleSubdomains := destinations{hosts: patterns("*.example.com"), transport: tls}
+	tests := []struct {
+		name                string
+		d                   destinations
+		network, host, port string
+		want                error
+	}{
+		{"the host itself", destinations{hosts: patterns("api.example.com"), transport: tls}, "tcp", "api.example.com", "443", nil},
+		{"capitals", destinations{hosts: patterns("api.example.com"), transport: tls}, "tcp", "API.Example.Com", "443", nil},
+		{"trailing dot", destinations{hosts: patterns("api.example.com"), transport: tls}, "tcp", "api.example.com.", "443", nil},
+		{"another host", destinations{hosts: patterns("api.example.com"), transport: tls}, "tcp", "evil.example", "443", errHostNotAllowed},
+		{"no host", destinations{hosts: patterns("api.example.com"), transport: tls}, "tcp", "", "443", errHostNotAllowed},
+		{"no pattern", destinations{transport: tls}, "tcp", "api.example.com", "443", errHostNotAllowed},
+		{"a prefix of the name", destinations{hosts: patterns("api.example.com"), transport: tls}, "tcp", "api.example.com.evil.example", "443", errHostNotAllowed},
+		{"a suffix of the name", destinations{hosts: patterns("example.com"), transport: tls}, "tcp", "notexample.com", "443", errHostNotAllowed},
+		{"a subdomain of a plain host", destinations{hosts: patterns("example.com"), transport: tls}, "tcp", "api.example.com", "443", errHostNotAllowed},
+
+		{"wildcard", exampleSubdomains, "tcp", "api.example.com", "443", nil},
+		{"wildcard, two labels", exampleSubdomains, "tcp", "eu.api.example.com", "443", nil},
+		{"wildcard, the domain itself", exampleSubdomains, "tcp", "example.com", "443", errHostNotAllowed},
+		{"wildcard, no label", exampleSubdomains, "tcp", ".example.com", "443", errHostNotAllowed},
+		{"wildcard, no dot", exampleSubdomains, "tcp", "evilexample.com", "443", errHostNotAllowed},
+		{"wildcard, below another", exampleSubdomains, "tcp", "example.com.evil.example", "443", errHostNotAllowed},
+		// An IPv6 zone is text that the client may choose (RFC 4007 section 11); it is no part of a name.
+		{"wildcard, IPv6 zone that looks like the domain", exampleSubdomains, "tcp", "2001:db8::bad%.example.com", "443", errHostNotAllowed},
+		{"wildcard, loopback zone that looks like the domain", destinations{hosts: patterns("*.example.com")}, "tcp", "::1%.example.com", "80", errHostNotAllowed},
+		{"wildcard, v4-mapped loopback with a zone", destinations{hosts: patterns("*.example.com")}, "tcp", "::ffff:127.0.0.1%.example.com", "80", errHostNotAllowed},
+
+		{"the port", destinations{hosts: patterns("api.example.com:8443"), transport: tls}, "tcp", "api.example.com", "8443", nil},
+		{"another port", destinations{hosts: patterns("api.example.com:8443"), transport: tls}, "tcp", "api.example.com", "443", errHostNotAllowed},
+		{"one of several", destinations{hosts: patterns("a.example:1", "b.example"), transport: tls}, "tcp", "b.example", "2", nil},
+
+		{"plaintext", destinations{hosts: patterns("api.example.com")}, "tcp", "api.example.com", "80", errPlaintext},
+		{"plaintext to port 443", destinations{hosts: patterns("api.example.com")}, "tcp", "api.example.com", "443", errPlaintext},
+		{"plaintext, allowed", destinations{hosts: patterns("api.example.com"), allowPlaintext: true}, "tcp", "api.example.com", "80", nil},
+		{"plaintext, allowed, another host", destinations{hosts: patterns("api.example.com"), allowPlaintext: true}, "tcp", "evil.example", "80", errHostNotAllowed},
+		{"plaintext to an excepted port", destinations{hosts: patterns("api.example.com"), transport: transportSecurity{tls: true, exceptPorts: []string{"8080"}}}, "tcp", "api.example.com", "8080", errPlaintext},
+		{"TLS beside an excepted port", destinations{hosts: patterns("api.example.com"), transport: transportSecurity{tls: true, exceptPorts: []string{"8080"}}}, "tcp", "api.example.com", "8443", nil},
+		{"plaintext to 127.0.0.1", destinations{hosts: patterns("127.0.0.1")}, "tcp", "127.0.0.1", "80", nil},
+		{"plaintext to ::1", destinations{hosts: patterns("[::1]")}, "tcp", "::1", "80", nil},
+		{"plaintext to localhost", destinations{hosts: patterns("localhost")}, "tcp", "localhost", "80", nil},
+		{"plaintext to a private address", destinations{hosts: patterns("10.0.0.1")}, "tcp", "10.0.0.1", "80", errPlaintext},
+		{"plaintext to the unspecified address", destinations{hosts: patterns("0.0.0.0")}, "tcp", "0.0.0.0", "80", errPlaintext},
+		{"plaintext to a name that begins like loopback", destinations{hosts: patterns("*.example")}, "tcp", "127.0.0.1.example", "80", errPlaintext},
+		{"plaintext to localhost of another domain", destinations{hosts: patterns("*.example")}, "tcp", "localhost.example", "80", errPlaintext},
+		{"loopback is not allowed for being loopback", destinations{hosts: patterns("api.example.com")}, "tcp", "127.0.0.1", "80", errHostNotAllowed},
+
+		{"unix socket", destinations{sockets: []string{"/run/api.sock"}}, "unix", "/run/api.sock", "0", nil},
+		{"unix socket, h2c", destinations{sockets: []string{"/run/api.sock"}}, "unix+h2c", "/run/api.sock", "0", nil},
+		{"another unix socket", destinations{sockets: []string{"/run/api.sock"}}, "unix", "/run/docker.sock", "0", errHostNotAllowed},
+		{"unix socket that ends like the host", exampleSubdomains, "unix", "/tmp/x.example.com", "0", errHostNotAllowed},
+		{"unix socket named like the host", destinations{hosts: patterns("api.example.com"), transport: tls}, "unix", "api.example.com", "0", errHostNotAllowed},
+
+		// Upstreams found by DNS are dialed by address: the name that their certificate must prove counts.
+		{"name that the certificate proves", destinations{hosts: patterns("api.example.com"), transport: transportSecurity{tls: true, proves: "api.example.com"}}, "tcp", "192.0.2.1", "443", nil},
+		{"wrong name that the certificate proves", destinations{hosts: patterns("api.example.com"), transport: transportSecurity{tls: true, proves: "evil.example"}}, "tcp", "192.0.2.1", "443", errHostNotAllowed},
+		{"nothing is proved on an excepted port", destinations{hosts: patterns("api.example.com"), allowPlaintext: true, transport: transportSecurity{tls: true, exceptPorts: []string{"80"}, proves: "api.example.com"}}, "tcp", "192.0.2.1", "80", errHostNotAllowed},
+		{"nothing is proved on an excepted port of loopback", destinations{hosts: patterns("api.example.com"), transport: transportSecurity{tls: true, exceptPorts: []string{"80"}, proves: "api.example.com"}}, "tcp", "127.0.0.1", "80", errHostNotAllowed},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			if got := tc.d.check(tc.network, tc.host, tc.port); !errors.Is(got, tc.want) {
+				t.Errorf("%s/%s:%s: got %v, want %v", tc.network, tc.host, tc.port, got, tc.want)
+			}
+		})
+	}
+}
+
+// What a transport is taken for decides whether the token may go out: the URL has no scheme to ask.
+func TestTransportSecurity(t *testing.T) {
+	tests := []struct {
+		name      string
+		transport any
+		encrypts  bool
+		proves    string
+	}{
+		{"plain HTTP", &reverseproxy.HTTPTransport{}, false, ""},
+		{"TLS", &reverseproxy.HTTPTransport{TLS: &reverseproxy.TLSConfig{}}, true, ""},
+		{"TLS with a name", &reverseproxy.HTTPTransport{TLS: &reverseproxy.TLSConfig{ServerName: "API.example.com."}}, true, "api.example.com"},
+		{"TLS with a name and no verification", &reverseproxy.HTTPTransport{TLS: &reverseproxy.TLSConfig{ServerName: "api.example.com", InsecureSkipVerify: true}}, true, ""},
+		{"TLS with a name that the request chooses", &reverseproxy.HTTPTransport{TLS: &reverseproxy.TLSConfig{ServerName: "{http.request.host}"}}, true, ""},
+		{"TLS but for this port", &reverseproxy.HTTPTransport{TLS: &reverseproxy.TLSConfig{ExceptPorts: []string{"443"}}}, false, ""},
+		{"a transport that cannot be asked", struct{}{}, false, ""},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			got := securityOf(tc.transport)
+			if got.encrypts("443") != tc.encrypts || got.proves != tc.proves {
+				t.Errorf("got %+v, want encrypts %t, proves %q", got, tc.encrypts, tc.proves)
+			}
+		})
+	}
+}
+
+// The reasons go into the log: they must tell the operator which option to look at.
+func TestDestinationErrorsNameTheOption(t *testing.T) {
+	if !strings.Contains(errHostNotAllowed.Error(), "api_hosts") || !strings.Contains(errPlaintext.Error(), "allow_plaintext") {
+		t.Errorf("got %q and %q", errHostNotAllowed, errPlaintext)
+	}
+}
