@@ -1,0 +1,189 @@
+package caddymodule
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Whatever is not a placeholder is the secret itself, to the letter (pitfall 7.7: Caddy's replacer would change it).
+func TestSecretLiteral(t *testing.T) {
+	for _, text := range []string{
+		"x", "p{a}ss", "p{env}ss", "{", "}", `\{env`, "$X", "a$", " x ", "100%", "env.HOME", "file./etc/passwd",
+		"ключ", "{{x}}", "a\\b", "`", "'", `"`, "#", "+/=", strings.Repeat("x", 100_000),
+	} {
+		r, err := newSecretReader(text)
+		if err != nil {
+			t.Errorf("%.40q: %v", text, err)
+			continue
+		}
+		if got, err := r.read(); err != nil || got.Reveal() != text || !r.isLiteral() {
+			t.Errorf("%.40q: got %.40q, %v", text, got.Reveal(), err)
+		}
+	}
+}
+
+// What could be a mistyped placeholder is refused, for else its text would be sent as the secret. The refusals do not
+// repeat the value.
+func TestSecretRefusedAsConfigured(t *testing.T) {
+	for _, tc := range []struct{ text, want string }{
+		{"", "empty"},
+		{" ", "empty"},
+		{"\t\r\n", "empty"},
+		{"c4n4ry{env.HOME}", "whole value"},
+		{"{env.HOME}c4n4ry", "whole value"},
+		{" {env.HOME}", "whole value"},
+		{"{env.HOME} ", "whole value"},
+		{"{env.HOME}{env.PATH}", "whole value"},
+		{"Bearer {file./run/c4n4ry}", "whole value"},
+		{"{file.{env.HOME}/c4n4ry}", "whole value"},
+		{"{env.}", "placeholder"},
+		{"{file.}", "placeholder"},
+		{"{c4n4ry}", "unknown placeholder"},
+		{"{env}", "unknown placeholder"},
+		{"{ENV.HOME}", "unknown placeholder"},
+		{"{environment.HOME}", "unknown placeholder"},
+		{"{$HOME}", "unknown placeholder"},
+		{"{system.hostname}", "unknown placeholder"},
+		{"{http.request.header.X-Secret}", "unknown placeholder"},
+		// with the characters of a path in it
+		{"{files./run/secrets/c4n4ry}", "unknown placeholder"},
+		{"{File./run/secrets/c4n4ry}", "unknown placeholder"},
+		{"{file:/run/secrets/c4n4ry}", "unknown placeholder"},
+		{"{env:C4N4RY}", "unknown placeholder"},
+		{"{vault.secret/data/c4n4ry#key}", "unknown placeholder"},
+	} {
+		r, err := newSecretReader(tc.text)
+		if err == nil {
+			t.Errorf("%q is accepted, literal: %v", tc.text, r.isLiteral())
+			continue
+		}
+		if !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%q: got error %q, want one about %q", tc.text, err, tc.want)
+		}
+		if strings.Contains(strings.ToLower(err.Error()), "c4n4ry") {
+			t.Errorf("%q: the error repeats it: %v", tc.text, err)
+		}
+	}
+}
+
+// Editors and secret managers put white space around a value, and nothing else about it may be changed.
+func TestSecretContent(t *testing.T) {
+	for content, want := range map[string]string{
+		"x":              "x",
+		"x\n":            "x",
+		"x\r\n":          "x",
+		"\n\tx \n\n":     "x",
+		"a b":            "a b",
+		"p{a}ss":         "p{a}ss",
+		"{env.HOME}":     "{env.HOME}", // content is never a placeholder
+		"{file./x}":      "{file./x}",
+		`"x"`:            `"x"`,
+		"ключ\n":         "ключ",
+		"-----x-----\n":  "-----x-----",
+		"":               "",
+		"\n":             "",
+		" \t\r\n":        "",
+		"a\nb":           "",
+		"a\r\nb\r\n":     "",
+		"a\tb":           "",
+		"a\x00b":         "",
+		"a\x00":          "",
+		"\x1b[2Ja":       "",
+		"a\x7f":          "",
+		"a\u0085b":       "",
+		"c4n4ry\nc4n4ry": "",
+	} {
+		sources := map[string]string{"the file": secretFile(t, content)}
+		if !strings.Contains(content, "\x00") { // no environment can hold it
+			t.Setenv("TOKEN_PROXY_TEST_SECRET", content)
+			sources["the environment variable TOKEN_PROXY_TEST_SECRET"] = "{env.TOKEN_PROXY_TEST_SECRET}"
+		}
+		for name, configured := range sources {
+			r, err := newSecretReader(configured)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := r.read()
+			if want != "" {
+				if err != nil || got.Reveal() != want {
+					t.Errorf("%q: got %q, %v", content, got.Reveal(), err)
+				}
+				continue
+			}
+			if err == nil {
+				t.Errorf("%q is accepted as %q", content, got.Reveal())
+				continue
+			}
+			if !strings.Contains(err.Error(), name) || strings.Contains(err.Error(), "c4n4ry") {
+				t.Errorf("%q: got error %q, want one that names %s and not its content", content, err, name)
+			}
+		}
+	}
+}
+
+func TestSecretLiteralWithControlCharacters(t *testing.T) {
+	r, err := newSecretReader("c4n4ry\nc4n4ry")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := r.read(); err == nil || strings.Contains(err.Error(), "c4n4ry") {
+		t.Errorf("got %q, %v", got.Reveal(), err)
+	}
+}
+
+func TestSecretFile(t *testing.T) {
+	dir := t.TempDir()
+	for _, size := range []int{1, 64 << 10} {
+		r, err := newSecretReader(secretFile(t, strings.Repeat("x", size)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := r.read(); err != nil || len(got.Reveal()) != size {
+			t.Errorf("%d bytes: got %d, %v", size, len(got.Reveal()), err)
+		}
+	}
+	for what, configured := range map[string]string{
+		"missing":     "{file." + filepath.Join(dir, "missing") + "}",
+		"a directory": "{file." + dir + "}",
+		"too large":   secretFile(t, strings.Repeat("c4n4ry", 11_000)),
+		"no end":      "{file./dev/zero}",
+		"empty":       "{file." + os.DevNull + "}",
+	} {
+		r, err := newSecretReader(configured)
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := strings.TrimSuffix(strings.TrimPrefix(configured, "{file."), "}")
+		if got, err := r.read(); err == nil || !strings.Contains(err.Error(), name) || strings.Contains(err.Error(), "c4n4ry") {
+			t.Errorf("%s: got %d bytes and error %v, want one that names the file", what, len(got.Reveal()), err)
+		}
+	}
+}
+
+// Every read looks again: nothing is kept (pitfall 7.6).
+func TestSecretIsReadAgain(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "secret")
+	fromFile, err := newSecretReader("{file." + name + "}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fromEnv, err := newSecretReader("{env.TOKEN_PROXY_TEST_SECRET}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		want := fmt.Sprint("version-", i)
+		t.Setenv("TOKEN_PROXY_TEST_SECRET", want)
+		if err := os.WriteFile(name, []byte(want), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range []secretReader{fromFile, fromEnv} {
+			if got, err := r.read(); err != nil || got.Reveal() != want {
+				t.Errorf("got %q, %v, want %q", got.Reveal(), err, want)
+			}
+		}
+	}
+}
