@@ -101,7 +101,8 @@ func (s *Source) invalidate(rejected *Token, doubt Doubt) bool {
 	if t != nil && !t.alive(now) {
 		return true // whoever needs a token now fetches one anyway
 	}
-	if !s.invalidations.allow(now, doubt, rejected.provenUntilNow(now, doubt)) {
+	// a call that is running already costs nothing, and may be why the old token is refused
+	if !s.flying.Load() && !s.invalidations.allow(now, doubt, rejected.provenUntilNow(now, doubt)) {
 		return false
 	}
 	s.invalidations.generation = rejected.generation
