@@ -150,7 +150,7 @@ func (p *plants) search() []sighting {
 				continue
 			}
 			known[t] = true
-			excerpt := content.String()[max(0, i-160):min(len(folded), i+80)]
+			excerpt := strings.ToValidUTF8(content.String()[max(0, i-160):min(len(folded), i+80)], "?")
 			found = append(found, sighting{t, place, excerpt})
 		}
 	}
