@@ -153,3 +153,24 @@ func readExample(t *testing.T, path string) string {
 	}
 	return string(content)
 }
+
+// TestReadmeNamesTests keeps the README's proofs from disappearing.
+func TestReadmeNamesTests(t *testing.T) {
+	defined := make(map[string]bool)
+	for _, pattern := range []string{"*_test.go", "internal/*/*_test.go"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			for _, m := range regexp.MustCompile(`(?m)^func (Test\w+)\(`).FindAllStringSubmatch(readExample(t, file), -1) {
+				defined[m[1]] = true
+			}
+		}
+	}
+	for _, name := range regexp.MustCompile(`\bTest[A-Z]\w+`).FindAllString(readExample(t, "../README.md"), -1) {
+		if !defined[name] {
+			t.Errorf("the README names %s, which does not exist", name)
+		}
+	}
+}
