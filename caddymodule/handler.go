@@ -256,6 +256,9 @@ func portOf(addr caddy.NetworkAddress) string { return fmt.Sprint(addr.StartPort
 func (h *Handler) staticUpstreams() ([]caddy.NetworkAddress, error) {
 	var static []caddy.NetworkAddress
 	for _, u := range h.Upstreams {
+		if u == nil {
+			return nil, errors.New("an upstream is null")
+		}
 		if strings.Contains(u.Dial, "{") {
 			continue
 		}
@@ -272,7 +275,7 @@ func (h *Handler) staticUpstreams() ([]caddy.NetworkAddress, error) {
 // release an upstream that was not acquired would take it from the running configuration.
 func (h *Handler) Cleanup() error {
 	if !h.proxying {
-		h.Upstreams = slices.DeleteFunc(h.Upstreams, func(u *reverseproxy.Upstream) bool { return u.Host == nil })
+		h.Upstreams = slices.DeleteFunc(h.Upstreams, func(u *reverseproxy.Upstream) bool { return u == nil || u.Host == nil })
 		if len(h.Upstreams) == 0 {
 			return nil
 		}

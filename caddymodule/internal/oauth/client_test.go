@@ -558,7 +558,7 @@ func TestClientProxyEnvironment(t *testing.T) {
 
 	// Whatever may be asked in the clear because it counts as loopback must not pass a proxy.
 	var endpoints []string
-	for _, host := range []string{"127.0.0.1", "127.0.0.2", "localhost", "[::1]", "[::ffff:127.0.0.1]"} {
+	for _, host := range []string{"127.0.0.1", "127.0.0.2", "localhost", "[::1]", "[::ffff:127.0.0.1]", "LOCALHOST", "localhost."} {
 		if IsLoopback(host) {
 			endpoints = append(endpoints, "http://"+host+":"+port, "https://"+host+":"+port)
 		}

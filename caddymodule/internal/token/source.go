@@ -68,7 +68,8 @@ type Source struct {
 	retries    *retries
 	failing    bool
 
-	nextProofCheck atomic.Int64
+	made           time.Time
+	nextProofCheck atomic.Int64 // a time.Duration since made, so that nobody can set the clock back
 
 	mu            sync.Mutex // guards what follows
 	started       []*Config  // the configurations in force
@@ -86,7 +87,7 @@ type failure struct {
 
 // NewSource makes a source. It does nothing until it is asked for a token, or Start is called.
 func NewSource(c Config) *Source {
-	s := new(Source)
+	s := &Source{made: time.Now()}
 	s.config.Store(c.withDefaults())
 	return s
 }
@@ -244,11 +245,8 @@ func (s *Source) backingOff(now time.Time) *failure {
 
 // proofChanged compares the proof of identity with the one that was refused, but not at every request.
 func (s *Source) proofChanged(f *failure, now time.Time) bool {
-	next := s.nextProofCheck.Load()
-	if now.UnixNano() < next {
-		return false
-	}
-	if !s.nextProofCheck.CompareAndSwap(next, now.Add(proofCheckInterval).UnixNano()) {
+	since, next := now.Sub(s.made), s.nextProofCheck.Load()
+	if since < time.Duration(next) || !s.nextProofCheck.CompareAndSwap(next, int64(since+proofCheckInterval)) {
 		return false
 	}
 	return s.config.Load().Fetcher.Proof() != f.proof
