@@ -198,7 +198,9 @@ func (i *injector) unauthorized(req *http.Request, res *http.Response, p *proxie
 		return res, nil
 	}
 	p.lease = other
-	_ = res.Body.Close() // unread: the API may not have finished it, and nobody waits for it
+	// Unread, because the API may not have finished it; and not waited for, because HTTP/2 waits until nobody reads the
+	// first attempt's body, which may be when the client sends more.
+	go res.Body.Close()
 	return i.send(req, other, again)
 }
 

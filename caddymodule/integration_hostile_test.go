@@ -246,7 +246,10 @@ func TestHostileTrailerDoesNotTakeOthersAway(t *testing.T) {
 		"2\r\nhi\r\n0\r\nX-Ok: still there\r\nAuthorization: Bearer "+evil+"\r\n\r\n")
 	arrived := api.take()
 	if status != 200 || len(arrived) != 1 || !strings.Contains(arrived[0], "X-Ok: still there\r\n") || strings.Contains(arrived[0], evil) {
-		t.Errorf("status %d, the API got %q", status, arrived)
+		t.Fatalf("status %d, the API got %q", status, arrived)
+	}
+	if !strings.Contains(arrived[0], "\r\nTrailer: X-Ok\r\n") {
+		t.Errorf("what does not come is announced, or what comes is not:\n%s", arrived[0])
 	}
 }
 

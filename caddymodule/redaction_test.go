@@ -221,6 +221,14 @@ var redactionScenarios = []redactionScenario{
 		c.fail(400, c.run.firstToken())
 	}},
 
+	{name: "a part of an earlier token as the code", run: askTwice, served: true, endpoint: func(c *tokenCall) {
+		if c.n == 1 {
+			c.issue(0, "access_token", c.mintCode())
+			return
+		}
+		c.fail(400, "bad_"+c.run.firstToken()[5:20])
+	}},
+
 	// The token endpoint is unavailable.
 	{name: "500", endpoint: answerWith(500, "text/html", func(c *tokenCall) string { return "<h1>" + c.secret + "</h1>" + c.body }), status: 503},
 	{name: "503", status: 503, endpoint: func(c *tokenCall) {
@@ -257,7 +265,7 @@ var redactionScenarios = []redactionScenario{
 	{name: "204", endpoint: func(c *tokenCall) { c.setHeaders(); c.w.WriteHeader(204) }, status: 502},
 	{name: "not JSON", endpoint: answerWith(200, "application/json", justTheSecret), status: 502},
 	{name: "half of the JSON", status: 502, endpoint: answerWith(200, "application/json", func(c *tokenCall) string {
-		return `{"access_token":"` + c.mint("nobody") + `","scope":"` + c.secret
+		return `{"access_token":"` + c.mint("nobody") + `","scope":"read`
 	})},
 	{name: "no token", status: 502, endpoint: answerWith(200, "application/json", func(c *tokenCall) string { return c.json(nil) })},
 	{name: "the secret as the token type", codeLike: true, status: 502, endpoint: func(c *tokenCall) { c.issue(3600, "token_type", c.secret) }},
