@@ -246,6 +246,7 @@ func validCredentialName(name string) bool {
 // fetcher asks the credential's provider for tokens. It implements token.Fetcher.
 type fetcher struct {
 	credential *Credential
+	issued     Secret // the last token; one Fetch runs at a time
 }
 
 // tokenClient sends all token requests of the process: it keeps no connection and no state.
@@ -270,22 +271,27 @@ func (f *fetcher) Fetch(ctx context.Context) (token.Issued, error) {
 	if identity.Secret.In(issued.Note) || issued.Token.In(issued.Note) {
 		issued.Note = "there is a remark that cannot be shown"
 	}
-	return issued, hideEcho(err, identity.Secret)
+	if err == nil {
+		f.issued = issued.Token
+	}
+	return issued, hideEcho(err, identity.Secret, f.issued)
 }
 
-// hideEcho removes from a failure what shows the secret: a hostile endpoint may send what it got as its error code,
-// and a provider may put anything into its reason.
-func hideEcho(err error, secret Secret) error {
+// hideEcho removes from a failure what shows a secret or a token: a hostile endpoint may send what it got, or what it
+// gave, as its error code, and a provider may put anything into its reason.
+func hideEcho(err error, hide ...Secret) error {
 	e, ok := errors.AsType[*token.Error](err)
 	if !ok || e == nil {
 		return err
 	}
 	hidden := *e
-	if secret.In(e.Code) {
-		hidden.Code = ""
-	}
-	if secret.In(e.Reason) {
-		hidden.Reason = "the failure cannot be told without showing the secret"
+	for _, secret := range hide {
+		if secret.In(e.Code) {
+			hidden.Code = ""
+		}
+		if secret.In(e.Reason) {
+			hidden.Reason = "the failure cannot be told without showing a secret"
+		}
 	}
 	return &hidden
 }

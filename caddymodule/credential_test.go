@@ -364,7 +364,7 @@ func TestPrintingShowsNoSecret(t *testing.T) {
 		"App": *app, "*App": app, "Credential": *c, "*Credential": c, "map of credentials": app.Credentials,
 		"SecretSource": source, "*SecretSource": &source,
 		"Client": Client{ID: "id", Secret: token.NewSecret(secret)}, "secretReader": c.secret,
-		"a struct around": struct{ Credential *Credential }{c}, "fetcher": &fetcher{c}, "Config": c.config(),
+		"a struct around": struct{ Credential *Credential }{c}, "fetcher": &fetcher{credential: c}, "Config": c.config(),
 	}
 	for what, v := range values {
 		printed := make(map[string]string)
@@ -554,7 +554,7 @@ func TestProof(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "secret")
 	proofs := make(map[string]bool)
 	_, c, _ := provisionCredential(t, credentialJSON("optoro", "id", secretFile(t, "s3cr3t-canary")))
-	f := &fetcher{c}
+	f := &fetcher{credential: c}
 	c.secret.file = name
 	for _, content := range []string{"s3cr3t-canary", "s3cr3t-canary2", "", "s3cr3t-canary\ns3cr3t-canary"} {
 		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {

@@ -287,6 +287,12 @@ const (
 	canaryCode = "c0de_of_the_token_endpoint"
 )
 
+// endpointTexts must not be in any answer to the application, whether they may be logged or not.
+var endpointTexts = []string{
+	canary, canaryCode, devserver.DefaultClientSecret,
+	"invalid_client", "invalid_scope", "unauthorized_client", "slow_down", "temporarily_unavailable",
+}
+
 // hideouts are the forms in which a text could be hidden in another.
 func hideouts(text string) []string {
 	return []string{
@@ -488,7 +494,7 @@ func TestStatusWhenThereIsNoToken(t *testing.T) {
 			}
 			for _, a := range o.answers {
 				a.wantProblem(t, tc.status, tc.proxyError)
-				for _, text := range []string{canary, canaryCode, devserver.DefaultClientSecret} {
+				for _, text := range endpointTexts {
 					wantNowhere(t, text, text, map[string]string{"the answer": wholeAnswer(a)})
 				}
 			}

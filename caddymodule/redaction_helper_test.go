@@ -362,8 +362,16 @@ func (r *redactionRun) serveAPI(w http.ResponseWriter, req *http.Request) {
 	_, _ = io.WriteString(w, nosyTemplate)
 }
 
-// ask sends one request of the scenario, and keeps what the application can see of the answer.
+// ask sends one request of the scenario.
 func (r *redactionRun) ask(t *testing.T, query string) {
+	t.Helper()
+	if err := r.try(t, query); err != nil {
+		t.Errorf("%s: %v", r.name, err)
+	}
+}
+
+// try sends one request of the scenario, and keeps what the application can see of the answer.
+func (r *redactionRun) try(t *testing.T, query string) error {
 	t.Helper()
 	req := newRequest(t, cmp.Or(r.method, http.MethodGet), r.url+query, strings.NewReader(r.body), r.header...)
 	if r.own != "" {
@@ -371,8 +379,7 @@ func (r *redactionRun) ask(t *testing.T, query string) {
 	}
 	a, err := tryAsk(testClient(t), req)
 	if err != nil {
-		t.Errorf("%s: %v", r.name, err)
-		return
+		return err
 	}
 	place := "an answer to the application"
 	if a.Header.Get("X-Error-Page") != "" {
@@ -380,6 +387,7 @@ func (r *redactionRun) ask(t *testing.T, query string) {
 	}
 	r.suite.see(place, wholeAnswer(a))
 	r.statuses = append(r.statuses, a.StatusCode)
+	return nil
 }
 
 // ownCredentials makes credentials of the application's own. Caddy redacts Authorization in its access log, and no
@@ -682,7 +690,7 @@ func (s *redactionSuite) scrape(t *testing.T) {
 	}
 	pprof.Do(t.Context(), pprof.Labels("control", s.control), func(context.Context) {
 		for i, path := range paths {
-			a := get(t, "http://"+s.admin+path)
+			a := s.askAdmin(t, http.MethodGet, path, "")
 			if i < standard {
 				a.wantStatus(t, http.StatusOK)
 			}
@@ -691,11 +699,23 @@ func (s *redactionSuite) scrape(t *testing.T) {
 	})
 }
 
+// askAdmin asks the admin API, again if need be: each load replaces its listener, also one that fails, and the system
+// resets connections that were on their way to the old one.
+func (s *redactionSuite) askAdmin(t *testing.T, method, path, body string, header ...string) (a clientAnswer) {
+	t.Helper()
+	client := testClient(t)
+	eventually(t, method+" "+path, func() bool {
+		var err error
+		a, err = tryAsk(client, newRequest(t, method, "http://"+s.admin+path, strings.NewReader(body), header...))
+		return err == nil
+	})
+	return a
+}
+
 // post sends a configuration to the admin API.
 func (s *redactionSuite) post(t *testing.T, path, contentType, config string, header ...string) clientAnswer {
 	t.Helper()
-	return ask(t, testClient(t), newRequest(t, http.MethodPost, "http://"+s.admin+path, strings.NewReader(config),
-		append(header, "Content-Type", contentType)...))
+	return s.askAdmin(t, http.MethodPost, path, config, append(header, "Content-Type", contentType)...)
 }
 
 // refuse tries to load a configuration in every way, and keeps what is said about it.

@@ -92,7 +92,10 @@ func TestReplayBodyIsWholeBothTimes(t *testing.T) {
 	const limit = 100
 	for name, reader := range readers {
 		for _, size := range []int{0, 1, limit - 1, limit, limit + 1, 3 * limit} {
-			for firstTakes := 0; firstTakes <= size; firstTakes += max(1, size/7) {
+			for _, firstTakes := range []int{0, 1, size / 2, limit, limit + 1, size} {
+				if firstTakes > size {
+					continue
+				}
 				t.Run(fmt.Sprintf("%s, %d of %d bytes", name, firstTakes, size), func(t *testing.T) {
 					content := strings.Repeat("0123456789", size/10+1)[:size]
 					source := &closeCounter{Reader: reader(strings.NewReader(content))}

@@ -51,7 +51,11 @@ const maxToken = 16 << 10
 // Read turns the answer into a token or a *token.Error.
 func (a *Answer) Read(l Layout) (token.Issued, error) {
 	fields, readable := parseFields(a.Header.Get("Content-Type"), a.Body)
+	value, ok := fields.text(l.Token...)
 	code := errorCode(fields, l.Code)
+	if token.NewSecret(value).In(code) {
+		code = ""
+	}
 	if !a.success() {
 		return token.Issued{}, a.failure(code, l.Transient)
 	}
@@ -61,7 +65,6 @@ func (a *Answer) Read(l Layout) (token.Issued, error) {
 	if code != "" || failed(fields, l.Code) { // some endpoints fail with status 200
 		return token.Issued{}, a.failure(code, l.Transient)
 	}
-	value, ok := fields.text(l.Token...)
 	if !ok || value == "" {
 		return token.Issued{}, a.unreadable("the answer holds no token")
 	}
