@@ -40,9 +40,9 @@ import (
 
 // planted is a text that is unique to one run and may be in certain places only.
 type planted struct {
-	what    string   // for the reader of a failure: "the client secret", "token 2"
-	owner   string   // the scenario
-	text    string   //
+	what    string // for the reader of a failure: "the client secret"
+	owner   string // the scenario
+	text    string
 	allowed []string // the places that may hold it; "*" for any
 }
 

@@ -81,8 +81,6 @@ const nosyTemplate = `{{.Req}} {{printf "%+v" .Req}} {{printf "%#v" .Req}} {{.Re
 	`{{printf "%#v" .Req.Context}} {{.RespHeader}} {{placeholder "http.request.header.Authorization"}} ` +
 	`{{placeholder "http.request.header.X-Api-Key"}} {{placeholder "http.vars.token"}}`
 
-func issueForAnHour(c *tokenCall) { c.issue(3600) }
-
 func failWith(status int, code string) func(*tokenCall) {
 	return func(c *tokenCall) { c.fail(status, code) }
 }
@@ -164,7 +162,7 @@ var redactionScenarios = []redactionScenario{
 	{name: "insufficient scope", status: 401, served: true, api: func(w http.ResponseWriter, r *http.Request, n int) { unauthorized(w, "insufficient_scope") }},
 	{name: "403 of the API", status: 403, served: true, api: func(w http.ResponseWriter, r *http.Request, n int) { w.WriteHeader(403) }},
 	{name: "redirect of the API", status: 307, served: true, api: func(w http.ResponseWriter, r *http.Request, n int) {
-		http.Redirect(w, r, "http://"+r.Header.Get("X-Elsewhere")+"/", 307)
+		http.Redirect(w, r, "http://"+r.Header.Get("X-Elsewhere")+"/", http.StatusTemporaryRedirect)
 	}, header: []string{"X-Elsewhere", "ELSEWHERE"}},
 	{name: "API cuts the connection", block: "lb_try_duration 50ms\n lb_try_interval 10ms", status: 502, served: true,
 		api: func(w http.ResponseWriter, r *http.Request, n int) { cutOff("")(w, r) }},
@@ -487,10 +485,18 @@ func (r *redactionRun) check(t *testing.T, found []sighting) {
 	}
 	wantFound(t, found, r.secret, "GET /config/", r.redactionScenario.secret == "literal")
 	if r.served {
-		token := func(f sighting) bool { return f.owner == r.name && f.place == r.apiPlace && f.what == "a token" }
-		if !slices.ContainsFunc(found, token) {
-			t.Error("the API got no token, or the search is blind")
-		}
+		r.wantAtAPI(t, found, "a token")
+	}
+	if r.block == "client_authorization keep" {
+		r.wantAtAPI(t, found, "the application's own credentials")
+	}
+}
+
+// wantAtAPI proves that the search would have seen it elsewhere too.
+func (r *redactionRun) wantAtAPI(t *testing.T, found []sighting, what string) {
+	t.Helper()
+	if !slices.ContainsFunc(found, func(f sighting) bool { return f.owner == r.name && f.place == r.apiPlace && f.what == what }) {
+		t.Errorf("the API did not get %s, or the search is blind", what)
 	}
 }
 

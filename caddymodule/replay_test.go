@@ -1188,8 +1188,7 @@ func TestWebSocketHandshakeIsReplayed(t *testing.T) {
 // Once a byte of an answer is out, nothing is sent again, even if the token is revoked and the answer breaks off.
 func TestAnswerThatHasBegunIsNotReplayed(t *testing.T) {
 	tokens := newTokenServer(t)
-	var api *recordingAPI
-	api = newRecordingAPI(t, tokens.guarded(func(w http.ResponseWriter, r *http.Request) {
+	api := newRecordingAPI(t, tokens.guarded(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, "begun")
 		_ = http.NewResponseController(w).Flush()
 		tokens.revokeAll()

@@ -495,7 +495,7 @@ func TestUnavailableReason(t *testing.T) {
 		"connection refused":                   {&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}},
 		"connection reset":                     {&net.OpError{Op: "read", Err: os.NewSyscallError("read", syscall.ECONNRESET)}},
 		"it closed the connection before":      {io.EOF, io.ErrUnexpectedEOF},
-		"the exchange failed":                  {errors.New(canary), tls.AlertError(40), &http.ProtocolError{ErrorString: canary}},
+		"the exchange failed":                  {errors.New(canary), tls.AlertError(40)},
 		"the token endpoint cannot be reached": {errors.New(canary)},
 	} {
 		for _, err := range errs {
