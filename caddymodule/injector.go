@@ -60,7 +60,7 @@ func (i *injector) RoundTrip(req *http.Request) (*http.Response, error) {
 		closeBody(req)
 		return nil, errRefused
 	}
-	body := newReplayBody(req.Body, i.replayBuffer)
+	body := newReplayBody(req.Body, req.Trailer, i.replayBuffer)
 	res, err := i.send(req, p.lease, body.first())
 	if err != nil {
 		body.finish()
@@ -139,6 +139,9 @@ func (i *injector) withToken(req *http.Request, lease token.Lease, body io.ReadC
 	c.Header = maps.Clone(req.Header)
 	c.Header[i.credential.header.Name] = i.fieldFor(lease)
 	c.Body = body
+	if a, ok := body.(*bodyAttempt); ok {
+		c.Trailer = a.trailer
+	}
 	return withoutHeaderTrace(c)
 }
 

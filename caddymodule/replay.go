@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"sync"
 )
@@ -13,8 +14,10 @@ import (
 // The first attempt's transport may still be reading when the second begins, since an API can answer 401 before it
 // has all of the body. What such a late read brings belongs to the second attempt; the first gets an error.
 type replayBody struct {
-	source io.ReadCloser
-	limit  int
+	source  io.ReadCloser
+	trailer http.Header // filled in by source when it ends
+	names   http.Header // the trailer before that
+	limit   int
 
 	mu       sync.Mutex
 	arrived  sync.Cond
@@ -29,12 +32,12 @@ type replayBody struct {
 	released bool   // source is closed
 }
 
-// newReplayBody returns nil if there is no body: its methods then say so.
-func newReplayBody(source io.ReadCloser, limit int) *replayBody {
+// newReplayBody returns nil if there is no body: its methods then say so. Reading source to its end fills in trailer.
+func newReplayBody(source io.ReadCloser, trailer http.Header, limit int) *replayBody {
 	if source == nil || source == http.NoBody {
 		return nil
 	}
-	b := &replayBody{source: source, limit: limit}
+	b := &replayBody{source: source, trailer: trailer, names: maps.Clone(trailer), limit: limit}
 	b.arrived.L = &b.mu
 	return b
 }
@@ -44,7 +47,7 @@ func (b *replayBody) first() io.ReadCloser {
 	if b == nil {
 		return nil
 	}
-	b.attempt = &bodyAttempt{body: b}
+	b.attempt = &bodyAttempt{body: b, trailer: maps.Clone(b.names)}
 	return b.attempt
 }
 
@@ -70,7 +73,7 @@ func (b *replayBody) again() (io.ReadCloser, bool) {
 	if !b.intact() {
 		return nil, false
 	}
-	b.attempt = &bodyAttempt{body: b}
+	b.attempt = &bodyAttempt{body: b, trailer: maps.Clone(b.names)}
 	b.second = true
 	b.closed = false
 	return b.attempt, true
@@ -97,8 +100,9 @@ func (b *replayBody) release() {
 
 // bodyAttempt is the body as one attempt sees it.
 type bodyAttempt struct {
-	body *replayBody
-	pos  int // in body.kept
+	body    *replayBody
+	trailer http.Header // its own, since its transport may read it while another attempt's read fills it in
+	pos     int         // in body.kept
 }
 
 // errAttemptOver ends the reading of an attempt that does not count any more.
@@ -120,6 +124,7 @@ func (a *bodyAttempt) Read(p []byte) (int, error) {
 			a.pos += n
 			return n, nil
 		case b.end != nil:
+			maps.Copy(a.trailer, b.trailer)
 			return 0, b.end
 		case b.reading: // on behalf of the first attempt; what it brings is ours
 			b.arrived.Wait()
@@ -144,6 +149,9 @@ func (a *bodyAttempt) readSource(p []byte) (int, error) {
 	b.release()
 	if late {
 		return 0, errAttemptOver
+	}
+	if err != nil {
+		maps.Copy(a.trailer, b.trailer)
 	}
 	if !b.second && !b.lost {
 		a.pos = len(b.kept)

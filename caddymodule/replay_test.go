@@ -99,7 +99,7 @@ func TestReplayBodyIsWholeBothTimes(t *testing.T) {
 				t.Run(fmt.Sprintf("%s, %d of %d bytes", name, firstTakes, size), func(t *testing.T) {
 					content := strings.Repeat("0123456789", size/10+1)[:size]
 					source := &closeCounter{Reader: reader(strings.NewReader(content))}
-					b := newReplayBody(source, limit)
+					b := newReplayBody(source, nil, limit)
 					first := b.first()
 					if firstTakes == size {
 						wantAll(t, first, content)
@@ -145,7 +145,7 @@ func (s *stutteringReader) Read(p []byte) (int, error) {
 
 func TestReplayBodyWithoutABody(t *testing.T) {
 	for name, source := range map[string]io.ReadCloser{"nil": nil, "NoBody": http.NoBody} {
-		b := newReplayBody(source, 0)
+		b := newReplayBody(source, nil, 0)
 		if b != nil || b.first() != nil || !b.replayable() {
 			t.Errorf("%s: it is not taken for no body", name)
 		}
@@ -158,7 +158,7 @@ func TestReplayBodyWithoutABody(t *testing.T) {
 
 // With a limit of 0, a body that nobody has begun to read can still be sent.
 func TestReplayBodyWithLimitZero(t *testing.T) {
-	b := newReplayBody(newClosedBody("hello"), 0)
+	b := newReplayBody(newClosedBody("hello"), nil, 0)
 	b.first()
 	again, ok := b.again()
 	if !ok {
@@ -166,7 +166,7 @@ func TestReplayBodyWithLimitZero(t *testing.T) {
 	}
 	wantAll(t, again, "hello")
 
-	b = newReplayBody(newClosedBody("hello"), 0)
+	b = newReplayBody(newClosedBody("hello"), nil, 0)
 	readSome(t, b.first(), 5)
 	if _, ok := b.again(); ok || b.replayable() {
 		t.Error("a body that has been begun counts as whole")
@@ -184,7 +184,7 @@ func newClosedBody(chunks ...string) *scriptedBody {
 func TestReplayBodyGivesLateReadsToTheSecondAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		source := newScriptedBody()
-		b := newReplayBody(source, 10)
+		b := newReplayBody(source, nil, 10)
 		first := b.first()
 		early := make(chan error, 1)
 		go func() {
@@ -230,7 +230,7 @@ func TestReplayBodySourceErrors(t *testing.T) {
 	t.Run("before the second attempt", func(t *testing.T) {
 		source := newClosedBody("hel")
 		source.end = broken
-		b := newReplayBody(source, 10)
+		b := newReplayBody(source, nil, 10)
 		if got, err := io.ReadAll(b.first()); string(got) != "hel" || err != broken {
 			t.Errorf("the first attempt got %q, %v", got, err)
 		}
@@ -240,7 +240,7 @@ func TestReplayBodySourceErrors(t *testing.T) {
 	})
 	t.Run("with bytes at the same time", func(t *testing.T) {
 		source := &closeCounter{Reader: iotest.DataErrReader(io.MultiReader(strings.NewReader("hel"), iotest.ErrReader(broken)))}
-		b := newReplayBody(source, 10)
+		b := newReplayBody(source, nil, 10)
 		if got, err := io.ReadAll(b.first()); string(got) != "hel" || err != broken {
 			t.Errorf("the first attempt got %q, %v", got, err)
 		}
@@ -251,7 +251,7 @@ func TestReplayBodySourceErrors(t *testing.T) {
 	t.Run("during the second attempt", func(t *testing.T) {
 		source := newClosedBody("hel", "lo")
 		source.end = broken
-		b := newReplayBody(source, 10)
+		b := newReplayBody(source, nil, 10)
 		readSome(t, b.first(), 3)
 		second, _ := b.again()
 		if got, err := io.ReadAll(second); string(got) != "hello" || err != broken {
@@ -262,7 +262,7 @@ func TestReplayBodySourceErrors(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			source := newScriptedBody()
 			source.end = broken
-			b := newReplayBody(source, 10)
+			b := newReplayBody(source, nil, 10)
 			first := b.first()
 			go first.Read(make([]byte, 10))
 			synctest.Wait()
@@ -310,7 +310,7 @@ func TestReplayBodyCloses(t *testing.T) {
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
 			source := newScriptedBody("hello")
-			x := &bodies{b: newReplayBody(source, 10)}
+			x := &bodies{b: newReplayBody(source, nil, 10)}
 			x.first = x.b.first()
 			for _, step := range tc.steps {
 				step(x)
@@ -332,7 +332,7 @@ func TestReplayBodyIsNotClosedWhileItIsRead(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				source := newScriptedBody()
-				b := newReplayBody(source, 10)
+				b := newReplayBody(source, nil, 10)
 				first := b.first()
 				go first.Read(make([]byte, 10))
 				synctest.Wait()
@@ -357,7 +357,7 @@ func TestReplayBodyIsNotClosedWhileItIsRead(t *testing.T) {
 }
 
 func TestReplayBodyCannotBeReadAfterClose(t *testing.T) {
-	b := newReplayBody(newClosedBody("he", "llo"), 10)
+	b := newReplayBody(newClosedBody("he", "llo"), nil, 10)
 	first := b.first()
 	readSome(t, first, 2)
 	_ = first.Close()
@@ -376,7 +376,7 @@ func TestReplayBodyCannotBeReadAfterClose(t *testing.T) {
 }
 
 func TestReplayBodyForgetsWhatItCannotUse(t *testing.T) {
-	b := newReplayBody(&closeCounter{Reader: &patternReader{size: 1 << 20}}, 1<<10)
+	b := newReplayBody(&closeCounter{Reader: &patternReader{size: 1 << 20}}, nil, 1<<10)
 	if _, err := io.Copy(io.Discard, b.first()); err != nil {
 		t.Fatal(err)
 	}
@@ -402,7 +402,7 @@ func TestReplayBodyTakeoverAtAnyMoment(t *testing.T) {
 			}
 			_ = pw.Close()
 		}()
-		b := newReplayBody(pr, limit)
+		b := newReplayBody(pr, nil, limit)
 		first := b.first()
 		progress, takeover := make(chan struct{}, size), random.IntN(20)
 		var firstRead bytes.Buffer
