@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -53,13 +54,12 @@ func (s *caddyServer) loadQuietly(caddyfile string) error {
 
 // outcomesOf counts what the log says of a credential's token calls: those with a token, and those without.
 func (s *caddyServer) outcomesOf(credential string) (obtained, failed int) {
-	for _, entry := range s.logged("token obtained") {
-		if entry["credential"] == credential {
+	for line := range strings.Lines(s.logs()) {
+		switch {
+		case !strings.Contains(line, `"credential":"`+credential+`"`):
+		case strings.Contains(line, `"msg":"token obtained"`):
 			obtained++
-		}
-	}
-	for _, entry := range s.logged("no token") {
-		if entry["credential"] == credential {
+		case strings.Contains(line, `"msg":"no token"`):
 			failed++
 		}
 	}
@@ -135,16 +135,11 @@ func (o *outage) called(*http.Request, []byte) {
 	o.calls = append(o.calls, time.Now())
 }
 
-// callAfter returns when the first token call after a time came.
-func (o *outage) callAfter(t time.Time) time.Time {
+// calledBetween reports whether a token call came between two times.
+func (o *outage) calledBetween(start, end time.Time) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for _, call := range o.calls {
-		if call.After(t) {
-			return call
-		}
-	}
-	return time.Time{}
+	return slices.ContainsFunc(o.calls, func(call time.Time) bool { return call.After(start) && call.Before(end) })
 }
 
 func (o *outage) begin(calls int) {
@@ -178,7 +173,11 @@ func eachOutage(t *testing.T, lifetime time.Duration, options string, test func(
 		// A call that takes a while makes a token a while older for the proxy than it is: so it can never be said that
 		// it ended on its way to the API.
 		o.SetFault(devserver.Fault{Latency: 100 * time.Millisecond, Count: 1})
-		credentials = append(credentials, o.credential(o.name, options))
+		timeout := "fetch_timeout 10s"
+		if tc.fault.Hang {
+			timeout = "fetch_timeout 500ms"
+		}
+		credentials = append(credentials, o.credential(o.name, options, timeout))
 		fmt.Fprintf(&routes, "token_proxy /%d %s %s\n", i, o.name, serveHTTP(t, o.api).URL)
 		all[i] = o
 	}
@@ -201,13 +200,13 @@ func eachOutage(t *testing.T, lifetime time.Duration, options string, test func(
 
 // Section 6 of the design: background failures are invisible while the token is valid.
 func TestOutageWithinTheLifetimeIsInvisible(t *testing.T) {
-	const lifetime = 4 * time.Second
-	// The refresh is due when 1.5 to 2 s have passed, and tried again after another second at most.
-	eachOutage(t, lifetime, "refresh_margin 2s\n fetch_timeout 300ms", func(t *testing.T, _ int, o *outage) {
+	const lifetime = 6 * time.Second
+	// The refresh is due when 2.2 to 3 s have passed, and tried again after another second at most.
+	eachOutage(t, lifetime, "refresh_margin 3s", func(t *testing.T, _ int, o *outage) {
 		o.begin(1)
-		f := &traffic{url: o.base, pace: 50 * time.Millisecond, judge: served(t)}
+		f := &traffic{url: o.base, pace: 100 * time.Millisecond, judge: served(t)}
 		f.start(1)
-		defer f.stop()
+		t.Cleanup(f.stop)
 		poll(t, "the refresh to fail", func() bool { _, failed := o.caddy.outcomesOf(o.name); return failed > 0 })
 		o.end()
 		poll(t, "the token to be refreshed", func() bool { obtained, _ := o.caddy.outcomesOf(o.name); return obtained > 1 })
@@ -215,8 +214,10 @@ func TestOutageWithinTheLifetimeIsInvisible(t *testing.T) {
 		if n := o.api.Unauthorized(); n != 0 {
 			t.Errorf("%d requests came to the API without a valid token", n)
 		}
-		if n, reached := o.Calls(), o.fault != (devserver.Fault{}); reached && n != 3 || !reached && n != 2 {
-			t.Errorf("%d token calls, want the first, the one that failed, and one more", n)
+		f.stop()
+		obtained, failed := o.caddy.outcomesOf(o.name)
+		if most := obtained + failed + 1; failed > 3 || o.Calls() > most { // one may be under way
+			t.Errorf("%d token calls, of which %d brought a token and %d failed", o.Calls(), obtained, failed)
 		}
 	})
 }
@@ -263,13 +264,13 @@ func (j *journal) count(status int) (n int) {
 // Section 5 of the design: without a token the application is told at once, and told when to come back; who comes back
 // then is served.
 func TestOutageBeyondTheLifetimeIsTold(t *testing.T) {
-	eachOutage(t, time.Second, "fetch_timeout 300ms", func(t *testing.T, i int, o *outage) {
+	eachOutage(t, time.Second, "", func(t *testing.T, i int, o *outage) {
 		want := outages[i]
 		o.begin(0)
 		var j journal
-		f := &traffic{url: o.base, pace: 50 * time.Millisecond, judge: j.add}
+		f := &traffic{url: o.base, pace: 100 * time.Millisecond, judge: j.add}
 		f.start(1)
-		poll(t, "the token to end", func() bool { return j.count(want.status) >= 40 })
+		poll(t, "the token to end", func() bool { return j.count(want.status) >= 24 })
 		failing := o.Calls()
 		o.end()
 		ended := time.Now()
@@ -289,32 +290,37 @@ func TestOutageBeyondTheLifetimeIsTold(t *testing.T) {
 		if obtained, _ := o.caddy.outcomesOf(o.name); obtained > 3+int(time.Since(ended)/(700*time.Millisecond)) {
 			t.Errorf("%d tokens obtained in all: everybody who came back asked for one", obtained)
 		}
-		recovery := o.callAfter(ended)
-		promise := time.Time{} // when the first who was told to come back after the end of the outage was to come
-		for _, x := range j.all() {
-			switch {
-			case x.err != nil:
-				t.Error(x.err)
-			case x.answer.StatusCode == 200 || x.answer.StatusCode == want.status:
-			default:
+		all := j.all()
+		for _, x := range all {
+			if x.err != nil || x.answer.StatusCode != 200 && x.answer.StatusCode != want.status {
 				t.Error(x.failure())
 			}
-			if x.err != nil || x.answer.StatusCode != want.status {
-				continue
-			}
-			x.answer.wantProblem(t, want.status, want.proxyError)
-			seconds, _ := strconv.Atoi(x.answer.Header.Get("Retry-After"))
-			if x.start.After(ended) && promise.IsZero() {
-				promise = x.end.Add(time.Duration(seconds) * time.Second)
-			}
-			if seconds > 0 && !promise.IsZero() && x.start.After(promise) {
-				t.Errorf("who came back as told was not served: %s", x.failure())
-			}
-			if early := x.start.Add(time.Duration(seconds-1) * time.Second); x.start.After(ended) && seconds > 1 && recovery.Before(early) {
-				t.Errorf("told to come back after %d s, but the next call came %s before that", seconds, early.Sub(recovery))
+			if x.err == nil && x.answer.StatusCode == want.status {
+				x.answer.wantProblem(t, want.status, want.proxyError)
+				o.wantPromiseKept(t, x, all, ended)
 			}
 		}
 	})
+}
+
+// wantPromiseKept checks the Retry-After of one who got no token. Whoever comes back then is served, or at least has the
+// endpoint called again; and it is not called again a second and more before that.
+func (o *outage) wantPromiseKept(t *testing.T, told exchange, all []exchange, ended time.Time) {
+	t.Helper()
+	seconds, err := strconv.Atoi(told.answer.Header.Get("Retry-After"))
+	if err != nil || o.fault == (devserver.Fault{}) && told.start.Before(ended) {
+		return // nothing is promised; or nobody can count the calls of a closed port
+	}
+	back := told.end.Add(time.Duration(seconds) * time.Second)
+	for _, x := range all {
+		if x.start.After(back) && x.answer.StatusCode != 200 && !o.calledBetween(told.start, x.end) {
+			t.Errorf("who came back after %d s, as told, found that nobody had asked for a token meanwhile: %s", seconds, x.failure())
+			return
+		}
+	}
+	if early := told.start.Add(time.Duration(seconds-1) * time.Second); seconds > 1 && o.calledBetween(told.end, early) {
+		t.Errorf("told to come back after %d s, but there was a token call more than a second before that", seconds)
+	}
 }
 
 // refreshCase is a way in which the token endpoint answers while it is under load.
@@ -481,23 +487,23 @@ func TestRefreshUnderLoadIsInvisible(t *testing.T) {
 // tokens keep being rejected. A token that has served until it was revoked is another matter: each time, the request
 // that finds out is sent again with a new one.
 func TestEachRevocationIsHealed(t *testing.T) {
-	const times, apart = 4, 1100 * time.Millisecond // the interval begins at a second
+	const times, apart = 3, 1100 * time.Millisecond // the interval begins at a second
 	tokens := newTokenServer(t)
 	api := tokens.api()
 	s := newSite(t, tokens.url, tokens.ClientID, serveHTTP(t, api).URL)
 	s.start(t)
-	get(t, s.url()).wantStatus(t, 200)
+	var revoked time.Time
 	for n := range times {
-		revoked := time.Now()
-		tokens.revokeAll()
-		get(t, s.url()).wantStatus(t, 200)
-		if got := tokens.Calls(); got != n+2 {
-			t.Errorf("%d token calls after %d revocations", got, n+1)
-		}
 		poll(t, "the interval to pass, with requests that are served", func() bool {
 			get(t, s.url()).wantStatus(t, 200)
 			return time.Since(revoked) > apart
 		})
+		tokens.revokeAll()
+		revoked = time.Now()
+		get(t, s.url()).wantStatus(t, 200)
+		if got := tokens.Calls(); got != n+2 {
+			t.Errorf("%d token calls after %d revocations", got, n+1)
+		}
 	}
 	if n := api.Unauthorized(); n != times {
 		t.Errorf("the API refused %d requests, want one for each revocation", n)
@@ -635,7 +641,7 @@ func TestSecretFileThatGoesMissing(t *testing.T) {
 func TestSecretRotationIsInvisible(t *testing.T) {
 	registry := devserver.NewRegistry()
 	id := newClientID()
-	before := &devserver.TokenEndpoint{Dialect: devserver.Optoro, ClientID: id, Registry: registry, Lifetime: 4 * time.Second}
+	before := &devserver.TokenEndpoint{Dialect: devserver.Optoro, ClientID: id, Registry: registry, Lifetime: 3 * time.Second}
 	after := &devserver.TokenEndpoint{Dialect: devserver.Optoro, ClientID: id, Registry: registry, ClientSecret: "the new secret"}
 	var current atomic.Pointer[devserver.TokenEndpoint]
 	current.Store(before)
@@ -647,7 +653,7 @@ func TestSecretRotationIsInvisible(t *testing.T) {
 	api := &devserver.API{Registry: registry}
 	s := newSite(t, endpoint.URL, id, serveHTTP(t, api).URL)
 	s.secret = "{file." + file.path + "}"
-	s.caddyServer = startQuietly(t, s.config("refresh_margin 3s", "")) // at most half of the lifetime
+	s.caddyServer = startQuietly(t, s.config("refresh_margin 2s", "")) // at most half of the lifetime
 	get(t, s.url()).wantStatus(t, 200)
 	current.Store(after)
 	f := &traffic{url: s.url(), pace: 10 * time.Millisecond, judge: served(t)}

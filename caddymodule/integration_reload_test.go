@@ -224,14 +224,15 @@ func served(t *testing.T) func(exchange) {
 }
 
 // poolReferences returns how often the loaded configurations use each source.
-func poolReferences() map[token.Key]int {
-	references := make(map[token.Key]int)
+func poolReferences() map[string]int {
+	var keys []token.Key
 	sources.Range(func(key, _ any) bool {
-		references[key.(token.Key)] = 0
+		keys = append(keys, key.(token.Key))
 		return true
 	})
-	for key := range references {
-		references[key], _ = sources.References(key)
+	references := make(map[string]int)
+	for _, key := range keys {
+		references[fmt.Sprintf("%.8x", key)], _ = sources.References(key)
 	}
 	return references
 }
@@ -242,7 +243,7 @@ type footprint struct {
 	heap       uint64
 }
 
-// measure waits until goroutines that are about to end have ended, and collects garbage.
+// measure collects garbage, and then looks at what is left.
 func measure() footprint {
 	runtime.GC()
 	runtime.GC() // what finalizers held
@@ -255,7 +256,7 @@ func measure() footprint {
 func wantBackTo(t *testing.T, before footprint, goroutines int, heap uint64) {
 	t.Helper()
 	var after footprint
-	eventually(t, "goroutines and heap to come back", func() bool {
+	poll(t, "goroutines and heap to come back", func() bool {
 		after = measure()
 		return after.goroutines <= before.goroutines+goroutines && after.heap <= before.heap+heap
 	})
@@ -481,6 +482,7 @@ func TestFailedReloadLeavesTheRunningConfigurationAlone(t *testing.T) {
 			for range 12 { // Caddy starts apps in random order
 				s.reload(t, i)
 			}
+			awaitServers(t, 1)
 			if got := poolReferences(); !maps.Equal(got, references) {
 				t.Errorf("the pool's references are %v, want %v", got, references)
 			}
@@ -527,14 +529,26 @@ func (g *gate) before(h http.Handler) http.Handler {
 	})
 }
 
-// goroutinesIn counts the goroutines that are in a function.
-func goroutinesIn(function string) int {
+// stacks shows what all goroutines do.
+func stacks() string {
 	for size := 1 << 20; ; size *= 2 {
-		stacks := make([]byte, size)
-		if n := runtime.Stack(stacks, true); n < size {
-			return strings.Count(string(stacks[:n]), function+"(")
+		text := make([]byte, size)
+		if n := runtime.Stack(text, true); n < size {
+			return string(text[:n])
 		}
 	}
+}
+
+// goroutinesIn counts the goroutines that are in a function.
+func goroutinesIn(function string) int { return strings.Count(stacks(), function+"(") }
+
+// awaitServers waits until Caddy serves on n addresses. A load returns while the servers of the configuration that goes,
+// or of the one that failed, may still accept a last connection.
+func awaitServers(t *testing.T, n int) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("%d servers", n), func() bool {
+		return strings.Count(stacks(), "created by github.com/caddyserver/caddy/v2/modules/caddyhttp.(*App).Start in") == n
+	})
 }
 
 // awaitWaiting waits until n requests are waiting for a token.
@@ -592,7 +606,19 @@ func TestReloadWhileRequestsWaitForAToken(t *testing.T) {
 	}
 }
 
-// Pitfall 7.1: an exchange with the API ends as it began, whatever happens to the configuration.
+// firstRead is a body that tells when it is read.
+type firstRead struct {
+	io.ReadCloser
+	once sync.Once
+	do   func()
+}
+
+func (f *firstRead) Read(p []byte) (int, error) {
+	f.once.Do(f.do)
+	return f.ReadCloser.Read(p)
+}
+
+// Pitfall 7.1: an exchange with the API ends as it would have, whatever happens to the configuration meanwhile.
 func TestReloadWhileTheAPIAnswers(t *testing.T) {
 	const half = 100 << 10 // more than buffers hold
 	text := strings.Repeat("x", half)
@@ -602,39 +628,45 @@ func TestReloadWhileTheAPIAnswers(t *testing.T) {
 			g := newGate()
 			check := tokens.api()
 			s := newSite(t, tokens.url, tokens.ClientID, serveHTTP(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				if r.Method == http.MethodPost {
-					g.arrived <- struct{}{}
-					check.ServeHTTP(w, r)
-					return
-				}
-				_, _ = io.WriteString(w, text)
-				_ = http.NewResponseController(w).Flush()
-				if g.pass(r) {
+				switch r.Method {
+				case http.MethodPost:
+					r.Body = &firstRead{ReadCloser: r.Body, do: func() { g.arrived <- struct{}{} }}
+					check.ServeHTTP(w, r) // which looks at the token before it reads
+				case http.MethodPut:
+					g.before(check).ServeHTTP(w, r)
+				default:
 					_, _ = io.WriteString(w, text)
+					_ = http.NewResponseController(w).Flush()
+					if g.pass(r) {
+						_, _ = io.WriteString(w, text)
+					}
 				}
 			})).URL)
 			s.start(t)
 
-			body, more := io.Pipe()
-			upload, download := make(chan exchange, 1), make(chan exchange, 1)
-			send := func(method string, body io.Reader, outcome chan<- exchange) {
+			send := func(method string, body io.Reader, size int) <-chan exchange {
 				req := newRequest(t, method, s.url(), body)
 				client := testClient(t)
+				outcome := make(chan exchange, 1)
 				go func() {
-					x := exchange{method: method, body: 2 * half}
+					x := exchange{method: method, body: size}
 					x.answer, x.err = tryAsk(client, req)
 					outcome <- x
 				}()
+				return outcome
 			}
-			send(http.MethodPost, body, upload)
+			body, more := io.Pipe()
+			upload := send(http.MethodPost, body, 2*half)
 			if _, err := io.WriteString(more, text); err != nil {
 				t.Fatal(err)
 			}
-			send(http.MethodGet, nil, download)
-			for range 2 {
+			download := send(http.MethodGet, nil, 0)
+			refused := send(http.MethodPut, strings.NewReader("whole"), len("whole"))
+			for range 3 {
 				wantReceived(t, "the requests at the API", g.arrived)
 			}
 			s.reload(t, i)
+			tokens.revokeAll() // so that the API refuses what it has not answered yet, and it must be sent again
 			g.open()
 			if _, err := io.WriteString(more, text); err != nil {
 				t.Error(err)
@@ -646,8 +678,11 @@ func TestReloadWhileTheAPIAnswers(t *testing.T) {
 			if x := wantReceived(t, "the download", download); x.err != nil || x.answer.StatusCode != 200 || x.answer.body != text+text {
 				t.Errorf("the download: %v, status %d, %d bytes, want %d", x.err, x.answer.StatusCode, len(x.answer.body), 2*half)
 			}
-			if n := tokens.Calls(); n != 1 {
-				t.Errorf("%d token calls, want 1", n)
+			if x := wantReceived(t, "the answer to what was refused", refused); x.failure() != "" && r.name != "another policy" {
+				t.Error(x.failure()) // that policy gives a token call no time
+			}
+			if n := tokens.Calls(); n != 2 && r.name != "another policy" {
+				t.Errorf("%d token calls, want the first and one after the revocation", n)
 			}
 			s.wantNoPanic()
 		})
@@ -666,10 +701,18 @@ func TestReloadPutsThePolicyIntoForce(t *testing.T) {
 	if err := s.load(s.config("max_wait 50ms", "")); err != nil {
 		t.Fatal(err)
 	}
-	visit(t, s.url()).wantProblem(t, 504, "http_response_timeout")
+	awaitServers(t, 1)
+	impatient := testClient(t)
+	impatient.Timeout = 10 * time.Second // less than the max_wait of the configuration before
+	second := wantReceived(t, "the answer of those who do not wait long", exchanges(impatient, s.url(), 1))
+	if second.err != nil {
+		t.Fatal(second.err)
+	}
+	second.answer.wantProblem(t, 504, "http_response_timeout")
 	if err := s.load(s.config("", "")); err != nil {
 		t.Fatal(err)
 	}
+	awaitServers(t, 1)
 	third := exchanges(testClient(t), s.url(), 1)
 	awaitWaiting(t, 2)
 	g.open()
@@ -705,10 +748,12 @@ func TestReloadEndsTheWaitOfAWrongCredential(t *testing.T) {
 			if err := right.load(right.config("", "")); err != nil {
 				t.Fatal(err)
 			}
+			awaitServers(t, 1)
 			visit(t, right.url()).wantStatus(t, 200)
 			if err := wrong.load(wrong.config("", "")); err != nil {
 				t.Fatal(err)
 			}
+			awaitServers(t, 1)
 			visit(t, right.url()).wantStatus(t, tc.status) // and the wrong one's token is not the right one's
 		})
 	}
@@ -738,6 +783,7 @@ func TestCredentialRemovedAndAddedBack(t *testing.T) {
 		if err := s.load(config); err != nil {
 			t.Fatal(err)
 		}
+		awaitServers(t, 1)
 	}
 	for range 10 {
 		visit(t, "http://"+addr+"/long").wantStatus(t, 200)
@@ -792,6 +838,7 @@ func TestStopWhileRequestsWaitForAToken(t *testing.T) {
 			if err := caddy.Stop(); err != nil {
 				t.Fatal(err)
 			}
+			awaitServers(t, 0)
 			before := measure()
 
 			if err := s.load(s.config(tc.options, "")); err != nil {

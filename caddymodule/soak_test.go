@@ -80,8 +80,14 @@ type soakCall struct {
 	arrived  time.Time
 	answered time.Time // zero while it is under way
 	bad      bool
+	mood     string
 	token    string
 	lifetime time.Duration // as the answer says, or as default_lifetime does if it does not
+}
+
+// keeps reports whether the proxy must have kept the token: it may have been dead when it arrived.
+func (c *soakCall) keeps() bool {
+	return c.token != "" && !c.bad && c.lifetime > c.answered.Sub(c.arrived)+soakGrace
 }
 
 // ends is when the token ends by what its answer says.
@@ -125,9 +131,17 @@ func newSoakTenant(t *testing.T, seed uint64, badness float64) *soakTenant {
 // violation reports what must not be, up to ten times.
 func (n *soakTenant) violation(format string, args ...any) {
 	if n.shown++; n.shown <= 10 {
-		n.t.Errorf(n.id+": "+format, args...)
+		n.t.Errorf("%s at %s: %s", n.id, time.Now().Format(soakClock), fmt.Sprintf(format, args...))
+	}
+	if n.shown == 1 {
+		for _, c := range n.calls[max(0, len(n.calls)-8):] {
+			n.t.Logf("call %s to %s: %s, bad %t, lifetime %s, token %s, revoked %s", c.arrived.Format(soakClock),
+				c.answered.Format(soakClock), c.mood, c.bad, c.lifetime, devserver.Fingerprint(c.token), n.revoked[c.token].Format(soakClock))
+		}
 	}
 }
+
+const soakClock = "15:04:05.000"
 
 // choose picks a mood.
 func (n *soakTenant) choose() int {
@@ -160,7 +174,7 @@ func (n *soakTenant) serveToken(w http.ResponseWriter, r *http.Request) {
 	n.mu.Lock()
 	mood := n.choose()
 	latency := soakLatency + time.Duration(n.rng.Int64N(int64(100*time.Millisecond)))
-	call := &soakCall{arrived: time.Now(), bad: moods[mood].bad}
+	call := &soakCall{arrived: time.Now(), bad: moods[mood].bad, mood: moods[mood].name}
 	n.checkRate(call)
 	n.calls = append(n.calls, call)
 	n.total++
@@ -184,11 +198,11 @@ func (n *soakTenant) serveToken(w http.ResponseWriter, r *http.Request) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	call.answered = time.Now()
-	if r.Context().Err() != nil || call.answered.Sub(call.arrived) > soakTimeout/2 {
-		call.bad = true
-	}
 	if !call.bad {
 		call.token, call.lifetime = readTokenAnswer(copied.Bytes())
+	}
+	if r.Context().Err() != nil || call.answered.Sub(call.arrived) > soakTimeout/2 {
+		call.bad = true
 	}
 }
 
@@ -265,7 +279,9 @@ func (n *soakTenant) checkRate(call *soakCall) {
 	default:
 		most = previous.lifetime
 		if n.revoked[previous.token].IsZero() {
-			least = previous.lifetime * 3 / 10 // refresh_margin is at most half of it, and a quarter of that the jitter
+			// The margin is at most half of the lifetime, the jitter a quarter of that; and the lifetime counts from
+			// when the call was sent.
+			least = previous.lifetime*3/10 - soakGrace
 		}
 	}
 	if gap < least || gap > most+slack {
@@ -284,7 +300,8 @@ func (n *soakTenant) serveAPI(w http.ResponseWriter, r *http.Request) {
 	case state == devserver.Unknown:
 		n.violation("a token that was never issued to this client came to its API")
 	case !n.mayCarry(value, start):
-		n.violation("a request came with a token in place of which the endpoint had given another before the request began")
+		n.violation("a request that began at %s came with token %s, in place of which the endpoint had given another before",
+			start.Format(soakClock), devserver.Fingerprint(value))
 	case state == devserver.Expired && token.Expires.Before(start):
 		n.violation("a request came with a token that had ended %s before the request began", start.Sub(token.Expires))
 	}
@@ -299,7 +316,7 @@ func (n *soakTenant) mayCarry(value string, start time.Time) bool {
 		if c.token == value {
 			return true
 		}
-		if c.token != "" && c.lifetime > 0 && c.answered.Add(soakGrace).Before(start) {
+		if c.keeps() && c.answered.Add(soakGrace).Before(start) {
 			return false
 		}
 	}
@@ -330,6 +347,7 @@ func (n *soakTenant) judge(x exchange) {
 		n.violation("it failed while there was a valid token: %s", why)
 	default:
 		n.excused++
+		n.counts[fmt.Sprint("status ", x.answer.StatusCode)]++
 	}
 }
 
@@ -354,7 +372,7 @@ func (n *soakTenant) failing(start, end time.Time) bool {
 // hadToken reports whether the proxy had a token that was good from start to end.
 func (n *soakTenant) hadToken(start, end time.Time) bool {
 	for _, c := range slices.Backward(n.calls) {
-		if c.token == "" || c.lifetime == 0 || c.answered.Add(soakGrace).After(start) {
+		if !c.keeps() || c.answered.Add(soakGrace).After(start) {
 			continue
 		}
 		revoked, ok := n.revoked[c.token]
