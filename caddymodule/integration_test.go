@@ -4,10 +4,13 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -95,15 +98,31 @@ func adapt(caddyfile string) ([]byte, error) {
 	return config, err
 }
 
-// freeAddr returns a loopback address that nobody listens on.
+// lastPort is the port that freeAddr tried last. It begins anywhere below the ports that the system gives to outgoing
+// connections, since one of those could be taken between freeAddr and its use.
+var lastPort atomic.Int32
+
+func init() { lastPort.Store(lowestPort + rand.Int32N(portRange)) }
+
+const (
+	lowestPort = 10_000
+	portRange  = 20_000
+)
+
+// freeAddr returns a loopback address that nobody listens on, another one each time.
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range portRange {
+		port := lowestPort + lastPort.Add(1)%portRange
+		l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", port))
+		if err != nil {
+			continue
+		}
+		defer l.Close()
+		return l.Addr().String()
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("there is no free port")
+	return ""
 }
 
 // testClient is an application's HTTP client: it neither follows redirects nor keeps connections after the test.

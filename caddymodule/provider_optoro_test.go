@@ -413,7 +413,8 @@ func TestOptoroSource(t *testing.T) {
 			if _, n := demand(t, s, time.Second, 25*time.Hour-time.Second); n != 0 {
 				t.Errorf("%d requests failed with a valid token there", n)
 			}
-			if n := endpoint.Calls(); n < 2 || n > 30 {
+			// full jitter is a matter of luck, but 60 are far from one call for each of the 300 requests
+			if n := endpoint.Calls(); n < 2 || n > 60 {
 				t.Errorf("the endpoint got %d calls", n-1)
 			}
 			if _, err := s.Acquire(t.Context()); err == nil {
