@@ -167,7 +167,13 @@ func visit(t *testing.T, url string) clientAnswer {
 // not end is not meant: a part of an answer has come from a handler.
 func connectionBroke(err error) bool {
 	failed, ok := errors.AsType[*url.Error](err)
-	return ok && slices.ContainsFunc([]error{io.EOF, net.ErrClosed, syscall.ECONNRESET, syscall.EPIPE}, func(broken error) bool {
+	if !ok {
+		return false
+	}
+	if strings.HasSuffix(failed.Error(), "server closed idle connection") { // net/http does not export it
+		return true
+	}
+	return slices.ContainsFunc([]error{io.EOF, net.ErrClosed, syscall.ECONNRESET, syscall.EPIPE}, func(broken error) bool {
 		return errors.Is(failed, broken)
 	})
 }
