@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"strconv"
 	"time"
@@ -23,11 +24,12 @@ func init() {
 	httpcaddyfile.RegisterDirectiveOrder("dev_api", httpcaddyfile.Before, "reverse_proxy")
 }
 
-// DevTokenEndpoint is a token endpoint for development, which behaves like Optoro's or Elastic Path's and can be told
-// to misbehave, to rehearse an outage. It answers loopback and unix sockets only. The tokens that it issues stay good
+// DevTokenEndpoint is a token endpoint for development, which behaves like Optoro's or Elastic Path's, or verifies
+// requests against a description, and can be told to misbehave, to rehearse an outage. It answers loopback and unix sockets only. The tokens that it issues stay good
 // across reloads of the configuration, so that a reload can change the fault alone.
 type DevTokenEndpoint struct {
-	// The service to behave like: optoro (POST /oauth/token) or elastic_path (POST /oauth/access_token). Required.
+	// The service to behave like: optoro (POST /oauth/token) or elastic_path (POST /oauth/access_token); or oauth2, which
+	// takes at any path the requests that are described here, and no others. Required.
 	Dialect string `json:"dialect,omitempty"`
 
 	// The client id to accept. Default: dev-client.
@@ -40,7 +42,7 @@ type DevTokenEndpoint struct {
 	// revoke_previous (another token, and the earlier ones end). Default: default.
 	Mode string `json:"mode,omitempty"`
 
-	// How long a token lives. Default: 25h for optoro, 1h for elastic_path.
+	// How long a token lives. Default: 25h for optoro, 1h for elastic_path and oauth2.
 	Lifetime caddy.Duration `json:"lifetime,omitempty"`
 
 	// Put the answer into {"data": …} (elastic_path only). Default: false.
@@ -49,6 +51,9 @@ type DevTokenEndpoint struct {
 	// The one content type to accept; anything else gets 415 (optoro only). form or empty. Default: any that Doorkeeper
 	// reads.
 	EnforceContentType string `json:"enforce_content_type,omitempty"`
+
+	// What to demand and to answer (oauth2 only). Default: RFC 6749 with client_secret_basic.
+	devserver.Demands
 
 	// Answer with this status, 200 to 599. Default: none.
 	Status int `json:"status,omitempty"`
@@ -75,7 +80,8 @@ type DevTokenEndpoint struct {
 	// The target of the garbage redirect. Default: none.
 	RedirectTo string `json:"redirect_to,omitempty"`
 
-	// JSON to answer as expires_in instead of the truth, or missing to leave it out. Default: the truth.
+	// JSON to answer as expires_in (in oauth2's answer: for $expires_in) instead of the truth, or missing to leave it
+	// out. Default: the truth.
 	ExpiresIn string `json:"expires_in,omitempty"`
 
 	// How many calls the fault hits, counted from the load of the configuration. Default: 0, all of them.
@@ -95,6 +101,9 @@ func (*DevTokenEndpoint) CaddyModule() caddy.ModuleInfo {
 // Provision implements caddy.Provisioner.
 func (de *DevTokenEndpoint) Provision(ctx caddy.Context) error {
 	de.endpoint = de.newEndpoint()
+	if err := readDevFiles(&de.endpoint.Demands); err != nil {
+		return err
+	}
 	de.endpoint.SetFault(de.fault())
 	ctx.Logger().Warn("serving a development token endpoint; not for production")
 	return nil
@@ -108,7 +117,10 @@ func (de *DevTokenEndpoint) Validate() error {
 	if err := de.newEndpoint().Validate(); err != nil {
 		return err
 	}
-	return de.fault().Validate()
+	if err := de.fault().Validate(); err != nil {
+		return err
+	}
+	return de.validateKeys()
 }
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
@@ -126,6 +138,7 @@ func (de *DevTokenEndpoint) newEndpoint() *devserver.TokenEndpoint {
 		Lifetime:     time.Duration(de.Lifetime),
 		Wrapped:      de.Wrapped,
 		EnforceForm:  de.EnforceContentType == "form",
+		Demands:      de.Demands,
 	}
 }
 
@@ -146,13 +159,15 @@ func (de *DevTokenEndpoint) fault() devserver.Fault {
 
 // UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
 //
-//	dev_token_endpoint [<matcher>] optoro|elastic_path {
+//	dev_token_endpoint [<matcher>] optoro|elastic_path|oauth2 {
 //	    client_id            <id>
 //	    client_secret        <secret>
 //	    mode                 default|reuse|revoke_previous
 //	    lifetime             <duration>
 //	    wrapped                             # elastic_path only
 //	    enforce_content_type form           # optoro only
+//
+//	    # oauth2 only: what is demanded, see devOAuth2Options
 //
 //	    # the fault: one of these, or a latency alone
 //	    status               <code>
@@ -173,7 +188,7 @@ func (de *DevTokenEndpoint) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if !d.AllArgs(&de.Dialect) {
 		return d.ArgErr()
 	}
-	return devOptions(d, de, map[string]any{
+	targets := map[string]any{
 		"client_id":            &de.ClientID,
 		"client_secret":        &de.ClientSecret,
 		"mode":                 &de.Mode,
@@ -191,7 +206,9 @@ func (de *DevTokenEndpoint) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		},
 		"expires_in": &de.ExpiresIn,
 		"count":      &de.Count,
-	})
+	}
+	maps.Copy(targets, devOAuth2Options(d, &de.Demands))
+	return devOptions(d, de, targets)
 }
 
 // DevAPI is an API for development. It demands a live token of a development token endpoint of this process, and
@@ -266,7 +283,7 @@ func (de *DevAPI) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 // devOptions reads a block of options into their targets and has the module validate the whole. A *bool takes no
 // argument; *string, *int and *caddy.Duration take one that is neither empty nor zero; a func reads its own and reports
-// whether their number was right.
+// whether their number was right. No option may be repeated but a repeatable one.
 func devOptions(d *caddyfile.Dispenser, module caddy.Validator, targets map[string]any) error {
 	seen := make(optionSet)
 	for d.NextBlock(0) {
@@ -275,8 +292,10 @@ func devOptions(d *caddyfile.Dispenser, module caddy.Validator, targets map[stri
 		if !known {
 			return unrecognized(d, "a development server")
 		}
-		if err := seen.add(d); err != nil {
-			return err
+		if _, ok := target.(repeatable); !ok {
+			if err := seen.add(d); err != nil {
+				return err
+			}
 		}
 		if err := devOption(d, name, target); err != nil {
 			return err
@@ -288,16 +307,18 @@ func devOptions(d *caddyfile.Dispenser, module caddy.Validator, targets map[stri
 	return nil
 }
 
+// repeatable is a func of an option that may stand more than once.
+type repeatable func() bool
+
 func devOption(d *caddyfile.Dispenser, name string, target any) error {
 	switch t := target.(type) {
 	case *bool:
 		*t = true
 		return noArgs(d)
 	case func() bool:
-		if !t() {
-			return d.Errf("%s: wrong number of values", name)
-		}
-		return nil
+		return devArgs(d, name, t)
+	case repeatable:
+		return devArgs(d, name, t)
 	}
 	var arg string
 	if err := unmarshalString(d, &arg); err != nil {
@@ -316,6 +337,13 @@ func devOption(d *caddyfile.Dispenser, name string, target any) error {
 	}
 	if !ok {
 		return d.Errf("%s: wrong value", name)
+	}
+	return nil
+}
+
+func devArgs(d *caddyfile.Dispenser, name string, read func() bool) error {
+	if !read() {
+		return d.Errf("%s: wrong number of values", name)
 	}
 	return nil
 }

@@ -7,7 +7,8 @@
 //	endpoint.SetFault(devserver.Fault{Status: 503, RetryAfter: "2", Count: 3})
 //
 // Both are http.Handlers. They are made of the conformance lists OPT-… and EP-… of the two services and of the source
-// of Doorkeeper, the server behind Optoro. They answer peers on this machine only.
+// of Doorkeeper, the server behind Optoro. The dialect OAuth2 is no service: it verifies requests against Demands, and
+// shares no code with the client that it judges. They answer peers on this machine only.
 package devserver
 
 import (

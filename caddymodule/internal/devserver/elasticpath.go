@@ -48,14 +48,14 @@ func (elasticPath) lifetime() time.Duration {
 	return time.Hour
 }
 
-func (elasticPath) success(t Token, grant string) tokenBody {
-	return tokenBody{
+func (elasticPath) success(t Token, grant string, f Fault) []byte {
+	return encode(f.spoil(tokenBody{
 		AccessToken: t.Value,
 		TokenType:   "Bearer",
 		ExpiresIn:   strconv.AppendInt(nil, t.remaining(), 10),
 		Expires:     t.Expires.Unix(),
 		Identifier:  grant,
-	}
+	}))
 }
 
 func (elasticPath) header() map[string]string {

@@ -25,6 +25,7 @@ type Dialect string
 const (
 	Optoro      Dialect = "optoro"       // Doorkeeper: POST /oauth/token
 	ElasticPath Dialect = "elastic_path" // POST /oauth/access_token
+	OAuth2      Dialect = "oauth2"       // what its Demands describe, at any path
 )
 
 // Mode says what a further request of the same client gets. All three were captured from a Doorkeeper server.
@@ -55,12 +56,14 @@ type TokenEndpoint struct {
 	ClientID, ClientSecret string
 	// Mode is what a further request of the same client gets. Default: ModeDefault.
 	Mode Mode
-	// Lifetime of a token. Default: 25 h for Optoro, 1 h for ElasticPath, as the services document.
+	// Lifetime of a token. Default: 25 h for Optoro, 1 h for ElasticPath, as the services document, and 1 h for OAuth2.
 	Lifetime time.Duration
 	// Wrapped puts the answer into {"data": …}, as Elastic Path's description says and its service does not (EP-11).
 	Wrapped bool
 	// EnforceForm makes Optoro refuse JSON with 415, as Doorkeeper's enforce_content_type does (OPT-38).
 	EnforceForm bool
+	// Demands are what OAuth2 demands and answers. The other dialects have none.
+	Demands Demands
 	// Registry keeps the tokens. Default: Default.
 	Registry *Registry
 	// OnRequest, if set, sees every request with the bytes of its body before it is answered.
@@ -73,22 +76,25 @@ type TokenEndpoint struct {
 	inFlight    int
 	maxInFlight int
 	recorded    []Recorded
-	arrival     chan struct{} // closed at the next arrival; nil while nobody waits
+	jtis        map[string]time.Time // of JWTs that were accepted, until they expire
+	arrival     chan struct{}        // closed at the next arrival; nil while nobody waits
 }
 
 // dialect is what differs between the services.
 type dialect interface {
-	// check returns the grant, or why there is no token for this request.
-	check(e *TokenEndpoint, r *http.Request, p params) (grant string, refusal *answer)
+	// check returns the grant, or the answer to a request that gets no token.
+	check(e *TokenEndpoint, r *http.Request, p params) (grant string, other *answer)
 	mint() string
 	lifetime() time.Duration
-	success(t Token, grant string) tokenBody
+	// success is the body of the answer with a token, which the fault may spoil.
+	success(t Token, grant string, f Fault) []byte
 	header() map[string]string
 	// refuse is the answer for a status, or for an OAuth error code with a status.
 	refuse(status int, code string) answer
 }
 
-// tokenBody has the fields of both dialects in the order of both. ExpiresIn is raw so that a Fault can put anything in.
+// tokenBody has the fields of Optoro and ElasticPath in the order of both. ExpiresIn is raw so that a Fault can put
+// anything in.
 type tokenBody struct {
 	AccessToken string          `json:"access_token,omitempty"`
 	TokenType   string          `json:"token_type"`
@@ -103,7 +109,7 @@ type tokenBody struct {
 func (e *TokenEndpoint) Validate() error {
 	switch {
 	case e.dialect() == nil:
-		return fmt.Errorf("dialect %q: must be %s or %s", e.Dialect, Optoro, ElasticPath)
+		return fmt.Errorf("dialect %q: must be %s, %s or %s", e.Dialect, Optoro, ElasticPath, OAuth2)
 	case !slices.Contains([]Mode{"", ModeDefault, ModeReuse, ModeRevokePrevious}, e.Mode):
 		return fmt.Errorf("mode %q: must be %s, %s or %s", e.Mode, ModeDefault, ModeReuse, ModeRevokePrevious)
 	case e.Lifetime < 0:
@@ -112,6 +118,11 @@ func (e *TokenEndpoint) Validate() error {
 		return fmt.Errorf("wrapped: only %s answers so", ElasticPath)
 	case e.EnforceForm && e.Dialect != Optoro:
 		return fmt.Errorf("enforce_content_type: only %s has this option", Optoro)
+	case e.Dialect == OAuth2:
+		return e.Demands.validate(e.clientID())
+	}
+	if name := e.Demands.firstSet(); name != "" {
+		return fmt.Errorf("%s: only %s has this option", name, OAuth2)
 	}
 	return nil
 }
@@ -190,9 +201,9 @@ func (e *TokenEndpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if fault.strike(w, r, d) {
 		return
 	}
-	grant, refusal := d.check(e, r, p)
-	if refusal != nil {
-		refusal.write(w)
+	grant, other := d.check(e, r, p)
+	if other != nil {
+		other.write(w)
 		return
 	}
 	fault.send(w, r, e.issue(d, grant, fault))
@@ -203,12 +214,11 @@ func (e *TokenEndpoint) issue(d dialect, grant string, f Fault) answer {
 	t := cmp.Or(e.Registry, Default).issue(
 		Token{ClientID: id, Value: d.mint(), family: fmt.Sprintf("%s %s %q", e.Dialect, grant, id)},
 		cmp.Or(e.Lifetime, d.lifetime()), e.Mode)
-	body := d.success(t, grant)
-	f.spoil(&body)
+	body := d.success(t, grant, f)
 	if e.Wrapped {
-		return answer{http.StatusOK, d.header(), encode(map[string]any{"data": body})}
+		body = encode(map[string]json.RawMessage{"data": body})
 	}
-	return answer{http.StatusOK, d.header(), encode(body)}
+	return answer{http.StatusOK, d.header(), body}
 }
 
 // arrive counts and remembers a request and returns the fault for it.
@@ -248,6 +258,8 @@ func (e *TokenEndpoint) dialect() dialect {
 		return optoro{}
 	case ElasticPath:
 		return elasticPath{}
+	case OAuth2:
+		return oauth2{&e.Demands, e}
 	}
 	return nil
 }
@@ -256,7 +268,10 @@ func (e *TokenEndpoint) clientID() string {
 	return cmp.Or(e.ClientID, DefaultClientID)
 }
 
+func (e *TokenEndpoint) clientSecret() string {
+	return cmp.Or(e.ClientSecret, DefaultClientSecret)
+}
+
 func (e *TokenEndpoint) knows(id, secret string) bool {
-	want := cmp.Or(e.ClientSecret, DefaultClientSecret)
-	return id == e.clientID() && subtle.ConstantTimeCompare([]byte(secret), []byte(want)) == 1
+	return id == e.clientID() && subtle.ConstantTimeCompare([]byte(secret), []byte(e.clientSecret())) == 1
 }

@@ -160,7 +160,7 @@ func (f Fault) status() int {
 }
 
 // spoil changes the fields of a good answer.
-func (f Fault) spoil(t *tokenBody) {
+func (f Fault) spoil(t tokenBody) tokenBody {
 	switch f.Garbage {
 	case GarbageNoToken:
 		t.AccessToken = ""
@@ -176,6 +176,7 @@ func (f Fault) spoil(t *tokenBody) {
 	default:
 		t.ExpiresIn = json.RawMessage(f.ExpiresIn)
 	}
+	return t
 }
 
 // send writes a good answer, unless its bytes are to be spoiled.

@@ -82,14 +82,14 @@ func (optoro) lifetime() time.Duration {
 	return 25 * time.Hour
 }
 
-func (optoro) success(t Token, _ string) tokenBody {
-	return tokenBody{
+func (optoro) success(t Token, _ string, f Fault) []byte {
+	return encode(f.spoil(tokenBody{
 		AccessToken: t.Value,
 		TokenType:   "Bearer",
 		ExpiresIn:   strconv.AppendInt(nil, t.remaining(), 10),
 		Scope:       "read write",
 		CreatedAt:   t.Issued.Unix(),
-	}
+	}))
 }
 
 func (optoro) header() map[string]string {

@@ -16,7 +16,7 @@ type Recorded struct {
 	HeaderNames []string // sorted
 	ContentType string
 	Basic       bool     // there was Basic authentication
-	QueryNames  []string // sorted; no service reads parameters there
+	QueryNames  []string // sorted
 	ParamNames  []string // of the body, sorted
 	GrantType   string
 	ClientID    string // of the body
@@ -39,8 +39,9 @@ func record(r *http.Request, p params) Recorded {
 	}
 }
 
-// params are the parameters in the body of a token request. The query is never read (OPT-06).
+// params are the parameters in the body of a token request. The query is not among them (OPT-06).
 type params struct {
+	body      []byte // as it came
 	mediaType string
 	names     []string          // sorted
 	values    map[string]string // of the parameters that are strings
@@ -48,7 +49,7 @@ type params struct {
 }
 
 func parseParams(contentType string, body []byte) params {
-	p := params{values: make(map[string]string)}
+	p := params{body: body, values: make(map[string]string)}
 	p.mediaType, _, _ = mime.ParseMediaType(contentType)
 	switch p.mediaType {
 	case "application/x-www-form-urlencoded":

@@ -1,0 +1,256 @@
+package devserver
+
+import (
+	"cmp"
+	"crypto/hmac"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+)
+
+// maxAssertionLife is the longest that a JWT may live: RFC 7523, section 3, lets a server refuse an exp that is
+// unreasonably far away.
+const maxAssertionLife = time.Hour
+
+func (o oauth2) checkClientAssertion(r *http.Request, s sent) *refusal {
+	kind, _, why := s.takeOne("client_assertion_type")
+	if why != nil {
+		return why
+	}
+	if kind != cmp.Or(o.ClientAssertionType, assertionJWTBearer) {
+		return refuse(invalidClient, "client_assertion_type is missing or another one")
+	}
+	assertion, _, why := s.takeOne("client_assertion")
+	if why != nil {
+		return why
+	}
+	if err := o.verifyClientAssertion(r, assertion); err != nil {
+		return refuse(invalidClient, "client_assertion: %v", err)
+	}
+	return o.checkClientID(s, false)
+}
+
+func (o oauth2) verifyClientAssertion(r *http.Request, assertion string) error {
+	if o.ClientAssertion != "" {
+		if assertion != o.ClientAssertion {
+			return errors.New("is another one")
+		}
+		return nil
+	}
+	check := o.verifyWithKey
+	if o.clientAuth() == authSecretJWT {
+		check = o.verifyWithSecret
+	}
+	return o.verify(assertion, "client-authentication+jwt", o.claims(r), check)
+}
+
+// checkGrantAssertion follows RFC 7523, section 2.1.
+func (o oauth2) checkGrantAssertion(r *http.Request, s sent) *refusal {
+	assertion, _, why := s.takeOne("assertion")
+	if why != nil {
+		return why
+	}
+	want := o.claims(r)
+	for _, c := range o.AssertionClaims {
+		want[c.Name] = *c.Value
+	}
+	if err := o.verify(assertion, "JWT", want, o.verifyWithKey); err != nil {
+		return refuse(invalidGrant, "assertion: %v", err)
+	}
+	return nil
+}
+
+// claims are those that each JWT must have. One that is empty must be absent.
+func (o oauth2) claims(r *http.Request) map[string]string {
+	id := o.endpoint.clientID()
+	return map[string]string{
+		"iss": id, "sub": id, "aud": cmp.Or(o.AssertionAudience, o.Issuer, ownURL(r)),
+	}
+}
+
+// ownURL is the URL that a request was sent to, without its query.
+func ownURL(r *http.Request) string {
+	scheme := "http"
+	if r.TLS != nil {
+		scheme = "https"
+	}
+	return scheme + "://" + r.Host + r.URL.EscapedPath()
+}
+
+// compactJWS is stricter than base64's decoder, which takes line breaks.
+var compactJWS = regexp.MustCompile(`^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+$`)
+
+// signatureCheck checks the signature of a JWT, of which it gets the decoded header as well.
+type signatureCheck func(compact string, header map[string]any) error
+
+// verify checks a JWT: form, signature, typ, claims, times, and that it is new. Its errors repeat nothing of it.
+func (o oauth2) verify(compact, typ string, want map[string]string, signature signatureCheck) error {
+	if !compactJWS.MatchString(compact) {
+		return errors.New("is missing or no signed JWT")
+	}
+	parts := strings.Split(compact, ".")
+	header, payload := decodePart(parts[0]), decodePart(parts[1])
+	switch {
+	case header == nil || payload == nil:
+		return errors.New("header or claims are no JSON object")
+	case header["crit"] != nil:
+		return errors.New("crit: nothing critical is understood") // RFC 7515, section 4.1.11
+	}
+	if err := signature(compact, header); err != nil {
+		return err
+	}
+	if err := checkText(header, "typ", orDefault(o.AssertionTyp, typ)); err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(want)) {
+		if err := checkText(payload, name, want[name]); err != nil {
+			return err
+		}
+	}
+	return o.checkFresh(payload, want)
+}
+
+// decodePart returns nil for what is no JSON object.
+func decodePart(part string) (object map[string]any) {
+	raw, err := base64.RawURLEncoding.DecodeString(part)
+	if err != nil || json.Unmarshal(raw, &object) != nil {
+		return nil
+	}
+	return object
+}
+
+// checkText demands a string, or with an empty one that there is nothing. A list with the string is not the string:
+// aud must be one value (draft-ietf-oauth-rfc7523bis).
+func checkText(object map[string]any, name, want string) error {
+	got, there := object[name]
+	switch {
+	case want == "" && there:
+		return fmt.Errorf("%s must be absent", name)
+	case want != "" && !there:
+		return fmt.Errorf("%s is missing", name)
+	case want != "" && got != want:
+		return fmt.Errorf("%s is not the string that it must be", name)
+	}
+	return nil
+}
+
+// checkFresh demands exp, iat and jti, but for the latter two if they are described themselves.
+func (o oauth2) checkFresh(payload map[string]any, described map[string]string) error {
+	now := time.Now()
+	exp, ok := timeClaim(payload, "exp")
+	switch {
+	case !ok:
+		return errors.New("exp is missing or no number")
+	case !exp.After(now):
+		return errors.New("exp has passed")
+	case exp.Sub(now) > maxAssertionLife:
+		return fmt.Errorf("exp is more than %s away", maxAssertionLife)
+	}
+	iat, ok := timeClaim(payload, "iat")
+	_, noIat := described["iat"]
+	switch {
+	case noIat:
+	case !ok:
+		return errors.New("iat is missing or no number")
+	case iat.After(now):
+		return errors.New("iat is in the future")
+	case exp.Sub(iat) > maxAssertionLife:
+		return fmt.Errorf("iat and exp are more than %s apart", maxAssertionLife)
+	}
+	if nbf, ok := timeClaim(payload, "nbf"); payload["nbf"] != nil && (!ok || nbf.After(now)) {
+		return errors.New("nbf is in the future or no number")
+	}
+	if _, described := described["jti"]; described {
+		return nil
+	}
+	jti, _ := payload["jti"].(string)
+	if jti == "" {
+		return errors.New("jti is missing or no string")
+	}
+	if !o.endpoint.firstUse(jti, exp) {
+		return errors.New("jti was used before")
+	}
+	return nil
+}
+
+// timeClaim is a NumericDate (RFC 7519, section 2), to the millisecond.
+func timeClaim(payload map[string]any, name string) (time.Time, bool) {
+	seconds, ok := payload[name].(float64)
+	if !ok || seconds < 0 || seconds > 1e11 {
+		return time.Time{}, false
+	}
+	return time.UnixMilli(int64(seconds * 1000)), true
+}
+
+// firstUse remembers a jti until its JWT has expired, and reports whether it was new (RFC 7523, section 3, number 7).
+func (e *TokenEndpoint) firstUse(jti string, exp time.Time) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	now := time.Now()
+	maps.DeleteFunc(e.jtis, func(_ string, exp time.Time) bool { return !exp.After(now) })
+	if _, used := e.jtis[jti]; used {
+		return false
+	}
+	if e.jtis == nil {
+		e.jtis = make(map[string]time.Time)
+	}
+	e.jtis[jti] = exp
+	return true
+}
+
+// verifyWithKey lets the key say which algorithms there are, never the JWT alone (RFC 8725, section 3.1).
+func (o oauth2) verifyWithKey(compact string, header map[string]any) error {
+	key, err := parseKey(o.ClientKey)
+	if err != nil {
+		return errors.New("client_key of the development server is wrong")
+	}
+	var allowed []jose.SignatureAlgorithm
+	for _, alg := range key.algs() {
+		if o.SigningAlg == "" || isHMAC(o.SigningAlg) || alg == o.SigningAlg {
+			allowed = append(allowed, jose.SignatureAlgorithm(alg))
+		}
+	}
+	signed, err := jose.ParseSignedCompact(compact, allowed)
+	if err != nil {
+		return fmt.Errorf("is no JWT, or alg is not one of %v", allowed)
+	}
+	if _, err := signed.Verify(key.public); err != nil {
+		return errors.New("the signature is wrong")
+	}
+	if kid, there := header["kid"]; there && key.id != "" && kid != key.id {
+		return errors.New("kid is not that of client_key")
+	}
+	if key.thumbprint != "" && header["x5t#S256"] != key.thumbprint {
+		return errors.New("x5t#S256 is not that of the certificate in client_key")
+	}
+	return nil
+}
+
+// verifyWithSecret does without go-jose, which refuses keys that are shorter than the hash: RFC 7518, section 3.2,
+// demands longer ones, but client secrets are what they are.
+func (o oauth2) verifyWithSecret(compact string, header map[string]any) error {
+	alg := "HS256"
+	if isHMAC(o.SigningAlg) {
+		alg = o.SigningAlg
+	}
+	if header["alg"] != alg {
+		return fmt.Errorf("alg is not %s", alg)
+	}
+	dot := strings.LastIndexByte(compact, '.')
+	got, err := base64.RawURLEncoding.DecodeString(compact[dot+1:])
+	mac := hmac.New(hmacHashes[alg], []byte(o.endpoint.clientSecret()))
+	mac.Write([]byte(compact[:dot]))
+	if err != nil || !hmac.Equal(got, mac.Sum(nil)) {
+		return errors.New("the signature is wrong")
+	}
+	return nil
+}

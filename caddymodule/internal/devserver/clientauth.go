@@ -1,0 +1,138 @@
+package devserver
+
+import (
+	"crypto/sha256"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// checkClient demands the one method of client authentication, and no other beside it. (RFC 6749, section 5.2, has
+// invalid_request for more than one; here both are invalid_client.)
+func (o oauth2) checkClient(r *http.Request, s sent) *refusal {
+	if got, want := o.presented(r, s), o.wanted(); !slices.Equal(got, want) {
+		return refuse(invalidClient, "client authentication by [%s], not by [%s] as %s has it",
+			strings.Join(got, ", "), strings.Join(want, ", "), o.clientAuth())
+	}
+	switch o.clientAuth() {
+	case authBasic:
+		return o.checkBasic(r)
+	case authPost:
+		return o.checkPost(s)
+	case authSecretJWT, authKeyJWT:
+		return o.checkClientAssertion(r, s)
+	}
+	return o.checkClientID(s, true) // RFC 8705, section 2; RFC 6749, section 3.2.1
+}
+
+// wanted are the places where the method has its proof. Those with TLS, and none, have it nowhere in the request.
+func (o oauth2) wanted() []string {
+	switch o.clientAuth() {
+	case authBasic:
+		return []string{"Authorization"}
+	case authPost:
+		return []string{o.clientSecretParam()}
+	case authSecretJWT, authKeyJWT:
+		return []string{"client_assertion"}
+	}
+	return nil
+}
+
+// presented are the places where the request has a proof, in a fixed order.
+func (o oauth2) presented(r *http.Request, s sent) (places []string) {
+	described := slices.ContainsFunc(o.Headers, func(h Field) bool { return strings.EqualFold(h.Name, "Authorization") })
+	for range r.Header.Values("Authorization") {
+		if !described { // else it was compared already
+			places = append(places, "Authorization")
+		}
+	}
+	if s.has(o.clientSecretParam()) {
+		places = append(places, o.clientSecretParam())
+	}
+	if s.has("client_assertion") || s.has("client_assertion_type") {
+		places = append(places, "client_assertion")
+	}
+	return places
+}
+
+func (o oauth2) checkBasic(r *http.Request) *refusal {
+	id, secret, ok := r.BasicAuth()
+	if !ok {
+		return refuse(invalidClient, "Authorization is not Basic")
+	}
+	if o.BasicEncoding != basicRaw {
+		var okID, okSecret bool
+		id, okID = formDecode(id)
+		secret, okSecret = formDecode(secret)
+		if !okID || !okSecret {
+			return refuse(invalidClient, "id and secret in Basic are not form-encoded")
+		}
+	}
+	if !o.endpoint.knows(id, secret) {
+		return refuse(invalidClient, "the client id or secret in Basic is wrong")
+	}
+	return nil
+}
+
+// formEncoded has no character that any form encoding would have escaped. Encoders differ in '*' and '~'.
+var formEncoded = regexp.MustCompile(`^(?:[A-Za-z0-9*._~+-]|%[0-9A-Fa-f]{2})*$`)
+
+func formDecode(s string) (string, bool) {
+	if !formEncoded.MatchString(s) {
+		return "", false
+	}
+	decoded, err := url.QueryUnescape(s)
+	return decoded, err == nil
+}
+
+func (o oauth2) checkPost(s sent) *refusal {
+	secret, _, why := s.takeOne(o.clientSecretParam())
+	if why != nil {
+		return why
+	}
+	if !o.endpoint.knows(o.endpoint.clientID(), secret) {
+		return refuse(invalidClient, "%s is wrong", o.clientSecretParam())
+	}
+	return o.checkClientID(s, true)
+}
+
+func (o oauth2) checkClientID(s sent, required bool) *refusal {
+	if o.clientIDParam() == "" {
+		return nil // one is left over
+	}
+	id, there, why := s.takeOne(o.clientIDParam())
+	switch {
+	case why != nil:
+		return why
+	case !there && !required:
+		return nil
+	case id != o.endpoint.clientID():
+		return refuse(invalidClient, "%s is missing or wrong", o.clientIDParam())
+	}
+	return nil
+}
+
+// checkCertificate looks at the connection. Who signed the certificate is not asked, so it is the same for
+// tls_client_auth and self_signed_tls_client_auth.
+func (o oauth2) checkCertificate(r *http.Request, _ sent) *refusal {
+	if o.ClientCertificate == "" {
+		return nil
+	}
+	want, err := parseCertificate(o.ClientCertificate)
+	switch {
+	case err != nil:
+		return misconfigured("client_certificate")
+	case r.TLS == nil || len(r.TLS.PeerCertificates) == 0:
+		return refuse(invalidClient, "the connection has no client certificate")
+	case sha256.Sum256(r.TLS.PeerCertificates[0].Raw) != sha256.Sum256(want.Raw):
+		return refuse(invalidClient, "the connection has another client certificate")
+	}
+	return nil
+}
+
+// misconfigured is for what ValidateKeys would have found.
+func misconfigured(option string) *refusal {
+	return &refusal{http.StatusInternalServerError, "server_error", option + " of the development server is wrong"}
+}

@@ -1,0 +1,231 @@
+package devserver
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+)
+
+// RefusalHeader says, in one line, why the dialect OAuth2 refused a request. It holds nothing that was sent but names.
+const RefusalHeader = "X-Dev-Refusal"
+
+// The error codes of RFC 6749, section 5.2.
+const (
+	invalidRequest       = "invalid_request"
+	invalidClient        = "invalid_client"
+	invalidGrant         = "invalid_grant"
+	invalidScope         = "invalid_scope"
+	unsupportedGrantType = "unsupported_grant_type"
+)
+
+// oauth2 is a token endpoint that takes exactly the requests that its Demands describe.
+type oauth2 struct {
+	*Demands
+	endpoint *TokenEndpoint
+}
+
+// refusal is why a request gets no token.
+type refusal struct {
+	status int
+	code   string
+	reason string
+}
+
+func refuse(code, format string, args ...any) *refusal {
+	status := http.StatusBadRequest
+	if code == invalidClient {
+		status = http.StatusUnauthorized
+	}
+	return &refusal{status, code, fmt.Sprintf(format, args...)}
+}
+
+func (o oauth2) check(_ *TokenEndpoint, r *http.Request, p params) (string, *answer) {
+	if wantsMetadata(r) {
+		a := o.metadata(r)
+		return "", &a
+	}
+	if why := o.judge(r, p); why != nil {
+		a := o.refuse(why.status, why.code)
+		a.header[RefusalHeader] = why.reason
+		if why.status == http.StatusMethodNotAllowed {
+			a.header["Allow"] = o.method()
+		}
+		if _, _, basic := r.BasicAuth(); basic && why.status == http.StatusUnauthorized { // RFC 6749, section 5.2
+			a.header["WWW-Authenticate"] = `Basic realm="development"`
+		}
+		return "", &a
+	}
+	return o.grant() + " " + o.Scope, nil
+}
+
+// judge takes one parameter after the other from what was sent. What is left over was not described.
+func (o oauth2) judge(r *http.Request, p params) *refusal {
+	if r.Method != o.method() {
+		return &refusal{http.StatusMethodNotAllowed, invalidRequest, "the method must be " + o.method()}
+	}
+	s, why := o.read(r, p)
+	if why != nil {
+		return why
+	}
+	for _, step := range []func(*http.Request, sent) *refusal{
+		o.checkHeaders, o.checkCertificate, o.checkClient, o.checkGrant, o.checkScope, o.checkParams, o.checkJSONParams,
+	} {
+		if why := step(r, s); why != nil {
+			return why
+		}
+	}
+	return s.refuseRest()
+}
+
+func (o oauth2) checkHeaders(r *http.Request, _ sent) *refusal {
+	names, wanted := grouped(o.Headers)
+	for _, name := range names {
+		if why := compare("the header field "+name, r.Header.Values(name), wanted[name]); why != nil {
+			return why
+		}
+	}
+	return nil
+}
+
+func (o oauth2) checkGrant(r *http.Request, s sent) *refusal {
+	if o.grant() == "" {
+		return nil // a grant_type is left over
+	}
+	grant, there, why := s.takeOne("grant_type")
+	switch {
+	case why != nil:
+		return why
+	case !there:
+		return refuse(invalidRequest, "grant_type is missing")
+	case grant != o.grant():
+		return refuse(unsupportedGrantType, "grant_type is another one than %q", o.grant())
+	case grant == grantJWTBearer:
+		return o.checkGrantAssertion(r, s)
+	}
+	return nil
+}
+
+func (o oauth2) checkScope(_ *http.Request, s sent) *refusal {
+	if o.Scope == "" {
+		return nil // a scope is left over
+	}
+	scope, _, why := s.takeOne("scope")
+	if why == nil && scope != o.Scope {
+		why = refuse(invalidScope, "scope is missing or another one")
+	}
+	return why
+}
+
+func (o oauth2) checkParams(_ *http.Request, s sent) *refusal {
+	names, wanted := grouped(o.Params)
+	for _, name := range names {
+		if why := compare("the parameter "+name, s.take(name), wanted[name]); why != nil {
+			return why
+		}
+	}
+	return nil
+}
+
+func (o oauth2) checkJSONParams(_ *http.Request, s sent) *refusal {
+	for _, p := range o.JSONParams {
+		got, there := s.members[p.Name]
+		delete(s.members, p.Name)
+		var want any
+		_ = json.Unmarshal(p.Value, &want) // valid: see validate
+		if text := s.take(p.Name); len(text) == 1 {
+			got, there = text[0], true
+		}
+		if !there || !reflect.DeepEqual(got, want) {
+			return refuse(invalidRequest, "the member %s is missing or has another value", p.Name)
+		}
+	}
+	return nil
+}
+
+// grouped returns the names in their order, and the values of each.
+func grouped(fields []Field) (names []string, values map[string][]*string) {
+	values = make(map[string][]*string)
+	for _, f := range fields {
+		if values[f.Name] == nil {
+			names = append(names, f.Name)
+		}
+		values[f.Name] = append(values[f.Name], f.Value)
+	}
+	return names, values
+}
+
+// compare refuses values that are not those wanted, in this order; nil is any.
+func compare(what string, got []string, want []*string) *refusal {
+	if len(got) != len(want) {
+		return refuse(invalidRequest, "%s is there %d times, not %d", what, len(got), len(want))
+	}
+	for i, value := range want {
+		if value != nil && got[i] != *value {
+			return refuse(invalidRequest, "%s has another value", what)
+		}
+	}
+	return nil
+}
+
+func (oauth2) mint() string {
+	return urlsafeToken()
+}
+
+func (oauth2) lifetime() time.Duration {
+	return time.Hour
+}
+
+func (o oauth2) success(t Token, _ string, f Fault) []byte {
+	return o.answer(t, f)
+}
+
+// header follows RFC 6749, section 5.1.
+func (oauth2) header() map[string]string {
+	return map[string]string{"Content-Type": typeJSON, "Cache-Control": "no-store", "Pragma": "no-cache"}
+}
+
+func (o oauth2) refuse(status int, code string) answer {
+	switch {
+	case code == "" && status == http.StatusUnauthorized:
+		code = invalidClient
+	case code == "" && status == http.StatusBadRequest:
+		code = invalidRequest
+	case code == "":
+		return empty(status, "")
+	}
+	return answer{status, o.header(), o.failure(code)}
+}
+
+func wantsMetadata(r *http.Request) bool {
+	return slices.ContainsFunc([]string{"/.well-known/oauth-authorization-server", "/.well-known/openid-configuration"},
+		func(place string) bool { return strings.Contains(r.URL.Path, place) })
+}
+
+// metadata follows RFC 8414, section 2.
+func (o oauth2) metadata(r *http.Request) answer {
+	if o.Issuer == "" || r.Method != http.MethodGet {
+		a := empty(http.StatusNotFound, "")
+		a.header[RefusalHeader] = "there are no metadata without issuer, and none but for GET"
+		return a
+	}
+	all := map[string]any{
+		"issuer":                                o.Issuer,
+		"token_endpoint":                        o.tokenURL(),
+		"token_endpoint_auth_methods_supported": []string{o.clientAuth()},
+		"response_types_supported":              []string{},
+	}
+	if o.grant() != "" {
+		all["grant_types_supported"] = []string{o.grant()}
+	}
+	if o.SigningAlg != "" {
+		all["token_endpoint_auth_signing_alg_values_supported"] = []string{o.SigningAlg}
+	}
+	if o.MTLSTokenURL != "" {
+		all["mtls_endpoint_aliases"] = map[string]string{"token_endpoint": o.MTLSTokenURL}
+	}
+	return answer{http.StatusOK, map[string]string{"Content-Type": typeJSON}, encode(all)}
+}
