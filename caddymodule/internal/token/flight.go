@@ -129,7 +129,7 @@ func (s *Source) succeed(issued Issued, sent time.Time, config *Config) *Token {
 		s.generation++
 	}
 	lifetime := config.Policy.lifetime(issued.Lifetime)
-	t := newToken(issued.Token, s.generation, sent, lifetime)
+	t := newToken(issued, s.generation, sent, lifetime)
 	config.Observe(Event{
 		Token: t.value, Lifetime: lifetime, Unchanged: unchanged, Note: issued.Note,
 		Duration: now.Sub(sent), Recovered: s.failing,
@@ -143,6 +143,9 @@ func (s *Source) succeed(issued Issued, sent time.Time, config *Config) *Token {
 	}
 	s.retries = nil
 	s.schedule(t, previous, unchanged, config.Policy)
+	if !unchanged {
+		t.followAdvice(issued.RefreshIn)
+	}
 	s.current.Store(t)
 	return t
 }
@@ -166,6 +169,19 @@ func (s *Source) schedule(t, previous *Token, unchanged bool, p Policy) {
 	}
 	if t.refreshAt.After(t.expires) {
 		t.refreshAt = t.expires
+	}
+}
+
+// followAdvice brings the refresh forward to when the endpoint advises it, jittered like every refresh. Advice to
+// refresh in the first tenth of a life would be a call for every few requests.
+func (t *Token) followAdvice(refreshIn time.Duration) {
+	if refreshIn <= 0 {
+		return
+	}
+	refreshIn = max(refreshIn, t.expires.Sub(t.issued)/10)
+	advised := t.issued.Add(refreshIn - jitter(refreshIn/20))
+	if advised.Before(t.refreshAt) {
+		t.refreshAt = advised
 	}
 }
 

@@ -1,6 +1,7 @@
 package token
 
 import (
+	"crypto/tls"
 	"sync/atomic"
 	"time"
 )
@@ -20,13 +21,27 @@ type Issued struct {
 	// waited for it and is not kept. UnknownLifetime: the answer names none.
 	Lifetime time.Duration
 
+	// RefreshIn is when the endpoint advises to refresh the token, counted like Lifetime. It is followed if it comes
+	// before the policy's own time. Zero: no advice.
+	RefreshIn time.Duration
+
+	// Kept is what else of the answer is of use to those who use the token, by name.
+	Kept map[string]string
+
+	// Certificate is the TLS client certificate that the token may be bound to (RFC 8705 section 3): it has to be shown
+	// wherever the token is. Nil if there is none.
+	Certificate *tls.Certificate
+
 	// Note, if not empty, says in constant words what is odd about an answer that can be used all the same.
 	Note string
 }
 
 // Token is one issued access token. It is immutable but for its two marks.
 type Token struct {
-	value      Secret
+	value       Secret
+	kept        map[string]string
+	certificate *tls.Certificate
+
 	generation uint64
 	issued     time.Time
 	margin     time.Duration
@@ -47,10 +62,12 @@ type Token struct {
 	accepted atomic.Bool
 }
 
-func newToken(value Secret, generation uint64, issued time.Time, lifetime time.Duration) *Token {
+func newToken(answer Issued, generation uint64, issued time.Time, lifetime time.Duration) *Token {
 	expires := issued.Add(lifetime)
 	return &Token{
-		value:         value,
+		value:         answer.Token,
+		kept:          answer.Kept,
+		certificate:   answer.Certificate,
 		generation:    generation,
 		issued:        issued,
 		expires:       expires,
@@ -60,7 +77,8 @@ func newToken(value Secret, generation uint64, issued time.Time, lifetime time.D
 
 // asRejected returns a copy that is due for replacement.
 func (t *Token) asRejected() *Token {
-	c := newToken(t.value, t.generation, t.issued, t.expires.Sub(t.issued))
+	answer := Issued{Token: t.value, Kept: t.kept, Certificate: t.certificate}
+	c := newToken(answer, t.generation, t.issued, t.expires.Sub(t.issued))
 	c.margin = t.margin
 	c.rejected = true
 	c.used.Store(t.used.Load())
@@ -109,6 +127,12 @@ type Lease struct {
 
 // Value returns the token.
 func (l Lease) Value() Secret { return l.token.value }
+
+// Kept returns what the answer said besides, by name. It must not be changed.
+func (l Lease) Kept() map[string]string { return l.token.kept }
+
+// Certificate returns the TLS client certificate that the token may be bound to, or nil.
+func (l Lease) Certificate() *tls.Certificate { return l.token.certificate }
 
 // Served says how the lease came by its token.
 func (l Lease) Served() Served { return l.served }

@@ -35,7 +35,7 @@ func TestClocks(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			issued := time.Now()
-			token := newToken(NewSecret("t"), 1, issued, hour)
+			token := newToken(Issued{Token: NewSecret("t")}, 1, issued, hour)
 			token.refreshAt = issued.Add(50 * time.Minute)
 			token.expiresByWall = token.expiresByWall.Add(-tc.stepped)
 			now := issued.Add(tc.elapsed)
@@ -52,7 +52,7 @@ func TestClocks(t *testing.T) {
 // TestWallExpiryHasNoMonotonicReading says that the two expiries are of different clocks: with a monotonic reading,
 // the second would be the first once more.
 func TestWallExpiryHasNoMonotonicReading(t *testing.T) {
-	token := newToken(NewSecret("t"), 1, time.Now(), hour)
+	token := newToken(Issued{Token: NewSecret("t")}, 1, time.Now(), hour)
 	for name, token := range map[string]*Token{"new": token, "rejected": token.asRejected()} {
 		if token.expires == token.expires.Round(0) {
 			t.Errorf("%s: the expiry has no monotonic reading", name)
@@ -80,7 +80,7 @@ func TestNoToken(t *testing.T) {
 
 // TestRejectedCopy says that the mark of rejection changes nothing else, and not the token that requests hold.
 func TestRejectedCopy(t *testing.T) {
-	token := newToken(NewSecret("t"), 7, time.Now(), hour)
+	token := newToken(Issued{Token: NewSecret("t")}, 7, time.Now(), hour)
 	token.margin = 5 * time.Minute
 	token.refreshAt = token.expires.Add(-token.margin)
 	token.touch()
@@ -105,7 +105,7 @@ func TestSuspend(t *testing.T) {
 		inBubble(t, state, func(t *testing.T) {
 			w := newWorld(t, state, grants(hour))
 			current := w.s.current.Load()
-			asleep := newToken(current.value, current.generation, current.issued, hour)
+			asleep := newToken(Issued{Token: current.value}, current.generation, current.issued, hour)
 			asleep.margin, asleep.refreshAt, asleep.rejected = current.margin, current.refreshAt, current.rejected
 			asleep.expiresByWall = asleep.expiresByWall.Add(-hour)
 			w.s.current.Store(asleep)
