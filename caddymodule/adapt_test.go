@@ -169,6 +169,71 @@ var optionPlaces = map[string]string{
 	}
 }
 `,
+	"oauth2": `{
+	token_proxy {
+		credential catalog {
+			provider oauth2 {
+				OPTION
+				token_url https://login.example.com/token
+			}
+			client_id catalog-id
+		}
+	}
+}
+`,
+	"oauth2 without URL": `{
+	token_proxy {
+		credential catalog {
+			provider oauth2 {
+				OPTION
+			}
+			client_id catalog-id
+		}
+	}
+}
+`,
+	"response": `{
+	token_proxy {
+		credential catalog {
+			provider oauth2 {
+				token_url https://login.example.com/token
+				response {
+					OPTION
+					retry 409
+				}
+			}
+			client_id catalog-id
+		}
+	}
+}
+`,
+	"response without retry": `{
+	token_proxy {
+		credential catalog {
+			provider oauth2 {
+				token_url https://login.example.com/token
+				response {
+					OPTION
+					token t
+				}
+			}
+			client_id catalog-id
+		}
+	}
+}
+`,
+	"transport": `{
+	token_proxy {
+		credential catalog {
+			provider optoro
+			client_id catalog-id
+			transport {
+				OPTION
+			}
+		}
+	}
+}
+`,
 	"directive": siteHead + `	token_proxy catalog https://api.example.com {
 		lb_retries 1
 		OPTION
@@ -231,6 +296,9 @@ const (
 	takesMany     // one or more
 	takesDuration // one, above zero
 	takesCount    // one whole number above zero
+
+	takesOneOrEmpty   // one, which may be empty
+	takesNameAndValue // a name, and one that may be empty
 )
 
 // adaptOptions are all options there are.
@@ -255,6 +323,47 @@ var adaptOptions = []struct {
 	{"elastic_path", "token_url", takesOne, "https://auth.example.com", ""},
 	{"elastic_path", "grant", takesOne, "implicit", ""},
 	{"elastic_path", "store", takesOne, "a", ""},
+
+	{"oauth2 without URL", "token_url", takesOne, "https://login.example.com", ""},
+	{"oauth2 without URL", "issuer", takesOne, "https://login.example.com", ""},
+	{"oauth2", "client_auth", takesOne, "none", ""},
+	{"oauth2", "basic_encoding", takesOne, "raw", ""},
+	{"oauth2", "client_id_param", takesOneOrEmpty, "a", ""},
+	{"oauth2", "client_secret_param", takesOne, "a", ""},
+	{"oauth2", "signing_key", takesOne, "{env.KEY}", ""},
+	{"oauth2", "signing_key_id", takesOne, "a", ""},
+	{"oauth2", "signing_alg", takesOne, "ES256", ""},
+	{"oauth2", "assertion_audience", takesOne, "a", ""},
+	{"oauth2", "assertion_typ", takesOneOrEmpty, "a", ""},
+	{"oauth2", "assertion_claim", takesNameAndValue, "a b", ""},
+	{"oauth2", "client_assertion_file", takesOne, "/a", ""},
+	{"oauth2", "client_assertion_type", takesOne, "a", ""},
+	{"oauth2", "client_certificate", takesOne, "{env.CERTIFICATE}", ""},
+	{"oauth2", "client_certificate_key", takesOne, "{env.KEY}", ""},
+	{"oauth2", "grant", takesOneOrEmpty, "a", ""},
+	{"oauth2", "scope", takesMany, "a b", ""},
+	{"oauth2", "scope_separator", takesOne, ",", ""},
+	{"oauth2", "audience", takesOne, "a", ""},
+	{"oauth2", "resource", takesMany, "a b", ""},
+	{"oauth2", "param", takesNameAndValue, "a b", ""},
+	{"oauth2", "json_param", takesNameAndValue, "a 1", ""},
+	{"oauth2", "header", takesNameAndValue, "a b", ""},
+	{"oauth2", "method", takesOne, "GET", ""},
+	{"oauth2", "encoding", takesOne, "json", ""},
+	{"response", "token", takesMany, "a b.0", ""},
+	{"response", "expires_in", takesOneOrTwo, "a ms", ""},
+	{"response", "expires_at", takesOneOrTwo, "a rfc3339", ""},
+	{"response", "refresh_in", takesOne, "a", ""},
+	{"response", "default", takesDuration, "1m", ""},
+	{"response", "keep", takesNameAndValue, "a b", ""},
+	{"response", "error", takesMany, "a b", ""},
+	{"response without retry", "retry", takesMany, "403 a", ""},
+	{"response", "retry_text", takesOne, "a", ""},
+	{"response", "retry_after", takesOne, "a", ""},
+	{"transport", "ca", takesOne, "{env.CA}", ""},
+	{"transport", "server_name", takesOne, "a", ""},
+	{"transport", "proxy", takesOne, "none", ""},
+	{"transport", "dial_timeout", takesDuration, "1m", ""},
 
 	{"directive", "client_authorization", takesOne, "keep", ""},
 	{"directive", "on_unauthorized", takesOne, "pass", ""},
@@ -325,6 +434,11 @@ func mistakes(kind optionKind, right string) []string {
 		return []string{"off", `""`}
 	case takesOne:
 		return []string{"", `""`, right + " surplus"}
+	case takesOneOrEmpty:
+		return []string{"", right + " surplus"}
+	case takesNameAndValue:
+		name, _, _ := strings.Cut(right, " ")
+		return []string{"", name, `"" b`, right + " surplus"}
 	case takesOneOrTwo:
 		first, second, _ := strings.Cut(right, " ")
 		return []string{"", `""`, `"" ` + second, first + ` ""`, right + " surplus"}

@@ -54,6 +54,12 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //	        default_lifetime <duration>
 //	        header           <name> [<format with {token}>]
 //	        prefetch         on|off
+//	        transport {
+//	            ca           {file./path}|{env.NAME}
+//	            server_name  <name>
+//	            proxy        <url>|none
+//	            dial_timeout <duration>
+//	        }
 //	    }
 //	}
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
@@ -135,6 +141,8 @@ func (c *Credential) unmarshalOption(d *caddyfile.Dispenser) error {
 		return unmarshalDuration(d, &c.DefaultLifetime)
 	case "header":
 		return c.unmarshalHeader(d)
+	case "transport":
+		return c.unmarshalTransport(d)
 	case "prefetch":
 		var choice string
 		err := unmarshalChoice(d, &choice, "on", "off")
@@ -406,8 +414,10 @@ func unmarshalDuration(d *caddyfile.Dispenser, into *caddy.Duration) error {
 	return nil
 }
 
-// unmarshalTokenURL parses a token endpoint's URL. What can be checked without an environment is checked here.
+// unmarshalTokenURL parses the URL of a token endpoint, or of what leads to it. What can be checked without an
+// environment is checked here.
 func unmarshalTokenURL(d *caddyfile.Dispenser, into *string) error {
+	option := d.Val()
 	if err := unmarshalString(d, into); err != nil {
 		return err
 	}
@@ -415,7 +425,7 @@ func unmarshalTokenURL(d *caddyfile.Dispenser, into *string) error {
 		return nil
 	}
 	if _, err := oauth.ParseEndpoint(*into); err != nil {
-		return d.Errf("token_url: %v", err)
+		return d.Errf("%s: %v", option, err)
 	}
 	return nil
 }

@@ -618,8 +618,10 @@ func TestConfigCleanupIsSafe(t *testing.T) {
 		if err := caddy.StrictUnmarshalJSON([]byte(config), app); err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
-		t.Cleanup(cancel)
+		ctx, err := caddy.ProvisionContext(&caddy.Config{}) // the app uses another, the one for events
+		if err != nil {
+			t.Fatal(err)
+		}
 		return app, app.Provision(ctx)
 	}
 	running, err := provision(t, good)

@@ -3,10 +3,12 @@ package caddymodule
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -56,6 +58,10 @@ type Credential struct {
 	// Header is where the token goes. Default: `Authorization: Bearer <token>`.
 	Header *TokenHeader `json:"header,omitempty"`
 
+	// Transport is how token requests travel. Default: to the URL's host, trusting the system's authorities, through
+	// the proxy of the environment if there is one.
+	Transport *TokenTransport `json:"transport,omitempty"`
+
 	// Prefetch gets a token when the configuration starts, and keeps one ready even if no request comes.
 	// Default: false: the first request waits for the token.
 	Prefetch bool `json:"prefetch,omitempty"`
@@ -82,6 +88,9 @@ func (c *Credential) provision(ctx caddy.Context, name string) error {
 		return err
 	}
 	if err := c.loadClient(); err != nil {
+		return err
+	}
+	if err := c.loadTransport(); err != nil {
 		return err
 	}
 	if err := c.checkDurations(); err != nil {
@@ -120,10 +129,56 @@ func (c *Credential) loadProvider(ctx caddy.Context) error {
 		return errors.New("provider: the token URL is not a URL")
 	}
 	if endpoint.Scheme != "https" && !oauth.IsLoopback(endpoint.Hostname()) && !c.AllowPlaintext {
-		return errors.New("token_url: the client secret would be sent in the clear: use https, or say allow_plaintext")
+		option := "token_url"
+		if o, ok := provider.(*OAuth2); ok && o.Issuer != "" {
+			option = "issuer"
+		}
+		return errors.New(option + ": the client secret would be sent in the clear: use https, or say allow_plaintext")
 	}
 	c.endpointHost = endpoint.Host
-	return nil
+	_, err = c.providerSecrets()
+	return err
+}
+
+// providerSecrets reads the secrets that the provider holds itself.
+func (c *Credential) providerSecrets() ([]Secret, error) {
+	if holder, ok := c.provider.(SecretHolder); ok {
+		return holder.Secrets()
+	}
+	return nil, nil
+}
+
+// loadTransport reads what the transport needs once, so that a mistyped name is refused now.
+func (c *Credential) loadTransport() error {
+	if c.Transport == nil {
+		c.Transport = new(TokenTransport)
+	}
+	if err := c.Transport.provision(); err != nil {
+		return fmt.Errorf("transport: %w", err)
+	}
+	_, _, err := c.tokenClient()
+	return err
+}
+
+// tokenClient makes the client for one token request, with certificates as they are now. It returns the client
+// certificate too, if there is one.
+func (c *Credential) tokenClient() (*oauth.Client, *tls.Certificate, error) {
+	options, err := c.Transport.options()
+	if err != nil {
+		return nil, nil, fmt.Errorf("transport: %w", err)
+	}
+	if holder, ok := c.provider.(CertificateHolder); ok {
+		if options.Certificate, err = holder.Certificate(); err != nil {
+			return nil, nil, err
+		}
+	}
+	options.AllowPlaintext = c.AllowPlaintext
+	return oauth.NewClient(options), options.Certificate, nil
+}
+
+// secretChecker is a provider that cannot use just any client secret.
+type secretChecker interface {
+	checkSecret(secret Secret) error
 }
 
 // loadClient reads id and secret once, so that a mistyped name is refused now and not at the first request.
@@ -137,12 +192,16 @@ func (c *Credential) loadClient() error {
 	}
 	if !c.provider.NeedsSecret() {
 		if c.ClientSecret != "" {
-			return fmt.Errorf("client_secret: provider %s sends none with this grant: remove it", c.providerName)
+			return fmt.Errorf("client_secret: provider %s sends none, as it is configured: remove it", c.providerName)
 		}
 		return nil
 	}
+	var secret Secret
 	if c.secret, err = newSecretReader(string(c.ClientSecret)); err == nil {
-		_, err = c.secret.read()
+		secret, err = c.secret.read()
+	}
+	if checker, ok := c.provider.(secretChecker); ok && err == nil {
+		err = checker.checkSecret(secret)
 	}
 	if err != nil {
 		return fmt.Errorf("client_secret: %w", err)
@@ -176,8 +235,14 @@ func (c *Credential) key() (token.Key, error) {
 	if err != nil {
 		return "", fmt.Errorf("provider: %w", err)
 	}
+	transport, err := json.Marshal(c.Transport)
+	if err != nil {
+		return "", fmt.Errorf("transport: %w", err)
+	}
 	b := token.NewKeyBuilder().
-		Field("provider", c.providerName, string(provider)).
+		Field("provider", c.providerName).
+		Secret("provider configuration", token.NewSecret(string(provider))).
+		Secret("transport", token.NewSecret(string(transport))).
 		Field("endpoint", c.provider.Endpoint())
 	id, err := c.id.read()
 	if err != nil {
@@ -249,37 +314,85 @@ type fetcher struct {
 	issued     Secret // the last token; one Fetch runs at a time
 }
 
-// tokenClient sends all token requests of the process: it keeps no connection and no state.
-var tokenClient = oauth.NewClient()
-
 // Fetch implements token.Fetcher.
 func (f *fetcher) Fetch(ctx context.Context) (token.Issued, error) {
 	c := f.credential
+	secrets, err := c.providerSecrets()
+	if err != nil {
+		return token.Issued{}, refused(err)
+	}
 	identity, err := c.identity()
 	if err != nil {
-		return token.Issued{}, &token.Error{Kind: token.Refused, Reason: err.Error()}
+		return token.Issued{}, refused(err)
 	}
+	issued, err := c.fetch(ctx, identity)
+	if err == nil {
+		f.issued = issued.Token
+	}
+	secrets = append(secrets, identity.Secret, f.issued, issued.Token)
+	if slices.ContainsFunc(secrets, func(s Secret) bool { return s.In(issued.Note) }) {
+		issued.Note = "there is a remark that cannot be shown"
+	}
+	hideKept(issued.Kept, secrets)
+	return issued, hideEcho(err, secrets)
+}
+
+// refused is the failure of what is configured here, whose errors are made to be shown.
+func refused(err error) *token.Error {
+	return &token.Error{Kind: token.Refused, Reason: err.Error()}
+}
+
+// fetch makes one token request.
+func (c *Credential) fetch(ctx context.Context, identity Client) (token.Issued, error) {
+	client, certificate, err := c.tokenClient()
+	if err != nil {
+		return token.Issued{}, refused(err)
+	}
+	identity.http = client
 	req, err := c.provider.NewRequest(ctx, identity)
+	if e, ok := errors.AsType[*token.Error](err); ok && e != nil {
+		return token.Issued{}, e
+	}
 	if err != nil {
 		return token.Issued{}, &token.Error{Kind: token.Refused, Reason: "the token request cannot be built"}
 	}
-	answer, err := tokenClient.Do(req)
+	answer, err := client.Do(req)
 	if err != nil {
 		return token.Issued{}, err
 	}
 	issued, err := c.provider.ReadAnswer(answer)
-	if identity.Secret.In(issued.Note) || issued.Token.In(issued.Note) {
-		issued.Note = "there is a remark that cannot be shown"
+	if err == nil && certificate != nil {
+		c.bind(&issued, certificate, answer.Sent)
 	}
-	if err == nil {
-		f.issued = issued.Token
+	return issued, err
+}
+
+// hasCertificate reports whether token requests are made with a client certificate.
+func (c *Credential) hasCertificate() bool {
+	holder, ok := c.provider.(CertificateHolder)
+	if !ok {
+		return false
 	}
-	return issued, hideEcho(err, identity.Secret, f.issued)
+	certificate, err := holder.Certificate()
+	return certificate != nil || err != nil
+}
+
+// bind binds a token to the certificate that it was asked for with: it may be of no use without (RFC 8705 section 3),
+// and so not for longer.
+func (c *Credential) bind(issued *token.Issued, certificate *tls.Certificate, sent time.Time) {
+	issued.Certificate = certificate
+	lifetime := issued.Lifetime
+	if lifetime == token.UnknownLifetime {
+		lifetime = cmp.Or(time.Duration(c.DefaultLifetime), token.DefaultLifetime)
+	}
+	if usable := certificate.Leaf.NotAfter.Sub(sent); 0 < usable && usable < lifetime {
+		issued.Lifetime = usable
+	}
 }
 
 // hideEcho removes from a failure what shows a secret or a token: a hostile endpoint may send what it got, or what it
 // gave, as its error code, and a provider may put anything into its reason.
-func hideEcho(err error, hide ...Secret) error {
+func hideEcho(err error, hide []Secret) error {
 	e, ok := errors.AsType[*token.Error](err)
 	if !ok || e == nil {
 		return err
@@ -298,11 +411,20 @@ func hideEcho(err error, hide ...Secret) error {
 
 // Proof implements token.Fetcher.
 func (f *fetcher) Proof() string {
-	identity, err := f.credential.identity()
+	c := f.credential
+	secrets, err := c.providerSecrets()
 	if err != nil {
 		return err.Error()
 	}
-	return identity.ID + " " + identity.Secret.Fingerprint()
+	identity, err := c.identity()
+	if err != nil {
+		return err.Error()
+	}
+	proof := identity.ID
+	for _, secret := range append(secrets, identity.Secret) {
+		proof += " " + secret.Fingerprint()
+	}
+	return proof
 }
 
 // identity reads id and secret as they are now.

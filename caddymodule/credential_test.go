@@ -23,6 +23,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
@@ -182,6 +183,155 @@ func TestKeyOfProviderFields(t *testing.T) {
 	add("a store that ends like a URL", credentialJSON("elastic_path", "id", "secret", "store", `","token_url":"https://a.example/`))
 }
 
+// The same for provider oauth2, whose options are many: whatever is in its configuration, or in that of the transport,
+// makes another key when it changes. Who adds a field need not add it here.
+func TestKeyOfOAuth2(t *testing.T) {
+	t.Setenv("TOKEN_PROXY_TEST_SCOPE", "a")
+	certificate := newTestCertificate(t, signingKeyOf("P-256"), time.Hour)
+	o := options{
+		"token_url": "https://login.example/token", "client_auth": "private_key_jwt", "client_id_param": "cid", "signing_key": pkcs8(signingKeyOf("P-256")),
+		"signing_key_id": "1", "signing_alg": "ES256", "assertion_audience": "a", "assertion_typ": "JWT", "assertion_claims": options{"c": "d"},
+		"client_assertion_type": "urn:t", "client_certificate": certificate.certificate, "client_certificate_key": certificate.key,
+		"grant": oauth.GrantJWTBearer, "scope": []string{"a"}, "scope_separator": ",", "audience": "a", "resource": []string{"urn:r"},
+		"params": options{"p": "v"}, "json_params": options{"j": 1}, "headers": options{"X-H": "v"}, "method": "POST", "encoding": "json",
+		"response": options{
+			"token": []string{"t"}, "expires_in": options{"path": "e", "unit": "ms"}, "expires_at": options{"path": "a", "unit": "ms"}, "refresh_in": "r",
+			"default": "1h", "keep": options{"k": "p"}, "error": []string{"e"}, "retry": []string{"r"}, "retry_text": "t", "retry_after": "w",
+		},
+	}
+	transport := options{"transport": options{"ca": certificate.certificate, "server_name": "s.example", "proxy": "http://proxy.example", "dial_timeout": "1s"}}
+	full := oauth2JSON("id", "", o, transport)
+	least := oauth2JSON("id", "secret", options{"token_url": "https://login.example/token"})
+	for name, config := range map[string]string{"all options": full, "few options": least} {
+		_, c, _ := provisionCredential(t, config)
+		key := func() token.Key {
+			t.Helper()
+			key, err := c.key()
+			if err != nil {
+				t.Fatal(err)
+			}
+			return key
+		}
+		original := key()
+		if keyOf(t, config) != original {
+			t.Errorf("%s: another key the next time", name)
+		}
+		fields := 0
+		check := func(field string) {
+			fields++
+			if key() == original {
+				t.Errorf("%s: another %s makes no other key", name, field)
+			}
+		}
+		eachChange(t, "provider", reflect.ValueOf(c.provider).Elem(), check)
+		eachChange(t, "transport", reflect.ValueOf(c.Transport).Elem(), check)
+		if key() != original {
+			t.Fatalf("%s: the test did not put back what it changed", name)
+		}
+		if fields < 30 {
+			t.Errorf("%s: only %d fields were changed", name, fields)
+		}
+	}
+	for _, secret := range []string{"PRIVATE KEY", "proxy.example"} {
+		if strings.Contains(string(keyOf(t, full)), secret) {
+			t.Errorf("the key has %q in it", secret)
+		}
+	}
+
+	// What is there and empty is not what is not there; a placeholder is what it stands for, unless it may be secret.
+	keys := make(map[token.Key]string)
+	add := func(what string, o options) {
+		t.Helper()
+		key := keyOf(t, oauth2JSON("id", "", options{"token_url": "https://login.example/token", "client_auth": "none"}.with(o)))
+		if other, ok := keys[key]; ok {
+			t.Errorf("%s has the key of %s", what, other)
+		}
+		keys[key] = what
+	}
+	add("nothing", nil)
+	add("no grant", options{"grant": ""})
+	add("no client_id", options{"client_id_param": ""})
+	add("an empty parameter", options{"params": options{"a": ""}})
+	add("an empty header", options{"headers": options{"a": ""}})
+	add("issuer", options{"token_url": nil, "issuer": "https://login.example/token"})
+	add("scope of a variable", options{"scope": []string{"{env.TOKEN_PROXY_TEST_SCOPE}"}})
+	t.Setenv("TOKEN_PROXY_TEST_SCOPE", "b")
+	add("scope of the variable when it has changed", options{"scope": []string{"{env.TOKEN_PROXY_TEST_SCOPE}"}})
+	add("two scopes", options{"scope": []string{"a", "b"}})
+	add("two scopes in one", options{"scope": []string{"a b"}})
+	add("a parameter", options{"params": options{"a": "b"}})
+	add("a header", options{"headers": options{"a": "b"}})
+	add("a JSON parameter", options{"encoding": "json", "json_params": options{"a": "b"}})
+	add("a JSON number", options{"encoding": "json", "json_params": options{"a": 1}})
+	add("a parameter as JSON", options{"encoding": "json", "params": options{"a": "b"}})
+}
+
+// eachChange changes one thing after the other in a configuration, calls check, and changes it back. What is not there
+// is added.
+func eachChange(t *testing.T, name string, v reflect.Value, check func(string)) {
+	t.Helper()
+	original := reflect.ValueOf(v.Interface()) // a copy, so far as it is not behind a pointer
+	changeTo := func(what string, changed reflect.Value) {
+		t.Helper()
+		v.Set(changed)
+		check(name + what)
+		v.Set(original)
+	}
+	switch v.Kind() {
+	case reflect.Struct:
+		for i, field := range reflect.VisibleFields(v.Type()) {
+			if field.IsExported() {
+				eachChange(t, name+"."+field.Name, v.Field(i), check)
+			}
+		}
+	case reflect.Pointer:
+		if v.IsNil() {
+			changeTo(" that is there", reflect.New(v.Type().Elem()))
+			return
+		}
+		changeTo(" that is not there", reflect.Zero(v.Type()))
+		eachChange(t, name, v.Elem(), check)
+	case reflect.String:
+		changeTo(" that is longer", reflect.ValueOf(v.String()+"x").Convert(v.Type()))
+		if v.Len() > 0 {
+			changeTo(" that is empty", reflect.Zero(v.Type()))
+		}
+	case reflect.Int64:
+		changeTo(" that is larger", reflect.ValueOf(v.Int()+1).Convert(v.Type()))
+	case reflect.Slice:
+		if v.Type() == reflect.TypeFor[json.RawMessage]() {
+			changeTo(" that is another", reflect.ValueOf(json.RawMessage(`"x"`)))
+			return
+		}
+		changeTo(" that is longer", reflect.Append(original.Slice3(0, v.Len(), v.Len()), reflect.New(v.Type().Elem()).Elem()))
+		if v.Len() > 0 {
+			changeTo(" that is empty", reflect.Zero(v.Type()))
+			eachChange(t, name+"[0]", v.Index(0), check)
+		}
+	case reflect.Map:
+		element := reflect.New(v.Type().Elem()).Elem()
+		if element.Type() == reflect.TypeFor[json.RawMessage]() {
+			element.Set(reflect.ValueOf(json.RawMessage("null")))
+		}
+		added := reflect.MakeMap(v.Type())
+		for key, value := range v.Seq2() {
+			added.SetMapIndex(key, value)
+		}
+		added.SetMapIndex(reflect.ValueOf("another"), element)
+		changeTo(" with one more", added)
+		for key, value := range v.Seq2() {
+			element.Set(value)
+			eachChange(t, name+"["+key.String()+"]", element, func(what string) {
+				changed := reflect.MakeMap(v.Type())
+				changed.SetMapIndex(key, element)
+				changeTo(strings.TrimPrefix(what, name), changed)
+			})
+		}
+	default:
+		t.Errorf("nobody says how %s, a %s, is changed", name, v.Type())
+	}
+}
+
 func TestKeyOfClient(t *testing.T) {
 	t.Setenv("TOKEN_PROXY_TEST_A", "a-value")
 	t.Setenv("TOKEN_PROXY_TEST_B", "a-value")
@@ -260,7 +410,7 @@ func TestKeyIgnoresPolicy(t *testing.T) {
 	for _, field := range jsonFields(Credential{}) {
 		value, ok := policy[field]
 		if !ok {
-			if !slices.Contains([]string{"provider", "client_id", "client_secret"}, field) {
+			if !slices.Contains([]string{"provider", "client_id", "client_secret", "transport"}, field) {
 				t.Errorf("nobody says what %s does to the key", field)
 			}
 			continue

@@ -18,8 +18,8 @@
 //	}
 //
 // A request goes through [Handler], which gets a token from the credential's source, through reverse_proxy, and
-// through the injector, which puts the token on it. Another kind of token endpoint is added by implementing
-// [Provider].
+// through the injector, which puts the token on it. [OAuth2] speaks to every OAuth 2.0 token endpoint; another kind is
+// added by implementing [Provider].
 //
 // The package is thin: the engine is in internal/token, the wire in internal/oauth. The README has the reference.
 package caddymodule

@@ -59,6 +59,8 @@ type Handler struct {
 	clients       clientList
 	logger        *zap.Logger
 	clientRefused *rate.Sometimes
+	looped        *rate.Sometimes
+	bound         *boundTransport
 	proxying      bool
 }
 
@@ -92,6 +94,7 @@ const warnInterval = time.Minute
 func (h *Handler) Provision(ctx caddy.Context) error {
 	h.logger = ctx.Logger()
 	h.clientRefused = &rate.Sometimes{Interval: warnInterval}
+	h.looped = &rate.Sometimes{Interval: warnInterval}
 	app, err := ctx.AppIfConfigured(appName)
 	if errors.Is(err, caddy.ErrNotConfigured) {
 		return fmt.Errorf("the app %s, which defines the credentials, is not configured", appName)
@@ -160,8 +163,22 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 		h.logger.Warn("tls_insecure_skip_verify: whoever stands between here and the upstream gets the token",
 			zap.String("credential", h.Credential))
 	}
+	h.bound = h.bindTransport(transport)
 	h.Transport = newInjector(h, transport, d)
 	return nil
+}
+
+// bindTransport makes the transport for tokens that are bound to a certificate, if the credential has one.
+func (h *Handler) bindTransport(transport http.RoundTripper) *boundTransport {
+	if !h.credential.hasCertificate() {
+		return nil
+	}
+	bound := newBoundTransport(transport)
+	if bound == nil {
+		h.logger.Warn("client_certificate is not shown to the upstreams, but the certificate of this transport, if it has one: a token that is bound to client_certificate is refused there",
+			zap.String("credential", h.Credential))
+	}
+	return bound
 }
 
 func (h *Handler) loadTransport(ctx caddy.Context) (http.RoundTripper, error) {
@@ -274,6 +291,7 @@ func (h *Handler) staticUpstreams() ([]caddy.NetworkAddress, error) {
 // Cleanup releases what reverse_proxy holds, and no more: Caddy calls Cleanup after a failed Provision too, and to
 // release an upstream that was not acquired would take it from the running configuration.
 func (h *Handler) Cleanup() error {
+	h.bound.close()
 	if !h.proxying {
 		h.Upstreams = slices.DeleteFunc(h.Upstreams, func(u *reverseproxy.Upstream) bool { return u == nil || u.Host == nil })
 		if len(h.Upstreams) == 0 {
@@ -309,6 +327,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if err != nil {
 		return h.withoutToken(w, err)
 	}
+	exposeKept(r, lease.Kept())
+	exposeKept(r, lease.Kept())
 	p := &proxied{lease: lease}
 	ctx := context.WithValue(r.Context(), proxiedKey{}, p)
 	return h.Handler.ServeHTTP(newRefusalWriter(w, p, h.Credential), r.WithContext(ctx), next)

@@ -22,6 +22,7 @@ import (
 // to it, and puts the token on a copy, so that whoever logs the request does not see it.
 type injector struct {
 	next         http.RoundTripper
+	bound        *boundTransport // nil if there is nothing to show
 	destinations *destinations
 	credential   *Credential
 	replay       bool
@@ -40,6 +41,7 @@ type tokenField struct {
 func newInjector(h *Handler, next http.RoundTripper, d *destinations) *injector {
 	return &injector{
 		next:         next,
+		bound:        h.bound,
 		destinations: d,
 		credential:   h.credential,
 		replay:       h.OnUnauthorized == unauthorizedReplay,
@@ -122,11 +124,19 @@ func (i *injector) renew(req *http.Request, p *proxied) error {
 // send sends a copy of the request that carries the token. An error that quotes the token, because the upstream sent it
 // back in place of an answer, is replaced: errors are logged.
 func (i *injector) send(req *http.Request, lease token.Lease, body io.ReadCloser) (*http.Response, error) {
-	res, err := i.next.RoundTrip(i.withToken(req, lease, body))
+	res, err := i.transport(lease).RoundTrip(i.withToken(req, lease, body))
 	if err != nil && lease.Value().In(err.Error()) {
 		return nil, errEcho
 	}
 	return res, err
+}
+
+// transport returns the one that shows the certificate that the token may be bound to.
+func (i *injector) transport(lease token.Lease) http.RoundTripper {
+	if certificate := lease.Certificate(); certificate != nil && i.bound != nil {
+		return i.bound.with(certificate)
+	}
+	return i.next
 }
 
 var errEcho = errors.New("the upstream sent back the token in place of an answer")

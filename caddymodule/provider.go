@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -14,23 +15,42 @@ import (
 )
 
 // Provider knows one kind of token endpoint: how it is asked, and how its answer is read. Providers are Caddy
-// modules in the namespace token_proxy.providers.
+// modules in the namespace token_proxy.providers; anybody can write one. A provider that can be configured in a
+// Caddyfile implements caddyfile.Unmarshaler as well.
 //
 // A provider must be safe for concurrent use, must not keep what it is given, and need not care about caching,
-// timeouts, limits, retries or redaction: all that happens around it.
+// timeouts, limits, retries or redaction: all that happens around it. Its JSON configuration is a part of what its
+// tokens are known by: whatever shapes a token must be in it.
+//
+// What else there is to know of a provider, it says by implementing SecretHolder and CertificateHolder.
 type Provider interface {
-	// Endpoint is the URL that tokens are asked from. It is known after provisioning, and is checked then: https,
-	// or loopback, or allow_plaintext.
+	// Endpoint is the URL that tokens are asked from, or that says where. It is known after provisioning, and is
+	// checked then: https, or loopback, or allow_plaintext.
 	Endpoint() string
 
 	// NeedsSecret reports whether client_secret is required. If not, it is an error to give one.
 	NeedsSecret() bool
 
-	// NewRequest builds the request for one token.
+	// NewRequest builds the request for one token. The text of an error of type *TokenError is shown, and that of any
+	// other is not.
 	NewRequest(ctx context.Context, client Client) (*http.Request, error)
 
 	// ReadAnswer turns the endpoint's answer into a token. Failures are of type *TokenError.
 	ReadAnswer(answer *Answer) (Issued, error)
+}
+
+// SecretHolder is a Provider with secrets of its own beside the client secret, such as a signing key.
+type SecretHolder interface {
+	// Secrets reads the secrets as they are now. None of them is ever shown, and if one has changed after the token
+	// endpoint has refused a request, the next request does not wait. An error names the option.
+	Secrets() ([]Secret, error)
+}
+
+// CertificateHolder is a Provider whose client has a TLS certificate (RFC 8705). The token endpoint sees it, and so do
+// the APIs that ask for one, because tokens may be bound to it.
+type CertificateHolder interface {
+	// Certificate reads the certificate as it is now; nil if there is none. An error names the option.
+	Certificate() (*tls.Certificate, error)
 }
 
 // Client is the identity that a token is asked for, as it is at this moment: secrets in files are read again for
@@ -41,7 +61,13 @@ type Client struct {
 
 	// Secret is the client secret; empty if the provider needs none.
 	Secret Secret
+
+	http *oauth.Client
 }
+
+// Do sends a request that has to come before the token request, such as for metadata, the way that token requests go.
+// The error, if any, is a *TokenError.
+func (c Client) Do(req *http.Request) (*Answer, error) { return c.http.Do(req) }
 
 // What a Provider gets and returns.
 type (

@@ -261,6 +261,9 @@ func (c *tokenCall) raw(text string) { cutOff(text)(c.w, c.r) }
 
 // secretOf reads the client secret of a token request, JSON or form.
 func secretOf(r *http.Request, body []byte) string {
+	if secret := r.URL.Query().Get("client_secret"); secret != "" {
+		return secret
+	}
 	if form, err := url.ParseQuery(string(body)); err == nil && strings.Contains(r.Header.Get("Content-Type"), "form") {
 		return form.Get("client_secret")
 	}
@@ -301,6 +304,7 @@ type redactionRun struct {
 	clientID string
 	secret   string
 	file     string // that the secret is in
+	keyFile  string // that a private key is in
 	header   []string
 	statuses []int // of the answers
 	apiPlace string
@@ -331,12 +335,26 @@ func (r *redactionRun) firstToken() string {
 func (r *redactionRun) serveTokens(w http.ResponseWriter, req *http.Request) {
 	r.suite.see(r.tokenPlace(), dump(req))
 	body, _ := io.ReadAll(req.Body)
-	c := &tokenCall{w, req, r, int(r.tokenCalls.Add(1)), string(body), secretOf(req, body)}
+	c := &tokenCall{w, req, r, int(r.tokenCalls.Add(1)), string(body), cmp.Or(secretOf(req, body), r.secret)}
+	r.adoptAssertions(req, string(body))
 	if r.endpoint == nil {
 		c.issue(3600)
 		return
 	}
 	r.endpoint(c)
+}
+
+// adoptAssertions makes planted texts of the signatures of JWTs, since what is before is alike in all of them.
+func (r *redactionRun) adoptAssertions(req *http.Request, body string) {
+	form, _ := url.ParseQuery(body)
+	for name, values := range req.URL.Query() {
+		form[name] = values
+	}
+	for _, name := range []string{"client_assertion", "assertion"} {
+		if parts := strings.Split(form.Get(name), "."); len(parts) == 3 {
+			r.suite.adopt(r.name, "an assertion", parts[2], r.tokenPlace())
+		}
+	}
 }
 
 func (r *redactionRun) tokenPlace() string { return "the token endpoint of " + r.name }
@@ -535,7 +553,11 @@ func (r *redactionRun) config(t *testing.T, i int) (credential, route string) {
 		secret = "`" + r.secret + "`"
 	}
 	provider := cmp.Or(r.provider, "optoro {\n token_url ENDPOINT\n}")
-	fill := r.suite.replacer("ENDPOINT", endpoint)
+	replacements := []string{"ENDPOINT", endpoint, "SECRETFILE", "{file." + r.file + "}", "SECRETPATH", r.file, "SECRETENV", secret}
+	if r.plant != nil {
+		replacements = append(replacements, r.plant(t, r)...)
+	}
+	fill := r.suite.replacer(replacements...)
 	for _, text := range r.redactionScenario.header {
 		r.header = append(r.header, fill.Replace(text))
 	}
@@ -543,8 +565,10 @@ func (r *redactionRun) config(t *testing.T, i int) (credential, route string) {
 	if !strings.Contains(options, "fetch_timeout") { // what a scenario gets must not depend on the machine's speed
 		options += "\n fetch_timeout 1m\n max_wait 2m"
 	}
-	credential = fmt.Sprintf("credential s%d {\n provider %s\n client_id %s\n client_secret %s\n%s\n}\n",
-		i, provider, r.clientID, secret, options)
+	if !r.instead {
+		options = " client_secret " + secret + "\n" + options
+	}
+	credential = fmt.Sprintf("credential s%d {\n provider %s\n client_id %s\n%s\n}\n", i, provider, r.clientID, options)
 	route = fmt.Sprintf("route /s%d/* {\n%stoken_proxy s%d %s {\n%s\n}\n}\n", i, r.before, i, upstream, r.block)
 	return fill.Replace(credential), fill.Replace(route)
 }
@@ -764,7 +788,7 @@ func (s *redactionSuite) makeMistakes(t *testing.T) {
 		secret := s.plant("mistake: "+m.name, "the secret", likePassword, "the adapted configuration")
 		t.Setenv("MISTAKEN", secret)
 		t.Setenv("MISTAKEN_LINES", secret+"\n"+secret)
-		fill := s.replacer("MISTAKEN", "MISTAKEN", "MISTAKE", secret)
+		fill := s.replacer("MISTAKENFILE", secretPath(t, secret), "MISTAKEN", "MISTAKEN", "MISTAKE", secret)
 		if m.json != "" {
 			s.refuse(t, m.name, "", s.withApps(t, `{"token_proxy":{"credentials":{"x":`+fill.Replace(m.json)+`}}}`))
 			continue

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/hex"
@@ -20,6 +22,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 )
@@ -45,7 +48,9 @@ type redactionScenario struct {
 	// The credential.
 	secret   string // where it is: env (the default), file or literal
 	codeLike bool   // it could be taken for an error code
+	instead  bool   // it is no client secret: the provider has it as SECRETFILE, SECRETPATH or SECRETENV
 	provider string // with ENDPOINT for the token endpoint's URL; optoro if empty
+	plant    func(t *testing.T, r *redactionRun) (replacements []string)
 	options  string
 
 	// The route.
@@ -294,6 +299,70 @@ var redactionScenarios = []redactionScenario{
 		c.answer(200, "application/json", c.json(nil))
 	}},
 
+	// Provider oauth2, which has other secrets than the client secret, and puts them elsewhere.
+	{name: "oauth2", provider: "oauth2 {\n token_url ENDPOINT\n}", status: 200, served: true},
+	{name: "oauth2, secret in the query", provider: inQuery, status: 200, served: true},
+	{name: "oauth2, secret in the query, nobody listens", provider: strings.ReplaceAll(inQuery, "ENDPOINT", "http://127.0.0.1:1/"), status: 503},
+	{name: "oauth2, secret in the query, redirect", provider: inQuery, status: 502, endpoint: func(c *tokenCall) {
+		c.setHeaders()
+		http.Redirect(c.w, c.r, c.run.suite.elsewhere.URL+c.r.RequestURI, http.StatusTemporaryRedirect)
+	}},
+	{name: "oauth2, secret in the query, no HTTP", provider: inQuery, status: 503, endpoint: func(c *tokenCall) { c.raw("HTTP/1.1 2" + c.secret + "\r\n\r\n") }},
+	{name: "oauth2, secret in the query, hang", provider: inQuery, options: "fetch_timeout 1s", status: 503, endpoint: func(c *tokenCall) { hang(c.w, c.r) }},
+	{name: "oauth2, signing key", instead: true, provider: ofKey("{file.KEYFILE}", "ENDPOINT"), plant: plantKey(), status: 200, served: true},
+	{name: "oauth2, literal signing key", instead: true, provider: ofKey("`KEYTEXT`", "ENDPOINT"), plant: plantKey(configurationPlaces...), status: 200, served: true},
+	{name: "oauth2, signing key, refused", instead: true, provider: ofKey("{file.KEYFILE}", "ENDPOINT"), plant: plantKey(), status: 502, endpoint: func(c *tokenCall) {
+		form, _ := url.ParseQuery(c.body)
+		c.fail(401, form.Get("client_assertion"))
+	}},
+	{name: "oauth2, signing key, nobody listens", instead: true, provider: ofKey("{file.KEYFILE}", "http://127.0.0.1:1/"), plant: plantKey(), status: 503},
+	{name: "oauth2, signing key, query, nobody listens", instead: true, provider: strings.Replace(ofKey("{file.KEYFILE}", "http://127.0.0.1:1/"), "{\n", "{\n encoding query\n", 1), plant: plantKey(), status: 503},
+	{name: "oauth2, signing key, query, redirect", instead: true, provider: strings.Replace(ofKey("{file.KEYFILE}", "ENDPOINT"), "{\n", "{\n encoding query\n", 1), plant: plantKey(), status: 502,
+		endpoint: func(c *tokenCall) {
+			http.Redirect(c.w, c.r, c.run.suite.elsewhere.URL+c.r.RequestURI, http.StatusTemporaryRedirect)
+		}},
+	{name: "oauth2, damaged signing key", instead: true, provider: ofKey("{file.KEYFILE}", "ENDPOINT"), plant: plantKey(), run: damageKey},
+	{name: "oauth2, jwt-bearer", instead: true, plant: plantKey(), status: 200, served: true,
+		provider: "oauth2 {\n token_url ENDPOINT\n client_auth none\n grant urn:ietf:params:oauth:grant-type:jwt-bearer\n signing_key {file.KEYFILE}\n assertion_audience AUDIENCE\n}"},
+	{name: "oauth2, client certificate", plant: plantKey(), status: 200, served: true,
+		provider: "oauth2 {\n token_url ENDPOINT\n client_certificate {file.CERTIFICATEFILE}\n client_certificate_key {file.KEYFILE}\n}"},
+	{name: "oauth2, literal certificate key", plant: plantKey(configurationPlaces...), status: 200, served: true,
+		provider: "oauth2 {\n token_url ENDPOINT\n client_certificate {file.CERTIFICATEFILE}\n client_certificate_key `KEYTEXT`\n}"},
+	{name: "oauth2, client assertion", instead: true, provider: ofAssertion, status: 200, served: true},
+	{name: "oauth2, client assertion, refused", instead: true, provider: ofAssertion, endpoint: failWith(401, "invalid_client"), status: 502},
+	{name: "oauth2, client assertion as the code", instead: true, codeLike: true, provider: ofAssertion, endpoint: codeFrom(justTheSecret), status: 502},
+	{name: "oauth2, damaged client assertion", instead: true, provider: ofAssertion, run: damageSecret},
+	{name: "oauth2, no client assertion", instead: true, provider: ofAssertion, run: removeSecret},
+	{name: "oauth2, parameter of a file", instead: true, provider: ofNone("param password SECRETFILE"), status: 200, served: true},
+	{name: "oauth2, parameter of a file as the code", instead: true, codeLike: true, provider: ofNone("param password SECRETFILE"), endpoint: codeFrom(justTheSecret), status: 502},
+	{name: "oauth2, parameter of a variable, query, nobody listens", instead: true, status: 503,
+		provider: strings.ReplaceAll(ofNone("param password SECRETENV\n encoding query"), "ENDPOINT", "http://127.0.0.1:1/")},
+	{name: "oauth2, damaged parameter", instead: true, provider: ofNone("param password SECRETFILE"), run: damageSecret},
+	{name: "oauth2, header of a variable", instead: true, provider: ofNone("header Authorization SECRETENV"), status: 200, served: true},
+	{name: "oauth2, header of a variable, refused", instead: true, provider: ofNone("header X-Api-Key SECRETENV"), endpoint: failWith(403, "access_denied"), status: 502},
+	{name: "oauth2, header of a file as the code", instead: true, codeLike: true, provider: ofNone("header X-Api-Key SECRETFILE"), endpoint: codeFrom(justTheSecret), status: 502},
+	{name: "oauth2, header with a variable in it as the code", instead: true, codeLike: true, provider: ofNone("header X-Api-Key \"key=SECRETENV\""), endpoint: codeFrom(justTheSecret), status: 502},
+	{name: "oauth2, JSON", provider: "oauth2 {\n token_url ENDPOINT\n client_auth client_secret_post\n encoding json\n}", endpoint: failWith(400, "invalid_client"), status: 502},
+	{name: "oauth2, narrower scope", provider: "oauth2 {\n token_url ENDPOINT\n scope a b\n}", status: 200, served: true},
+	{name: "oauth2, the token as a kept value", provider: keeping, status: 200, served: true, endpoint: func(c *tokenCall) {
+		token := c.mint()
+		c.issue(3600, "access_token", token, "a", token, "b", "https://example.com/"+token[2:20])
+	}},
+	{name: "oauth2, the secret as a kept value", codeLike: true, provider: keeping, status: 200, served: true, endpoint: func(c *tokenCall) {
+		c.issue(3600, "a", c.secret, "b", "https://"+c.secret[3:25]+".example.com/")
+	}},
+	{name: "oauth2, parameter as a kept value", instead: true, codeLike: true, status: 200, served: true,
+		provider: ofNone("param password SECRETFILE\n response {\n keep a a\n}"), endpoint: func(c *tokenCall) { c.issue(3600, "a", c.secret) }},
+	{name: "oauth2, kept value", provider: keeping, status: 200, served: true, endpoint: func(c *tokenCall) {
+		c.issue(3600, "a", c.run.suite.plant(c.run.name, "a kept value", likeCode, "what another handler sees"))
+	}},
+	{name: "oauth2, issuer", provider: "oauth2 {\n issuer ENDPOINT\n}", status: 502},
+	{name: "oauth2, issuer that repeats", provider: "oauth2 {\n issuer ENDPOINT\n}", status: 502, endpoint: func(c *tokenCall) {
+		c.answer(200, "application/json", `{"issuer":"http://`+c.r.Host+`","token_endpoint":"`+c.run.suite.elsewhere.URL+`/?client_secret=x"}`)
+	}},
+	{name: "oauth2, proxy with a password", instead: true, status: 503,
+		provider: strings.ReplaceAll(ofNone(""), "ENDPOINT", "https://token.invalid/"), options: "transport {\n proxy {env.REDACTION_PROXY}\n}", plant: plantProxy},
+
 	// A provider of somebody else's breaks down with the secret in its hands.
 	{name: "panic while asking", provider: leaky("panic while asking"), status: 502},
 	{name: "panic with an error while asking", provider: leaky("panic with an error while asking"), status: 502},
@@ -307,6 +376,20 @@ var redactionScenarios = []redactionScenario{
 	{name: "joined token error", provider: leaky("joined token error"), status: 502},
 	{name: "the secret in the reason", provider: leaky("reason"), status: 502},
 	{name: "the secret in the note", provider: leaky("note"), status: 200, served: true},
+}
+
+const (
+	inQuery     = "oauth2 {\n token_url ENDPOINT\n client_auth client_secret_post\n encoding query\n}"
+	ofAssertion = "oauth2 {\n token_url ENDPOINT\n client_auth private_key_jwt\n client_assertion_file SECRETPATH\n}"
+	keeping     = "oauth2 {\n token_url ENDPOINT\n response {\n keep a a\n keep b b\n keep c c\n}\n}"
+)
+
+func ofKey(key, endpoint string) string {
+	return "oauth2 {\n token_url " + endpoint + "\n client_auth private_key_jwt\n signing_key " + key + "\n assertion_audience AUDIENCE\n}"
+}
+
+func ofNone(options string) string {
+	return "oauth2 {\n token_url ENDPOINT\n client_auth none\n" + options + "\n}"
 }
 
 // redactionMistakes are configurations that are refused, with MISTAKE in the place of a secret.
@@ -337,6 +420,27 @@ var redactionMistakes = []struct {
 	{name: "in the header's format", credential: "provider optoro\n client_id a\n header X-Api-Key MISTAKE"},
 	{name: "control characters", credential: "provider optoro\n client_id a\n client_secret \"MISTAKE\nMISTAKE\""},
 	{name: "control characters in the environment", credential: "provider optoro\n client_id a\n client_secret {env.MISTAKEN_LINES}"},
+	{name: "oauth2: no signing key", credential: ofMistake("client_auth private_key_jwt\n signing_key MISTAKE")},
+	{name: "oauth2: signing key without use", credential: ofMistake("signing_key MISTAKE") + "\n client_secret b"},
+	{name: "oauth2: two signing keys", credential: ofMistake("signing_key MISTAKE MISTAKE")},
+	{name: "oauth2: signing key of lines", credential: ofMistake("client_auth private_key_jwt\n signing_key {env.MISTAKEN_LINES}")},
+	{name: "oauth2: no certificate key", credential: ofMistake("client_certificate MISTAKE\n client_certificate_key MISTAKE") + "\n client_secret b"},
+	{name: "oauth2: parameter with braces", credential: ofMistake("param password p{MISTAKE}") + "\n client_secret b"},
+	{name: "oauth2: parameter of lines", credential: ofMistake("param password {env.MISTAKEN_LINES}") + "\n client_secret b"},
+	{name: "oauth2: parameter of two values", credential: ofMistake("param password MISTAKE MISTAKE")},
+	{name: "oauth2: parameter without a name", credential: ofMistake("param MISTAKE")},
+	{name: "oauth2: secret as a parameter", credential: ofMistake("param client_secret MISTAKE") + "\n client_secret b"},
+	{name: "oauth2: JSON parameter", credential: ofMistake("encoding json\n json_param password MISTAKE")},
+	{name: "oauth2: two ways to authenticate", credential: ofMistake("header Authorization MISTAKE") + "\n client_secret b"},
+	{name: "oauth2: header that splits", credential: ofMistake("header X-A \"MISTAKE\nMISTAKE\"") + "\n client_secret b"},
+	{name: "oauth2: secret in the block", credential: ofMistake("client_secret MISTAKE")},
+	{name: "oauth2: assertion's file by a placeholder", credential: ofMistake("client_auth private_key_jwt\n client_assertion_file {file.MISTAKENFILE}")},
+	{name: "oauth2: issuer with a password", credential: "provider oauth2 {\n issuer https://a:MISTAKE@example.com\n}\n client_id a"},
+	{name: "oauth2: short secret that signs", credential: ofMistake("client_auth client_secret_jwt\n signing_alg HS512") + "\n client_secret MISTAKE"},
+	{name: "oauth2: secret that is not sent", credential: ofMistake("client_auth none") + "\n client_secret MISTAKE"},
+	{name: "transport: proxy", credential: "provider optoro\n client_id a\n client_secret b\n transport {\n proxy a:MISTAKE\n}"},
+	{name: "transport: proxy's port", credential: "provider optoro\n client_id a\n client_secret b\n transport {\n proxy http://a:MISTAKE@example.com:port\n}"},
+	{name: "transport: authority", credential: "provider optoro\n client_id a\n client_secret b\n transport {\n ca MISTAKE\n}"},
 	{name: "another mistake beside it", credential: "provider optoro\n client_id a\n client_secret MISTAKE\n max_wait never"},
 	{name: "JSON: mistyped name", json: `{"provider":{"name":"optoro"},"client_id":"a","client_secert":"MISTAKE"}`},
 	{name: "JSON: in the provider", json: `{"provider":{"name":"optoro","client_secret":"MISTAKE"},"client_id":"a"}`},
@@ -349,6 +453,47 @@ var redactionMistakes = []struct {
 	{name: "JSON: not closed", json: `{"provider":{"name":"optoro"},"client_id":"a","client_secret":"MISTAKE}`},
 	{name: "JSON: null provider", json: `{"provider":null,"client_id":"a","client_secret":"MISTAKE"}`},
 	{name: "JSON: negative duration", json: `{"provider":{"name":"optoro"},"client_id":"a","client_secret":"MISTAKE","max_wait":-1}`},
+}
+
+func ofMistake(options string) string {
+	return "provider oauth2 {\n token_url https://example.com/token\n" + options + "\n}\n client_id a"
+}
+
+// plantKey makes a key whose private part may be in these places, a certificate for it, and an audience, by which an
+// assertion would be found that nobody got.
+func plantKey(allowed ...string) func(t *testing.T, r *redactionRun) []string {
+	return func(t *testing.T, r *redactionRun) []string {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := newTestCertificate(t, key, time.Hour)
+		lines := strings.Split(c.key, "\n")
+		private := (lines[1] + lines[2])[50:90] // what is before is the same in every key
+		r.suite.adopt(r.name, "the private key", private, append(allowed, "nobody")...)
+		r.keyFile = secretPath(t, c.key)
+		audience := r.suite.plant(r.name, "the audience", likeCode, append(configurationPlaces, r.tokenPlace())...)
+		return []string{"KEYFILE", r.keyFile, "KEYTEXT", c.key, "CERTIFICATEFILE", secretPath(t, c.certificate), "AUDIENCE", audience}
+	}
+}
+
+func plantProxy(t *testing.T, r *redactionRun) []string {
+	proxy := serveHTTP(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusProxyAuthRequired) }))
+	password := r.suite.plant(r.name, "the proxy's password", likeCode, "nobody")
+	t.Setenv("REDACTION_PROXY", strings.Replace(proxy.URL, "://", "://user:"+password+"@", 1))
+	return nil
+}
+
+func damageKey(t *testing.T, r *redactionRun) {
+	content, err := os.ReadFile(r.keyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, r.keyFile, strings.ReplaceAll(string(content), "PRIVATE KEY", "PRIVATE THING"))
+	r.ask(t, "")
+	writeFile(t, r.keyFile, strings.Replace(string(content), "\n", "\nAAAA", 1))
+	r.ask(t, "")
+	writeFile(t, r.keyFile, string(content)) // or no configuration can be loaded
 }
 
 // askTwice is for scenarios whose answers differ.

@@ -34,7 +34,7 @@ func (SecretSource) LogValue() slog.Value { return slog.StringValue("[redacted]"
 var (
 	wholePlaceholder = regexp.MustCompile(`^\{(env|file)\.([^{}]+)\}$`)
 	partPlaceholder  = regexp.MustCompile(`\{(env|file)\.[^{}]*\}`)
-	anyPlaceholder   = regexp.MustCompile(`^\{[^{}]*\}$`)
+	anyPlaceholder   = regexp.MustCompile(`^\{[^{}"]*\}$`) // but no JSON, as keys are written in
 )
 
 // maxSecretFile bounds a secret file: what is larger is another file.
@@ -80,37 +80,56 @@ func (r secretReader) identity(b *token.KeyBuilder, option string) {
 	b.Field(option+" source", r.env, r.file)
 }
 
-// read returns the present value. Its errors name the variable or the file, never the content.
+// read returns the present value, which is one line. Its errors name the variable or the file, never the content.
 func (r secretReader) read() (Secret, error) {
+	value, err := r.readLines()
+	if err != nil {
+		return Secret{}, err
+	}
+	if strings.ContainsFunc(value.Reveal(), unicode.IsControl) {
+		return Secret{}, fmt.Errorf("%s holds control characters or more than one line", r.where())
+	}
+	return value, nil
+}
+
+// readLines returns the present value, which may be of many lines, as keys and certificates are.
+func (r secretReader) readLines() (Secret, error) {
+	value, err := r.content()
+	if err != nil {
+		return Secret{}, err
+	}
+	if value == "" {
+		return Secret{}, fmt.Errorf("%s is empty or not set", r.where())
+	}
+	if !utf8.ValidString(value) { // JSON would change it
+		return Secret{}, fmt.Errorf("%s is not UTF-8", r.where())
+	}
+	return token.NewSecret(value), nil
+}
+
+// content removes the white space that editors and secret managers put around a value.
+func (r secretReader) content() (string, error) {
 	switch {
 	case r.env != "":
-		return r.clean(os.Getenv(r.env), "the environment variable "+r.env)
+		return strings.TrimSpace(os.Getenv(r.env)), nil
 	case r.file != "":
 		content, err := readSmallFile(r.file)
-		if err != nil {
-			return Secret{}, err
-		}
-		return r.clean(content, "the file "+r.file)
+		return strings.TrimSpace(content), err
 	default:
-		return r.clean(r.literal.Reveal(), "it")
+		return r.literal.Reveal(), nil
 	}
 }
 
-// clean removes the white space that editors and secret managers put around a value.
-func (r secretReader) clean(value, where string) (Secret, error) {
-	if !r.isLiteral() {
-		value = strings.TrimSpace(value)
+// where names the place that the value comes from, for errors.
+func (r secretReader) where() string {
+	switch {
+	case r.env != "":
+		return "the environment variable " + r.env
+	case r.file != "":
+		return "the file " + r.file
+	default:
+		return "it"
 	}
-	if value == "" {
-		return Secret{}, fmt.Errorf("%s is empty or not set", where)
-	}
-	if strings.ContainsFunc(value, unicode.IsControl) {
-		return Secret{}, fmt.Errorf("%s holds control characters or more than one line", where)
-	}
-	if !utf8.ValidString(value) { // JSON would change it
-		return Secret{}, fmt.Errorf("%s is not UTF-8", where)
-	}
-	return token.NewSecret(value), nil
 }
 
 func readSmallFile(name string) (string, error) {

@@ -1,6 +1,7 @@
 package oauth
 
 import (
+	"encoding/base64"
 	"net/http"
 	"strings"
 	"time"
@@ -24,7 +25,7 @@ type Answer struct {
 }
 
 // Layout says where an answer holds what. Each list names paths in order of preference; a path is made of member
-// names and array indexes joined by dots.
+// names and array indexes joined by dots, or is "$" for the whole body. An empty list means that there is no such thing.
 type Layout struct {
 	// Token holds the access token.
 	Token []string
@@ -32,18 +33,51 @@ type Layout struct {
 	// Type holds the token type (RFC 6749 section 7.1).
 	Type []string
 
-	// ExpiresIn holds the lifetime in seconds.
-	ExpiresIn []string
+	// ExpiresIn holds the lifetime, and ExpiresInUnit says in what. Default: Seconds.
+	ExpiresIn     []string
+	ExpiresInUnit Unit
 
-	// ExpiresAt holds the expiry in seconds since the epoch, by the server's clock. Read if there is no ExpiresIn.
-	ExpiresAt []string
+	// ExpiresAt holds the expiry by the server's clock, since the epoch or as RFC 3339 text. It is read if there is no
+	// ExpiresIn. ExpiresAtUnit says in what. Default: Seconds.
+	ExpiresAt     []string
+	ExpiresAtUnit Unit
+
+	// DefaultLifetime is the lifetime of tokens whose answer names none, and which do not name it themselves, as a JWT
+	// does. Default: the credential's default_lifetime.
+	DefaultLifetime time.Duration
+
+	// RefreshIn holds the advice when to refresh, in seconds.
+	RefreshIn []string
+
+	// Scope holds the granted scope, and AskedScope is what was asked for. If less is granted, a warning says so.
+	Scope      []string
+	AskedScope []string
+
+	// Keep names what else of the answer is of use to those who use the token, by path.
+	Keep map[string]string
 
 	// Code holds the error code of a failure.
 	Code []string
 
-	// Transient lists error codes that mean "try again" where their status says otherwise.
-	Transient []string
+	// Transient lists error codes that mean "try again" where their status says otherwise; so do TransientStatus and
+	// TransientText, which is looked for in the body.
+	Transient       []string
+	TransientStatus []int
+	TransientText   string
+
+	// RetryAfter holds the seconds to wait before trying again, if the header Retry-After does not.
+	RetryAfter []string
 }
+
+// Unit is what a time is given in.
+type Unit string
+
+// The units.
+const (
+	Seconds      Unit = "s"
+	Milliseconds Unit = "ms"
+	RFC3339      Unit = "rfc3339"
+)
 
 // maxToken bounds an access token: servers refuse header fields that are much longer.
 const maxToken = 16 << 10
@@ -57,13 +91,13 @@ func (a *Answer) Read(l Layout) (token.Issued, error) {
 		code = ""
 	}
 	if !a.success() {
-		return token.Issued{}, a.failure(code, l.Transient)
+		return token.Issued{}, a.failure(code, l)
 	}
 	if !readable {
 		return token.Issued{}, a.unreadable("the answer is neither JSON nor a form")
 	}
 	if code != "" || failed(fields, l.Code) { // some endpoints fail with status 200
-		return token.Issued{}, a.failure(code, l.Transient)
+		return token.Issued{}, a.failure(code, l)
 	}
 	if !ok || value == "" {
 		return token.Issued{}, a.unreadable("the answer holds no token")
@@ -71,7 +105,13 @@ func (a *Answer) Read(l Layout) (token.Issued, error) {
 	if err := a.checkToken(value, fields, l.Type); err != nil {
 		return token.Issued{}, err
 	}
-	return token.Issued{Token: token.NewSecret(value), Lifetime: a.lifetime(fields, l)}, nil
+	issued := token.Issued{Token: token.NewSecret(value), Lifetime: a.lifetime(fields, l, value)}
+	if seconds, ok := fields.number(l.RefreshIn...); ok {
+		issued.RefreshIn = fromSeconds(seconds)
+	}
+	issued.Kept = fields.kept(l.Keep, issued.Token)
+	issued.Note = narrowed(fields, l)
+	return issued, nil
 }
 
 // Text returns the first text at the paths, for what is particular to one provider.
@@ -99,15 +139,52 @@ func (a *Answer) checkToken(value string, fields fields, typePaths []string) err
 	return nil
 }
 
-// lifetime reads the relative lifetime first: an absolute one depends on two clocks.
-func (a *Answer) lifetime(fields fields, l Layout) time.Duration {
-	if seconds, ok := fields.number(l.ExpiresIn...); ok {
-		return fromSeconds(seconds)
+// lifetime reads the relative lifetime first: an absolute one depends on two clocks. What the token says of itself
+// comes last, because it is not meant for the client.
+func (a *Answer) lifetime(fields fields, l Layout, value string) time.Duration {
+	if n, ok := fields.number(l.ExpiresIn...); ok {
+		return fromSeconds(inSeconds(n, l.ExpiresInUnit))
 	}
-	if epoch, ok := fields.number(l.ExpiresAt...); ok {
-		return fromSeconds(epoch - float64(a.Sent.UnixMilli())/1000)
+	if expiry, ok := fields.time(l.ExpiresAtUnit, l.ExpiresAt...); ok {
+		return a.until(expiry)
+	}
+	if expiry, ok := jwtExpiry(value); ok && a.until(expiry) > 0 {
+		return a.until(expiry)
+	}
+	if l.DefaultLifetime > 0 {
+		return l.DefaultLifetime
 	}
 	return token.UnknownLifetime
+}
+
+// until turns an expiry, in seconds since the epoch, into a lifetime.
+func (a *Answer) until(epoch float64) time.Duration {
+	return fromSeconds(epoch - float64(a.Sent.UnixMilli())/1000)
+}
+
+func inSeconds(n float64, unit Unit) float64 {
+	if unit == Milliseconds {
+		return n / 1000
+	}
+	return n
+}
+
+// jwtExpiry reads the expiry of a token that happens to be a JWT (RFC 7519 section 4.1.4). It is not verified, which
+// only the API can do, and tells no more than how long the token may be worth trying.
+func jwtExpiry(value string) (float64, bool) {
+	parts := strings.Split(value, ".")
+	if len(parts) != 3 {
+		return 0, false
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(parts[1], "="))
+	if err != nil {
+		return 0, false
+	}
+	claims, ok := parseFields("application/json", payload)
+	if !ok {
+		return 0, false
+	}
+	return claims.number("exp")
 }
 
 func (a *Answer) unreadable(reason string) *token.Error {

@@ -1,6 +1,8 @@
 package oauth
 
 import (
+	"encoding/base64"
+	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
@@ -404,6 +406,152 @@ func TestAnswerTruncated(t *testing.T) {
 			wantError(t, err, token.Unreadable)
 		}
 	}
+}
+
+func TestAnswerUnits(t *testing.T) {
+	at := func(d time.Duration) int64 { return sentAt.Add(d).Unix() }
+	layout := func(in, at Unit) Layout {
+		return Layout{Token: []string{"t"}, ExpiresIn: []string{"in"}, ExpiresInUnit: in, ExpiresAt: []string{"at"}, ExpiresAtUnit: at}
+	}
+	for _, tc := range []struct {
+		in, at  Unit
+		members string
+		want    time.Duration
+	}{
+		{"", "", `"in":60`, time.Minute},
+		{Seconds, "", `"in":60`, time.Minute},
+		{Milliseconds, "", `"in":60000`, time.Minute},
+		{Milliseconds, "", `"in":"60000"`, time.Minute},
+		{Milliseconds, "", `"in":1500.5`, 1500*time.Millisecond + 500*time.Microsecond},
+		{Milliseconds, "", `"in":0`, 0},
+		{Milliseconds, "", `"in":-1`, 0},
+		{Milliseconds, "", `"in":1e400`, maxSeconds * time.Second},
+		{Milliseconds, "", `"in":"soon"`, token.UnknownLifetime},
+		{Milliseconds, Seconds, fmt.Sprintf(`"in":60000,"at":%d`, at(time.Hour)), time.Minute},
+		{"", Seconds, fmt.Sprintf(`"at":%d`, at(time.Hour)), time.Hour},
+		{"", Milliseconds, fmt.Sprintf(`"at":%d000`, at(time.Hour)), time.Hour},
+		{"", Milliseconds, fmt.Sprintf(`"at":"%d500"`, at(time.Hour)), time.Hour + 500*time.Millisecond},
+		{"", Milliseconds, fmt.Sprintf(`"at":%d`, at(time.Hour)), 0}, // seconds: long ago
+		{"", Milliseconds, `"at":1e400`, maxSeconds * time.Second},
+		{"", RFC3339, `"at":"` + sentAt.Add(time.Hour).UTC().Format(time.RFC3339) + `"`, time.Hour},
+		{"", RFC3339, `"at":"` + sentAt.Add(time.Hour).In(time.FixedZone("", -5*3600)).Format(time.RFC3339) + `"`, time.Hour},
+		{"", RFC3339, `"at":"` + sentAt.Add(time.Hour+250*time.Millisecond).UTC().Format(time.RFC3339Nano) + `"`, time.Hour + 250*time.Millisecond},
+		{"", RFC3339, `"at":"` + sentAt.Add(-time.Hour).UTC().Format(time.RFC3339) + `"`, 0},
+		{"", RFC3339, `"at":"0001-01-01T00:00:00Z"`, 0},
+		{"", RFC3339, `"at":"9999-12-31T23:59:59Z"`, maxSeconds * time.Second},
+		{"", RFC3339, `"at":"2023-11-14"`, token.UnknownLifetime},
+		{"", RFC3339, `"at":"Tue, 14 Nov 2023 23:13:20 GMT"`, token.UnknownLifetime},
+		{"", RFC3339, fmt.Sprintf(`"at":%d`, at(time.Hour)), token.UnknownLifetime}, // a number is no text
+		{"", RFC3339, `"at":""`, token.UnknownLifetime},
+		{"", RFC3339, `"at":null`, token.UnknownLifetime},
+		{"", RFC3339, `"x":1`, token.UnknownLifetime},
+		{"", RFC3339, `"in":60,"at":"` + sentAt.Add(time.Hour).UTC().Format(time.RFC3339) + `"`, time.Minute},
+	} {
+		issued, err := jsonAnswer(`{"t":"T",` + tc.members + `}`).Read(layout(tc.in, tc.at))
+		if diff := issued.Lifetime - tc.want; err != nil || diff.Abs() > time.Microsecond {
+			t.Errorf("%s in %q and %q: got %s, %v, want %s", tc.members, tc.in, tc.at, issued.Lifetime, err, tc.want)
+		}
+	}
+}
+
+// jwtWith is a token that is a JWT with these claims and a signature that nobody has to believe.
+func jwtWith(claims string) string {
+	encode := base64.RawURLEncoding.EncodeToString
+	return encode([]byte(`{"alg":"none"}`)) + "." + encode([]byte(claims)) + ".c2ln"
+}
+
+// What a token says of itself is the last resort but one (RFC 7519 section 4.1.4, pitfall 5.4).
+func TestAnswerJWTExpiry(t *testing.T) {
+	at := func(d time.Duration) string { return fmt.Sprint(sentAt.Add(d).Unix()) }
+	const standard = 20 * time.Minute // full.DefaultLifetime
+	for name, tc := range map[string]struct {
+		value   string
+		members string
+		want    time.Duration
+	}{
+		"exp":                       {jwtWith(`{"exp":` + at(time.Hour) + `}`), "", time.Hour},
+		"exp soon":                  {jwtWith(`{"exp":` + at(time.Second) + `}`), "", time.Second},
+		"exp with a fraction":       {jwtWith(`{"exp":` + at(time.Hour) + `.5}`), "", time.Hour + 500*time.Millisecond},
+		"exp in a string":           {jwtWith(`{"exp":"` + at(time.Hour) + `"}`), "", time.Hour},
+		"exp in a padded payload":   {"e30." + base64.URLEncoding.EncodeToString([]byte(`{"exp":`+at(time.Hour)+` }`)) + ".x", "", time.Hour},
+		"no signature":              {strings.TrimSuffix(jwtWith(`{"exp":`+at(time.Hour)+`}`), "c2ln"), "", time.Hour},
+		"far future":                {jwtWith(`{"exp":99999999999}`), "", maxSeconds * time.Second}, // the engine caps it
+		"huge":                      {jwtWith(`{"exp":1e400}`), "", maxSeconds * time.Second},
+		"past":                      {jwtWith(`{"exp":` + at(-time.Hour) + `}`), "", standard}, // this clock or that is wrong
+		"now":                       {jwtWith(`{"exp":` + at(0) + `}`), "", standard},
+		"zero":                      {jwtWith(`{"exp":0}`), "", standard},
+		"negative":                  {jwtWith(`{"exp":-1e400}`), "", standard},
+		"no exp":                    {jwtWith(`{"iat":` + at(time.Hour) + `}`), "", standard},
+		"exp of null":               {jwtWith(`{"exp":null}`), "", standard},
+		"exp in words":              {jwtWith(`{"exp":"tomorrow"}`), "", standard},
+		"exp as a list":             {jwtWith(`{"exp":[` + at(time.Hour) + `]}`), "", standard},
+		"exp deeper":                {jwtWith(`{"a":{"exp":` + at(time.Hour) + `}}`), "", standard},
+		"claims in an array":        {jwtWith(`[` + at(time.Hour) + `]`), "", standard},
+		"claims that are a number":  {jwtWith(at(time.Hour)), "", standard},
+		"claims that are cut":       {jwtWith(`{"exp":` + at(time.Hour)), "", standard},
+		"claims that are a form":    {jwtWith("exp=" + at(time.Hour)), "", standard},
+		"two parts":                 {"e30." + base64.RawURLEncoding.EncodeToString([]byte(`{"exp":`+at(time.Hour)+`}`)), "", standard},
+		"five parts":                {jwtWith(`{"exp":`+at(time.Hour)+`}`) + ".x.y", "", standard}, // encrypted
+		"no base64":                 {"e30.%%%.x", "", standard},
+		"an ordinary token":         {"xa3521ca62.1113e4.4eeed9", "", standard},
+		"dots":                      {"..", "", standard},
+		"expires_in wins":           {jwtWith(`{"exp":` + at(time.Hour) + `}`), `,"expires_in":60`, time.Minute},
+		"expires_in of 0 wins":      {jwtWith(`{"exp":` + at(time.Hour) + `}`), `,"expires_in":0`, 0},
+		"expires_at wins":           {jwtWith(`{"exp":` + at(time.Hour) + `}`), `,"expires_at":"` + sentAt.Add(time.Minute).UTC().Format(time.RFC3339) + `"`, time.Minute},
+		"expires_in of null":        {jwtWith(`{"exp":` + at(time.Hour) + `}`), `,"expires_in":null`, time.Hour},
+		"the default, for no token": {"opaque", "", standard},
+	} {
+		issued, err := jsonAnswer(`{"access_token":"` + tc.value + `"` + tc.members + `}`).Read(full)
+		if diff := issued.Lifetime - tc.want; err != nil || diff.Abs() > time.Microsecond {
+			t.Errorf("%s: got %s, %v, want %s", name, issued.Lifetime, err, tc.want)
+		}
+	}
+	// Without a default of the layout's own, it is the engine's.
+	if issued, err := jsonAnswer(`{"access_token":"opaque"}`).Read(both); err != nil || issued.Lifetime != token.UnknownLifetime {
+		t.Errorf("got %s, %v", issued.Lifetime, err)
+	}
+}
+
+func TestAnswerRefreshIn(t *testing.T) {
+	for value, want := range map[string]time.Duration{
+		`1800`: 30 * time.Minute, `"1800"`: 30 * time.Minute, `0.5`: 500 * time.Millisecond,
+		`0`: 0, `-1`: 0, `null`: 0, `"soon"`: 0, `true`: 0, `{}`: 0, `-1e400`: 0,
+		`1e400`: maxSeconds * time.Second, `9223372036854775807`: maxSeconds * time.Second,
+	} {
+		issued, err := jsonAnswer(`{"access_token":"T","expires_in":3600,"refresh_in":` + value + `}`).Read(full)
+		if err != nil || issued.RefreshIn != want || issued.Lifetime != time.Hour {
+			t.Errorf("%s: got %s for %s, %v, want %s", value, issued.RefreshIn, issued.Lifetime, err, want)
+		}
+	}
+	l := full
+	l.RefreshIn = nil
+	if issued, _ := jsonAnswer(`{"access_token":"T","refresh_in":60}`).Read(l); issued.RefreshIn != 0 {
+		t.Errorf("got advice %s that the layout has no place for", issued.RefreshIn)
+	}
+}
+
+// "$" is the whole body: a JSON string. It is judged like any other token.
+func TestAnswerWholeBody(t *testing.T) {
+	l := Layout{Token: []string{"$"}, Type: []string{"token_type"}, Code: []string{"error"}}
+	for _, body := range []string{`"T"`, " \"T\"\r\n", "\xef\xbb\xbf\"T\"", `"\u0054"`} {
+		issued, err := jsonAnswer(body).Read(l)
+		if err != nil || issued.Token.Reveal() != "T" || issued.Lifetime != token.UnknownLifetime {
+			t.Errorf("%q: got %q for %s, %v", body, issued.Token.Reveal(), issued.Lifetime, err)
+		}
+	}
+	for _, body := range []string{
+		`c4n4ry`, `""`, `null`, `7`, `true`, `["c4n4ry"]`, `{"access_token":"c4n4ry"}`, `{"$":"c4n4ry"}`, `"c4n4ry" "x"`, `"c4n4ry x"`, `"c4n4ry\n"`,
+		`"c4n4ry`, ``, `<html>c4n4ry</html>`,
+	} {
+		_, err := jsonAnswer(body).Read(l)
+		wantError(t, err, token.Unreadable)
+	}
+	_, err := jsonAnswer(`{"error":"invalid_client"}`).Read(l)
+	if e := wantError(t, err, token.Refused); e.Code != "invalid_client" {
+		t.Errorf("got %+v", e)
+	}
+	_, err = answerOf(200, "application/x-www-form-urlencoded", "c4n4ry").Read(l)
+	wantError(t, err, token.Unreadable)
 }
 
 func TestAnswerText(t *testing.T) {

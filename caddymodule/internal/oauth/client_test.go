@@ -49,7 +49,7 @@ func postInTime(t *testing.T, ctx context.Context, base string) (*Answer, error)
 	}
 	done := make(chan result, 1)
 	go func() {
-		answer, err := post(ctx, NewClient(), base)
+		answer, err := post(ctx, NewClient(Options{}), base)
 		done <- result{answer, err}
 	}()
 	select {
@@ -127,7 +127,7 @@ func TestClientReadsAnswer(t *testing.T) {
 	}))
 	defer srv.Close()
 	before := time.Now()
-	a, err := post(t.Context(), NewClient(), srv.URL)
+	a, err := post(t.Context(), NewClient(Options{}), srv.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,7 +154,7 @@ func TestClientBodyLimit(t *testing.T) {
 					_, _ = io.WriteString(w, body)
 				}))
 				defer srv.Close()
-				a, err := post(t.Context(), NewClient(), srv.URL)
+				a, err := post(t.Context(), NewClient(Options{}), srv.URL)
 				if want != "" {
 					wantError(t, err, want)
 					return
@@ -399,7 +399,7 @@ func TestClientFailureWithOddBody(t *testing.T) {
 					write(w, status)
 				}))
 				defer srv.Close()
-				a, err := post(t.Context(), NewClient(), srv.URL)
+				a, err := post(t.Context(), NewClient(Options{}), srv.URL)
 				if err == nil {
 					_, err = a.Read(both)
 				}
@@ -434,7 +434,7 @@ func TestClientFollowsNoRedirect(t *testing.T) {
 				w.WriteHeader(status)
 				_, _ = io.WriteString(w, goodAnswer) // no token comes from a redirect either
 			}))
-			a, err := post(t.Context(), NewClient(), srv.URL)
+			a, err := post(t.Context(), NewClient(Options{}), srv.URL)
 			if err == nil {
 				_, err = a.Read(both)
 			}
@@ -469,7 +469,7 @@ func TestClientKeepsNothing(t *testing.T) {
 	}
 	srv.Start()
 	defer srv.Close()
-	c := NewClient()
+	c := NewClient(Options{})
 	for range 3 {
 		if _, err := post(t.Context(), c, srv.URL); err != nil {
 			t.Error(err)
@@ -524,7 +524,7 @@ func TestUnavailableReasonAfterTimeout(t *testing.T) {
 func TestClientConnectionRefused(t *testing.T) {
 	srv := httptest.NewServer(nil)
 	srv.Close()
-	_, err := post(t.Context(), NewClient(), srv.URL)
+	_, err := post(t.Context(), NewClient(Options{}), srv.URL)
 	if e := wantError(t, err, token.Unavailable); !strings.Contains(e.Reason, "connection refused") {
 		t.Errorf("got reason %q", e.Reason)
 	}
@@ -536,8 +536,10 @@ func TestClientProxyEnvironment(t *testing.T) {
 	if endpoints, ok := os.LookupEnv(variable); ok {
 		for endpoint := range strings.SplitSeq(endpoints, " ") {
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
-			_, err := post(ctx, NewClient(), endpoint)
+			_, err := post(ctx, NewClient(Options{AllowPlaintext: true}), endpoint)
 			t.Logf("%s: %v", endpoint, err)
+			_, err = post(ctx, NewClient(Options{AllowPlaintext: true, NoProxy: true}), strings.Replace(endpoint, "elsewhere", "direct", 1))
+			t.Logf("%s without a proxy: %v", endpoint, err)
 			cancel()
 		}
 		return
@@ -587,5 +589,118 @@ func TestClientProxyEnvironment(t *testing.T) {
 	}
 	if t.Failed() {
 		t.Logf("%s", output)
+	}
+}
+
+// recordingProxy refuses whatever it is asked for, and records that.
+type recordingProxy struct {
+	mu    sync.Mutex
+	asked []string
+}
+
+func (p *recordingProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	user, password, _ := basicCredentials(r.Header.Get("Proxy-Authorization"))
+	p.asked = append(p.asked, strings.TrimSpace(r.Method+" "+r.RequestURI+" "+user+" "+password))
+	w.WriteHeader(http.StatusBadGateway)
+}
+
+func basicCredentials(header string) (user, password string, ok bool) {
+	return (&http.Request{Header: http.Header{"Authorization": {header}}}).BasicAuth()
+}
+
+// A proxy of the configuration is used for all but loopback; of https it sees a host name alone.
+func TestClientProxy(t *testing.T) {
+	recorder := new(recordingProxy)
+	proxy := httptest.NewServer(recorder)
+	defer proxy.Close()
+	var direct atomic.Int32
+	endpoint := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		direct.Add(1)
+		_, _ = io.WriteString(w, goodAnswer)
+	}))
+	defer endpoint.Close()
+	_, port, _ := net.SplitHostPort(strings.TrimPrefix(endpoint.URL, "http://"))
+	proxyURL := must(url.Parse(strings.Replace(proxy.URL, "http://", "http://user:p%40ss@", 1)))
+
+	for _, tc := range []struct {
+		options Options
+		base    string
+		asked   string // of the proxy
+		direct  int32
+	}{
+		{Options{Proxy: proxyURL, AllowPlaintext: true}, "http://elsewhere.invalid", "POST http://elsewhere.invalid/token?tenant=c4n4ry user p@ss", 0},
+		{Options{Proxy: proxyURL}, "https://elsewhere.invalid", "CONNECT elsewhere.invalid:443 user p@ss", 0},
+		{Options{Proxy: proxyURL}, "http://127.0.0.1:" + port, "", 1},
+		{Options{Proxy: proxyURL}, "http://localhost:" + port, "", 1},
+		{Options{Proxy: proxyURL}, "https://127.0.0.1:" + port, "", 0},
+		{Options{Proxy: proxyURL, NoProxy: true}, "http://127.0.0.1:" + port, "", 1},
+		{Options{Proxy: proxyURL, NoProxy: true}, "https://elsewhere.invalid", "", 0},
+	} {
+		recorder.asked = nil
+		direct.Store(0)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		a, err := post(ctx, NewClient(tc.options), tc.base)
+		cancel()
+		if err == nil && tc.direct == 0 {
+			_, err = a.Read(both)
+		}
+		if tc.direct == 0 {
+			wantError(t, err, token.Unavailable)
+		} else if err != nil {
+			t.Errorf("%s: %v", tc.base, err)
+		}
+		recorder.mu.Lock()
+		if got := strings.Join(recorder.asked, "; "); got != tc.asked {
+			t.Errorf("%s: the proxy was asked for %q, want %q", tc.base, got, tc.asked)
+		}
+		recorder.mu.Unlock()
+		if n := direct.Load(); n != tc.direct {
+			t.Errorf("%s: %d requests came without the proxy, want %d", tc.base, n, tc.direct)
+		}
+	}
+
+	proxy.Close()
+	gone := must(url.Parse(strings.Replace(proxy.URL, "http://", "http://c4n4ry:c4n4ry@", 1)))
+	_, err := post(t.Context(), NewClient(Options{Proxy: gone}), "https://elsewhere.invalid")
+	wantError(t, err, token.Unavailable) // silent about the password
+}
+
+// Nothing secret goes in the clear beyond this machine, unless the configuration says so (pitfall 5.3).
+func TestClientPlaintext(t *testing.T) {
+	recorder := new(recordingProxy)
+	proxy := httptest.NewServer(recorder) // so that whatever goes out is seen
+	defer proxy.Close()
+	proxyURL := must(url.Parse(proxy.URL))
+	for _, base := range []string{
+		"http://elsewhere.invalid", "HTTP://elsewhere.invalid", "http://192.0.2.1", "http://[2001:db8::1]", "http://10.0.0.1",
+		"http://localhost.elsewhere.invalid", "http://127.0.0.1.elsewhere.invalid", "http://0.0.0.0", "http://localhost@elsewhere.invalid",
+		"http://LOCALHOST.", "ftp://elsewhere.invalid", "ws://elsewhere.invalid", "//elsewhere.invalid",
+	} {
+		_, err := post(t.Context(), NewClient(Options{Proxy: proxyURL}), base)
+		if e := wantError(t, err, token.Refused); !strings.Contains(e.Reason, "allow_plaintext") {
+			t.Errorf("%s: got reason %q", base, e.Reason)
+		}
+	}
+	if len(recorder.asked) > 0 {
+		t.Errorf("there went %q", recorder.asked)
+	}
+	if _, err := post(t.Context(), NewClient(Options{Proxy: proxyURL, AllowPlaintext: true}), "http://elsewhere.invalid"); err != nil {
+		t.Error(err)
+	}
+	if len(recorder.asked) != 1 {
+		t.Errorf("with allow_plaintext, there went %q", recorder.asked)
+	}
+}
+
+func TestClientDialTimeout(t *testing.T) {
+	srv := newRawServer(t, func(net.Conn) {})
+	_, err := post(t.Context(), NewClient(Options{DialTimeout: time.Nanosecond}), srv.url)
+	if e := wantError(t, err, token.Unavailable); !strings.Contains(e.Reason, "connecting timed out") {
+		t.Errorf("got reason %q", e.Reason)
+	}
+	if n := srv.connections.Load(); n != 0 {
+		t.Errorf("the server saw %d connections", n)
 	}
 }

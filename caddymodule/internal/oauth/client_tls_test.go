@@ -1,6 +1,7 @@
 package oauth
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -30,9 +31,16 @@ type authority struct {
 
 func newAuthority(t *testing.T) *authority {
 	t.Helper()
+	return newNamedAuthority(t, "")
+}
+
+// newNamedAuthority makes an authority that can be told from others by its name.
+func newNamedAuthority(t *testing.T, name string) *authority {
+	t.Helper()
 	a := &authority{t: t}
 	a.certificate, a.key = a.issue(&x509.Certificate{
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+		Subject: pkix.Name{CommonName: name},
+		IsCA:    true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 	})
 	return a
@@ -45,7 +53,9 @@ func (a *authority) issue(template *x509.Certificate) (*x509.Certificate, *ecdsa
 		a.t.Fatal(err)
 	}
 	template.SerialNumber = big.NewInt(1)
-	template.Subject = pkix.Name{CommonName: canary + " name", Organization: []string{canary + " organization"}}
+	if template.Subject.CommonName == "" {
+		template.Subject = pkix.Name{CommonName: canary + " name", Organization: []string{canary + " organization"}}
+	}
 	parent, signer := template, key
 	if a.certificate != nil {
 		parent, signer = a.certificate, a.key
@@ -92,7 +102,7 @@ func TestClientTLS(t *testing.T) {
 	trusted, unknown := newAuthority(t), newAuthority(t)
 	roots := x509.NewCertPool()
 	roots.AddCert(trusted.certificate)
-	c := NewClient()
+	c := NewClient(Options{})
 	if config := c.transport.TLSClientConfig; config.RootCAs != nil || config.InsecureSkipVerify {
 		t.Error("the client does not trust exactly what the system trusts")
 	}
@@ -149,4 +159,115 @@ func TestClientTLS(t *testing.T) {
 			t.Errorf("got reason %q", e.Reason)
 		}
 	})
+}
+
+func (a *authority) pool() *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AddCert(a.certificate)
+	return pool
+}
+
+// Options say whom to trust, and for what name: in place of what the system and the URL say, not besides.
+func TestClientTLSOptions(t *testing.T) {
+	trusted, unknown := newAuthority(t), newAuthority(t)
+	named := func(c *x509.Certificate, _ *tls.Config) { c.IPAddresses, c.DNSNames = nil, []string{"login.example"} }
+	unnamed := func(*x509.Certificate, *tls.Config) {}
+	for name, tc := range map[string]struct {
+		authority *authority
+		change    func(*x509.Certificate, *tls.Config)
+		options   Options
+		want      string // in the reason; empty: it works
+	}{
+		"an authority":                     {trusted, unnamed, Options{RootCAs: trusted.pool()}, ""},
+		"another authority":                {unknown, unnamed, Options{RootCAs: trusted.pool()}, "not trusted"},
+		"no authority":                     {trusted, unnamed, Options{RootCAs: x509.NewCertPool()}, "not trusted"},
+		"the system's":                     {trusted, unnamed, Options{}, "not trusted"},
+		"a name":                           {trusted, named, Options{RootCAs: trusted.pool(), ServerName: "login.example"}, ""},
+		"another name":                     {trusted, named, Options{RootCAs: trusted.pool(), ServerName: "c4n4ry.example"}, "another host"},
+		"a name, but not the URL's":        {trusted, named, Options{RootCAs: trusted.pool()}, "another host"},
+		"the URL's, but not the name":      {trusted, unnamed, Options{RootCAs: trusted.pool(), ServerName: "login.example"}, "another host"},
+		"a name of an authority not known": {unknown, named, Options{RootCAs: trusted.pool(), ServerName: "login.example"}, "not trusted"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			base, requests := tc.authority.serve(tc.change)
+			a, err := post(t.Context(), NewClient(tc.options), base)
+			if tc.want == "" {
+				if err != nil || string(a.Body) != goodAnswer {
+					t.Errorf("got %+v, %v", a, err)
+				}
+				return
+			}
+			if e := wantError(t, err, token.Unavailable); !strings.Contains(e.Reason, tc.want) {
+				t.Errorf("got reason %q, want one with %q", e.Reason, tc.want)
+			}
+			if n := requests.Load(); n != 0 {
+				t.Errorf("%d requests reached the server", n)
+			}
+		})
+	}
+}
+
+// The server sees the client's certificate if it asks for one (RFC 8705 section 2), whatever authorities it names:
+// it names none for self-signed certificates, and often not the one that issued this one.
+func TestClientCertificate(t *testing.T) {
+	server, issuing, other := newAuthority(t), newNamedAuthority(t, "the issuing one"), newNamedAuthority(t, "the other one")
+	leaf, key := issuing.issue(&x509.Certificate{
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	})
+	issued := &tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key}
+	selfSigned := &tls.Certificate{Certificate: [][]byte{other.certificate.Raw}, PrivateKey: other.key}
+
+	for name, tc := range map[string]struct {
+		shown *tls.Certificate
+		ask   tls.ClientAuthType
+		names *authority // whose certificates the server says it takes
+		want  int        // certificates that it sees; -1: none, and it hangs up
+	}{
+		"asked for and verified":       {issued, tls.RequireAndVerifyClientCert, issuing, 1},
+		"asked for":                    {issued, tls.RequestClientCert, issuing, 1},
+		"asked for, of any authority":  {issued, tls.RequireAnyClientCert, nil, 1},
+		"asked for, of another":        {issued, tls.RequireAnyClientCert, other, 1},
+		"self-signed":                  {selfSigned, tls.RequireAnyClientCert, issuing, 1},
+		"self-signed, asked for":       {selfSigned, tls.RequestClientCert, issuing, 1},
+		"self-signed and not verified": {selfSigned, tls.RequireAndVerifyClientCert, issuing, -1},
+		"not asked for":                {issued, tls.NoClientCert, nil, 0},
+		"none, but asked for":          {nil, tls.RequestClientCert, issuing, 0},
+		"none, but required":           {nil, tls.RequireAnyClientCert, issuing, -1},
+	} {
+		for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+			t.Run(name+", "+tls.VersionName(version), func(t *testing.T) {
+				var seen atomic.Pointer[[]*x509.Certificate]
+				base, requests := server.serve(func(_ *x509.Certificate, config *tls.Config) {
+					config.MaxVersion = version
+					config.ClientAuth = tc.ask
+					if tc.names != nil {
+						config.ClientCAs = tc.names.pool()
+					}
+					config.VerifyConnection = func(state tls.ConnectionState) error {
+						seen.Store(&state.PeerCertificates)
+						return nil
+					}
+				})
+				_, err := post(t.Context(), NewClient(Options{RootCAs: server.pool(), Certificate: tc.shown}), base)
+				if tc.want < 0 {
+					wantError(t, err, token.Unavailable)
+					if n := requests.Load(); n != 0 {
+						t.Errorf("%d requests reached the server", n)
+					}
+					return
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				certificates := *seen.Load()
+				if len(certificates) != tc.want {
+					t.Fatalf("the server saw %d certificates, want %d", len(certificates), tc.want)
+				}
+				if tc.want == 1 && !bytes.Equal(certificates[0].Raw, tc.shown.Certificate[0]) {
+					t.Error("the server saw another certificate")
+				}
+			})
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package oauth
 
 import (
+	"bytes"
 	"encoding/json"
 	"net/http"
 	"regexp"
@@ -14,13 +15,13 @@ import (
 
 // failure classifies an answer that is not a token: by its error code where that is known to mean "try again", by
 // the class of its status otherwise.
-func (a *Answer) failure(code string, transient []string) *token.Error {
+func (a *Answer) failure(code string, l Layout) *token.Error {
 	e := &token.Error{Kind: token.Refused, Status: a.Status, Code: code, Reason: "the token endpoint refused the request"}
 	switch {
-	case a.transient(code, transient):
+	case a.transient(code, l):
 		e.Kind = token.Unavailable
 		e.Reason = "the token endpoint asks to try again later"
-		e.RetryAfter = parseRetryAfter(a.Header.Get("Retry-After"), time.Now())
+		e.RetryAfter = a.retryAfter(l)
 	case a.Status >= 300 && a.Status < 400:
 		e.Reason = "the token endpoint redirects, which is not followed because it would pass the secret on: set token_url to the final URL"
 	case a.Status == http.StatusNotFound:
@@ -37,12 +38,26 @@ func (a *Answer) failure(code string, transient []string) *token.Error {
 // transientCodes mean "try again" whatever the status (RFC 6749 section 4.1.2.1, RFC 8628 section 3.5).
 var transientCodes = []string{"temporarily_unavailable", "server_error", "slow_down"}
 
-func (a *Answer) transient(code string, more []string) bool {
+func (a *Answer) transient(code string, l Layout) bool {
 	switch a.Status {
 	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
 		return true
 	}
-	return a.Status >= 500 || slices.Contains(transientCodes, code) || code != "" && slices.Contains(more, code)
+	return a.Status >= 500 ||
+		slices.Contains(l.TransientStatus, a.Status) ||
+		slices.Contains(transientCodes, code) ||
+		code != "" && slices.Contains(l.Transient, code) ||
+		l.TransientText != "" && bytes.Contains(a.Body, []byte(l.TransientText))
+}
+
+// retryAfter reads the header, or else what the layout says the body has.
+func (a *Answer) retryAfter(l Layout) time.Duration {
+	if wait := parseRetryAfter(a.Header.Get("Retry-After"), time.Now()); wait > 0 {
+		return wait
+	}
+	fields, _ := parseFields(a.Header.Get("Content-Type"), a.Body)
+	seconds, _ := fields.number(l.RetryAfter...)
+	return fromSeconds(seconds)
 }
 
 // plausibleCode is what error codes look like: words joined by underscores as RFC 6749 section 5.2 has them, a number,

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
@@ -204,6 +205,90 @@ func TestParseRetryAfter(t *testing.T) {
 			t.Errorf("%.30q: got %s, want at least the 5 minutes that the engine allows", value, got)
 		}
 	}
+}
+
+// What means "try again", beyond what RFC 6749 and HTTP say, is the layout's to tell.
+func TestFailureTransient(t *testing.T) {
+	for name, tc := range map[string]struct {
+		status int
+		body   string
+		kind   token.Kind
+	}{
+		"a status":                    {404, ``, token.Unavailable},
+		"a status and a code":         {404, `{"error":"invalid_client"}`, token.Unavailable},
+		"another status":              {400, ``, token.Refused},
+		"a code":                      {400, `{"error":"busy"}`, token.Unavailable},
+		"a code with success":         {200, `{"error":"busy"}`, token.Unavailable},
+		"another code":                {400, `{"error":"bus"}`, token.Refused},
+		"a text":                      {400, `{"error":"x","message":"Please try again later"}`, token.Unavailable},
+		"a text outside of JSON":      {403, `<html>try again`, token.Unavailable},
+		"a text with success":         {200, `{"error":"x","message":"try again"}`, token.Unavailable},
+		"a text in another case":      {400, `{"message":"Try Again"}`, token.Refused},
+		"a text that is cut":          {400, `try agai`, token.Refused},
+		"no success by a text":        {200, `{"error":"x"}`, token.Refused},
+		"the text beside a token":     {200, `{"access_token":"T","message":"try again"}`, ""},
+		"the statuses of every kind":  {503, ``, token.Unavailable},
+		"the codes of every endpoint": {400, `{"error":"slow_down"}`, token.Unavailable},
+	} {
+		_, err := answerOf(tc.status, "application/json", tc.body).Read(full)
+		if tc.kind == "" {
+			if err != nil {
+				t.Errorf("%s: got %v", name, err)
+			}
+			continue
+		}
+		if e := wantError(t, err, tc.kind); e.Status != tc.status {
+			t.Errorf("%s: got %+v", name, e)
+		}
+	}
+	// A layout without a text must not find it everywhere.
+	_, err := answerOf(400, "", "x").Read(Layout{})
+	wantError(t, err, token.Refused)
+}
+
+// The wait may stand in the body; the header wins (RFC 9110 section 10.2.3).
+func TestFailureRetryAfterInBody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // a Retry-After may be a date
+		for _, tc := range []struct {
+			status       int
+			header, body string
+			want         time.Duration
+		}{
+			{429, "", `{"retry_after":30}`, 30 * time.Second},
+			{429, "", `{"retry_after":"30"}`, 30 * time.Second},
+			{429, "", `{"retry_after":1.5}`, 1500 * time.Millisecond},
+			{429, "7", `{"retry_after":30}`, 7 * time.Second},
+			{429, time.Now().Add(time.Minute).UTC().Format("Mon, 02 Jan 2006 15:04:05 GMT"), `{"retry_after":30}`, time.Minute},
+			{429, "soon", `{"retry_after":30}`, 30 * time.Second},
+			{429, "0", `{"retry_after":30}`, 30 * time.Second},
+			{404, "", `{"retry_after":30}`, 30 * time.Second}, // the layout's own status
+			{200, "", `{"error":"busy","retry_after":30}`, 30 * time.Second},
+			{400, "", `{"error":"invalid_client","retry_after":30}`, 0}, // coming back would not help
+			{429, "", `{"retry_after":null}`, 0},
+			{429, "", `{"retry_after":"soon"}`, 0},
+			{429, "", `{"retry_after":-5}`, 0},
+			{429, "", `{"retry_after":1e400}`, maxSeconds * time.Second},
+			{429, "", `retry_after=30`, 0},
+			{429, "", ``, 0},
+		} {
+			a := answerOf(tc.status, "application/json", tc.body)
+			if tc.header != "" {
+				a.Header.Set("Retry-After", tc.header)
+			}
+			_, err := a.Read(full)
+			if e, ok := err.(*token.Error); !ok || e.RetryAfter != tc.want {
+				t.Errorf("%d %q %s: got %+v, want %s", tc.status, tc.header, tc.body, err, tc.want)
+			}
+		}
+		a := answerOf(429, "", "c4n4ry=1&retry_after=30")
+		a.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		if _, err := a.Read(full); wantError(t, err, token.Unavailable).RetryAfter != 30*time.Second {
+			t.Errorf("a form: got %+v", err)
+		}
+		if _, err := answerOf(429, "", `{"retry_after":30}`).Read(both); wantError(t, err, token.Unavailable).RetryAfter != 0 {
+			t.Errorf("without a path: got %+v", err)
+		}
+	})
 }
 
 func FuzzRetryAfter(f *testing.F) {

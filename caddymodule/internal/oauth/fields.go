@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // fields is the parsed body of an answer: what encoding/json makes of it, numbers as json.Number.
@@ -56,8 +57,12 @@ func (f fields) find(paths []string) any {
 	return nil
 }
 
+// at returns the value at a path; "$" is the path of the whole.
 func (f fields) at(path string) any {
 	v := f.root
+	if path == "$" {
+		return v
+	}
 	for name := range strings.SplitSeq(path, ".") {
 		switch parent := v.(type) {
 		case map[string]any:
@@ -92,6 +97,17 @@ func (f fields) number(paths ...string) (float64, bool) {
 	default:
 		return 0, false
 	}
+}
+
+// time returns the first time at the paths, in seconds since the epoch.
+func (f fields) time(unit Unit, paths ...string) (float64, bool) {
+	if unit != RFC3339 {
+		n, ok := f.number(paths...)
+		return inSeconds(n, unit), ok
+	}
+	text, _ := f.text(paths...)
+	t, err := time.Parse(time.RFC3339, text)
+	return float64(t.UnixMilli()) / 1000, err == nil
 }
 
 func decimal(s string) (float64, bool) {

@@ -1,0 +1,185 @@
+package oauth
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+)
+
+const (
+	// metadataLifetime is how long an issuer's metadata is believed. After that the issuer is asked again, and what is
+	// known is believed still if it does not answer.
+	metadataLifetime = time.Hour
+
+	// renewalTimeout and renewalShare, of the time that is left, bound asking again. renewalPause spaces it while it
+	// fails.
+	renewalTimeout = 2 * time.Second
+	renewalShare   = 4
+	renewalPause   = time.Minute
+)
+
+// Metadata is what an issuer says about itself (RFC 8414 section 2), as far as it is of use here.
+type Metadata struct {
+	// Issuer is its identifier.
+	Issuer string `json:"issuer"`
+
+	// TokenEndpoint is where it is asked for tokens.
+	TokenEndpoint string `json:"token_endpoint"`
+
+	// MTLSAliases are the endpoints for clients with a certificate (RFC 8705 section 5).
+	MTLSAliases struct {
+		TokenEndpoint string `json:"token_endpoint"`
+	} `json:"mtls_endpoint_aliases"`
+}
+
+// Discovery finds an issuer's token endpoint when it is needed, and remembers it. It is safe for concurrent use.
+type Discovery struct {
+	// Issuer is the issuer's identifier, a URL.
+	Issuer string
+
+	// MTLS prefers the endpoint for clients with a certificate.
+	MTLS bool
+
+	mu     sync.Mutex
+	known  string
+	expiry time.Time
+}
+
+// TokenEndpoint returns the issuer's token endpoint, asked for with do. Its errors are of type *token.Error.
+func (d *Discovery) TokenEndpoint(ctx context.Context, do func(*http.Request) (*Answer, error)) (string, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if time.Now().Before(d.expiry) {
+		return d.known, nil
+	}
+	if d.known != "" {
+		d.renew(ctx, do)
+		return d.known, nil
+	}
+	endpoint, err := d.discover(ctx, do)
+	if err != nil {
+		return "", err
+	}
+	d.known, d.expiry = endpoint, time.Now().Add(metadataLifetime)
+	return endpoint, nil
+}
+
+// renew asks again. It must not take the time that the token request needs: what is known is good enough.
+func (d *Discovery) renew(ctx context.Context, do func(*http.Request) (*Answer, error)) {
+	timeout := renewalTimeout
+	if deadline, ok := ctx.Deadline(); ok {
+		timeout = min(timeout, time.Until(deadline)/renewalShare)
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	endpoint, err := d.discover(ctx, do)
+	if err != nil {
+		d.expiry = time.Now().Add(renewalPause)
+		return
+	}
+	d.known, d.expiry = endpoint, time.Now().Add(metadataLifetime)
+}
+
+// discover looks where RFC 8414 section 3.1 says, then where OpenID Connect Discovery section 4 says.
+func (d *Discovery) discover(ctx context.Context, do func(*http.Request) (*Answer, error)) (string, error) {
+	locations, err := metadataURLs(d.Issuer)
+	if err != nil {
+		return "", err
+	}
+	var failures []*token.Error
+	for _, location := range locations {
+		endpoint, failed := d.ask(ctx, location, do)
+		if failed == nil {
+			return endpoint, nil
+		}
+		failures = append(failures, failed)
+	}
+	return "", worthiest(failures)
+}
+
+func metadataURLs(issuer string) ([]string, error) {
+	u, err := url.Parse(issuer)
+	if err != nil {
+		return nil, &token.Error{Kind: token.Refused, Reason: "issuer is not a URL"}
+	}
+	path := strings.TrimSuffix(u.EscapedPath(), "/")
+	base := u.Scheme + "://" + u.Host
+	return []string{
+		base + "/.well-known/oauth-authorization-server" + path,
+		base + path + "/.well-known/openid-configuration",
+	}, nil
+}
+
+// ask reads the metadata at one location.
+func (d *Discovery) ask(ctx context.Context, location string, do func(*http.Request) (*Answer, error)) (string, *token.Error) {
+	req, err := newRequest(ctx, http.MethodGet, location, "", nil)
+	if err != nil {
+		return "", refusedDiscovery("the issuer is not a URL")
+	}
+	answer, err := do(req)
+	if e, ok := errors.AsType[*token.Error](err); ok {
+		failed := *e
+		failed.Reason = "discovery: " + strings.ReplaceAll(e.Reason, "the token endpoint", "the issuer")
+		return "", &failed
+	}
+	if err != nil {
+		return "", refusedDiscovery("the issuer cannot be asked")
+	}
+	if answer.Status != http.StatusOK {
+		failed := answer.failure("", Layout{})
+		failed.Reason = "discovery: the issuer has no metadata: check issuer, or set token_url in its place"
+		if failed.Kind == token.Unavailable {
+			failed.Reason = "discovery: the issuer asks to try again later"
+		}
+		return "", failed
+	}
+	return d.read(answer.Body)
+}
+
+func (d *Discovery) read(body []byte) (string, *token.Error) {
+	var m Metadata
+	if json.Unmarshal(body, &m) != nil {
+		return "", refusedDiscovery("the issuer's metadata cannot be read")
+	}
+	if m.Issuer != d.Issuer { // RFC 8414 section 3.3: identical, or not to be used
+		if strings.TrimSuffix(m.Issuer, "/") == strings.TrimSuffix(d.Issuer, "/") {
+			return "", refusedDiscovery("the metadata and issuer differ in a slash at the end: write issuer as the server does")
+		}
+		return "", refusedDiscovery("the metadata names another issuer: check issuer")
+	}
+	endpoint := m.TokenEndpoint
+	if d.MTLS {
+		endpoint = cmp.Or(m.MTLSAliases.TokenEndpoint, endpoint)
+	}
+	if _, err := ParseEndpoint(endpoint); err != nil {
+		return "", refusedDiscovery("the metadata names no token endpoint that can be used")
+	}
+	return endpoint, nil
+}
+
+func refusedDiscovery(reason string) *token.Error {
+	return &token.Error{Kind: token.Refused, Reason: "discovery: " + reason}
+}
+
+// worthiest is the failure to tell: one that may pass, so that it is tried again soon; or else one of an answer over one
+// that there was no answer.
+func worthiest(failures []*token.Error) *token.Error {
+	best := failures[0]
+	for _, f := range failures {
+		if f.Kind != token.Refused {
+			return f
+		}
+		if best.Status == http.StatusNotFound {
+			best = f
+		}
+	}
+	return best
+}

@@ -1,0 +1,80 @@
+package oauth
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+)
+
+// maxKept bounds a kept value: it is a URL or an identifier.
+const maxKept = 2 << 10
+
+// kept returns the values to keep, by name. What could not stand in a header field or a URL is left out, and so is what
+// shows the token.
+func (f fields) kept(paths map[string]string, secret token.Secret) map[string]string {
+	var kept map[string]string
+	for name, path := range paths {
+		value, ok := f.scalar(path)
+		if !ok || len(value) > maxKept || strings.IndexFunc(value, notVisibleASCII) >= 0 || secret.In(value) {
+			continue
+		}
+		if kept == nil {
+			kept = make(map[string]string, len(paths))
+		}
+		kept[name] = value
+	}
+	return kept
+}
+
+func (f fields) scalar(path string) (string, bool) {
+	switch v := f.at(path).(type) {
+	case string:
+		return v, v != ""
+	case json.Number:
+		return v.String(), true
+	default:
+		return "", false
+	}
+}
+
+// narrowed says so if less is granted than was asked for (RFC 6749 section 5.1). It names what is missing in the words
+// of the configuration: nothing that the endpoint sent.
+func narrowed(f fields, l Layout) string {
+	granted := f.scopes(l.Scope)
+	if len(granted) == 0 { // the same as asked, says section 5.1
+		return ""
+	}
+	missing := slices.DeleteFunc(splitScope(strings.Join(l.AskedScope, " ")), func(scope string) bool {
+		return slices.Contains(granted, scope)
+	})
+	if len(missing) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("with a narrower scope than asked for: asked for %q, without %q",
+		strings.Join(l.AskedScope, " "), strings.Join(missing, " "))
+}
+
+// scopes reads a scope as RFC 6749 section 3.3 has it, separated by commas, or as an array.
+func (f fields) scopes(paths []string) []string {
+	switch v := f.find(paths).(type) {
+	case string:
+		return splitScope(v)
+	case []any:
+		var list []string
+		for _, element := range v {
+			if scope, ok := element.(string); ok {
+				list = append(list, scope)
+			}
+		}
+		return list
+	default:
+		return nil
+	}
+}
+
+func splitScope(scope string) []string {
+	return strings.FieldsFunc(scope, func(r rune) bool { return r == ' ' || r == ',' })
+}

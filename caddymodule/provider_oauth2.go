@@ -1,0 +1,305 @@
+package caddymodule
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"go.uber.org/zap"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
+)
+
+func init() {
+	caddy.RegisterModule(OAuth2{})
+}
+
+// OAuth2 asks any OAuth 2.0 token endpoint (RFC 6749) for tokens. With a token URL or an issuer alone, it does what
+// RFC 6749 section 4.4 says: the client-credentials grant, as a form, with the client secret in Basic. Everything
+// that servers do otherwise can be said.
+//
+// Values may have global placeholders such as {env.NAME} in them. SigningKey, ClientCertificate,
+// ClientCertificateKey, and the values of Params and Headers may be secret: there, {env.NAME} or {file./path} is the
+// whole value, and a file is read again for each token request.
+type OAuth2 struct {
+	// TokenURL is the token endpoint. Required, unless there is an issuer.
+	TokenURL string `json:"token_url,omitempty"`
+
+	// Issuer is the authorization server's identifier, exactly as its metadata has it (RFC 8414, OpenID Connect
+	// Discovery). The token endpoint is looked up there at the first token request, and again every hour.
+	Issuer string `json:"issuer,omitempty"`
+
+	// ClientAuth is how the client proves its identity, by its registered name: client_secret_basic,
+	// client_secret_post, client_secret_jwt, private_key_jwt, tls_client_auth, self_signed_tls_client_auth or none.
+	// Default: client_secret_basic.
+	ClientAuth string `json:"client_auth,omitempty"`
+
+	// BasicEncoding is "form", which encodes id and secret as RFC 6749 section 2.3.1 says, or "raw", for servers that
+	// do not decode them. Default: form.
+	BasicEncoding string `json:"basic_encoding,omitempty"`
+
+	// ClientIDParam is the name of the parameter with the client id; empty sends none. Default: client_id.
+	ClientIDParam *string `json:"client_id_param,omitempty"`
+
+	// ClientSecretParam is the name of the parameter with the client secret. Default: client_secret.
+	ClientSecretParam string `json:"client_secret_param,omitempty"`
+
+	// SigningKey signs the client assertion of private_key_jwt, or the assertion of the grant jwt-bearer: a private
+	// key in PEM without a passphrase, a JWK, or a JSON key file as Google issues them.
+	SigningKey SecretSource `json:"signing_key,omitempty"`
+
+	// SigningKeyID is the key's identifier (kid). Default: the one in the JWK or the key file, if any.
+	SigningKeyID string `json:"signing_key_id,omitempty"`
+
+	// SigningAlg is the algorithm (alg). Default: by the key, RS256, ES256, ES384, ES512 or EdDSA; for
+	// client_secret_jwt, HS256.
+	SigningAlg string `json:"signing_alg,omitempty"`
+
+	// AssertionAudience is the one audience of assertions. Default: the issuer, or else the token URL.
+	AssertionAudience string `json:"assertion_audience,omitempty"`
+
+	// AssertionTyp is the JWT type of assertions; empty for none. Default: client-authentication+jwt (RFC 10070) to
+	// authenticate the client, JWT for the grant jwt-bearer.
+	AssertionTyp *string `json:"assertion_typ,omitempty"`
+
+	// AssertionClaims are claims of the assertion of the grant jwt-bearer, beside iss, sub, aud, iat, exp and jti, or
+	// in their place. An empty one leaves the claim out.
+	AssertionClaims map[string]string `json:"assertion_claims,omitempty"`
+
+	// ClientAssertionFile is the path of a file with the client assertion, such as a projected service-account token.
+	// It is read again for each token request.
+	ClientAssertionFile string `json:"client_assertion_file,omitempty"`
+
+	// ClientAssertionType is the client_assertion_type. Default: the one of JWTs (RFC 7523 section 2.2).
+	ClientAssertionType string `json:"client_assertion_type,omitempty"`
+
+	// ClientCertificate and ClientCertificateKey are the client's TLS certificate and its key, in PEM. The token
+	// endpoint sees the certificate, and so does an API that asks for one.
+	ClientCertificate    SecretSource `json:"client_certificate,omitempty"`
+	ClientCertificateKey SecretSource `json:"client_certificate_key,omitempty"`
+
+	// Grant is the grant type; empty sends none. Default: client_credentials.
+	Grant *string `json:"grant,omitempty"`
+
+	// Scope is the scope to ask for. Default: none, which leaves it to the server.
+	Scope []string `json:"scope,omitempty"`
+
+	// ScopeSeparator stands between the scopes. Default: a space.
+	ScopeSeparator string `json:"scope_separator,omitempty"`
+
+	// Audience is the parameter audience. Default: none.
+	Audience string `json:"audience,omitempty"`
+
+	// Resource is the parameter resource, once for each URI (RFC 8707). Default: none.
+	Resource []string `json:"resource,omitempty"`
+
+	// Params are further parameters. An empty value is sent. {uuid} is a fresh UUID each time.
+	Params map[string]SecretSource `json:"params,omitempty"`
+
+	// JSONParams are further parameters of the encoding json that are not strings.
+	JSONParams map[string]json.RawMessage `json:"json_params,omitempty"`
+
+	// Headers are further header fields of the token request, with values like those of Params.
+	Headers map[string]SecretSource `json:"headers,omitempty"`
+
+	// Method is POST, or GET with the encoding query. Default: POST.
+	Method string `json:"method,omitempty"`
+
+	// Encoding is how the parameters travel: form, json, or query, which lets servers and proxies log them.
+	// Default: form.
+	Encoding string `json:"encoding,omitempty"`
+
+	// Response says where the answer has what, if it is not where RFC 6749 section 5 says.
+	Response *OAuth2Response `json:"response,omitempty"`
+
+	endpoint    string
+	discovery   *oauth.Discovery
+	auth        oauth.ClientAuth
+	assertions  assertions
+	certificate certificateReader
+	request     requestTemplate
+	layout      Layout
+	logger      *zap.Logger
+}
+
+// CaddyModule returns the Caddy module information.
+func (OAuth2) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "token_proxy.providers.oauth2",
+		New: func() caddy.Module { return new(OAuth2) },
+	}
+}
+
+// Provision checks all that can be checked without a network.
+func (o *OAuth2) Provision(ctx caddy.Context) error {
+	o.logger = ctx.Logger()
+	for _, step := range []func() error{
+		o.replacePlaceholders,
+		o.provisionEndpoint,
+		o.provisionAuth,
+		o.provisionAssertions,
+		o.provisionCertificate,
+		o.provisionRequest,
+		o.provisionLayout,
+	} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// replacePlaceholders replaces global placeholders in all that is not secret.
+func (o *OAuth2) replacePlaceholders() error {
+	if strings.Contains(o.ClientAssertionFile, "{file.") { // what is in the file would be taken for its name, and shown
+		return errors.New("client_assertion_file: give the path alone, without {file.…}")
+	}
+	repl := caddy.NewReplacer()
+	replace := func(option string, value *string) error {
+		replaced, err := repl.ReplaceOrErr(*value, true, true)
+		if err != nil {
+			return fmt.Errorf("%s: %w", option, err)
+		}
+		*value = replaced
+		return nil
+	}
+	for option, value := range map[string]*string{
+		"token_url":             &o.TokenURL,
+		"issuer":                &o.Issuer,
+		"signing_key_id":        &o.SigningKeyID,
+		"assertion_audience":    &o.AssertionAudience,
+		"client_assertion_file": &o.ClientAssertionFile,
+		"audience":              &o.Audience,
+	} {
+		if *value == "" {
+			continue
+		}
+		if err := replace(option, value); err != nil {
+			return err
+		}
+	}
+	for option, values := range map[string][]string{"scope": o.Scope, "resource": o.Resource} {
+		for i := range values {
+			if err := replace(option, &values[i]); err != nil {
+				return err
+			}
+		}
+	}
+	for name, value := range o.AssertionClaims {
+		if value == "" {
+			continue
+		}
+		if err := replace("assertion_claim "+name, &value); err != nil {
+			return err
+		}
+		o.AssertionClaims[name] = value
+	}
+	return nil
+}
+
+func (o *OAuth2) provisionEndpoint() error {
+	if (o.TokenURL == "") == (o.Issuer == "") {
+		return errors.New("provider oauth2 needs token_url or issuer: the one or the other")
+	}
+	option := "token_url"
+	if o.Issuer != "" {
+		option = "issuer"
+	}
+	o.endpoint = cmp.Or(o.TokenURL, o.Issuer)
+	u, err := oauth.ParseEndpoint(o.endpoint)
+	if err != nil {
+		return fmt.Errorf("%s: %w", option, err)
+	}
+	if o.Issuer == "" {
+		return nil
+	}
+	if u.RawQuery != "" { // RFC 8414 section 2
+		return errors.New("issuer: the URL must not have a query")
+	}
+	o.discovery = &oauth.Discovery{Issuer: o.Issuer, MTLS: o.ClientCertificate != ""}
+	return nil
+}
+
+// Endpoint implements Provider.
+func (o *OAuth2) Endpoint() string { return o.endpoint }
+
+// NeedsSecret implements Provider.
+func (o *OAuth2) NeedsSecret() bool {
+	switch o.auth.Method {
+	case oauth.ClientSecretBasic, oauth.ClientSecretPost, oauth.ClientSecretJWT:
+		return true
+	default:
+		return false
+	}
+}
+
+// NewRequest implements Provider.
+func (o *OAuth2) NewRequest(ctx context.Context, client Client) (*http.Request, error) {
+	endpoint, err := o.tokenEndpoint(ctx, client)
+	if err != nil {
+		return nil, err
+	}
+	r, err := o.request.fill()
+	if err != nil {
+		return nil, refused(err)
+	}
+	r.URL = endpoint
+	if err := o.addAssertion(&r, client); err != nil {
+		return nil, refused(err)
+	}
+	proof, err := o.proof(client, endpoint)
+	if err != nil {
+		return nil, refused(err)
+	}
+	o.auth.Apply(&r, client.ID, proof)
+	return r.Build(ctx)
+}
+
+func (o *OAuth2) tokenEndpoint(ctx context.Context, client Client) (string, error) {
+	if o.discovery == nil {
+		return o.endpoint, nil
+	}
+	return o.discovery.TokenEndpoint(ctx, client.Do)
+}
+
+// ReadAnswer implements Provider.
+func (o *OAuth2) ReadAnswer(answer *Answer) (Issued, error) { return answer.Read(o.layout) }
+
+// Secrets implements SecretHolder.
+func (o *OAuth2) Secrets() ([]Secret, error) {
+	var all []Secret
+	for _, read := range []func() ([]Secret, error){o.assertions.secrets, o.certificate.secrets, o.request.secrets} {
+		secrets, err := read()
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, secrets...)
+	}
+	return all, nil
+}
+
+// Certificate implements CertificateHolder.
+func (o *OAuth2) Certificate() (*tls.Certificate, error) { return o.certificate.read() }
+
+func (o *OAuth2) grant() string {
+	if o.Grant == nil {
+		return grantClientCredentials
+	}
+	return *o.Grant
+}
+
+// Interface guards
+var (
+	_ Provider              = (*OAuth2)(nil)
+	_ SecretHolder          = (*OAuth2)(nil)
+	_ CertificateHolder     = (*OAuth2)(nil)
+	_ caddy.Provisioner     = (*OAuth2)(nil)
+	_ caddyfile.Unmarshaler = (*OAuth2)(nil)
+)

@@ -1,0 +1,346 @@
+package caddymodule
+
+import (
+	"cmp"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"go.uber.org/zap"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
+)
+
+// clientAuthMethods are the values of OAuth2.ClientAuth.
+var clientAuthMethods = []string{
+	oauth.ClientSecretBasic,
+	oauth.ClientSecretPost,
+	oauth.ClientSecretJWT,
+	oauth.PrivateKeyJWT,
+	oauth.TLSClientAuth,
+	oauth.SelfSignedTLSClientAuth,
+	oauth.NoClientAuth,
+}
+
+// The values of OAuth2.BasicEncoding.
+const (
+	basicForm = "form"
+	basicRaw  = "raw"
+)
+
+func usesTLS(method string) bool {
+	return method == oauth.TLSClientAuth || method == oauth.SelfSignedTLSClientAuth
+}
+
+func usesAssertion(method string) bool {
+	return method == oauth.ClientSecretJWT || method == oauth.PrivateKeyJWT
+}
+
+// provisionAuth refuses options that the method has no use for: whoever gives one expects it to matter.
+func (o *OAuth2) provisionAuth() error {
+	method := cmp.Or(o.ClientAuth, oauth.ClientSecretBasic)
+	basic := method == oauth.ClientSecretBasic
+	switch {
+	case !slices.Contains(clientAuthMethods, method):
+		return fmt.Errorf("client_auth: unknown method %q: it is one of %s", method, strings.Join(clientAuthMethods, ", "))
+	case !slices.Contains([]string{"", basicForm, basicRaw}, o.BasicEncoding):
+		return fmt.Errorf("basic_encoding: unknown value %q: it is %s or %s", o.BasicEncoding, basicForm, basicRaw)
+	case o.BasicEncoding != "" && !basic:
+		return fmt.Errorf("basic_encoding: client_auth %s has no use for it", method)
+	case o.ClientIDParam != nil && basic:
+		return fmt.Errorf("client_id_param: client_auth %s has no use for it", method)
+	case o.ClientSecretParam != "" && method != oauth.ClientSecretPost:
+		return fmt.Errorf("client_secret_param: client_auth %s has no use for it", method)
+	case o.ClientAssertionType != "" && !usesAssertion(method):
+		return fmt.Errorf("client_assertion_type: client_auth %s has no use for it", method)
+	case usesTLS(method) && !strings.HasPrefix(strings.ToLower(o.endpoint), "https:"):
+		return fmt.Errorf("client_auth: %s needs https", method)
+	}
+	o.auth = oauth.ClientAuth{
+		Method:        method,
+		RawBasic:      o.BasicEncoding == basicRaw,
+		IDParam:       "client_id",
+		SecretParam:   cmp.Or(o.ClientSecretParam, "client_secret"),
+		AssertionType: cmp.Or(o.ClientAssertionType, oauth.AssertionJWTBearer),
+	}
+	if o.ClientIDParam != nil {
+		o.auth.IDParam = *o.ClientIDParam
+	}
+	return nil
+}
+
+// assertions makes the JWTs that prove who asks, or reads them.
+type assertions struct {
+	key  *secretReader // signing_key; nil if there is none
+	file *secretReader // client_assertion_file; nil if there is none
+	alg  string
+	id   string
+
+	// grant says that the grant is an assertion signed by the key.
+	grant bool
+}
+
+func (o *OAuth2) provisionAssertions() error {
+	a := assertions{alg: o.SigningAlg, id: o.SigningKeyID}
+	if o.SigningKey != "" {
+		key, err := newSecretReader(string(o.SigningKey))
+		if err != nil {
+			return fmt.Errorf("signing_key: %w", err)
+		}
+		a.key = &key
+	}
+	if o.ClientAssertionFile != "" {
+		a.file = &secretReader{file: o.ClientAssertionFile}
+	}
+	a.grant = a.key != nil && o.grant() == oauth.GrantJWTBearer
+	if err := o.checkAssertions(a); err != nil {
+		return err
+	}
+	o.assertions = a
+	if a.key == nil {
+		return nil
+	}
+	o.warnOfReaders("signing_key", *a.key)
+	_, err := a.signingKey()
+	return err
+}
+
+// checkAssertions refuses what is missing, superfluous, or contradictory.
+func (o *OAuth2) checkAssertions(a assertions) error {
+	method := o.auth.Method
+	private := method == oauth.PrivateKeyJWT
+	signed := a.key != nil || method == oauth.ClientSecretJWT
+	switch {
+	case private && a.key == nil && a.file == nil:
+		return fmt.Errorf("client_auth: %s needs signing_key or client_assertion_file", method)
+	case private && a.key != nil && a.file != nil && !a.grant:
+		return errors.New("client_assertion_file: there is a signing_key too: give the one or the other")
+	case a.file != nil && !private:
+		return fmt.Errorf("client_assertion_file: it needs client_auth %s", oauth.PrivateKeyJWT)
+	case a.key != nil && !private && !a.grant:
+		return fmt.Errorf("signing_key: neither client_auth %s nor the grant has a use for it", method)
+	case o.SigningKeyID != "" && a.key == nil:
+		return errors.New("signing_key_id: there is no signing_key")
+	case o.SigningAlg != "" && !signed:
+		return errors.New("signing_alg: nothing is signed")
+	case o.AssertionAudience != "" && !signed:
+		return errors.New("assertion_audience: nothing is signed")
+	case o.AssertionTyp != nil && !signed:
+		return errors.New("assertion_typ: nothing is signed")
+	case len(o.AssertionClaims) > 0 && !a.grant:
+		return fmt.Errorf("assertion_claim: it needs signing_key and grant %s", oauth.GrantJWTBearer)
+	}
+	return nil
+}
+
+// checkSecret implements secretChecker: a secret that signs must be long enough (RFC 7518 section 3.2).
+func (o *OAuth2) checkSecret(secret Secret) error {
+	if o.auth.Method != oauth.ClientSecretJWT {
+		return nil
+	}
+	key, err := o.secretKey(secret)
+	if err != nil {
+		return err
+	}
+	_, err = oauth.Assertion{}.Sign(key)
+	return err
+}
+
+func (o *OAuth2) secretKey(secret Secret) (oauth.SigningKey, error) {
+	key := oauth.SecretKey(secret.Reveal())
+	if o.SigningAlg == "" {
+		return key, nil
+	}
+	key, err := key.WithAlg(o.SigningAlg)
+	if err != nil {
+		return key, fmt.Errorf("signing_alg: %w", err)
+	}
+	return key, nil
+}
+
+// signingKey reads the key as it is now.
+func (a assertions) signingKey() (oauth.SigningKey, error) {
+	text, err := a.key.readLines()
+	if err != nil {
+		return oauth.SigningKey{}, fmt.Errorf("signing_key: %w", err)
+	}
+	key, err := oauth.ParseSigningKey(text.Reveal())
+	if err != nil {
+		return key, fmt.Errorf("signing_key: %w", err)
+	}
+	key.ID = cmp.Or(a.id, key.ID)
+	if a.alg == "" {
+		return key, nil
+	}
+	if key, err = key.WithAlg(a.alg); err != nil {
+		return key, fmt.Errorf("signing_alg: %w", err)
+	}
+	return key, nil
+}
+
+func (a assertions) secrets() ([]Secret, error) {
+	var secrets []Secret
+	if a.key != nil {
+		key, err := a.key.readLines()
+		if err != nil {
+			return nil, fmt.Errorf("signing_key: %w", err)
+		}
+		secrets = append(secrets, key)
+	}
+	if a.file != nil {
+		assertion, err := a.file.read()
+		if err != nil {
+			return nil, fmt.Errorf("client_assertion_file: %w", err)
+		}
+		secrets = append(secrets, assertion)
+	}
+	return secrets, nil
+}
+
+// proof makes what proves the client's identity.
+func (o *OAuth2) proof(client Client, endpoint string) (oauth.Proof, error) {
+	switch {
+	case o.auth.Method == oauth.ClientSecretJWT:
+		key, err := o.secretKey(client.Secret)
+		if err != nil {
+			return oauth.Proof{}, err
+		}
+		assertion, err := o.assertion(client, endpoint, oauth.TypeClientAuthentication).Sign(key)
+		return oauth.Proof{Assertion: assertion}, err
+	case o.auth.Method != oauth.PrivateKeyJWT:
+		return oauth.Proof{Secret: client.Secret.Reveal()}, nil
+	case o.assertions.file != nil:
+		assertion, err := o.assertions.file.read()
+		return oauth.Proof{Assertion: assertion.Reveal()}, err
+	default:
+		assertion, err := o.sign(o.assertion(client, endpoint, oauth.TypeClientAuthentication))
+		return oauth.Proof{Assertion: assertion}, err
+	}
+}
+
+// addAssertion adds the proof of the grant jwt-bearer (RFC 7523 section 2.1), if the key signs one.
+func (o *OAuth2) addAssertion(r *oauth.TokenRequest, client Client) error {
+	if !o.assertions.grant {
+		return nil
+	}
+	a := o.assertion(client, r.URL, oauth.TypeJWT)
+	a.Claims = o.AssertionClaims
+	signed, err := o.sign(a)
+	r.Params.Set("assertion", signed)
+	return err
+}
+
+func (o *OAuth2) assertion(client Client, endpoint, typ string) oauth.Assertion {
+	if o.AssertionTyp != nil {
+		typ = *o.AssertionTyp
+	}
+	return oauth.Assertion{
+		Type:     typ,
+		Issuer:   client.ID,
+		Subject:  client.ID,
+		Audience: cmp.Or(o.AssertionAudience, o.Issuer, endpoint),
+	}
+}
+
+// sign signs with the key. Servers that know the client by a certificate find the key by its thumbprint.
+func (o *OAuth2) sign(a oauth.Assertion) (string, error) {
+	key, err := o.assertions.signingKey()
+	if err != nil {
+		return "", err
+	}
+	certificate, err := o.certificate.read()
+	if err != nil {
+		return "", err
+	}
+	if certificate != nil {
+		a.Certificate = certificate.Leaf
+	}
+	return a.Sign(key)
+}
+
+// certificateReader reads the client certificate.
+type certificateReader struct {
+	certificate, key *secretReader // nil if there is none
+}
+
+func (o *OAuth2) provisionCertificate() error {
+	switch {
+	case o.ClientCertificate == "" && o.ClientCertificateKey == "":
+		if usesTLS(o.auth.Method) {
+			return fmt.Errorf("client_auth: %s needs client_certificate and client_certificate_key", o.auth.Method)
+		}
+		return nil
+	case o.ClientCertificate == "":
+		return errors.New("client_certificate is missing: there is a client_certificate_key")
+	case o.ClientCertificateKey == "":
+		return errors.New("client_certificate_key is missing: there is a client_certificate")
+	}
+	certificate, err := newSecretReader(string(o.ClientCertificate))
+	if err != nil {
+		return fmt.Errorf("client_certificate: %w", err)
+	}
+	key, err := newSecretReader(string(o.ClientCertificateKey))
+	if err != nil {
+		return fmt.Errorf("client_certificate_key: %w", err)
+	}
+	o.certificate = certificateReader{&certificate, &key}
+	o.warnOfReaders("client_certificate_key", key)
+	_, err = o.certificate.read()
+	return err
+}
+
+func (c certificateReader) read() (*tls.Certificate, error) {
+	if c.certificate == nil {
+		return nil, nil
+	}
+	texts, err := c.secrets()
+	if err != nil {
+		return nil, err
+	}
+	certificate, key := []byte(texts[0].Reveal()), []byte(texts[1].Reveal())
+	pair, err := tls.X509KeyPair(certificate, key)
+	if err == nil {
+		return &pair, nil
+	}
+	if !x509.NewCertPool().AppendCertsFromPEM(certificate) {
+		return nil, errors.New("client_certificate: there is no certificate in PEM in it")
+	}
+	if _, err := oauth.ParseSigningKey(string(key)); err != nil {
+		return nil, fmt.Errorf("client_certificate_key: %w", err)
+	}
+	return nil, errors.New("client_certificate_key: the key does not belong to client_certificate")
+}
+
+// secrets returns the certificate and its key. The certificate is no secret, but another one is another proof.
+func (c certificateReader) secrets() ([]Secret, error) {
+	if c.certificate == nil {
+		return nil, nil
+	}
+	certificate, err := c.certificate.readLines()
+	if err != nil {
+		return nil, fmt.Errorf("client_certificate: %w", err)
+	}
+	key, err := c.key.readLines()
+	if err != nil {
+		return nil, fmt.Errorf("client_certificate_key: %w", err)
+	}
+	return []Secret{certificate, key}, nil
+}
+
+// warnOfReaders warns of a private key that stands in the configuration, or that others can read.
+func (o *OAuth2) warnOfReaders(option string, key secretReader) {
+	if key.isLiteral() {
+		o.logger.Warn(option + " stands in the configuration itself, where the admin API and autosave.json show it: use {file./path} or {env.NAME}")
+		return
+	}
+	info, err := os.Stat(key.file)
+	if key.file == "" || err != nil || info.Mode().Perm()&0o077 == 0 {
+		return
+	}
+	o.logger.Warn(option+": others than the owner can read the file: chmod 600, or mount it so",
+		zap.String("file", key.file), zap.Stringer("mode", info.Mode().Perm()))
+}

@@ -1,0 +1,311 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/textproto"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
+)
+
+// UnmarshalCaddyfile sets up the provider from Caddyfile tokens. Syntax:
+//
+//	provider oauth2 {
+//	    token_url <url>
+//	    issuer    <url>
+//
+//	    client_auth            client_secret_basic|client_secret_post|client_secret_jwt|private_key_jwt|tls_client_auth|self_signed_tls_client_auth|none
+//	    basic_encoding         form|raw
+//	    client_id_param        <name>|""
+//	    client_secret_param    <name>
+//	    signing_key            {file./path}|{env.NAME}
+//	    signing_key_id         <kid>
+//	    signing_alg            <alg>
+//	    assertion_audience     <audience>
+//	    assertion_typ          <typ>|""
+//	    assertion_claim        <name> <value>|""
+//	    client_assertion_file  <path>
+//	    client_assertion_type  <type>
+//	    client_certificate     {file./path}|{env.NAME}
+//	    client_certificate_key {file./path}|{env.NAME}
+//
+//	    grant           <grant>|""
+//	    scope           <scopes...>
+//	    scope_separator <text>
+//	    audience        <audience>
+//	    resource        <uris...>
+//	    param           <name> <value>|{env.NAME}|{file./path}|{uuid}
+//	    json_param      <name> <json>
+//	    header          <name> <value>|{env.NAME}|{file./path}|{uuid}
+//	    method          POST|GET
+//	    encoding        form|json|query
+//
+//	    response {
+//	        token       <paths...>
+//	        expires_in  <path> [s|ms]
+//	        expires_at  <path> [s|ms|rfc3339]
+//	        refresh_in  <path>
+//	        default     <duration>
+//	        keep        <name> <path>
+//	        error       <paths...>
+//	        retry       <error codes and statuses...>
+//	        retry_text  <text>
+//	        retry_after <path>
+//	    }
+//	}
+//
+// assertion_claim, param, json_param, header and keep may stand more than once, with different names.
+func (o *OAuth2) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume the provider's name
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	seen := make(optionSet)
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if named, err := o.unmarshalNamed(d); named || err != nil {
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		if err := seen.add(d); err != nil {
+			return err
+		}
+		if err := o.unmarshalOption(d); err != nil {
+			return err
+		}
+	}
+	if seen["token_url"] == seen["issuer"] {
+		return d.Err("provider oauth2 needs token_url or issuer: the one or the other")
+	}
+	return nil
+}
+
+// unmarshalNamed parses the options that have a name of their own. It reports whether this is one.
+func (o *OAuth2) unmarshalNamed(d *caddyfile.Dispenser) (bool, error) {
+	switch d.Val() {
+	case "assertion_claim":
+		return true, unmarshalNamed(d, &o.AssertionClaims, func(value string) (string, error) { return value, nil })
+	case "param":
+		return true, unmarshalNamed(d, &o.Params, parseRequestValue)
+	case "header":
+		return true, o.unmarshalHeader(d)
+	case "json_param":
+		return true, unmarshalNamed(d, &o.JSONParams, parseJSONValue)
+	default:
+		return false, nil
+	}
+}
+
+func (o *OAuth2) unmarshalHeader(d *caddyfile.Dispenser) error {
+	if err := unmarshalNamed(d, &o.Headers, parseRequestValue); err != nil {
+		return err
+	}
+	spellings := make(map[string]string)
+	for name := range o.Headers {
+		canonical := textproto.CanonicalMIMEHeaderKey(name)
+		if _, ok := spellings[canonical]; ok {
+			return d.Errf("header %s is already specified, in another spelling", canonical)
+		}
+		spellings[canonical] = name
+	}
+	return nil
+}
+
+func parseRequestValue(value string) (SecretSource, error) {
+	if wholePlaceholder.MatchString(value) {
+		_, err := newSecretReader(value)
+		return SecretSource(value), err
+	}
+	return SecretSource(value), nil
+}
+
+// parseJSONValue refuses integers that Caddy would change: it reads configurations into float64.
+func parseJSONValue(value string) (json.RawMessage, error) {
+	if !json.Valid([]byte(value)) {
+		return nil, errors.New("it is not JSON")
+	}
+	tokens := json.NewDecoder(strings.NewReader(value))
+	tokens.UseNumber()
+	for {
+		t, err := tokens.Token()
+		if err != nil { // the end
+			return json.RawMessage(value), nil
+		}
+		number, ok := t.(json.Number)
+		if !ok || strings.ContainsAny(number.String(), ".eE") {
+			continue
+		}
+		if n, err := number.Int64(); err != nil || n > 1<<53 || n < -1<<53 {
+			return nil, errors.New("a number is too large")
+		}
+	}
+}
+
+// unmarshalNamed parses a name and a value into a map that has not got the name. Its errors do not repeat the value.
+func unmarshalNamed[V any](d *caddyfile.Dispenser, into *map[string]V, parse func(string) (V, error)) error {
+	option := d.Val()
+	args := d.RemainingArgs()
+	if len(args) != 2 || args[0] == "" {
+		return d.Errf("%s takes a name and a value: quote what has spaces in it", option)
+	}
+	if _, ok := (*into)[args[0]]; ok {
+		return d.Errf("%s %s is already specified", option, args[0])
+	}
+	value, err := parse(args[1])
+	if err != nil {
+		return d.Errf("%s %s: the value is not one that can be used", option, args[0])
+	}
+	if *into == nil {
+		*into = make(map[string]V)
+	}
+	(*into)[args[0]] = value
+	return nil
+}
+
+func (o *OAuth2) unmarshalOption(d *caddyfile.Dispenser) error {
+	switch d.Val() {
+	case "token_url":
+		return unmarshalTokenURL(d, &o.TokenURL)
+	case "issuer":
+		return unmarshalTokenURL(d, &o.Issuer)
+	case "client_auth":
+		return unmarshalChoice(d, &o.ClientAuth, clientAuthMethods...)
+	case "basic_encoding":
+		return unmarshalChoice(d, &o.BasicEncoding, basicForm, basicRaw)
+	case "client_id_param":
+		return unmarshalOptional(d, &o.ClientIDParam)
+	case "client_secret_param":
+		return unmarshalString(d, &o.ClientSecretParam)
+	case "signing_key":
+		return unmarshalSecret(d, (*string)(&o.SigningKey))
+	case "signing_key_id":
+		return unmarshalString(d, &o.SigningKeyID)
+	case "signing_alg":
+		return unmarshalString(d, &o.SigningAlg)
+	case "assertion_audience":
+		return unmarshalString(d, &o.AssertionAudience)
+	case "assertion_typ":
+		return unmarshalOptional(d, &o.AssertionTyp)
+	case "client_assertion_file":
+		return unmarshalString(d, &o.ClientAssertionFile)
+	case "client_assertion_type":
+		return unmarshalString(d, &o.ClientAssertionType)
+	case "client_certificate":
+		return unmarshalSecret(d, (*string)(&o.ClientCertificate))
+	case "client_certificate_key":
+		return unmarshalSecret(d, (*string)(&o.ClientCertificateKey))
+	default:
+		return o.unmarshalRequestOption(d)
+	}
+}
+
+func (o *OAuth2) unmarshalRequestOption(d *caddyfile.Dispenser) error {
+	switch d.Val() {
+	case "grant":
+		return unmarshalOptional(d, &o.Grant)
+	case "scope":
+		return unmarshalList(d, &o.Scope)
+	case "scope_separator":
+		return unmarshalString(d, &o.ScopeSeparator)
+	case "audience":
+		return unmarshalString(d, &o.Audience)
+	case "resource":
+		return unmarshalList(d, &o.Resource)
+	case "method":
+		return unmarshalChoice(d, &o.Method, http.MethodPost, http.MethodGet)
+	case "encoding":
+		return unmarshalChoice(d, &o.Encoding, string(oauth.Form), string(oauth.JSON), string(oauth.Query))
+	case "response":
+		if err := noArgs(d); err != nil {
+			return err
+		}
+		o.Response = new(OAuth2Response)
+		return o.Response.unmarshalCaddyfile(d)
+	default:
+		return unrecognized(d, "provider oauth2")
+	}
+}
+
+func (r *OAuth2Response) unmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	seen := make(optionSet)
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if err := r.unmarshalOption(d, seen); err != nil {
+			return err
+		}
+		if err := r.check(); err != nil { // now, while the line is known
+			return d.Errf("response: %v", err)
+		}
+	}
+	return nil
+}
+
+func (r *OAuth2Response) unmarshalOption(d *caddyfile.Dispenser, seen optionSet) error {
+	if d.Val() == "keep" {
+		return unmarshalNamed(d, &r.Keep, func(path string) (string, error) { return path, nil })
+	}
+	if err := seen.add(d); err != nil {
+		return err
+	}
+	switch d.Val() {
+	case "token":
+		return unmarshalList(d, &r.Token)
+	case "expires_in":
+		return unmarshalTimeField(d, &r.ExpiresIn)
+	case "expires_at":
+		return unmarshalTimeField(d, &r.ExpiresAt)
+	case "refresh_in":
+		return unmarshalString(d, &r.RefreshIn)
+	case "default":
+		return unmarshalDuration(d, &r.Default)
+	case "error":
+		return unmarshalList(d, &r.Error)
+	case "retry":
+		return unmarshalList(d, &r.Retry)
+	case "retry_text":
+		return unmarshalString(d, &r.RetryText)
+	case "retry_after":
+		return unmarshalString(d, &r.RetryAfter)
+	default:
+		return unrecognized(d, "response")
+	}
+}
+
+func unmarshalTimeField(d *caddyfile.Dispenser, into **TimeField) error {
+	option := d.Val()
+	args := d.RemainingArgs()
+	if len(args) != 1 && len(args) != 2 || slices.Contains(args, "") {
+		return d.Errf("%s takes a path and a unit", option)
+	}
+	*into = &TimeField{Path: args[0]}
+	if len(args) == 2 {
+		(*into).Unit = args[1]
+	}
+	return nil
+}
+
+// unmarshalOptional parses an option whose empty value means something.
+func unmarshalOptional(d *caddyfile.Dispenser, into **string) error {
+	option := d.Val()
+	var value string
+	if !d.AllArgs(&value) {
+		return d.Errf("%s takes exactly one value: quote it if it has spaces in it", option)
+	}
+	*into = &value
+	return nil
+}
+
+// unmarshalList parses an option that takes one value or more.
+func unmarshalList(d *caddyfile.Dispenser, into *[]string) error {
+	option := d.Val()
+	*into = d.RemainingArgs()
+	if len(*into) == 0 || slices.Contains(*into, "") {
+		return d.Errf("%s needs at least one value, and none that is empty", option)
+	}
+	return nil
+}

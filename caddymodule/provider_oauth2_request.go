@@ -1,0 +1,256 @@
+package caddymodule
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/textproto"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/google/uuid"
+	"golang.org/x/net/http/httpguts"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+)
+
+// requestTemplate is a token request without what changes from one to the next.
+type requestTemplate struct {
+	fixed   oauth.TokenRequest
+	params  map[string]requestValue
+	headers map[string]requestValue
+}
+
+// placeholderUUID, as a whole value, is a fresh UUID for each token request.
+const placeholderUUID = "{uuid}"
+
+// requestValue is the value of a parameter or a header field: known from the start, or read or made for each request.
+type requestValue struct {
+	text   string
+	hidden bool // there is something in the text that comes from a file or a variable
+	uuid   bool
+	secret *secretReader
+}
+
+func newRequestValue(configured string) (requestValue, error) {
+	if configured == placeholderUUID {
+		return requestValue{uuid: true}, nil
+	}
+	if wholePlaceholder.MatchString(configured) {
+		secret, err := newSecretReader(configured)
+		return requestValue{secret: &secret}, err
+	}
+	if configured == "" {
+		return requestValue{}, nil
+	}
+	text, err := caddy.NewReplacer().ReplaceOrErr(configured, true, true)
+	if err != nil { // which repeats what is between braces
+		return requestValue{}, errors.New("it has a placeholder in it that is unknown, or that stands for nothing")
+	}
+	return requestValue{text: text, hidden: partPlaceholder.MatchString(configured)}, nil
+}
+
+func (v requestValue) read() (string, error) {
+	switch {
+	case v.uuid:
+		return uuid.NewString(), nil
+	case v.secret != nil:
+		secret, err := v.secret.read()
+		return secret.Reveal(), err
+	default:
+		return v.text, nil
+	}
+}
+
+func (o *OAuth2) provisionRequest() error {
+	if err := o.checkEncoding(); err != nil {
+		return err
+	}
+	t := requestTemplate{
+		fixed: oauth.TokenRequest{
+			Method:     o.Method,
+			Encoding:   oauth.Encoding(o.Encoding),
+			Params:     o.standardParams(),
+			JSONParams: o.JSONParams,
+		},
+		params:  make(map[string]requestValue),
+		headers: make(map[string]requestValue),
+	}
+	if err := o.checkClientParams(t.fixed.Params); err != nil {
+		return err
+	}
+	for name, value := range o.Params {
+		if err := o.checkParam(name, t.fixed.Params); err != nil {
+			return fmt.Errorf("param %s: %w", name, err)
+		}
+		var err error
+		if t.params[name], err = newRequestValue(string(value)); err != nil {
+			return fmt.Errorf("param %s: %w", name, err)
+		}
+	}
+	for name := range o.JSONParams {
+		if _, ok := o.Params[name]; ok {
+			return fmt.Errorf("json_param %s: there is a param %s too", name, name)
+		}
+		if err := o.checkParam(name, t.fixed.Params); err != nil {
+			return fmt.Errorf("json_param %s: %w", name, err)
+		}
+	}
+	for name, value := range o.Headers {
+		if err := o.checkHeader(name); err != nil {
+			return fmt.Errorf("header %s: %w", name, err)
+		}
+		parsed, err := newRequestValue(string(value))
+		if err == nil && !httpguts.ValidHeaderFieldValue(parsed.text) {
+			err = errors.New("the value has characters that a header field cannot carry")
+		}
+		if err != nil {
+			return fmt.Errorf("header %s: %w", name, err)
+		}
+		canonical := textproto.CanonicalMIMEHeaderKey(name)
+		if _, ok := t.headers[canonical]; ok {
+			return fmt.Errorf("header %s is there already, in another spelling", canonical)
+		}
+		t.headers[canonical] = parsed
+	}
+	o.request = t
+	return nil
+}
+
+func (o *OAuth2) checkEncoding() error {
+	switch {
+	case !slices.Contains([]oauth.Encoding{"", oauth.Form, oauth.JSON, oauth.Query}, oauth.Encoding(o.Encoding)):
+		return fmt.Errorf("encoding: unknown value %q: it is %s, %s or %s", o.Encoding, oauth.Form, oauth.JSON, oauth.Query)
+	case !slices.Contains([]string{"", http.MethodPost, http.MethodGet}, o.Method):
+		return fmt.Errorf("method: unknown value %q: it is POST or GET", o.Method)
+	case o.Method == http.MethodGet && oauth.Encoding(o.Encoding) != oauth.Query:
+		return errors.New("method: GET needs encoding query")
+	case len(o.JSONParams) > 0 && oauth.Encoding(o.Encoding) != oauth.JSON:
+		return errors.New("json_param: it needs encoding json")
+	case o.ScopeSeparator != "" && len(o.Scope) == 0:
+		return errors.New("scope_separator: there is no scope")
+	}
+	if oauth.Encoding(o.Encoding) == oauth.Query && o.auth.Method == oauth.ClientSecretPost {
+		o.logger.Warn("encoding query: the client secret is sent in the URL, which servers and proxies write into their logs")
+	}
+	return nil
+}
+
+// standardParams are the parameters that have options of their own. Those without a value are not sent.
+func (o *OAuth2) standardParams() url.Values {
+	params := make(url.Values)
+	for name, value := range map[string]string{
+		"grant_type": o.grant(),
+		"scope":      strings.Join(o.Scope, cmp.Or(o.ScopeSeparator, " ")),
+		"audience":   o.Audience,
+	} {
+		if value != "" {
+			params.Set(name, value)
+		}
+	}
+	if len(o.Resource) > 0 {
+		params["resource"] = o.Resource
+	}
+	return params
+}
+
+// checkClientParams refuses a name for the parameter with the client id, or the secret, that another parameter has.
+func (o *OAuth2) checkClientParams(standard url.Values) error {
+	taken := func(name string) bool {
+		return standard.Has(name) ||
+			usesAssertion(o.auth.Method) && slices.Contains([]string{"client_assertion", "client_assertion_type"}, name) ||
+			o.assertions.grant && name == "assertion"
+	}
+	switch post := o.auth.Method == oauth.ClientSecretPost; {
+	case o.auth.Method != oauth.ClientSecretBasic && taken(o.auth.IDParam):
+		return fmt.Errorf("client_id_param: the request has a parameter %s already", o.auth.IDParam)
+	case post && taken(o.auth.SecretParam):
+		return fmt.Errorf("client_secret_param: the request has a parameter %s already", o.auth.SecretParam)
+	case post && o.auth.SecretParam == o.auth.IDParam:
+		return errors.New("client_secret_param: it is the same as client_id_param")
+	}
+	return nil
+}
+
+// checkParam refuses a parameter that the request has anyway, or that would be a second way to authenticate.
+func (o *OAuth2) checkParam(name string, standard url.Values) error {
+	switch {
+	case name == "":
+		return errors.New("the name is empty")
+	case standard.Has(name):
+		return errors.New("the request has this parameter already, by the option for it")
+	case slices.Contains([]string{"client_secret", "client_assertion", "client_assertion_type", o.auth.SecretParam}, name):
+		return errors.New("say how the client authenticates with client_auth")
+	case name == o.auth.IDParam && o.auth.Method != oauth.ClientSecretBasic:
+		return errors.New("the request has this parameter already: client_id is its value")
+	case name == "assertion" && o.assertions.grant:
+		return errors.New("the request has this parameter already: it is signed with signing_key")
+	}
+	return nil
+}
+
+func (o *OAuth2) checkHeader(name string) error {
+	canonical := textproto.CanonicalMIMEHeaderKey(name)
+	switch {
+	case !httpguts.ValidHeaderFieldName(name):
+		return errors.New("this is not a header field name")
+	case forbiddenHeaders[canonical] || canonical == "Content-Type":
+		return errors.New("this field belongs to the request itself")
+	case canonical == "Authorization" && o.auth.Method != oauth.NoClientAuth:
+		return fmt.Errorf("say how the client authenticates with client_auth; beside a header, it is %s", oauth.NoClientAuth)
+	}
+	return nil
+}
+
+// fill makes a request, with values as they are now.
+func (t requestTemplate) fill() (oauth.TokenRequest, error) {
+	r := t.fixed
+	r.Params = maps.Clone(t.fixed.Params)
+	r.Header = make(http.Header, len(t.headers)+1)
+	for name, value := range t.params {
+		text, err := value.read()
+		if err != nil {
+			return r, fmt.Errorf("param %s: %w", name, err)
+		}
+		r.Params.Set(name, text)
+	}
+	for name, value := range t.headers {
+		text, err := value.read()
+		if err != nil {
+			return r, fmt.Errorf("header %s: %w", name, err)
+		}
+		r.Header.Set(name, text)
+	}
+	return r, nil
+}
+
+// secrets returns the values that come from files and variables.
+func (t requestTemplate) secrets() ([]Secret, error) {
+	params, err := secretValues("param", t.params)
+	if err != nil {
+		return nil, err
+	}
+	headers, err := secretValues("header", t.headers)
+	return append(params, headers...), err
+}
+
+func secretValues(option string, values map[string]requestValue) ([]Secret, error) {
+	var secrets []Secret
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		value := values[name]
+		if value.secret == nil && !value.hidden {
+			continue
+		}
+		text, err := value.read()
+		if err != nil {
+			return nil, fmt.Errorf("%s %s: %w", option, name, err)
+		}
+		secrets = append(secrets, token.NewSecret(text))
+	}
+	return secrets, nil
+}

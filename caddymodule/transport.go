@@ -1,0 +1,124 @@
+package caddymodule
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
+)
+
+// TokenTransport is how token requests travel. Requests to the API are reverse_proxy's matter, and its transport's.
+type TokenTransport struct {
+	// CA holds the certificates, in PEM, of the authorities to trust in place of the system's: {file./path}, which is
+	// read again for each token request, {env.NAME}, or the certificates themselves. Default: the system's.
+	CA string `json:"ca,omitempty"`
+
+	// ServerName is the name that the token endpoint's certificate must be for. Default: the URL's host.
+	ServerName string `json:"server_name,omitempty"`
+
+	// Proxy is the URL of a proxy (http, https, socks5 or socks5h) for token requests, or "none". A placeholder
+	// {env.NAME} or {file./path} may stand for it. Token endpoints on loopback are never asked through a proxy. CA
+	// applies to an https proxy too, and ServerName cannot be combined with one.
+	// Default: HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
+	Proxy SecretSource `json:"proxy,omitempty"`
+
+	// DialTimeout bounds connecting. Default: 5s.
+	DialTimeout caddy.Duration `json:"dial_timeout,omitempty"`
+
+	ca, proxy secretReader
+}
+
+// proxyNone is the value of TokenTransport.Proxy that turns proxies off.
+const proxyNone = "none"
+
+func (t *TokenTransport) provision() error {
+	var err error
+	if t.CA != "" {
+		if t.ca, err = newSecretReader(t.CA); err != nil {
+			return fmt.Errorf("ca: %w", err)
+		}
+	}
+	if t.Proxy != "" && t.Proxy != proxyNone {
+		if t.proxy, err = newSecretReader(string(t.Proxy)); err != nil {
+			return fmt.Errorf("proxy: %w", err)
+		}
+	}
+	if t.DialTimeout < 0 {
+		return errors.New("dial_timeout: a duration must be positive")
+	}
+	return nil
+}
+
+// options reads what is in files.
+func (t *TokenTransport) options() (oauth.Options, error) {
+	o := oauth.Options{
+		ServerName:  t.ServerName,
+		NoProxy:     t.Proxy == proxyNone,
+		DialTimeout: time.Duration(t.DialTimeout),
+	}
+	if t.CA != "" {
+		pem, err := t.ca.readLines()
+		if err != nil {
+			return o, fmt.Errorf("ca: %w", err)
+		}
+		o.RootCAs = x509.NewCertPool()
+		if !o.RootCAs.AppendCertsFromPEM([]byte(pem.Reveal())) {
+			return o, errors.New("ca: there is no certificate in PEM in it")
+		}
+	}
+	if t.Proxy == "" || o.NoProxy {
+		return o, nil
+	}
+	proxy, err := t.proxy.read()
+	if err != nil {
+		return o, fmt.Errorf("proxy: %w", err)
+	}
+	o.Proxy, err = url.Parse(proxy.Reveal())
+	if err != nil || o.Proxy.Hostname() == "" || !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, o.Proxy.Scheme) {
+		return o, errors.New("proxy: it is not the URL of a proxy, such as http://proxy.example.com:3128")
+	}
+	if o.Proxy.Scheme == "https" && t.ServerName != "" { // Go would want this name of the proxy too
+		return o, errors.New("proxy: an https proxy cannot be used together with server_name")
+	}
+	return o, nil
+}
+
+func (c *Credential) unmarshalTransport(d *caddyfile.Dispenser) error {
+	if err := noArgs(d); err != nil {
+		return err
+	}
+	t := new(TokenTransport)
+	seen := make(optionSet)
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if err := seen.add(d); err != nil {
+			return err
+		}
+		if err := t.unmarshalOption(d); err != nil {
+			return err
+		}
+	}
+	c.Transport = t
+	return nil
+}
+
+func (t *TokenTransport) unmarshalOption(d *caddyfile.Dispenser) error {
+	switch d.Val() {
+	case "ca":
+		return unmarshalSecret(d, &t.CA)
+	case "server_name":
+		return unmarshalString(d, &t.ServerName)
+	case "proxy":
+		return unmarshalSecret(d, (*string)(&t.Proxy))
+	case "dial_timeout":
+		return unmarshalDuration(d, &t.DialTimeout)
+	default:
+		return unrecognized(d, "transport")
+	}
+}
