@@ -133,16 +133,35 @@ var (
 // withFiles puts a file in the place of each that the configuration names, and sets each variable.
 func withFiles(t *testing.T, config string) string {
 	t.Helper()
+	return withContents(t, config, exampleContents())
+}
+
+// withContents is withFiles for files with these contents. A variable that ends in _FILE is the path of such a file.
+func withContents(t *testing.T, config string, contents *fileContents) string {
+	t.Helper()
 	for _, m := range envInExample.FindAllStringSubmatch(config, -1) {
-		t.Setenv(m[1], "value-of-"+m[1])
+		value := "value-of-" + m[1]
+		switch {
+		case strings.HasSuffix(m[1], "_FILE"):
+			value = writeExampleFile(t, contents.of(m[1]))
+		case strings.HasSuffix(m[1], "_CLIENT_ID") || strings.HasSuffix(m[1], "_CLIENT_EMAIL"):
+			value = devserver.DefaultClientID
+		}
+		t.Setenv(m[1], value)
 	}
 	return fileInExample.ReplaceAllStringFunc(config, func(placeholder string) string {
-		file := filepath.Join(t.TempDir(), "secret")
-		if err := os.WriteFile(file, []byte("content\n"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return "{file." + file + "}"
+		name := strings.TrimSuffix(strings.TrimPrefix(placeholder, "{file."), "}")
+		return "{file." + writeExampleFile(t, contents.of(name)) + "}"
 	})
+}
+
+func writeExampleFile(t *testing.T, content string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(file, []byte(content+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
 }
 
 func readExample(t *testing.T, path string) string {
