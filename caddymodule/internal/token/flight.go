@@ -32,11 +32,17 @@ func newRetries() *retries {
 	return &retries{backoff: newBackoff(), cooldown: newCooldown(), pause: newPause()}
 }
 
-// flight fetches one token for everybody who waits. Its context belongs to the source: no request that leaves, and
-// no configuration that is unloaded, takes the token from the others.
+// flight fetches one token for everybody who waits, unless there is no need, or calls are held back.
+func (s *Source) flight() (any, error) { return s.fly(false) }
+
+// forcedFlight fetches one in any case.
+func (s *Source) forcedFlight() (any, error) { return s.fly(true) }
+
+// fly is a flight. Its context belongs to the source: no request that leaves, and no configuration that is unloaded,
+// takes the token from the others.
 //
 // It must not panic: singleflight would raise the panic again in a goroutine of its own, which ends the process.
-func (s *Source) flight() (result any, err error) {
+func (s *Source) fly(forced bool) (result any, err error) {
 	defer s.armNext() // last of all, so that nothing in this flight keeps the next from being flown
 	s.flying.Store(true)
 	defer s.flying.Store(false)
@@ -47,11 +53,13 @@ func (s *Source) flight() (result any, err error) {
 	}()
 
 	now := time.Now()
-	if t := s.current.Load(); t.fresh(now) { // fetched between this caller's look and this flight
-		return t, nil
-	}
-	if f := s.backingOff(now); f != nil {
-		return nil, f.err
+	if !forced {
+		if t := s.current.Load(); t.fresh(now) { // fetched between this caller's look and this flight
+			return t, nil
+		}
+		if f := s.backingOff(now); f != nil {
+			return nil, f.err
+		}
 	}
 	time.Sleep(time.Until(s.notBefore))
 
@@ -70,7 +78,7 @@ func (s *Source) fetch(ctx context.Context, config *Config) (*Token, *Error) {
 	for attempt := 1; ; attempt++ {
 		proof := config.Fetcher.Proof()
 		sent := time.Now()
-		issued, err := call(ctx, config.Fetcher)
+		issued, err := Call(ctx, config.Fetcher)
 		if err == nil {
 			return s.succeed(issued, sent, config), nil
 		}
@@ -95,8 +103,8 @@ func mayPass(err *Error) bool {
 	return err.Kind != Refused && err.Status != 429 && err.RetryAfter == 0
 }
 
-// call turns whatever a Fetcher does into an answer or an *Error.
-func call(ctx context.Context, f Fetcher) (issued Issued, failed *Error) {
+// Call makes one call, and turns whatever a Fetcher does into an answer or an *Error.
+func Call(ctx context.Context, f Fetcher) (issued Issued, failed *Error) {
 	defer func() {
 		if p := recover(); p != nil {
 			failed = panicked(p)
@@ -198,6 +206,8 @@ func (s *Source) armNext() {
 	now := time.Now()
 	t, next := s.current.Load(), s.notBefore
 	switch f := s.failure.Load(); {
+	case t.fresh(now): // even after a forced call that failed
+		next = t.refreshAt
 	case f != nil:
 		next = f.until
 	case t.alive(now):

@@ -54,7 +54,11 @@ func (p Policy) margin(lifetime time.Duration) time.Duration {
 	return min(5*time.Minute, lifetime/5)
 }
 
-// lifetime turns what an answer says into how long the token is trusted.
+// Trusted turns the lifetime that an answer says into how long the token is trusted.
+func (p Policy) Trusted(said time.Duration) time.Duration {
+	return p.withDefaults().lifetime(said)
+}
+
 func (p Policy) lifetime(said time.Duration) time.Duration {
 	if said == UnknownLifetime {
 		said = p.DefaultLifetime

@@ -88,26 +88,35 @@ func (s *Source) Discard(l Lease, doubt Doubt) {
 
 // invalidate makes sure that the rejected token is not the current one, and reports whether another may be had.
 func (s *Source) invalidate(rejected *Token, doubt Doubt) bool {
+	invalidated, another := s.judge(rejected, doubt)
+	if invalidated {
+		s.config.Load().Observe(Event{Rejected: true, Token: rejected.value})
+	}
+	return another
+}
+
+// judge does the work of invalidate. It reports whether this very call took the token out of service.
+func (s *Source) judge(rejected *Token, doubt Doubt) (invalidated, another bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := s.current.Load()
 	if t != nil && (t.rejected || t.generation != rejected.generation) {
-		return true // somebody was here before, or it has been replaced
+		return false, true // somebody was here before, or it has been replaced
 	}
 	if t == nil && s.invalidations.generation == rejected.generation {
-		return true // somebody was here before with a token that was not kept
+		return false, true // somebody was here before with a token that was not kept
 	}
 	now := time.Now()
 	if t != nil && !t.alive(now) {
-		return true // whoever needs a token now fetches one anyway
+		return false, true // whoever needs a token now fetches one anyway
 	}
 	// a call that is running already costs nothing, and may be why the old token is refused
 	if !s.flying.Load() && !s.invalidations.allow(now, doubt, rejected.provenUntilNow(now, doubt)) {
-		return false
+		return false, false
 	}
 	s.invalidations.generation = rejected.generation
 	if t != nil {
 		s.current.CompareAndSwap(t, t.asRejected())
 	}
-	return true
+	return true, true
 }

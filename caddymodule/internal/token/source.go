@@ -21,12 +21,16 @@ type Fetcher interface {
 	Proof() string
 }
 
-// Event is something that happened in a Source. Observers must be quick: they are called inside the flight.
+// Event is something that happened in a Source: a call of the token endpoint or, if Rejected is set, the end of a token
+// that the API has refused. Observers must be quick: they are called inside the flight.
 type Event struct {
+	// Rejected says that the API has refused Token, and that another takes its place. It is about no call.
+	Rejected bool
+
 	// Err is why a call failed; nil if a token was obtained.
 	Err *Error
 
-	// Token is the token obtained.
+	// Token is the token obtained, or rejected.
 	Token Secret
 
 	// Lifetime is how long the token is trusted, from when it was asked for.

@@ -72,10 +72,18 @@ func (v *Vault) find(key Key) (*Source, bool) {
 
 // VaultStats counts what happened to a vault's entries.
 type VaultStats struct {
+	// Entries is how many sources there are.
+	Entries int64
+
+	// Evicted and Rejected are how many were forgotten, or not taken in, for want of room.
 	Evicted, Rejected uint64
 }
 
-// Stats returns the counts since the vault was made.
+// Stats returns the number of entries, and the counts since the vault was made.
 func (v *Vault) Stats() VaultStats {
-	return VaultStats{Evicted: v.evicted.Load(), Rejected: v.rejected.Load()}
+	return VaultStats{
+		Entries:  v.cache.MaxCost() - v.cache.RemainingCost(), // each costs 1
+		Evicted:  v.evicted.Load(),
+		Rejected: v.rejected.Load(),
+	}
 }

@@ -48,7 +48,7 @@ func TestVaultMakesOneSource(t *testing.T) {
 			t.Fatalf("round %d: the next caller got another source", round)
 		}
 	}
-	if v.size() != rounds || v.Stats() != (VaultStats{}) {
+	if v.size() != rounds || v.Stats() != (VaultStats{Entries: int64(v.size())}) {
 		t.Errorf("%d entries, %+v; want %d and nothing lost", v.size(), v.Stats(), rounds)
 	}
 }
@@ -159,7 +159,7 @@ func TestVaultIsBounded(t *testing.T) {
 	for n := range capacity {
 		v.Source(numbered(n), sleeping)
 	}
-	if v.size() != capacity || v.Stats() != (VaultStats{}) {
+	if v.size() != capacity || v.Stats() != (VaultStats{Entries: int64(v.size())}) {
 		t.Fatalf("%d entries, %+v; want that the first %d are kept", v.size(), v.Stats(), capacity)
 	}
 	for n := capacity; n < keys; n++ {

@@ -1,0 +1,121 @@
+package token
+
+import (
+	"context"
+	"time"
+)
+
+// State says where in its life a source's token is.
+type State string
+
+// The states of a token.
+const (
+	// StateNone: there is no token.
+	StateNone State = "none"
+
+	// StateFresh: the token is served, and nothing else happens.
+	StateFresh State = "fresh"
+
+	// StateStale: the token is served, and due to be refreshed.
+	StateStale State = "stale"
+
+	// StateRejected: the API has refused the token. It is served only where no other can be had.
+	StateRejected State = "rejected"
+
+	// StateExpired: the token has expired, and is not served.
+	StateExpired State = "expired"
+)
+
+// Status is a picture of a source.
+type Status struct {
+	// State is the token's state.
+	State State
+
+	// Token is the token; empty in StateNone.
+	Token Secret
+
+	// Issued, RefreshAt and Expires are the token's times: when it was asked for, when it is due to be refreshed, and
+	// when it expires. They are zero in StateNone.
+	Issued, RefreshAt, Expires time.Time
+
+	// Fetching says that a call is running.
+	Fetching bool
+
+	// Failure is why the last call failed; nil if it succeeded, or there was none. There is no call before
+	// Failure.RetryAt.
+	Failure *Error
+}
+
+// Status returns a picture of the source as it is now. It changes nothing.
+func (s *Source) Status() Status {
+	status := Status{State: StateNone, Fetching: s.flying.Load()}
+	if f := s.failure.Load(); f != nil {
+		status.Failure = f.err
+	}
+	t := s.current.Load()
+	if t == nil {
+		return status
+	}
+	status.State = t.state(time.Now())
+	status.Token = t.value
+	status.Issued, status.RefreshAt, status.Expires = t.issued, t.refreshAt, t.expires
+	return status
+}
+
+func (t *Token) state(now time.Time) State {
+	switch {
+	case !t.alive(now):
+		return StateExpired
+	case t.rejected:
+		return StateRejected
+	case t.fresh(now):
+		return StateFresh
+	default:
+		return StateStale
+	}
+}
+
+// Ready reports whether there is a valid token; if there is none, it sees to it that one is fetched. The error says why
+// the last call failed; it is nil if it did not. Asking counts as using: the token is kept ready from then on, so that
+// whoever asks regularly does not see it expire.
+func (s *Source) Ready() (bool, *Error) {
+	now := time.Now()
+	if t := s.current.Load(); t.alive(now) {
+		t.touch()
+		if !t.fresh(now) && s.backingOff(now) == nil {
+			s.refresh()
+		}
+		return true, nil
+	}
+	if s.backingOff(now) == nil {
+		s.refresh()
+	}
+	if f := s.failure.Load(); f != nil { // also while the next call is under way, which may take long
+		return false, f.err
+	}
+	return false, nil
+}
+
+// Refresh calls the token endpoint now, even if the token is fresh or calls are held back, and returns what came of it.
+// A call that is running already counts. The token is served until there is another.
+func (s *Source) Refresh(ctx context.Context) error {
+	select {
+	case result := <-s.group.DoChan("", s.forcedFlight):
+		return result.Err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Purge forgets the token, and what held calls back. The next who needs a token waits for another; with
+// Policy.Prefetch, it is fetched at once.
+func (s *Source) Purge() {
+	s.mu.Lock()
+	s.current.Store(nil)
+	s.failure.Store(nil)
+	inForce := len(s.started) > 0
+	s.mu.Unlock()
+	if config := s.config.Load(); inForce && config.Policy.Prefetch {
+		s.refresh()
+	}
+}
