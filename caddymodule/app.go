@@ -39,11 +39,19 @@ func (App) CaddyModule() caddy.ModuleInfo {
 // Provision checks the credentials. It makes no network connection and starts nothing: it runs for `caddy validate`
 // too, and for configurations that are then refused.
 func (a *App) Provision(ctx caddy.Context) error {
+	events, err := newEventEmitter(ctx)
+	if err != nil {
+		return err
+	}
+	if err := metrics.register(ctx.GetMetricsRegistry()); err != nil {
+		return err
+	}
 	for _, name := range slices.Sorted(maps.Keys(a.Credentials)) {
 		c := a.Credentials[name]
 		if c == nil {
 			return fmt.Errorf("credential %q: it is null", name)
 		}
+		c.events = events
 		if err := a.provisionCredential(ctx, name, c); err != nil {
 			return fmt.Errorf("credential %q: %w", name, err)
 		}
@@ -70,9 +78,12 @@ func (a *App) provisionCredential(ctx caddy.Context, name string, c *Credential)
 // Start puts the configuration into force: sources that were there before go on with their tokens, under this
 // configuration's policy. It never waits for a token endpoint.
 func (a *App) Start() error {
-	for _, c := range a.Credentials {
+	for _, name := range slices.Sorted(maps.Keys(a.Credentials)) { // of two that share a source, the last one counts
+		c := a.Credentials[name]
+		c.counted()
 		a.ends = append(a.ends, c.source.Start(c.config()))
 	}
+	a.enterForce()
 	return nil
 }
 
@@ -82,6 +93,7 @@ func (a *App) Stop() error { return nil }
 // Cleanup takes the configuration out of force, which was never in it if another app failed to start, and releases
 // what Provision acquired, which is not everything if Provision failed.
 func (a *App) Cleanup() error {
+	a.leaveForce()
 	for _, end := range a.ends {
 		end()
 	}

@@ -74,6 +74,10 @@ type Credential struct {
 	hosts        hostPatterns
 	header       TokenHeader
 	source       *token.Source
+	events       *eventEmitter
+	failures     failureLog
+	observation  *observation
+	counted      func() requestMetrics
 	logger       *zap.Logger
 }
 
@@ -84,6 +88,8 @@ func (c *Credential) provision(ctx caddy.Context, name string) error {
 	if !validCredentialName(name) {
 		return errors.New("a credential's name is made of letters, digits, '_', '-' and '.'")
 	}
+	c.observation = observationOf(name)
+	c.counted = metrics.forRequests(name)
 	if err := c.loadProvider(ctx); err != nil {
 		return err
 	}
@@ -272,40 +278,9 @@ func (c *Credential) acquire(ctx context.Context) (token.Lease, error) {
 	return c.source.AcquireWithin(ctx, cmp.Or(time.Duration(c.MaxWait), token.DefaultMaxWait))
 }
 
-// observe logs the outcome of each token call.
-func (c *Credential) observe(e token.Event) {
-	fields := []zap.Field{
-		zap.String("credential", c.name),
-		zap.String("provider", c.providerName),
-		zap.String("endpoint", c.endpointHost),
-		zap.Duration("duration", e.Duration),
-	}
-	if e.Err == nil {
-		fields = append(fields,
-			zap.String("fingerprint", e.Token.Fingerprint()),
-			zap.Duration("lifetime", e.Lifetime),
-			zap.Bool("unchanged", e.Unchanged))
-		if e.Note != "" {
-			c.logger.Warn("token obtained, but "+e.Note, fields...)
-			return
-		}
-		c.logger.Info("token obtained", fields...)
-		return
-	}
-	fields = append(fields, zap.String("kind", string(e.Err.Kind)), zap.Error(e.Err))
-	if !e.Err.RetryAt.IsZero() {
-		fields = append(fields, zap.Time("next_try", e.Err.RetryAt))
-	}
-	if e.Err.Kind == token.Refused {
-		c.logger.Error("no token", fields...)
-		return
-	}
-	c.logger.Warn("no token", fields...)
-}
-
 // validCredentialName keeps names usable in URLs, metrics and logs.
 func validCredentialName(name string) bool {
-	return name != "" && strings.Trim(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-.") == ""
+	return strings.Trim(name, ".") != "" && strings.Trim(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-.") == ""
 }
 
 // fetcher asks the credential's provider for tokens. It implements token.Fetcher.

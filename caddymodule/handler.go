@@ -305,11 +305,12 @@ func (h *Handler) Cleanup() error {
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	if !h.clients.admit(r) {
 		h.warnOfClient(r)
-		problemClient.write(w, h.Credential)
+		h.credential.observation.clients.Add(1)
+		h.refuse(w, &problemClient, refusedClient)
 		return nil
 	}
 	if !mayCarryToken(r) {
-		problemMethod.write(w, h.Credential)
+		h.refuse(w, &problemMethod, refusedMethod)
 		return nil
 	}
 	if sent := h.credential.header.sentBy(r); sent {
@@ -317,21 +318,24 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		case authorizationKeep:
 			return h.Handler.ServeHTTP(w, r, next)
 		case authorizationReject:
-			problemAuthorization.write(w, h.Credential)
+			h.refuse(w, &problemAuthorization, refusedAuthorization)
 			return nil
 		}
 	}
 	h.credential.header.removeFrom(r)
 
-	lease, err := h.credential.acquire(r.Context())
+	lease, account, err := h.acquire(r)
 	if err != nil {
+		account.log(r)
 		return h.withoutToken(w, err)
 	}
 	exposeKept(r, lease.Kept())
-	exposeKept(r, lease.Kept())
 	p := &proxied{lease: lease}
 	ctx := context.WithValue(r.Context(), proxiedKey{}, p)
-	return h.Handler.ServeHTTP(newRefusalWriter(w, p, h.Credential), r.WithContext(ctx), next)
+	err = h.Handler.ServeHTTP(newRefusalWriter(w, p, h.Credential), r.WithContext(ctx), next)
+	account.replayed = p.replayed
+	account.log(r)
+	return err
 }
 
 // withoutToken answers a request for which there is no token. It answers itself, rather than return an error,
@@ -377,9 +381,10 @@ type proxiedKey struct{}
 
 // proxied is the state of one proxied request.
 type proxied struct {
-	lease   token.Lease
-	sent    bool
-	refusal *problem // what the injector refused the request with
+	lease    token.Lease
+	sent     bool
+	replayed bool
+	refusal  *problem // what the injector refused the request with
 }
 
 // errRefused is what the injector tells reverse_proxy when it has refused a request. reverse_proxy takes it for a

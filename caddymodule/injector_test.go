@@ -74,7 +74,8 @@ func apiResponse(status int, body string, header ...string) *http.Response {
 // newTestInjector is an injector around next, to 127.0.0.1:8080 only, with the default options.
 func newTestInjector(t testing.TB, f token.Fetcher, next http.RoundTripper) *injector {
 	t.Helper()
-	c := &Credential{name: "api", source: token.NewSource(token.Config{Fetcher: f}), logger: zap.NewNop()}
+	c := &Credential{name: "api", source: token.NewSource(token.Config{Fetcher: f}), logger: zap.NewNop(),
+		observation: observationOf("api"), counted: metrics.forRequests("api")}
 	if err := c.header.provision(); err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -18,7 +19,14 @@ var (
 
 	// vault remembers the sources that no configuration names any more. It lives as long as the process; it is made
 	// at first use, so that commands that need no credential start no goroutine.
-	vault = sync.OnceValues(func() (*token.Vault, error) { return token.NewVault(vaultCapacity) })
+	vault = sync.OnceValues(func() (*token.Vault, error) {
+		v, err := token.NewVault(vaultCapacity)
+		madeVault.Store(v)
+		return v, err
+	})
+
+	// madeVault is the vault once it has been made, for metrics.
+	madeVault atomic.Pointer[token.Vault]
 )
 
 // pooledSource lets the pool put a source to rest. Requests that outlive their configuration still hold it.

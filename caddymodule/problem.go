@@ -61,7 +61,7 @@ var (
 		detail: "The token endpoint answered, but not with a usable token. The proxy's log says more.",
 	}
 	problemWait = problem{
-		status: http.StatusGatewayTimeout, proxyError: "http_response_timeout", slug: "token-wait-too-long",
+		status: http.StatusGatewayTimeout, proxyError: "http_response_timeout", slug: "waited-too-long-for-a-token",
 		title:  "Waited too long for a token",
 		detail: "No token was there when the time that this request may wait for one had passed.",
 	}

@@ -1,0 +1,204 @@
+package caddymodule
+
+import (
+	"context"
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+)
+
+func init() {
+	caddy.RegisterModule(AdminAPI{})
+}
+
+// AdminAPI adds the credentials in force to Caddy's admin API, below /token_proxy/, under the same rules of host and
+// origin. It shows no secret and no token.
+//
+//	GET  /token_proxy/                            a page for people
+//	GET  /token_proxy/credentials                 all credentials
+//	GET  /token_proxy/credentials/<name>          one
+//	POST /token_proxy/credentials/<name>/refresh  fetch a token now
+//	POST /token_proxy/credentials/<name>/purge    forget the token
+//	POST /token_proxy/purge                       forget all tokens
+type AdminAPI struct{}
+
+// CaddyModule returns the Caddy module information.
+func (AdminAPI) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "admin.api.token_proxy",
+		New: func() caddy.Module { return new(AdminAPI) },
+	}
+}
+
+const adminPath = "/token_proxy/"
+
+//go:embed page.html
+var page []byte
+
+// pageHeader keeps the page to itself: it loads nothing, sends nothing elsewhere, and stands in no frame.
+var pageHeader = map[string]string{
+	"Content-Type": "text/html; charset=utf-8",
+	"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; " +
+		"img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+	"X-Frame-Options":        "DENY",
+	"X-Content-Type-Options": "nosniff",
+	"Cache-Control":          "no-store",
+	"Referrer-Policy":        "same-origin", // Caddy's check of the origin needs it
+}
+
+// Routes implements caddy.AdminRouter.
+func (AdminAPI) Routes() []caddy.AdminRoute {
+	return []caddy.AdminRoute{{Pattern: adminPath, Handler: caddy.AdminHandlerFunc(serveAdmin)}}
+}
+
+func serveAdmin(w http.ResponseWriter, r *http.Request) error {
+	path := strings.TrimPrefix(r.URL.Path, adminPath)
+	switch path {
+	case "":
+		return servePage(w, r)
+	case "credentials":
+		return serveCredentials(w, r)
+	case "purge":
+		return servePurgeAll(w, r)
+	}
+	rest, ok := strings.CutPrefix(path, "credentials/")
+	if !ok {
+		return adminError(http.StatusNotFound, "there is nothing here: see "+adminPath)
+	}
+	name, action, _ := strings.Cut(rest, "/")
+	c, err := findRunning(name)
+	if err != nil {
+		return err
+	}
+	switch action {
+	case "":
+		return serveCredential(w, r, c)
+	case "refresh":
+		return serveRefresh(w, r, c)
+	case "purge":
+		return servePurge(w, r, c)
+	default:
+		return adminError(http.StatusNotFound, fmt.Sprintf("there is no action %q: there are refresh and purge", action))
+	}
+}
+
+func servePage(w http.ResponseWriter, r *http.Request) error {
+	if err := allow(w, r, http.MethodGet, http.MethodHead); err != nil {
+		return err
+	}
+	for name, value := range pageHeader {
+		w.Header().Set(name, value)
+	}
+	_, err := w.Write(page)
+	return err
+}
+
+func serveCredentials(w http.ResponseWriter, r *http.Request) error {
+	if err := allow(w, r, http.MethodGet, http.MethodHead); err != nil {
+		return err
+	}
+	all := []report{}
+	if app := runningApp(); app != nil {
+		all = app.reports()
+	}
+	return writeJSON(w, http.StatusOK, struct {
+		Now         time.Time `json:"now"`
+		Credentials []report  `json:"credentials"`
+	}{time.Now(), all})
+}
+
+func serveCredential(w http.ResponseWriter, r *http.Request, c *Credential) error {
+	if err := allow(w, r, http.MethodGet, http.MethodHead); err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, c.report())
+}
+
+func serveRefresh(w http.ResponseWriter, r *http.Request, c *Credential) error {
+	if err := allow(w, r, http.MethodPost); err != nil {
+		return err
+	}
+	err := c.source.Refresh(r.Context())
+	if errors.Is(err, context.Canceled) {
+		return nil // nobody is there to be told
+	}
+	if e, ok := errors.AsType[*token.Error](err); ok {
+		status := http.StatusBadGateway
+		if e.Kind == token.Unavailable {
+			status = http.StatusServiceUnavailable
+		}
+		d := explain(c, e, time.Now())
+		return adminError(status, strings.TrimSpace(d.summary+" "+d.advice))
+	}
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, c.report())
+}
+
+func servePurge(w http.ResponseWriter, r *http.Request, c *Credential) error {
+	if err := allow(w, r, http.MethodPost); err != nil {
+		return err
+	}
+	c.source.Purge()
+	return writeJSON(w, http.StatusOK, c.report())
+}
+
+func servePurgeAll(w http.ResponseWriter, r *http.Request) error {
+	if err := allow(w, r, http.MethodPost); err != nil {
+		return err
+	}
+	purged := 0
+	if app := runningApp(); app != nil {
+		for _, c := range app.Credentials {
+			c.source.Purge()
+			purged++
+		}
+	}
+	return writeJSON(w, http.StatusOK, map[string]int{"purged": purged})
+}
+
+func findRunning(name string) (*Credential, error) {
+	app := runningApp()
+	if app == nil {
+		return nil, adminError(http.StatusNotFound, "no credentials are configured")
+	}
+	c, err := app.credential(name)
+	if err != nil {
+		return nil, adminError(http.StatusNotFound, err.Error())
+	}
+	return c, nil
+}
+
+// allow refuses other methods.
+func allow(w http.ResponseWriter, r *http.Request, methods ...string) error {
+	for _, method := range methods {
+		if r.Method == method {
+			return nil
+		}
+	}
+	w.Header().Set("Allow", strings.Join(methods, ", "))
+	return adminError(http.StatusMethodNotAllowed, "the method must be "+methods[0])
+}
+
+func adminError(status int, text string) error {
+	return caddy.APIError{HTTPStatus: status, Err: errors.New(text)}
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) error {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	return json.NewEncoder(w).Encode(v)
+}
+
+// Interface guards
+var _ caddy.AdminRouter = (*AdminAPI)(nil)

@@ -1,0 +1,196 @@
+package caddymodule
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+)
+
+// health says in one word how a credential is.
+type health string
+
+// The healths, from best to worst.
+const (
+	healthOK       health = "ok"       // a valid token, and nothing wrong
+	healthIdle     health = "idle"     // no token, because nobody has asked for one
+	healthDegraded health = "degraded" // requests are served, but something is wrong
+	healthFailing  health = "failing"  // requests fail
+)
+
+const (
+	// slowCall is what a token call takes when something is wrong: requests without a token wait that long.
+	slowCall = 2 * time.Second
+
+	// recently is how long something that is over stays worth telling. An API that refuses every token costs at least two
+	// in this time, so that it is not taken for one that refused one.
+	recently = 10 * time.Minute
+)
+
+// diagnosis is the health of a credential in words for the person who must act.
+type diagnosis struct {
+	health          health
+	summary, advice string
+}
+
+// diagnose judges from what is and what has been. The worst comes first.
+func diagnose(c *Credential, s token.Status, seen snapshot, now time.Time) diagnosis {
+	valid := s.State == token.StateFresh || s.State == token.StateStale || s.State == token.StateRejected
+	switch {
+	case s.Failure != nil && !valid:
+		d := explain(c, s.Failure, now)
+		d.health = healthFailing
+		return d
+	case now.Sub(latest(seen.recent, outcomeDestination)) < recently:
+		return diagnosis{healthDegraded,
+			"Requests are refused because the token may not go to their upstream: " + reasonOf(seen.recent, outcomeDestination) + ".",
+			"Check the upstreams of the directive, or add the host to api_hosts of this credential if it is meant to get the token."}
+	case s.Failure != nil:
+		d := explain(c, s.Failure, now)
+		return diagnosis{healthDegraded,
+			d.summary + " The present token serves until it expires " + in(s.Expires, now) + ".", d.advice}
+	case rejections(seen.recent, now) > 1:
+		return diagnosis{healthDegraded,
+			"The API refuses tokens with 401, new ones too.",
+			"Check that the client has the rights (scope, audience) that the API wants, and that upstream and token endpoint belong together (sandbox, production)."}
+	case s.State == token.StateRejected:
+		return diagnosis{healthDegraded, "The API refused the token with 401, and there is no other yet.",
+			"Nothing, if it was revoked on purpose: another is on its way."}
+	case rejections(seen.recent, now) == 1:
+		return diagnosis{healthDegraded,
+			"The API refused a token with 401 " + ago(latest(seen.recent, outcomeRejected), now) + ": it was revoked early. Another has taken its place.",
+			"Nothing, if it was revoked on purpose. If it happens again, look for another client with the same id whose tokens revoke these."}
+	case s.Fetching && !valid:
+		return diagnosis{healthDegraded, "Waiting for the token endpoint " + c.endpointHost + ".",
+			"If this takes longer than a moment, the token endpoint is slow: requests wait up to max_wait."}
+	case valid && slow(seen.recent, now) > 0:
+		return diagnosis{healthDegraded,
+			fmt.Sprintf("The token endpoint is slow: the last call took %.1f s.", slow(seen.recent, now).Seconds()),
+			"Tokens are refreshed before they expire, so requests do not notice. See the status page of the token endpoint, or the network to " + c.endpointHost + "."}
+	case valid:
+		return diagnosis{healthOK, "The token is valid for " + lasting(s.Expires.Sub(now)) + ".", ""}
+	case s.State == token.StateExpired:
+		return diagnosis{healthIdle, "The last token has expired unused. The next request fetches one.", ""}
+	default:
+		return diagnosis{healthIdle, "No request has needed a token yet. The first one fetches it.", ""}
+	}
+}
+
+// rejections counts the tokens that the API has refused recently.
+func rejections(recent []occurrence, now time.Time) (n int) {
+	for _, entry := range recent {
+		if entry.Outcome == outcomeRejected && now.Sub(entry.At) < recently {
+			n++
+		}
+	}
+	return n
+}
+
+// slow returns how long the last token call took, if that was recently and too long.
+func slow(recent []occurrence, now time.Time) time.Duration {
+	for _, entry := range slices.Backward(recent) {
+		if entry.Outcome == outcomeRejected || entry.Outcome == outcomeDestination {
+			continue
+		}
+		took := time.Duration(entry.Duration * float64(time.Second))
+		if took < slowCall || now.Sub(entry.At) >= recently {
+			return 0
+		}
+		return took
+	}
+	return 0
+}
+
+func reasonOf(recent []occurrence, wanted outcome) string {
+	for i := len(recent) - 1; i >= 0; i-- {
+		if recent[i].Outcome == wanted {
+			return recent[i].Reason
+		}
+	}
+	return ""
+}
+
+// explain says what a failed token call means, and what to do.
+func explain(c *Credential, e *token.Error, now time.Time) diagnosis {
+	d := diagnosis{summary: sentence(e.Error()), advice: "See the log of this credential."}
+	again := ""
+	if e.RetryAt.After(now) {
+		again = "Calls go on by themselves, the next " + in(e.RetryAt, now) + "."
+	}
+	switch {
+	case e.Status == http.StatusTooManyRequests:
+		d.summary = "The token endpoint limits how often it may be asked (status 429)."
+		d.advice = again + " If it happens often, look for other processes that use the same client id, or ask the provider for a higher limit."
+	case e.Kind == token.Unavailable && e.Status != 0:
+		d.summary = fmt.Sprintf("The token endpoint %s fails (status %d).", c.endpointHost, e.Status)
+		d.advice = again + " See the provider's status page."
+	case e.Kind == token.Unavailable && strings.Contains(e.Reason, "fetch_timeout"):
+		d.summary = "The token endpoint " + c.endpointHost + " does not answer in time."
+		d.advice = again + " See the provider's status page, and the network to it; fetch_timeout says how long to wait."
+	case e.Kind == token.Unavailable:
+		d.advice = again + " Check name resolution, network, firewall and proxy between this host and " + c.endpointHost + "."
+	case e.Kind == token.Unreadable:
+		d.advice = "Check token_url: a login page, a gateway, or another service may be answering there. " + again
+	case e.Status == 0: // our own configuration
+		d.advice = "Correct it: files are read again at once, anything else with the next reload."
+	default:
+		d.summary, d.advice = explainRefusal(e)
+	}
+	d.advice = strings.TrimSpace(d.advice)
+	return d
+}
+
+// refusals explains the error codes of RFC 6749 section 5.2 and RFC 8707 section 2.
+var refusals = map[string][2]string{
+	"invalid_client": {"The token endpoint does not accept the client: its id, its secret or key, or the way it authenticates is wrong.",
+		"Compare client_id and client_secret (or signing_key, client_auth) with the provider's console. A corrected file counts at once, anything else with the next reload."},
+	"unauthorized_client": {"The client may not use this grant.", "Allow the client-credentials grant for this client in the provider's console."},
+	"invalid_scope":       {"The token endpoint does not know the scope, or does not allow it to this client.", "Compare scope with what the provider's console grants to this client."},
+	"invalid_target":      {"The token endpoint does not know the audience or resource.", "Compare audience and resource with the provider's documentation of the API."},
+	"invalid_grant":       {"The token endpoint does not accept the grant: an assertion or a token that was sent in proof.", "Check the file or key that it comes from, its audience and its expiry, and this machine's clock."},
+	"unsupported_grant_type": {"The token endpoint does not support this grant.",
+		"Check grant, and that token_url is the right endpoint."},
+	"invalid_request": {"The token endpoint calls the request malformed: a parameter is missing, or one too many.",
+		"Compare scope, audience, param and client_auth with the provider's documentation."},
+}
+
+func explainRefusal(e *token.Error) (summary, advice string) {
+	if known, ok := refusals[e.Code]; ok {
+		return strings.TrimSuffix(known[0], ".") + " (" + e.Code + ").", known[1]
+	}
+	if e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden {
+		return sentence(e.Error()), refusals["invalid_client"][1]
+	}
+	return sentence(e.Error()), "Check token_url, provider and its options against the provider's documentation."
+}
+
+// sentence makes one of an error text.
+func sentence(text string) string {
+	if text == "" {
+		return ""
+	}
+	return strings.ToUpper(text[:1]) + text[1:] + "."
+}
+
+// in, ago and lasting tell times as people do.
+func in(t, now time.Time) string { return "in " + lasting(t.Sub(now)) }
+
+func ago(t, now time.Time) string { return lasting(now.Sub(t)) + " ago" }
+
+func lasting(d time.Duration) string {
+	switch {
+	case d < 2*time.Second:
+		return "a moment"
+	case d < 2*time.Minute:
+		return fmt.Sprintf("%d seconds", int(d.Seconds()))
+	case d < 2*time.Hour:
+		return fmt.Sprintf("%d minutes", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d hours", int(d.Hours()))
+	default:
+		return fmt.Sprintf("%d days", int(d.Hours()/24))
+	}
+}

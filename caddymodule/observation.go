@@ -1,0 +1,136 @@
+package caddymodule
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+)
+
+// observation is what has been seen of one credential since the process began, for the admin API and its page. It
+// outlives reloads of the configuration.
+type observation struct {
+	requests  requestCounts
+	unauth    atomic.Uint64 // answers with 401
+	replays   atomic.Uint64
+	refusedTo atomic.Uint64 // requests refused for their destination
+	clients   atomic.Uint64 // requests refused for their client
+
+	mu            sync.Mutex // guards what follows
+	calls         map[outcome]uint64
+	invalidations uint64
+	lastSuccess   time.Time
+	lastError     *occurrence
+	recent        []occurrence // oldest first
+}
+
+// requestCounts counts requests by how they were served.
+type requestCounts struct {
+	fresh, stale, waited, failed atomic.Uint64
+}
+
+// outcome is what came of a token call, or what else happened to a token.
+type outcome string
+
+// The outcomes. Those of failed calls are the kinds of failure.
+const (
+	outcomeObtained    outcome = "obtained"
+	outcomeRejected    outcome = "rejected"    // the API refused the token
+	outcomeDestination outcome = "destination" // the token may not go to an upstream
+)
+
+// occurrence is one entry of a credential's history.
+type occurrence struct {
+	At          time.Time `json:"at"`
+	Outcome     outcome   `json:"outcome"`
+	Duration    float64   `json:"duration,omitempty"` // seconds
+	Lifetime    float64   `json:"lifetime,omitempty"` // seconds
+	Status      int       `json:"status,omitempty"`
+	Code        string    `json:"code,omitempty"`
+	Reason      string    `json:"reason,omitempty"`
+	Fingerprint string    `json:"fingerprint,omitempty"`
+}
+
+// maxRecent bounds the history of a credential.
+const maxRecent = 50
+
+// observations holds the observation of each credential by name. Names come from configurations, so there are few.
+var observations sync.Map
+
+func observationOf(name string) *observation {
+	if o, ok := observations.Load(name); ok {
+		return o.(*observation)
+	}
+	o, _ := observations.LoadOrStore(name, &observation{calls: make(map[outcome]uint64)})
+	return o.(*observation)
+}
+
+// occurrenceOf turns an event of the engine into an entry of the history.
+func occurrenceOf(e token.Event) occurrence {
+	o := occurrence{At: time.Now(), Outcome: outcomeObtained, Duration: e.Duration.Seconds()}
+	switch {
+	case e.Rejected:
+		o.Outcome = outcomeRejected
+		o.Fingerprint = e.Token.Fingerprint()
+	case e.Err != nil:
+		o.Outcome = outcome(e.Err.Kind)
+		o.Status, o.Code, o.Reason = e.Err.Status, e.Err.Code, e.Err.Reason
+	default:
+		o.Lifetime = e.Lifetime.Seconds()
+		o.Fingerprint = e.Token.Fingerprint()
+	}
+	return o
+}
+
+// add adds an entry to the history.
+func (o *observation) add(entry occurrence) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch entry.Outcome {
+	case outcomeRejected:
+		o.invalidations++
+	case outcomeDestination:
+	default:
+		o.calls[entry.Outcome]++
+		if entry.Outcome == outcomeObtained {
+			o.lastSuccess = entry.At
+		} else {
+			o.lastError = &entry
+		}
+	}
+	if len(o.recent) == maxRecent {
+		o.recent = append(o.recent[:0], o.recent[1:]...)
+	}
+	o.recent = append(o.recent, entry)
+}
+
+// latest returns when something of this outcome happened last; zero if it is not in the history.
+func latest(recent []occurrence, wanted outcome) time.Time {
+	for i := len(recent) - 1; i >= 0; i-- {
+		if recent[i].Outcome == wanted {
+			return recent[i].At
+		}
+	}
+	return time.Time{}
+}
+
+// succeeded returns when a token was last obtained.
+func (o *observation) succeeded() time.Time {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.lastSuccess
+}
+
+// callsSince returns the token calls that ended after a time.
+func (o *observation) callsSince(began time.Time) []occurrence {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var calls []occurrence
+	for _, entry := range o.recent {
+		if entry.At.After(began) && entry.Outcome != outcomeRejected && entry.Outcome != outcomeDestination {
+			calls = append(calls, entry)
+		}
+	}
+	return calls
+}

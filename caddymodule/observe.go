@@ -1,0 +1,114 @@
+package caddymodule
+
+import (
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+)
+
+// observe is told of every token call and of every token that is given up. It keeps the history, counts, logs, and
+// emits Caddy's events.
+func (c *Credential) observe(e token.Event) {
+	entry := occurrenceOf(e)
+	c.observation.add(entry)
+	if e.Rejected {
+		metrics.invalidations.WithLabelValues(c.name).Inc()
+	} else {
+		metrics.call(c.name, e)
+	}
+	c.log(e)
+	c.emit(entry, e)
+}
+
+// log writes one line for each event, but no more than one a minute for failures that are all the same.
+func (c *Credential) log(e token.Event) {
+	fields := []zap.Field{
+		zap.String("credential", c.name),
+		zap.String("provider", c.providerName),
+		zap.String("endpoint", c.endpointHost),
+	}
+	switch {
+	case e.Rejected:
+		c.logger.Warn("token rejected by the API", append(fields, zap.String("fingerprint", e.Token.Fingerprint()))...)
+	case e.Err != nil:
+		c.logFailure(e, fields)
+	default:
+		c.logSuccess(e, fields)
+	}
+}
+
+func (c *Credential) logFailure(e token.Event, fields []zap.Field) {
+	repeated, ok := c.failures.tell(e.Err, time.Now())
+	if !ok {
+		return
+	}
+	fields = append(fields,
+		zap.Duration("duration", e.Duration),
+		zap.String("kind", string(e.Err.Kind)),
+		zap.String("error_code", e.Err.Code),
+		zap.Error(e.Err))
+	if !e.Err.RetryAt.IsZero() {
+		fields = append(fields, zap.Time("next_try", e.Err.RetryAt))
+	}
+	if repeated > 0 {
+		fields = append(fields, zap.Uint64("repeated", repeated))
+	}
+	level := zapcore.WarnLevel
+	if e.Err.Kind == token.Refused {
+		level = zapcore.ErrorLevel
+	}
+	c.logger.Log(level, "no token", fields...)
+}
+
+func (c *Credential) logSuccess(e token.Event, fields []zap.Field) {
+	fields = append(fields,
+		zap.Duration("duration", e.Duration),
+		zap.String("fingerprint", e.Token.Fingerprint()),
+		zap.Duration("lifetime", e.Lifetime),
+		zap.Bool("unchanged", e.Unchanged))
+	if failures := c.failures.recover(); e.Recovered {
+		fields = append(fields, zap.Bool("recovered", true), zap.Uint64("failures", failures))
+	}
+	if e.Note != "" {
+		c.logger.Warn("token obtained, but "+e.Note, fields...)
+		return
+	}
+	c.logger.Info("token obtained", fields...)
+}
+
+// summaryInterval spaces the log lines of failures that are all the same.
+const summaryInterval = time.Minute
+
+// failureLog keeps failures that are all the same from filling the log. It is used by one flight at a time.
+type failureLog struct {
+	told     token.Error // what was logged last, without its times
+	at       time.Time
+	silenced uint64 // since then
+	failures uint64 // since the last success
+}
+
+// tell reports whether a failure is to be logged, and how many have not been since the last one that was. Of the quick
+// tries of one flight, the last one tells.
+func (l *failureLog) tell(err *token.Error, now time.Time) (silenced uint64, ok bool) {
+	l.failures++
+	failure := *err
+	failure.RetryAt, failure.RetryAfter = time.Time{}, 0
+	another := err.RetryAt.IsZero()
+	if another || failure == l.told && now.Sub(l.at) < summaryInterval {
+		l.silenced++
+		return 0, false
+	}
+	silenced = l.silenced
+	l.told, l.at, l.silenced = failure, now, 0
+	return silenced, true
+}
+
+// recover ends a series of failures, and returns how many there were.
+func (l *failureLog) recover() uint64 {
+	failures := l.failures
+	*l = failureLog{}
+	return failures
+}
