@@ -1,0 +1,189 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+)
+
+func init() {
+	caddycmd.RegisterCommand(caddycmd.Command{
+		Name:  "tokens",
+		Usage: "check|list|refresh|purge",
+		Short: "Checks credentials, and steers the tokens of a running process",
+		Long: `
+Checks the credentials of a configuration against their token endpoints, and
+lists, refreshes and purges the tokens of a running process.
+
+No token is ever shown, but by 'check --print-header' on a terminal.`,
+		CobraFunc: func(cmd *cobra.Command) {
+			cmd.AddCommand(checkCommand(), listCommand(), refreshCommand(), purgeCommand())
+		},
+	})
+}
+
+// addAdminFlags adds what says where the running process is.
+func addAdminFlags(cmd *cobra.Command) {
+	cmd.Flags().String("address", "", "Address of the admin API (default "+caddy.DefaultAdminListen+")")
+	addConfigFlags(cmd)
+}
+
+func addConfigFlags(cmd *cobra.Command) {
+	cmd.Flags().StringP("config", "c", "", "Configuration file")
+	cmd.Flags().StringP("adapter", "a", "", "Name of the config adapter")
+	cmd.Flags().Bool("json", false, "Print JSON")
+}
+
+func listCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "list [--address <address>] [--config <path> [--adapter <name>]] [--json]",
+		Short: "Lists the credentials of a running process and the state of their tokens",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var answer struct {
+				Credentials []report `json:"credentials"`
+			}
+			if err := askAdmin(cmd, http.MethodGet, "credentials", &answer); err != nil {
+				return err
+			}
+			return printReports(cmd, answer.Credentials)
+		},
+	}
+	addAdminFlags(cmd)
+	return cmd
+}
+
+func refreshCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "refresh <credentials...> [--address <address>] [--config <path> [--adapter <name>]] [--json]",
+		Short: "Fetches tokens now, in a running process",
+		Args:  cobra.MinimumNArgs(1),
+		RunE:  func(cmd *cobra.Command, names []string) error { return steer(cmd, names, "refresh") },
+	}
+	addAdminFlags(cmd)
+	return cmd
+}
+
+func purgeCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "purge <credentials...>|--all [--address <address>] [--config <path> [--adapter <name>]] [--json]",
+		Short: "Forgets tokens, in a running process: the next request fetches another",
+		RunE: func(cmd *cobra.Command, names []string) error {
+			all, _ := cmd.Flags().GetBool("all")
+			if all == (len(names) > 0) {
+				return errors.New("name the credentials to purge, or say --all")
+			}
+			if !all {
+				return steer(cmd, names, "purge")
+			}
+			var answer struct {
+				Purged int `json:"purged"`
+			}
+			if err := askAdmin(cmd, http.MethodPost, "purge", &answer); err != nil {
+				return err
+			}
+			if asJSON(cmd) {
+				return printJSON(cmd.OutOrStdout(), answer)
+			}
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "purged %d credentials\n", answer.Purged)
+			return err
+		},
+	}
+	cmd.Flags().Bool("all", false, "Purge all credentials")
+	addAdminFlags(cmd)
+	return cmd
+}
+
+// steer does the same with each credential, and goes on if it fails with one.
+func steer(cmd *cobra.Command, names []string, action string) error {
+	reports := []report{} // an empty list, not null
+	var failures []error
+	for _, name := range names {
+		var r report
+		if err := askAdmin(cmd, http.MethodPost, "credentials/"+url.PathEscape(name)+"/"+action, &r); err != nil {
+			failures = append(failures, fmt.Errorf("%s: %w", name, err))
+			continue
+		}
+		reports = append(reports, r)
+	}
+	if err := printReports(cmd, reports); err != nil {
+		return err
+	}
+	return errors.Join(failures...)
+}
+
+// askAdmin asks the admin API of the running process.
+func askAdmin(cmd *cobra.Command, method, path string, into any) error {
+	address, _ := cmd.Flags().GetString("address")
+	config, _ := cmd.Flags().GetString("config")
+	adapter, _ := cmd.Flags().GetString("adapter")
+	address, err := caddycmd.DetermineAdminAPIAddress(address, nil, config, adapter)
+	if err != nil {
+		return err
+	}
+	res, err := caddycmd.AdminAPIRequest(address, method, adminPath+path, nil, nil)
+	if err != nil {
+		return adminFailure(address, err)
+	}
+	defer res.Body.Close()
+	return json.NewDecoder(res.Body).Decode(into)
+}
+
+// adminFailure says what to do. Caddy puts the answer's body at the end of its error.
+func adminFailure(address string, err error) error {
+	text := err.Error()
+	if begin := strings.Index(text, "{"); begin >= 0 {
+		var answer struct {
+			Error string `json:"error"`
+		}
+		if json.Unmarshal([]byte(text[begin:]), &answer) == nil && answer.Error != "" {
+			return errors.New(answer.Error)
+		}
+	}
+	return fmt.Errorf("no answer from the admin API at %s: is the process running there, and not with `admin off`? (%w)", address, err)
+}
+
+// printReports prints a table, or JSON.
+func printReports(cmd *cobra.Command, reports []report) error {
+	out := cmd.OutOrStdout()
+	if asJSON(cmd) {
+		return printJSON(out, reports)
+	}
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "CREDENTIAL\tHEALTH\tTOKEN\tEXPIRES\tFINGERPRINT\tSUMMARY")
+	for _, r := range reports {
+		expires := "-"
+		if r.Expires != nil && r.State != token.StateExpired {
+			expires = in(*r.Expires, time.Now())
+		}
+		fingerprint := r.Fingerprint
+		if fingerprint == "" {
+			fingerprint = "-"
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, r.Health, r.State, expires, fingerprint, strings.TrimSpace(r.Summary+" "+r.Advice))
+	}
+	return table.Flush()
+}
+
+func asJSON(cmd *cobra.Command) bool {
+	yes, _ := cmd.Flags().GetBool("json")
+	return yes
+}
+
+func printJSON(out io.Writer, v any) error {
+	encoder := json.NewEncoder(out)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(v)
+}

@@ -1,0 +1,185 @@
+package caddymodule
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+)
+
+func checkCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "check [<credentials...>] [--config <path> [--adapter <name>]] [--json] [--print-header <credential>]",
+		Short: "Fetches one token for each credential of a configuration, without starting a server",
+		Long: `
+Fetches one token for each credential of a configuration, or for those that are
+named, without starting a server. The exit status is 0 only if all of them work.
+
+With --print-header, the header field that an API would get is printed, token
+and all. That needs a terminal, so that the token ends up in no file or log.`,
+		RunE: check,
+	}
+	addConfigFlags(cmd)
+	cmd.Flags().String("print-header", "", "Print the header field with the token of this credential, on a terminal")
+	return cmd
+}
+
+// checked is what came of one credential.
+type checked struct {
+	Name        string         `json:"name"`
+	OK          bool           `json:"ok"`
+	Duration    float64        `json:"duration"`           // seconds
+	Lifetime    float64        `json:"lifetime,omitempty"` // seconds
+	Fingerprint string         `json:"fingerprint,omitempty"`
+	Note        string         `json:"note,omitempty"`
+	Error       *reportedError `json:"error,omitempty"`
+	Summary     string         `json:"summary,omitempty"`
+	Advice      string         `json:"advice,omitempty"`
+
+	header string
+}
+
+func check(cmd *cobra.Command, names []string) error {
+	app, release, err := loadApp(cmd)
+	if err != nil {
+		return err
+	}
+	defer release()
+	shown, err := headerToShow(cmd, app)
+	if err != nil {
+		return err
+	}
+	if shown != "" && !slices.Contains(names, shown) {
+		names = append(names, shown)
+	}
+	if len(names) == 0 {
+		names = slices.Sorted(maps.Keys(app.Credentials))
+	}
+	for _, name := range names { // before any call
+		if _, err := app.credential(name); err != nil {
+			return err
+		}
+	}
+	results := []checked{}
+	failed := 0
+	for _, name := range names {
+		result := app.Credentials[name].check(cmd.Context())
+		if !result.OK {
+			failed++
+		}
+		results = append(results, result)
+		if !asJSON(cmd) {
+			result.print(cmd)
+		}
+		if name == shown && result.OK {
+			fmt.Fprintln(cmd.OutOrStdout(), result.header)
+		}
+	}
+	if asJSON(cmd) {
+		if err := printJSON(cmd.OutOrStdout(), results); err != nil {
+			return err
+		}
+	}
+	if failed > 0 {
+		return fmt.Errorf("%d of %d credentials do not work", failed, len(names))
+	}
+	return nil
+}
+
+// headerToShow returns the credential whose header is to be printed. It refuses to print it to anything but a terminal.
+func headerToShow(cmd *cobra.Command, app *App) (string, error) {
+	name, _ := cmd.Flags().GetString("print-header")
+	if name == "" {
+		return "", nil
+	}
+	if _, err := app.credential(name); err != nil {
+		return "", err
+	}
+	if out, ok := cmd.OutOrStdout().(*os.File); !ok || !term.IsTerminal(int(out.Fd())) {
+		return "", errors.New("--print-header prints a token to a terminal only, so that it ends up in no file or log")
+	}
+	return name, nil
+}
+
+// loadApp provisions the credentials of the configuration, and nothing else of it.
+func loadApp(cmd *cobra.Command) (*App, func(), error) {
+	file, _ := cmd.Flags().GetString("config")
+	adapter, _ := cmd.Flags().GetString("adapter")
+	raw, used, _, err := caddycmd.LoadConfig(file, adapter)
+	if err != nil {
+		return nil, nil, err
+	}
+	if used == "" {
+		return nil, nil, errors.New("there is no configuration: name one with --config, or go where a Caddyfile is")
+	}
+	var config struct {
+		Apps map[string]json.RawMessage `json:"apps"`
+	}
+	if err := json.Unmarshal(raw, &config); err != nil {
+		return nil, nil, err
+	}
+	if config.Apps[appName] == nil {
+		return nil, nil, fmt.Errorf("%s defines no credentials: the global option %s is missing", used, appName)
+	}
+	ctx, err := caddy.ProvisionContext(&caddy.Config{
+		Logging: &caddy.Logging{Logs: map[string]*caddy.CustomLog{caddy.DefaultLoggerName: {
+			BaseLog: caddy.BaseLog{WriterRaw: json.RawMessage(`{"output": "discard"}`)},
+		}}},
+		AppsRaw: caddy.ModuleMap{appName: config.Apps[appName]},
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	app, err := ctx.App(appName)
+	if err != nil {
+		return nil, nil, err
+	}
+	loaded := app.(*App)
+	return loaded, func() { _ = loaded.Cleanup() }, nil
+}
+
+// check makes one token call.
+func (c *Credential) check(ctx context.Context) checked {
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(time.Duration(c.FetchTimeout), token.DefaultFetchTimeout))
+	defer cancel()
+	began := time.Now()
+	issued, e := token.Call(ctx, &fetcher{credential: c})
+	result := checked{Name: c.name, Duration: time.Since(began).Seconds()}
+	if e != nil {
+		d := explain(c, e, time.Now())
+		result.Error = &reportedError{time.Now(), e.Kind, e.Status, e.Code, e.Reason}
+		result.Summary, result.Advice = d.summary, d.advice
+		return result
+	}
+	result.OK = true
+	result.Fingerprint = issued.Token.Fingerprint()
+	result.Note = issued.Note
+	result.Lifetime = max(0, c.config().Policy.Trusted(issued.Lifetime).Seconds())
+	result.header = c.header.Name + ": " + c.header.value(issued.Token)
+	return result
+}
+
+func (r checked) print(cmd *cobra.Command) {
+	out := cmd.OutOrStdout()
+	if !r.OK {
+		fmt.Fprintf(out, "✗ %s (%.2f s): %s\n  %s\n", r.Name, r.Duration, r.Summary, r.Advice)
+		return
+	}
+	fmt.Fprintf(out, "✓ %s (%.2f s): a token for %s, fingerprint %s\n", r.Name, r.Duration,
+		lasting(time.Duration(r.Lifetime*float64(time.Second))), r.Fingerprint)
+	if r.Note != "" {
+		fmt.Fprintf(out, "  but %s\n", r.Note)
+	}
+}
