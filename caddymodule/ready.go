@@ -1,0 +1,131 @@
+package caddymodule
+
+import (
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+)
+
+func init() {
+	caddy.RegisterModule(Ready{})
+	httpcaddyfile.RegisterHandlerDirective("token_proxy_ready", parseReady)
+	httpcaddyfile.RegisterDirectiveOrder("token_proxy_ready", httpcaddyfile.Before, "respond") // and so before token_proxy
+}
+
+// Ready answers readiness probes: 200 once every credential has a valid token, and for as long as it has one, whatever
+// the token endpoint does; 503 with the reasons otherwise.
+//
+// A probe fetches a missing token in the background, and keeps tokens from falling asleep, so that readiness needs
+// neither a first request nor prefetch.
+type Ready struct {
+	// Credentials are the names of the credentials to ask for. Default: all.
+	Credentials []string `json:"credentials,omitempty"`
+
+	checked []*Credential
+}
+
+// CaddyModule returns the Caddy module information.
+func (Ready) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.token_proxy_ready",
+		New: func() caddy.Module { return new(Ready) },
+	}
+}
+
+// Provision finds the credentials.
+func (h *Ready) Provision(ctx caddy.Context) error {
+	loaded, err := ctx.AppIfConfigured(appName)
+	if err != nil {
+		return fmt.Errorf("the app %s, which defines the credentials: %w", appName, err)
+	}
+	app := loaded.(*App)
+	names := h.Credentials
+	if len(names) == 0 {
+		names = slices.Sorted(maps.Keys(app.Credentials))
+	}
+	for _, name := range names {
+		c, err := app.credential(name)
+		if err != nil {
+			return err
+		}
+		h.checked = append(h.checked, c)
+	}
+	return nil
+}
+
+// readiness is the answer for one credential.
+type readiness struct {
+	Ready  bool   `json:"ready"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// ServeHTTP implements caddyhttp.MiddlewareHandler.
+func (h *Ready) ServeHTTP(w http.ResponseWriter, _ *http.Request, _ caddyhttp.Handler) error {
+	answer := struct {
+		Ready       bool                 `json:"ready"`
+		Credentials map[string]readiness `json:"credentials"`
+	}{true, make(map[string]readiness, len(h.checked))}
+	for _, c := range h.checked {
+		r := readinessOf(c.source.Ready())
+		answer.Credentials[c.name] = r
+		answer.Ready = answer.Ready && r.Ready
+	}
+	status := http.StatusOK
+	if !answer.Ready {
+		status = http.StatusServiceUnavailable
+	}
+	return writeJSON(w, status, answer)
+}
+
+func readinessOf(ready bool, err *token.Error) readiness {
+	switch {
+	case ready:
+		return readiness{Ready: true}
+	case err != nil:
+		return readiness{Reason: err.Error()}
+	default:
+		return readiness{Reason: "a token is being fetched"}
+	}
+}
+
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
+//
+//	token_proxy_ready [<matcher>] [<credentials...>]
+func (h *Ready) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume the directive's name
+	h.Credentials = d.RemainingArgs()
+	if d.NextBlock(0) {
+		return d.Err("token_proxy_ready takes no block")
+	}
+	return nil
+}
+
+func parseReady(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	ready := new(Ready)
+	if err := ready.UnmarshalCaddyfile(h.Dispenser); err != nil {
+		return nil, err
+	}
+	h.Reset()
+	h.Next() // back to the line that names the credentials
+	for _, name := range ready.Credentials {
+		if err := checkCredential(h, name); err != nil {
+			return nil, err
+		}
+	}
+	return ready, nil
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*Ready)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Ready)(nil)
+	_ caddyfile.Unmarshaler       = (*Ready)(nil)
+)
