@@ -100,8 +100,8 @@ func TestReadmeLoads(t *testing.T) {
 		}
 		loaded++
 	}
-	if loaded != 2 {
-		t.Errorf("found %d configurations in the README, want 2: the Caddyfile and its JSON", loaded)
+	if loaded != 3 {
+		t.Errorf("found %d configurations in the README, want 3: the Caddyfile, its JSON, and the options of the admin API", loaded)
 	}
 }
 
