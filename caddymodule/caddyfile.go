@@ -261,6 +261,7 @@ func checkCredential(h httpcaddyfile.Helper, name string) error {
 //	    on_unauthorized      replay|pass
 //	    replay_buffer        <size>
 //	    clients              loopback|any|<IP addresses and CIDR ranges...>
+//	    token_stub           [<paths...>]
 //
 //	    <reverse_proxy's subdirectives...>
 //	}
@@ -311,6 +312,8 @@ func (h *Handler) option(name string) func(*caddyfile.Dispenser) error {
 		return h.unmarshalReplayBuffer
 	case "clients":
 		return h.unmarshalClients
+	case "token_stub":
+		return h.unmarshalTokenStub
 	default:
 		return nil
 	}
@@ -337,6 +340,19 @@ func (h *Handler) unmarshalClients(d *caddyfile.Dispenser) error {
 	}
 	if _, err := parseClients(h.Clients); err != nil {
 		return d.Errf("clients: %v", err)
+	}
+	return nil
+}
+
+func (h *Handler) unmarshalTokenStub(d *caddyfile.Dispenser) error {
+	h.TokenStub = d.RemainingArgs()
+	if len(h.TokenStub) == 0 {
+		h.TokenStub = []string{stubDefault}
+	}
+	for _, path := range h.TokenStub {
+		if err := checkStubPath(path); err != nil {
+			return d.Errf("token_stub: %v", err)
+		}
 	}
 	return nil
 }

@@ -53,8 +53,14 @@ type Handler struct {
 	// gets 403. Default: loopback.
 	Clients []string `json:"clients,omitempty"`
 
+	// TokenStub are the paths at which an SDK that fetches its own token gets a worthless one, in the words of the
+	// provider's token endpoint; "default" is that endpoint's own path. The id and the secret that it sends are
+	// ignored. Default: none.
+	TokenStub []string `json:"token_stub,omitempty"`
+
 	reverseproxy.Handler
 
+	stub          *tokenStub
 	credential    *Credential
 	clients       clientList
 	logger        *zap.Logger
@@ -143,6 +149,9 @@ func (h *Handler) provisionOptions() error {
 	var err error
 	if h.clients, err = parseClients(h.Clients); err != nil {
 		return fmt.Errorf("clients: %w", err)
+	}
+	if h.stub, err = newTokenStub(h); err != nil {
+		return fmt.Errorf("token_stub: %w", err)
 	}
 	return nil
 }
@@ -308,6 +317,14 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		h.credential.observation.clients.Add(1)
 		h.refuse(w, &problemClient, refusedClient)
 		return nil
+	}
+	if loops(r) {
+		h.warnOfLoop()
+		h.refuse(w, &problemLoop, refusedLoop)
+		return nil
+	}
+	if h.stub.takes(r) {
+		return h.stub.write(w)
 	}
 	if !mayCarryToken(r) {
 		h.refuse(w, &problemMethod, refusedMethod)

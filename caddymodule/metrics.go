@@ -45,7 +45,7 @@ func newMetrics() metricSet {
 		callDuration:  histogram("call_duration_seconds", "How long token calls took."),
 		requests:      counter("requests_total", "Requests by how they came by a token: fresh, stale, waited, failed, or left before there was one.", "served"),
 		waitDuration:  histogram("wait_duration_seconds", "How long requests waited for a token, of those that had to."),
-		refused:       counter("refused_requests_total", "Requests that were not sent on: client, method, authorization or destination.", "reason"),
+		refused:       counter("refused_requests_total", "Requests that were not sent on: client, method, authorization, destination or loop.", "reason"),
 		unauthorized:  counter("unauthorized_total", "Answers of the API with status 401."),
 		invalidations: counter("invalidations_total", "Tokens given up because the API refused them."),
 		replays:       counter("replays_total", "Requests sent again with another token."),

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -173,9 +174,21 @@ func (e *ElasticPath) ReadAnswer(answer *Answer) (Issued, error) {
 	return issued, nil
 }
 
+// Stub implements Stubber. Elastic Path's own SDKs go by expires, not by expires_in.
+func (e *ElasticPath) Stub(token string, now time.Time, lifetime time.Duration) any {
+	return struct {
+		Expires     int64  `json:"expires"`
+		Identifier  string `json:"identifier"`
+		ExpiresIn   int64  `json:"expires_in"`
+		AccessToken string `json:"access_token"`
+		TokenType   string `json:"token_type"`
+	}{now.Add(lifetime).Unix(), e.Grant, int64(lifetime.Seconds()), token, "Bearer"}
+}
+
 // Interface guards
 var (
 	_ Provider              = (*ElasticPath)(nil)
+	_ Stubber               = (*ElasticPath)(nil)
 	_ caddy.Provisioner     = (*ElasticPath)(nil)
 	_ caddyfile.Unmarshaler = (*ElasticPath)(nil)
 )

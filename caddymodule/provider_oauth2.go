@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -288,6 +289,16 @@ func (o *OAuth2) Secrets() ([]Secret, error) {
 // Certificate implements CertificateHolder.
 func (o *OAuth2) Certificate() (*tls.Certificate, error) { return o.certificate.read() }
 
+// Stub implements Stubber.
+func (o *OAuth2) Stub(token string, _ time.Time, lifetime time.Duration) any {
+	return struct {
+		AccessToken string `json:"access_token"`
+		TokenType   string `json:"token_type"`
+		ExpiresIn   int64  `json:"expires_in"`
+		Scope       string `json:"scope,omitempty"`
+	}{token, "Bearer", int64(lifetime.Seconds()), strings.Join(o.Scope, " ")}
+}
+
 func (o *OAuth2) grant() string {
 	if o.Grant == nil {
 		return grantClientCredentials
@@ -300,6 +311,7 @@ var (
 	_ Provider              = (*OAuth2)(nil)
 	_ SecretHolder          = (*OAuth2)(nil)
 	_ CertificateHolder     = (*OAuth2)(nil)
+	_ Stubber               = (*OAuth2)(nil)
 	_ caddy.Provisioner     = (*OAuth2)(nil)
 	_ caddyfile.Unmarshaler = (*OAuth2)(nil)
 )

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -110,9 +111,21 @@ func (o *Optoro) ReadAnswer(answer *Answer) (Issued, error) {
 	})
 }
 
+// Stub implements Stubber.
+func (o *Optoro) Stub(token string, now time.Time, lifetime time.Duration) any {
+	return struct {
+		AccessToken string `json:"access_token"`
+		TokenType   string `json:"token_type"`
+		ExpiresIn   int64  `json:"expires_in"`
+		Scope       string `json:"scope"`
+		CreatedAt   int64  `json:"created_at"`
+	}{token, "Bearer", int64(lifetime.Seconds()), "read write", now.Unix()}
+}
+
 // Interface guards
 var (
 	_ Provider              = (*Optoro)(nil)
+	_ Stubber               = (*Optoro)(nil)
 	_ caddy.Provisioner     = (*Optoro)(nil)
 	_ caddyfile.Unmarshaler = (*Optoro)(nil)
 )
