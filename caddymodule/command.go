@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -168,11 +169,7 @@ func printReports(cmd *cobra.Command, reports []report) error {
 		if r.Expires != nil && r.State != token.StateExpired {
 			expires = in(*r.Expires, time.Now())
 		}
-		fingerprint := r.Fingerprint
-		if fingerprint == "" {
-			fingerprint = "-"
-		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, r.Health, r.State, expires, fingerprint, strings.TrimSpace(r.Summary+" "+r.Advice))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, r.Health, cmp.Or(r.Cause, "-"), r.State, expires, cmp.Or(r.Fingerprint, "-"), strings.TrimSpace(r.Summary+" "+r.Advice))
 	}
 	return table.Flush()
 }

@@ -30,9 +30,20 @@ const (
 	recently = 10 * time.Minute
 )
 
+// cause says where to look first.
+type cause string
+
+// The causes.
+const (
+	causeConfiguration cause = "configuration"
+	causeEndpoint      cause = "token endpoint"
+	causeAPI           cause = "API"
+)
+
 // diagnosis is the health of a credential in words for the person who must act.
 type diagnosis struct {
 	health          health
+	cause           cause // empty if nothing is wrong
 	summary, advice string
 }
 
@@ -45,38 +56,47 @@ func diagnose(c *Credential, s token.Status, seen snapshot, now time.Time) diagn
 		d.health = healthFailing
 		return d
 	case now.Sub(latest(seen.recent, outcomeDestination)) < recently:
-		return diagnosis{healthDegraded,
+		return diagnosis{destinationHealth(seen.recent, now), causeConfiguration,
 			"Requests are refused because the token may not go to their upstream: " + reasonOf(seen.recent, outcomeDestination) + ".",
-			"Check the upstreams of the directive, or add the host to api_hosts of this credential if it is meant to get the token."}
+			"If the upstream is meant to get this token, add its host to api_hosts of this credential. If not, somebody nearly got a token: correct the upstream."}
 	case s.Failure != nil:
 		d := explain(c, s.Failure, now)
-		return diagnosis{healthDegraded,
-			d.summary + " The present token serves until it expires " + in(s.Expires, now) + ".", d.advice}
+		d.health = healthDegraded
+		d.summary += " The present token serves until it expires " + in(s.Expires, now) + "."
+		return d
 	case rejections(seen.recent, now) > 1:
-		return diagnosis{healthDegraded,
+		return diagnosis{healthDegraded, causeAPI,
 			"The API refuses tokens with 401, new ones too.",
 			"Check that the client has the rights (scope, audience) that the API wants, and that upstream and token endpoint belong together (sandbox, production)."}
 	case s.State == token.StateRejected:
-		return diagnosis{healthDegraded, "The API refused the token with 401, and there is no other yet.",
+		return diagnosis{healthDegraded, causeAPI, "The API refused the token with 401, and there is no other yet.",
 			"Nothing, if it was revoked on purpose: another is on its way."}
 	case rejections(seen.recent, now) == 1:
-		return diagnosis{healthDegraded,
-			"The API refused a token with 401 " + ago(latest(seen.recent, outcomeRejected), now) + ": it was revoked early. Another has taken its place.",
+		return diagnosis{healthDegraded, causeAPI,
+			"The API refused a token with 401 " + ago(latest(seen.recent, outcomeRejected), now) + ", most likely because it was revoked early. Another has taken its place.",
 			"Nothing, if it was revoked on purpose. If it happens again, look for another client with the same id whose tokens revoke these."}
 	case s.Fetching && !valid:
-		return diagnosis{healthDegraded, "Waiting for the token endpoint " + c.endpointHost + ".",
+		return diagnosis{healthDegraded, causeEndpoint, "Waiting for the token endpoint " + c.endpointHost + ".",
 			"If this takes longer than a moment, the token endpoint is slow: requests wait up to max_wait."}
 	case valid && slow(seen.recent, now) > 0:
-		return diagnosis{healthDegraded,
+		return diagnosis{healthDegraded, causeEndpoint,
 			fmt.Sprintf("The token endpoint is slow: the last call took %.1f s.", slow(seen.recent, now).Seconds()),
 			"Tokens are refreshed before they expire, so requests do not notice. See the status page of the token endpoint, or the network to " + c.endpointHost + "."}
 	case valid:
-		return diagnosis{healthOK, "The token is valid for " + lasting(s.Expires.Sub(now)) + ".", ""}
+		return diagnosis{health: healthOK, summary: "The token is valid for " + lasting(s.Expires.Sub(now)) + "."}
 	case s.State == token.StateExpired:
-		return diagnosis{healthIdle, "The last token has expired unused. The next request fetches one.", ""}
+		return diagnosis{health: healthIdle, summary: "The last token has expired unused. The next request fetches one."}
 	default:
-		return diagnosis{healthIdle, "No request has needed a token yet. The first one fetches it.", ""}
+		return diagnosis{health: healthIdle, summary: "No request has needed a token yet. The first one fetches it."}
 	}
+}
+
+// destinationHealth is failing while requests are being refused, which is told once a minute.
+func destinationHealth(recent []occurrence, now time.Time) health {
+	if now.Sub(latest(recent, outcomeDestination)) < 2*warnInterval {
+		return healthFailing
+	}
+	return healthDegraded
 }
 
 // rejections counts the tokens that the API has refused recently.
@@ -115,38 +135,52 @@ func reasonOf(recent []occurrence, wanted outcome) string {
 
 // explain says what a failed token call means, and what to do.
 func explain(c *Credential, e *token.Error, now time.Time) diagnosis {
-	d := diagnosis{summary: sentence(e.Error()), advice: "See the log of this credential."}
 	again := ""
 	if e.RetryAt.After(now) {
-		again = "Calls go on by themselves, the next " + in(e.RetryAt, now) + "."
+		again = "The next call follows by itself. "
 	}
 	switch {
 	case e.Status == http.StatusTooManyRequests:
-		d.summary = "The token endpoint limits how often it may be asked (status 429)."
-		d.advice = again + " If it happens often, look for other processes that use the same client id, or ask the provider for a higher limit."
+		return diagnosis{"", causeEndpoint, "The token endpoint limits how often it may be asked (status 429).",
+			again + "If it happens often, look for other processes that use the same client id, or ask the provider for a higher limit."}
 	case e.Kind == token.Unavailable && e.Status != 0:
-		d.summary = fmt.Sprintf("The token endpoint %s fails (status %d).", c.endpointHost, e.Status)
-		d.advice = again + " See the provider's status page."
+		return diagnosis{"", causeEndpoint, fmt.Sprintf("The token endpoint %s fails (status %d).", c.endpointHost, e.Status),
+			again + "See the provider's status page."}
 	case e.Kind == token.Unavailable && strings.Contains(e.Reason, "fetch_timeout"):
-		d.summary = "The token endpoint " + c.endpointHost + " does not answer in time."
-		d.advice = again + " See the provider's status page, and the network to it; fetch_timeout says how long to wait."
+		return diagnosis{"", causeEndpoint, "The token endpoint " + c.endpointHost + " does not answer in time.",
+			again + "See the provider's status page, and the network to it; fetch_timeout says how long to wait."}
 	case e.Kind == token.Unavailable:
-		d.advice = again + " Check name resolution, network, firewall and proxy between this host and " + c.endpointHost + "."
+		return diagnosis{"", causeEndpoint, sentence(e.Error()), again + adviceOnNetwork(c, e)}
 	case e.Kind == token.Unreadable:
-		d.advice = "Check token_url: a login page, a gateway, or another service may be answering there. " + again
+		return diagnosis{"", causeEndpoint, sentence(e.Error()),
+			again + "Check token_url: a login page, a gateway, or another service may be answering there."}
 	case e.Status == 0: // our own configuration
-		d.advice = "Correct it: files are read again at once, anything else with the next reload."
+		return diagnosis{"", causeConfiguration, sentence(e.Error()),
+			"Correct it. Files are read again within moments; anything else needs a reload."}
 	default:
-		d.summary, d.advice = explainRefusal(e)
+		summary, advice := explainRefusal(e)
+		return diagnosis{"", causeConfiguration, summary, advice}
 	}
-	d.advice = strings.TrimSpace(d.advice)
-	return d
+}
+
+// adviceOnNetwork says what to check first, by how far the call has come.
+func adviceOnNetwork(c *Credential, e *token.Error) string {
+	switch {
+	case strings.Contains(e.Reason, "host name"):
+		return "Check the host in token_url (" + c.endpointHost + "), and name resolution on this machine."
+	case strings.Contains(e.Reason, "connection refused"):
+		return "Check that host and port in token_url are right (" + c.endpointHost + "), and that the token endpoint is up. A firewall or proxy can refuse too."
+	case strings.Contains(e.Reason, "certificate"), strings.Contains(e.Reason, "TLS"):
+		return "Check token_url, and ca and server_name of transport. If neither has changed, somebody may be in between."
+	default:
+		return "Check the network, firewall and proxy between this machine and " + c.endpointHost + "."
+	}
 }
 
 // refusals explains the error codes of RFC 6749 section 5.2 and RFC 8707 section 2.
 var refusals = map[string][2]string{
 	"invalid_client": {"The token endpoint does not accept the client: its id, its secret or key, or the way it authenticates is wrong.",
-		"Compare client_id and client_secret (or signing_key, client_auth) with the provider's console. A corrected file counts at once, anything else with the next reload."},
+		"Compare client_id and client_secret (or signing_key, client_auth) with the provider's console. A corrected file is used within moments; anything else needs a reload."},
 	"unauthorized_client": {"The client may not use this grant.", "Allow the client-credentials grant for this client in the provider's console."},
 	"invalid_scope":       {"The token endpoint does not know the scope, or does not allow it to this client.", "Compare scope with what the provider's console grants to this client."},
 	"invalid_target":      {"The token endpoint does not know the audience or resource.", "Compare audience and resource with the provider's documentation of the API."},

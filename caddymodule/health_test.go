@@ -44,9 +44,9 @@ func TestRehearsedFailuresAreToldApart(t *testing.T) {
 		advice  []string
 	}{
 		{name: "endpoint-down", status: 503, health: "failing",
-			summary: []string{"cannot be reached"}, advice: []string{"network", "firewall"}},
+			summary: []string{"cannot be reached"}, advice: []string{"token_url", "is up", "firewall"}},
 		{name: "rate-limited", fault: devserver.Fault{Status: 429, RetryAfter: "120"}, status: 503, health: "failing",
-			summary: []string{"429", "how often"}, advice: []string{"same client id", "next in 1"}},
+			summary: []string{"429", "how often"}, advice: []string{"same client id", "follows by itself"}},
 		{name: "wrong-secret", fault: devserver.Fault{Error: "invalid_client"}, status: 502, health: "failing",
 			summary: []string{"does not accept the client", "invalid_client"}, advice: []string{"client_id and client_secret", "console"}},
 		{name: "revoked-token", status: 200, health: "degraded",
@@ -55,8 +55,8 @@ func TestRehearsedFailuresAreToldApart(t *testing.T) {
 				s.revokeAll()
 			},
 			summary: []string{"revoked", "401"}, advice: []string{"on purpose", "same id"}},
-		{name: "refused-destination", status: 502, health: "degraded",
-			summary: []string{"may not go", "127.0.0.2:1"}, advice: []string{"api_hosts", "upstreams"}},
+		{name: "refused-destination", status: 502, health: "failing",
+			summary: []string{"may not go", "127.0.0.2:1"}, advice: []string{"api_hosts", "correct the upstream"}},
 		{name: "slow-endpoint", fault: devserver.Fault{Latency: slowCall}, status: 200, health: "degraded",
 			summary: []string{"slow", "2."}, advice: []string{"status page", "before they expire"}},
 	}
@@ -161,14 +161,17 @@ func TestExplain(t *testing.T) {
 				t.Errorf("%s and %s are both: %q", other, name, d.summary)
 			}
 			said[d.summary] = name
-			if says := strings.Contains(d.advice, "in 42 seconds"); says != (next > 0 && e.Kind != token.Refused) {
+			if d.cause == "" {
+				t.Errorf("%s: nothing says where to look", name)
+			}
+			if says := strings.Contains(d.advice, "follows by itself"); says != (next > 0 && e.Kind != token.Refused) {
 				t.Errorf("%s, next try in %s: %q", name, next, d.advice)
 			}
 		}
 	}
 	for name, want := range map[string]string{
 		"connection": "firewall", "timeout": "fetch_timeout", "503": "status page", "429": "higher limit", "garbage": "token_url",
-		"own secret": "files are read again", "404": "token_url", "invalid_client": "client_secret", "401, no code": "client_secret",
+		"own secret": "Files are read again", "404": "token_url", "invalid_client": "client_secret", "401, no code": "client_secret",
 		"403, no code": "client_secret", "invalid_scope": "scope", "invalid_target": "audience", "invalid_grant": "clock",
 		"unauthorized_client": "grant", "unsupported_grant_type": "grant", "unknown code": "documentation", "invalid_request": "param",
 	} {
@@ -215,7 +218,8 @@ func TestDiagnose(t *testing.T) {
 		{"revoked long ago", in(token.StateFresh, nil), snapshot{recent: []occurrence{at(outcomeRejected, recently)}}, healthOK, "", ""},
 		{"all are rejected", in(token.StateFresh, nil), snapshot{recent: []occurrence{at(outcomeRejected, 301*time.Second), at(outcomeRejected, time.Second)}},
 			healthDegraded, "new ones too", ""},
-		{"destination", in(token.StateFresh, nil), snapshot{recent: []occurrence{at(outcomeDestination, time.Second)}}, healthDegraded, "api_hosts: x:1", ""},
+		{"destination", in(token.StateFresh, nil), snapshot{recent: []occurrence{at(outcomeDestination, time.Second)}}, healthFailing, "api_hosts: x:1", ""},
+		{"destination, a while ago", in(token.StateFresh, nil), snapshot{recent: []occurrence{at(outcomeDestination, 2*warnInterval)}}, healthDegraded, "api_hosts: x:1", ""},
 		{"destination, long ago", in(token.StateFresh, nil), snapshot{recent: []occurrence{at(outcomeDestination, recently)}}, healthOK, "", "api_hosts"},
 		{"destination, and no token", in(token.StateNone, down), snapshot{recent: []occurrence{at(outcomeDestination, 0)}}, healthFailing, "status 503", "api_hosts"},
 		{"slow", in(token.StateFresh, nil), slowly(slowCall, now), healthDegraded, "2.0 s", ""},

@@ -15,6 +15,7 @@ type report struct {
 	Endpoint    string         `json:"endpoint"`
 	State       token.State    `json:"state"`
 	Health      health         `json:"health"`
+	Cause       cause          `json:"cause,omitempty"`
 	Summary     string         `json:"summary"`
 	Advice      string         `json:"advice"`
 	Fetching    bool           `json:"fetching"`
@@ -66,6 +67,7 @@ func (c *Credential) report() report {
 		Endpoint:    c.endpointHost,
 		State:       status.State,
 		Health:      d.health,
+		Cause:       d.cause,
 		Summary:     d.summary,
 		Advice:      d.advice,
 		Fetching:    status.Fetching,
