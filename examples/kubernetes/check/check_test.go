@@ -1,0 +1,592 @@
+// Package check holds the manifests beside it to what Kubernetes takes and to what a sidecar with a secret must keep. It is
+// a module of its own, so that the proxy does not depend on Kubernetes.
+package check
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"sigs.k8s.io/kustomize/api/krusty"
+	"sigs.k8s.io/kustomize/kyaml/filesys"
+)
+
+const sidecarName = "token-proxy"
+
+var variants = []string{"secret", "secretless", "unix-socket", "several-credentials"}
+
+// manifests are what kustomize makes of a folder.
+type manifests struct {
+	deployments []*appsv1.Deployment
+	configMaps  map[string]*corev1.ConfigMap
+	services    []*corev1.Service
+	accounts    []*corev1.ServiceAccount
+	policies    []*networkingv1.NetworkPolicy
+}
+
+// build does what `kubectl apply -k` would, up to sending it.
+func build(t *testing.T, fs filesys.FileSystem, folder string) *manifests {
+	t.Helper()
+	built, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(fs, folder)
+	if err != nil {
+		t.Fatalf("%s: %v", folder, err)
+	}
+	m := &manifests{configMaps: make(map[string]*corev1.ConfigMap)}
+	for _, resource := range built.Resources() {
+		text, err := resource.AsYAML()
+		if err != nil {
+			t.Fatal(err)
+		}
+		object, err := decode(text)
+		if err != nil {
+			t.Fatalf("%s: %s: %v", folder, resource.CurId(), err)
+		}
+		switch object := object.(type) {
+		case *appsv1.Deployment:
+			m.deployments = append(m.deployments, object)
+		case *corev1.ConfigMap:
+			m.configMaps[object.Name] = object
+		case *corev1.Service:
+			m.services = append(m.services, object)
+		case *corev1.ServiceAccount:
+			m.accounts = append(m.accounts, object)
+		case *networkingv1.NetworkPolicy:
+			m.policies = append(m.policies, object)
+		default:
+			t.Errorf("%s: %s is not expected; a Secret must not be in it at all", folder, resource.CurId())
+		}
+	}
+	return m
+}
+
+// decode refuses what the API server refuses with strict validation: unknown, repeated and mistyped fields.
+func decode(text []byte) (runtime.Object, error) {
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{appsv1.AddToScheme, corev1.AddToScheme, networkingv1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			return nil, err
+		}
+	}
+	object, _, err := serializer.NewCodecFactory(scheme, serializer.EnableStrict).UniversalDeserializer().Decode(text, nil, nil)
+	return object, err
+}
+
+func TestDecodeIsStrict(t *testing.T) {
+	good, err := os.ReadFile("../application/application.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	good, _, _ = bytes.Cut(good, []byte("\n---\n"))
+	if _, err := decode(good); err != nil {
+		t.Fatal(err)
+	}
+	for from, to := range map[string]string{
+		"replicas: 2":            "replicas: two",
+		"containerPort: 8000":    "containerport: 8000",
+		"selector:":              "selectors:",
+		"runAsUser: 10001":       "runAsUser: 10001\n            runAsUser: 0",
+		"kind: Deployment":       "kind: Deploiment",
+		"apiVersion: apps/v1":    "apiVersion: apps/v1beta3",
+		"readOnlyRootFilesystem": "readOnlyFilesystem",
+	} {
+		bad := bytes.Replace(good, []byte(from), []byte(to), 1)
+		if bytes.Equal(bad, good) {
+			t.Fatalf("there is no %q", from)
+		}
+		if _, err := decode(bad); err == nil {
+			t.Errorf("%q was taken", to)
+		}
+	}
+}
+
+// TestVariants builds each variant and checks it.
+func TestVariants(t *testing.T) {
+	for _, variant := range variants {
+		t.Run(variant, func(t *testing.T) {
+			for _, complaint := range complain(load(t, variant)) {
+				t.Error(complaint)
+			}
+		})
+	}
+}
+
+// Each folder with a Caddyfile is a variant, and the README names it.
+func TestVariantsAreAll(t *testing.T) {
+	found, err := filepath.Glob("../*/token-proxy.caddyfile")
+	if err != nil || len(found) != len(variants) {
+		t.Errorf("found %q, error %v; want %q", found, err, variants)
+	}
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, variant := range variants {
+		if !bytes.Contains(readme, []byte("("+variant+")")) {
+			t.Errorf("README.md does not name %s", variant)
+		}
+	}
+}
+
+func load(t *testing.T, variant string) *manifests {
+	t.Helper()
+	m := build(t, filesys.MakeFsOnDisk(), "../"+variant)
+	if len(m.deployments) != 1 || len(m.configMaps) != 1 || len(m.policies) != 1 || len(m.services) != 1 {
+		t.Fatalf("got %d Deployments, %d ConfigMaps, %d NetworkPolicies, %d Services, want one of each",
+			len(m.deployments), len(m.configMaps), len(m.policies), len(m.services))
+	}
+	onDisk, err := os.ReadFile("../" + variant + "/token-proxy.caddyfile") // TestExamplesLoad loads it
+	if err != nil {
+		t.Fatal(err)
+	}
+	if caddyfileOf(m) != string(onDisk) {
+		t.Error("the sidecar's Caddyfile is not token-proxy.caddyfile")
+	}
+	return m
+}
+
+// caddyfileOf follows the way from the sidecar's arguments, which are the image's, to the ConfigMap.
+func caddyfileOf(m *manifests) string {
+	pod := m.deployments[0].Spec.Template.Spec
+	for _, mount := range pod.InitContainers[0].VolumeMounts {
+		if v := volume(&pod, mount.Name); mount.MountPath == "/etc/token-proxy" && v != nil && v.ConfigMap != nil {
+			if cm := m.configMaps[v.ConfigMap.Name]; cm != nil {
+				return cm.Data["Caddyfile"]
+			}
+		}
+	}
+	return ""
+}
+
+func volume(pod *corev1.PodSpec, name string) *corev1.Volume {
+	for i := range pod.Volumes {
+		if pod.Volumes[i].Name == name {
+			return &pod.Volumes[i]
+		}
+	}
+	return nil
+}
+
+var (
+	readFiles  = regexp.MustCompile(`(?:\{file\.|client_assertion_file )(/[^}\s]+)`)
+	adminAt    = regexp.MustCompile(`(?m)^\tadmin unix/(/\S+)$`)
+	boundTo    = regexp.MustCompile(`(?m)^http://(\S*).*\{\n(?:\tbind (\S+)\n)?`)
+	stableName = regexp.MustCompile(`-[a-z0-9]{10}$`)
+)
+
+// complain says what is wrong with a Deployment that has the sidecar.
+func complain(m *manifests) (complaints []string) {
+	bad := func(format string, args ...any) { complaints = append(complaints, fmt.Sprintf(format, args...)) }
+	template := m.deployments[0].Spec.Template
+	pod := template.Spec
+
+	// The order of start and stop.
+	if len(pod.InitContainers) == 0 || pod.InitContainers[0].Name != sidecarName {
+		return []string{"the first init container is not the sidecar"}
+	}
+	sidecar := pod.InitContainers[0]
+	if sidecar.RestartPolicy == nil || *sidecar.RestartPolicy != corev1.ContainerRestartPolicyAlways {
+		bad("restartPolicy is not Always: it would be an init container that never ends")
+	}
+	caddyfile := caddyfileOf(m)
+	if caddyfile == "" {
+		bad("the sidecar gets no Caddyfile")
+	}
+	if sidecar.Command != nil || sidecar.Args != nil {
+		bad("the arguments are not the image's, which name /etc/token-proxy/Caddyfile")
+	}
+
+	// Probes: the application waits for a token, and a lack of tokens never kills the sidecar.
+	var port int32
+	for _, p := range sidecar.Ports {
+		if p.Name == "token-proxy" {
+			port = p.ContainerPort
+		}
+	}
+	for name, probe := range map[string]*corev1.Probe{"startupProbe": sidecar.StartupProbe, "readinessProbe": sidecar.ReadinessProbe} {
+		if probe == nil || probe.HTTPGet == nil || probe.HTTPGet.Path != "/ready" || probe.HTTPGet.Port.StrVal != "token-proxy" {
+			bad("%s does not ask /ready at the port token-proxy", name)
+		}
+	}
+	if probe := sidecar.StartupProbe; probe != nil && (probe.PeriodSeconds*probe.FailureThreshold < 600 || probe.PeriodSeconds > 2) {
+		bad("startupProbe restarts the sidecar too soon, or makes the application wait")
+	}
+	if sidecar.LivenessProbe != nil {
+		bad("there is a livenessProbe: it throws away tokens")
+	}
+	if want := fmt.Sprintf("\nhttp://:%d {\n\thandle /ready {\n", port); !strings.Contains(caddyfile, want) {
+		bad("the Caddyfile does not answer the probes: there is no %q", want)
+	}
+	if ready := strings.Split(caddyfile, "\nhttp://:"); len(ready) != 2 || strings.Contains(ready[1], "token_proxy ") {
+		bad("a credential is open to other pods")
+	}
+
+	// The listeners.
+	for _, m := range boundTo.FindAllStringSubmatch(caddyfile, -1) {
+		site, bind := m[1], m[2]
+		switch {
+		case strings.HasPrefix(site, ":") && bind == "":
+		case strings.HasPrefix(bind, "unix/"):
+			socket, _, _ := strings.Cut(strings.TrimPrefix(bind, "unix/"), "|")
+			if mount := mountOf(&sidecar, socket); mount == nil || mount.ReadOnly {
+				bad("the sidecar cannot make %s", socket)
+			}
+			if mount := mountOf(&pod.Containers[0], socket); mount == nil || !mount.ReadOnly {
+				bad("the application cannot reach %s, or could replace it", socket)
+			}
+		case bind != "127.0.0.1":
+			bad("site %s is bound to %q", site, bind)
+		}
+	}
+
+	// The files that the Caddyfile names are there, and nobody else's.
+	for _, variable := range sidecar.Env {
+		caddyfile = strings.ReplaceAll(caddyfile, "{env."+variable.Name+"}", variable.Value)
+	}
+	if strings.Contains(caddyfile, "{env.") {
+		bad("the Caddyfile names a variable that there is not")
+	}
+	files := readFiles.FindAllStringSubmatch(caddyfile, -1)
+	if len(files) == 0 {
+		bad("the Caddyfile names no file")
+	}
+	for _, file := range files {
+		mount := mountOf(&sidecar, file[1])
+		if mount == nil {
+			bad("no mount has %s", file[1])
+			continue
+		}
+		if mount.SubPath != "" || !mount.ReadOnly {
+			bad("%s: the mount has a subPath, so that rotation is not seen, or can be written", file[1])
+		}
+		v := volume(&pod, mount.Name)
+		if v == nil || !provides(v, strings.TrimPrefix(file[1], mount.MountPath+"/")) {
+			bad("%s: the volume has no such file, or not for the sidecar's user", file[1])
+		}
+	}
+	admin := adminAt.FindStringSubmatch(caddyfile)
+	if admin == nil {
+		bad("the admin API is not on a unix socket: the application could load a configuration that shows the secret")
+	} else if mount := mountOf(&sidecar, admin[1]); mount == nil || mount.ReadOnly {
+		bad("the sidecar cannot make %s", admin[1])
+	}
+	for _, mount := range sidecar.VolumeMounts {
+		if volume(&pod, mount.Name) == nil {
+			bad("there is no volume %s", mount.Name)
+		}
+		if mount.Name == "token-proxy-socket" {
+			continue
+		}
+		for _, other := range slices.Concat(pod.InitContainers[1:], pod.Containers) {
+			for _, m := range other.VolumeMounts {
+				if m.Name == mount.Name {
+					bad("%s mounts the sidecar's volume %s", other.Name, m.Name)
+				}
+			}
+			for _, e := range other.EnvFrom {
+				if e.SecretRef != nil {
+					bad("%s has a Secret in its environment", other.Name)
+				}
+			}
+		}
+	}
+
+	// What the sidecar may.
+	switch s := sidecar.SecurityContext; {
+	case s == nil,
+		s.RunAsNonRoot == nil || !*s.RunAsNonRoot,
+		s.RunAsUser == nil || *s.RunAsUser != 65532, // the image's
+		s.AllowPrivilegeEscalation == nil || *s.AllowPrivilegeEscalation,
+		s.ReadOnlyRootFilesystem == nil || !*s.ReadOnlyRootFilesystem,
+		s.Privileged != nil && *s.Privileged,
+		s.Capabilities == nil || !reflect.DeepEqual(s.Capabilities.Drop, []corev1.Capability{"ALL"}) || s.Capabilities.Add != nil,
+		s.SeccompProfile == nil || s.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault:
+		bad("the securityContext is not that of the Pod Security Standard `restricted`, with a read-only root")
+	}
+	for _, c := range pod.Containers {
+		if s := c.SecurityContext; s == nil || s.RunAsUser == nil || *s.RunAsUser == *sidecar.SecurityContext.RunAsUser {
+			bad("%s runs as the sidecar's user", c.Name)
+		}
+	}
+	if pod.ShareProcessNamespace != nil || pod.HostPID || pod.HostNetwork || pod.HostIPC {
+		bad("the pod shares processes, or the node's namespaces")
+	}
+	if pod.AutomountServiceAccountToken == nil || *pod.AutomountServiceAccountToken {
+		bad("the token for the Kubernetes API is mounted")
+	}
+	for _, account := range m.accounts {
+		if pod.ServiceAccountName != account.Name {
+			bad("the ServiceAccount %s is not the pod's", account.Name)
+		}
+	}
+	requests, limits := sidecar.Resources.Requests, sidecar.Resources.Limits
+	if requests.Cpu().IsZero() || requests.Memory().IsZero() || limits.Memory().Cmp(*requests.Memory()) < 0 || !limits.Cpu().IsZero() {
+		bad("resources: want requests, and a limit of memory alone")
+	}
+	if !strings.Contains(sidecar.Image, "/token-proxy:v") {
+		bad("the image is %q", sidecar.Image)
+	}
+
+	// The NetworkPolicy is about this pod.
+	for _, policy := range m.policies {
+		selector := labels.SelectorFromSet(policy.Spec.PodSelector.MatchLabels)
+		if selector.Empty() || !selector.Matches(labels.Set(template.Labels)) {
+			bad("the NetworkPolicy does not select the pod, or selects every pod")
+		}
+		if len(policy.Spec.PolicyTypes) != 2 {
+			bad("the NetworkPolicy is not for both directions")
+		}
+		for _, rule := range policy.Spec.Ingress {
+			for _, p := range rule.Ports {
+				if !slices.ContainsFunc(pod.Containers, func(c corev1.Container) bool {
+					return slices.ContainsFunc(c.Ports, func(port corev1.ContainerPort) bool { return port.Name == p.Port.StrVal })
+				}) {
+					bad("the NetworkPolicy lets in port %s, which is none of the application's", p.Port)
+				}
+			}
+			if len(rule.Ports) == 0 {
+				bad("the NetworkPolicy lets in all ports")
+			}
+		}
+	}
+
+	// A changed Caddyfile rolls out.
+	for name := range m.configMaps {
+		if !stableName.MatchString(name) {
+			bad("the name of the ConfigMap %s has no hash", name)
+		}
+	}
+	return complaints
+}
+
+// mountOf returns the mount that a file is in.
+func mountOf(c *corev1.Container, file string) *corev1.VolumeMount {
+	for i, mount := range c.VolumeMounts {
+		if mount.MountPath == path.Dir(file) || strings.HasPrefix(file, mount.MountPath+"/") {
+			return &c.VolumeMounts[i]
+		}
+	}
+	return nil
+}
+
+// provides reports whether a volume has a file that a user who is neither root nor in its group can read. Without items, a
+// Secret may have any.
+func provides(v *corev1.Volume, file string) bool {
+	readable := func(mode *int32) bool { return mode == nil || *mode == 0o444 } // Kubernetes' default is 0644
+	switch {
+	case v.Secret != nil:
+		return v.Projected == nil && v.Secret.Items == nil && !strings.Contains(file, "/") && readable(v.Secret.DefaultMode)
+	case v.Projected != nil:
+		for _, source := range v.Projected.Sources {
+			switch token, secret := source.ServiceAccountToken, source.Secret; {
+			case token != nil && token.Path == file:
+				return token.Audience != "" && token.ExpirationSeconds != nil && *token.ExpirationSeconds >= 600 && readable(v.Projected.DefaultMode)
+			case secret != nil:
+				for _, item := range secret.Items {
+					if item.Path == file {
+						return item.Mode == nil && readable(v.Projected.DefaultMode)
+					}
+				}
+			}
+		}
+	}
+	return false
+}
+
+// The checks must see what they are there for.
+func TestComplaints(t *testing.T) {
+	type change = func(m *manifests, pod *corev1.PodSpec, sidecar *corev1.Container)
+	yes, no, root := true, false, int64(0)
+	onFailure := corev1.ContainerRestartPolicyOnFailure
+	tests := []struct {
+		variant, name string
+		change        change
+	}{
+		{"secret", "after another init container", func(_ *manifests, pod *corev1.PodSpec, _ *corev1.Container) {
+			pod.InitContainers = append([]corev1.Container{{Name: "migrate"}}, pod.InitContainers...)
+		}},
+		{"secret", "no restartPolicy", func(_ *manifests, _ *corev1.PodSpec, s *corev1.Container) { s.RestartPolicy = nil }},
+		{"secret", "restartPolicy OnFailure", func(_ *manifests, _ *corev1.PodSpec, s *corev1.Container) { s.RestartPolicy = &onFailure }},
+		{"secret", "arguments", func(_ *manifests, _ *corev1.PodSpec, s *corev1.Container) { s.Args = []string{"run"} }},
+		{"secret", "no startupProbe", func(_ *manifests, _ *corev1.PodSpec, s *corev1.Container) { s.StartupProbe = nil }},
+		{"secret", "no readinessProbe", func(_ *manifests, _ *corev1.PodSpec, s *corev1.Container) { s.ReadinessProbe = nil }},
+		{"secret", "another path", func(_ *manifests, _ *corev1.PodSpec, s *corev1.Container) { s.StartupProbe.HTTPGet.Path = "/" }},
+		{"secret", "impatient", func(_ *manifests, _ *corev1.PodSpec, s *corev1.Container) { s.StartupProbe.FailureThreshold = 3 }},
+		{"secret", "livenessProbe", func(_ *manifests, _ *corev1.PodSpec, s *corev1.Container) { s.LivenessProbe = s.ReadinessProbe }},
+		{"secret", "another port", func(_ *manifests, _ *corev1.PodSpec, s *corev1.Container) { s.Ports[0].ContainerPort++ }},
+		{"secret", "writable root", func(_ *manifests, _ *corev1.PodSpec, s *corev1.Container) {
+			s.SecurityContext.ReadOnlyRootFilesystem = &no
+		}},
+		{"secret", "root", func(_ *manifests, _ *corev1.PodSpec, s *corev1.Container) { s.SecurityContext.RunAsUser = &root }},
+		{"secret", "not non-root", func(_ *manifests, _ *corev1.PodSpec, s *corev1.Container) { s.SecurityContext.RunAsNonRoot = nil }},
+		{"secret", "escalation", func(_ *manifests, _ *corev1.PodSpec, s *corev1.Container) {
+			s.SecurityContext.AllowPrivilegeEscalation = nil
+		}},
+		{"secret", "capabilities", func(_ *manifests, _ *corev1.PodSpec, s *corev1.Container) { s.SecurityContext.Capabilities = nil }},
+		{"secret", "seccomp", func(_ *manifests, _ *corev1.PodSpec, s *corev1.Container) { s.SecurityContext.SeccompProfile = nil }},
+		{"secret", "the same user", func(_ *manifests, pod *corev1.PodSpec, s *corev1.Container) {
+			pod.Containers[0].SecurityContext.RunAsUser = s.SecurityContext.RunAsUser
+		}},
+		{"secret", "shared processes", func(_ *manifests, pod *corev1.PodSpec, _ *corev1.Container) { pod.ShareProcessNamespace = &yes }},
+		{"secret", "Kubernetes' token", func(_ *manifests, pod *corev1.PodSpec, _ *corev1.Container) { pod.AutomountServiceAccountToken = nil }},
+		{"secret", "no requests", func(_ *manifests, _ *corev1.PodSpec, s *corev1.Container) { s.Resources.Requests = nil }},
+		{"secret", "no limit", func(_ *manifests, _ *corev1.PodSpec, s *corev1.Container) { s.Resources.Limits = nil }},
+		{"secret", "image", func(_ *manifests, _ *corev1.PodSpec, s *corev1.Container) { s.Image = "token-proxy" }},
+		{"secret", "secret in the application", func(_ *manifests, pod *corev1.PodSpec, _ *corev1.Container) {
+			mount(&pod.Containers[0], "token-proxy-secret")
+		}},
+		{"secret", "admin socket in the application", func(_ *manifests, pod *corev1.PodSpec, _ *corev1.Container) {
+			mount(&pod.Containers[0], "token-proxy-admin")
+		}},
+		{"secret", "secret in another init container", func(_ *manifests, pod *corev1.PodSpec, _ *corev1.Container) {
+			pod.InitContainers = append(pod.InitContainers, corev1.Container{Name: "migrate"})
+			mount(&pod.InitContainers[1], "token-proxy-secret")
+		}},
+		{"secret", "secret in the environment", func(_ *manifests, pod *corev1.PodSpec, _ *corev1.Container) {
+			pod.Containers[0].EnvFrom = []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{}}}
+		}},
+		{"secret", "subPath", func(_ *manifests, _ *corev1.PodSpec, s *corev1.Container) { s.VolumeMounts[1].SubPath = "x" }},
+		{"secret", "no volume", func(_ *manifests, pod *corev1.PodSpec, _ *corev1.Container) { pod.Volumes = pod.Volumes[:2] }},
+		{"secret", "mode", func(_ *manifests, pod *corev1.PodSpec, _ *corev1.Container) {
+			*volume(pod, "token-proxy-secret").Secret.DefaultMode = 0o400
+		}},
+		{"secretless", "no variable", func(_ *manifests, _ *corev1.PodSpec, s *corev1.Container) { s.Env = nil }},
+		{"secretless", "no audience", func(_ *manifests, pod *corev1.PodSpec, _ *corev1.Container) {
+			volume(pod, "token-proxy-secret").Projected.Sources[0].ServiceAccountToken.Audience = ""
+		}},
+		{"secretless", "too short a life", func(_ *manifests, pod *corev1.PodSpec, _ *corev1.Container) {
+			*volume(pod, "token-proxy-secret").Projected.Sources[0].ServiceAccountToken.ExpirationSeconds = 60
+		}},
+		{"secretless", "another account", func(_ *manifests, pod *corev1.PodSpec, _ *corev1.Container) { pod.ServiceAccountName = "default" }},
+		{"several-credentials", "a file is missing", func(_ *manifests, pod *corev1.PodSpec, _ *corev1.Container) {
+			volume(pod, "token-proxy-secret").Projected.Sources[1].Secret.Items[0].Path = "returns/clientid"
+		}},
+		{"unix-socket", "not mounted in the application", func(_ *manifests, pod *corev1.PodSpec, _ *corev1.Container) { pod.Containers[0].VolumeMounts = nil }},
+		{"unix-socket", "the application could replace it", func(_ *manifests, pod *corev1.PodSpec, _ *corev1.Container) {
+			pod.Containers[0].VolumeMounts[0].ReadOnly = false
+		}},
+		{"secret", "admin API on TCP", caddyfileWithout("\tadmin unix//run/token-proxy/admin.sock\n")},
+		{"secret", "not bound", caddyfileWithout("\tbind 127.0.0.1\n")},
+		{"secret", "no answer for probes", caddyfileWithout("\thandle /ready {\n\t\ttoken_proxy_ready\n\t}\n")},
+		{"secret", "open to all", caddyfileWithout("127.0.0.1:8080, http://localhost")},
+		{"secret", "policy for another pod", func(m *manifests, _ *corev1.PodSpec, _ *corev1.Container) {
+			m.policies[0].Spec.PodSelector.MatchLabels["token-proxy"] = "none"
+		}},
+		{"secret", "policy for every pod", func(m *manifests, _ *corev1.PodSpec, _ *corev1.Container) {
+			m.policies[0].Spec.PodSelector.MatchLabels = nil
+		}},
+		{"secret", "policy lets in the probes' port", func(m *manifests, _ *corev1.PodSpec, _ *corev1.Container) {
+			m.policies[0].Spec.Ingress[0].Ports[0].Port.StrVal = "token-proxy"
+		}},
+		{"secret", "policy lets in all", func(m *manifests, _ *corev1.PodSpec, _ *corev1.Container) { m.policies[0].Spec.Ingress[0].Ports = nil }},
+		{"secret", "policy in one direction", func(m *manifests, _ *corev1.PodSpec, _ *corev1.Container) {
+			m.policies[0].Spec.PolicyTypes = m.policies[0].Spec.PolicyTypes[:1]
+		}},
+	}
+	for _, test := range tests {
+		t.Run(test.variant+"/"+test.name, func(t *testing.T) {
+			m := load(t, test.variant)
+			pod := &m.deployments[0].Spec.Template.Spec
+			test.change(m, pod, &pod.InitContainers[0])
+			if complaints := complain(m); len(complaints) == 0 {
+				t.Error("nobody complains")
+			} else {
+				t.Log(complaints)
+			}
+		})
+	}
+}
+
+func mount(c *corev1.Container, name string) {
+	c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: name, MountPath: "/stolen"})
+}
+
+func caddyfileWithout(line string) func(*manifests, *corev1.PodSpec, *corev1.Container) {
+	return func(m *manifests, _ *corev1.PodSpec, _ *corev1.Container) {
+		for _, cm := range m.configMaps {
+			cm.Data["Caddyfile"] = strings.Replace(cm.Data["Caddyfile"], line, "", 1)
+		}
+	}
+}
+
+// TestAnyDeployment adds the component to a Deployment that has everything, and one that has nothing: what there was stays
+// as it was.
+func TestAnyDeployment(t *testing.T) {
+	for name, spec := range map[string]string{
+		"nothing": "containers: [{name: a, image: a}]",
+		"everything": `
+securityContext: {fsGroup: 1000, runAsUser: 1000}
+serviceAccountName: robot
+initContainers:
+  - {name: migrate, image: migrate, env: [{name: A, value: b}]}
+  - {name: mesh, image: mesh, restartPolicy: Always}
+containers:
+  - {name: a, image: a, ports: [{containerPort: 8000}], volumeMounts: [{name: data, mountPath: /data}]}
+  - {name: b, image: b}
+volumes: [{name: data, persistentVolumeClaim: {claimName: data}}]`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			deployment := "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: %s}\nspec:\n  selector: {matchLabels: {a: b}}\n" +
+				"  template:\n    metadata: {labels: {a: b}}\n    spec:\n" + strings.ReplaceAll("\n"+spec, "\n", "\n      ") + "\n"
+			plain := anyDeployment(t, deployment, "")
+			mixed := anyDeployment(t, deployment, "components: [../sidecar]\n")
+			if mixed.Labels["token-proxy"] != "sidecar" || mixed.Labels["a"] != "b" {
+				t.Errorf("labels are %v", mixed.Labels)
+			}
+			pod := mixed.Spec
+			if pod.InitContainers[0].Name != sidecarName {
+				t.Fatalf("%s is started before the sidecar", pod.InitContainers[0].Name)
+			}
+			pod.InitContainers = pod.InitContainers[1:]
+			pod.Volumes = slices.DeleteFunc(pod.Volumes, func(v corev1.Volume) bool { return strings.HasPrefix(v.Name, "token-proxy-") })
+			if len(mixed.Spec.Volumes)-len(plain.Spec.Volumes) != 3 {
+				t.Errorf("volumes are %v", mixed.Spec.Volumes)
+			}
+			for _, list := range []any{&pod.InitContainers, &pod.Volumes, &plain.Spec.InitContainers, &plain.Spec.Volumes} {
+				if v := reflect.ValueOf(list).Elem(); v.Len() == 0 {
+					v.SetZero()
+				}
+			}
+			if !reflect.DeepEqual(pod, plain.Spec) {
+				t.Errorf("the rest has become\n%+v\nfrom\n%+v", pod, plain.Spec)
+			}
+		})
+	}
+}
+
+// anyDeployment returns the pod template of two Deployments, which must be alike.
+func anyDeployment(t *testing.T, deployment, components string) corev1.PodTemplateSpec {
+	t.Helper()
+	fs := filesys.MakeFsInMemory()
+	write := func(name string, content []byte) {
+		if err := fs.WriteFile(name, content); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, file := range []string{"kustomization.yaml", "sidecar.yaml"} {
+		content, err := os.ReadFile("../sidecar/" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		write("/sidecar/"+file, content)
+	}
+	write("/mine/deployments.yaml", []byte(fmt.Sprintf(deployment, "one")+"---\n"+fmt.Sprintf(deployment, "two")))
+	write("/mine/kustomization.yaml", []byte("resources: [deployments.yaml]\n"+components))
+	m := build(t, fs, "/mine")
+	if len(m.deployments) != 2 || !reflect.DeepEqual(m.deployments[0].Spec, m.deployments[1].Spec) {
+		t.Fatal("the two Deployments are not alike")
+	}
+	return m.deployments[0].Spec.Template
+}
