@@ -1,0 +1,333 @@
+package caddymodule
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
+)
+
+// The examples for platforms that need a library to be checked, Kubernetes and Compose, have modules of their own beside
+// them. Here is what runs, and what needs none.
+
+// deployed runs an example's Caddyfile between development servers. replace is pairs of what differs on this machine.
+func deployed(t *testing.T, path string, replace ...string) *caddyServer {
+	t.Helper()
+	vendor := freeAddr(t)
+	secret := writeExampleFile(t, devserver.DefaultClientSecret)
+	id := writeExampleFile(t, devserver.DefaultClientID)
+	config := readExample(t, path)
+	config = regexp.MustCompile(`\{file\.\S+secret\}`).ReplaceAllString(config, "{file."+secret+"}")
+	config = regexp.MustCompile(`(?m)(\tclient_id ).*$`).ReplaceAllString(config, "${1}{file."+id+"}")
+	config = strings.NewReplacer(append(replace,
+		"provider optoro sandbox", "provider optoro sandbox {\n token_url http://"+vendor+"/oauth/token\n}",
+		"https://catalogs.sandbox.optiturn.com", "http://"+vendor,
+		"*.optiturn.com", "127.0.0.1",
+	)...).Replace(config)
+	return startCaddy(t, config+siteConfig(vendor, "dev_token_endpoint /oauth/* optoro\n dev_api"))
+}
+
+// TestKubernetesProbes asks what the kubelet asks: no until there is a token, then yes; and nothing else is to be had there.
+func TestKubernetesProbes(t *testing.T) {
+	proxy, probes := freeAddr(t), freeAddr(t)
+	deployed(t, "../examples/kubernetes/secret/token-proxy.caddyfile", ":8080", ":"+portNumber(proxy), ":8082", ":"+portNumber(probes))
+	status := func(path string) int {
+		res, err := testClient(t).Get("http://" + probes + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		return res.StatusCode
+	}
+	if got := status("/ready"); got != http.StatusServiceUnavailable {
+		t.Errorf("the first probe got %d", got)
+	}
+	for begin := time.Now(); status("/ready") != http.StatusOK; time.Sleep(10 * time.Millisecond) {
+		if time.Since(begin) > 10*time.Second {
+			t.Fatal("probes alone bring no token")
+		}
+	}
+	if got := status("/orders"); got != http.StatusNotFound {
+		t.Errorf("the port of the probes answers %d to a request for the API", got)
+	}
+	if echo := getEcho(t, "http://"+proxy+"/orders"); echo.Path != "/orders" {
+		t.Errorf("the API saw %+v", echo)
+	}
+}
+
+// TestKubernetesUnixSocket connects as an application of another user does, and survives a sidecar that was killed.
+func TestKubernetesUnixSocket(t *testing.T) {
+	folder, err := os.MkdirTemp("", "tp") // t.TempDir may be too long for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(folder) })
+	socket := filepath.Join(folder, "catalog.sock")
+	left, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	left.SetUnlinkOnClose(false) // as a process that was killed leaves it
+	left.Close()
+
+	deployed(t, "../examples/kubernetes/unix-socket/token-proxy.caddyfile",
+		"/run/token-proxy-socket/catalog.sock", socket, ":8082", ":"+portNumber(freeAddr(t)))
+	info, err := os.Stat(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := info.Mode().Perm(); got != 0o222 {
+		t.Errorf("the socket has mode %o", got)
+	}
+	client := testClient(t)
+	client.Transport.(*http.Transport).DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	}
+	res, err := client.Get("http://any.name/orders")
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		t.Errorf("status %d", res.StatusCode)
+	}
+}
+
+// TestSystemdSocket runs the example on a socket that it was given. What arrives while it restarts, waits.
+func TestSystemdSocket(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	port := portNumber(l.Addr().String())
+	file, err := l.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close() // from here on, it is the file that holds the address, as systemd does
+	defer file.Close()
+
+	answer := make(chan error, 1)
+	go func() {
+		client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+		res, err := client.Get("http://127.0.0.1:" + port + "/orders")
+		if err == nil {
+			res.Body.Close()
+		}
+		answer <- err
+	}()
+	select {
+	case err := <-answer:
+		t.Fatalf("an answer without a server: %v", err)
+	case <-time.After(100 * time.Millisecond):
+	}
+	deployed(t, "../examples/systemd/token-proxy.caddyfile", "fd/3", "fd/"+strconv.Itoa(int(file.Fd())), ":8080", ":"+port)
+	if err := <-answer; err != nil {
+		t.Errorf("the request that waited: %v", err)
+	}
+	if echo := getEcho(t, "http://127.0.0.1:"+port+"/orders"); echo.Path != "/orders" {
+		t.Errorf("the API saw %+v", echo)
+	}
+}
+
+// TestSystemdUnits asks systemd, and checks what it does not.
+func TestSystemdUnits(t *testing.T) {
+	const folder = "../examples/systemd/"
+	service, socket := readExample(t, folder+"token-proxy.service"), readExample(t, folder+"token-proxy.socket")
+	config := readExample(t, folder+"token-proxy.caddyfile")
+	for _, line := range []string{
+		"Type=notify", "DynamicUser=yes", "NoNewPrivileges=yes", "ProtectSystem=strict", "CapabilityBoundingSet=",
+		"Requires=token-proxy.socket", "LoadCredential=client-secret:/etc/token-proxy/client-secret",
+		"RuntimeDirectory=token-proxy", "Environment=HOME=%t/token-proxy",
+		"RuntimeDirectoryMode=0700", "SocketBindDeny=any", "StartLimitIntervalSec=0", "Restart=always",
+	} {
+		if !slices.Contains(strings.Split(service, "\n"), line) {
+			t.Errorf("the service lacks %s", line)
+		}
+	}
+	for _, line := range regexp.MustCompile(`(?m)^ListenStream=(.*)$`).FindAllStringSubmatch(socket, -1) {
+		if !strings.HasPrefix(line[1], "127.0.0.1:") {
+			t.Errorf("the socket is on %s", line[1])
+		}
+	}
+	for _, text := range []string{"admin unix//run/token-proxy/admin.sock", "{file./run/credentials/token-proxy.service/client-secret}"} {
+		if !strings.Contains(config, text) {
+			t.Errorf("the Caddyfile lacks %s", text)
+		}
+	}
+
+	analyze, err := exec.LookPath("systemd-analyze")
+	if err != nil {
+		t.Skip("NOT TESTED: systemd-analyze is not installed (it is in the package systemd), so nobody has read the units")
+	}
+	self, err := os.Executable() // systemd wants to see the program
+	if err != nil {
+		t.Fatal(err)
+	}
+	verify := func(service string) (string, error) {
+		folder := t.TempDir()
+		for name, content := range map[string]string{
+			"token-proxy.service": strings.ReplaceAll(service, "/usr/local/bin/token-proxy", self), "token-proxy.socket": socket,
+		} {
+			if err := os.WriteFile(filepath.Join(folder, name), []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		service, socket := filepath.Join(folder, "token-proxy.service"), filepath.Join(folder, "token-proxy.socket")
+		out, err := exec.Command(analyze, "verify", "--man=no", service, socket).CombinedOutput()
+		if err != nil || len(out) > 0 {
+			return string(out), err
+		}
+		// The exposure is told in tenths: 0 for none, 100 for a service without any protection.
+		out, err = exec.Command(analyze, "security", "--offline=true", "--threshold=15", "--no-pager", service).CombinedOutput()
+		if err == nil {
+			out = nil
+		}
+		return string(out), err
+	}
+	if out, err := verify(service); err != nil || out != "" {
+		t.Errorf("systemd-analyze: %v\n%s", err, out)
+	}
+	for from, to := range map[string]string{
+		"LoadCredential=":    "LoadCredentials=",
+		"Type=notify":        "Type=notifies",
+		"DynamicUser=yes":    "DynamicUser=maybe",
+		"RestrictNamespaces": "#RestrictNamespaces",
+		"SystemCallFilter=":  "#SystemCallFilter=",
+	} {
+		if out, err := verify(strings.ReplaceAll(service, from, to)); err == nil && out == "" {
+			t.Errorf("systemd-analyze does not mind %s", to)
+		}
+	}
+}
+
+// instruction is one of a Dockerfile, with its continuation lines joined.
+type instruction struct{ name, args string }
+
+func dockerfile(content string) (stages [][]instruction) {
+	content = regexp.MustCompile(`(?m)^\s*#.*\n`).ReplaceAllString(content, "")
+	content = strings.ReplaceAll(content, "\\\n", " ")
+	for line := range strings.Lines(content) {
+		name, args, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if name == "FROM" {
+			stages = append(stages, nil)
+		}
+		if name != "" && len(stages) > 0 {
+			stages[len(stages)-1] = append(stages[len(stages)-1], instruction{name, strings.Join(strings.Fields(args), " ")})
+		}
+	}
+	return stages
+}
+
+var (
+	execForm   = regexp.MustCompile(`\["[^"]+"(, "[^"]+")*\]$`)
+	pinnedBase = regexp.MustCompile(`^(--platform=\$BUILDPLATFORM )?golang:1\.\d+\.\d+ AS build$`)
+)
+
+// complainOfDockerfile says what is wrong with the image. Nothing on a machine without a container engine builds it.
+func complainOfDockerfile(content string) (complaints []string) {
+	bad := func(text string) { complaints = append(complaints, text) }
+	stages := dockerfile(content)
+	if len(stages) != 2 || !pinnedBase.MatchString(stages[0][0].args) || stages[1][0].args != "scratch" {
+		return []string{"the stages are not a pinned golang and scratch"}
+	}
+	got := make(map[string]string)
+	for _, i := range stages[1] {
+		switch i.name {
+		case "RUN", "ADD", "SHELL":
+			bad("the image has no use for " + i.name)
+		case "COPY":
+			if !strings.HasPrefix(i.args, "--from=build ") {
+				bad("a file comes from the context: " + i.args)
+			}
+		}
+		got[i.name] += i.args + "\n"
+	}
+	for _, name := range []string{"ENTRYPOINT", "CMD", "HEALTHCHECK"} {
+		if !execForm.MatchString(strings.TrimSpace(got[name])) {
+			bad(name + " needs a shell: " + got[name])
+		}
+	}
+	for name, want := range map[string]string{
+		"USER":        "65532:65532\n",
+		"ENTRYPOINT":  `["/usr/bin/token-proxy"]`,
+		"CMD":         `"--config", "/etc/token-proxy/Caddyfile"]`,
+		"HEALTHCHECK": `CMD ["/usr/bin/token-proxy", "tokens", "list", `,
+		"LABEL":       `org.opencontainers.image.version="$VERSION"`,
+		"ARG":         "VERSION",
+		"ENV":         "HOME=/run/token-proxy",
+		"COPY":        "/etc/ssl/certs/ca-certificates.crt",
+	} {
+		if !strings.Contains(got[name], want) {
+			bad(name + " does not have " + want)
+		}
+	}
+	built := false
+	for _, i := range stages[0] {
+		built = built || i.name == "RUN" &&
+			strings.Contains(i.args, "GOOS=$TARGETOS GOARCH=$TARGETARCH cmd/token-proxy/release.sh binary /root-of-image/usr/bin/token-proxy")
+	}
+	if !built {
+		bad("the binary is not that of the release")
+	}
+	return complaints
+}
+
+func TestDockerfile(t *testing.T) {
+	content := readExample(t, "../cmd/token-proxy/Dockerfile")
+	for _, complaint := range complainOfDockerfile(content) {
+		t.Error(complaint)
+	}
+	mod := regexp.MustCompile(`(?m)^go (\d+\.\d+)`).FindStringSubmatch(readExample(t, "../go.mod"))
+	if mod == nil || !strings.Contains(content, " golang:"+mod[1]+".") {
+		t.Errorf("the image is built with another Go than %v", mod)
+	}
+	for from, to := range map[string]string{
+		"FROM scratch":                        "FROM debian:12",
+		"golang:1.26.8":                       "golang:latest",
+		"USER 65532:65532":                    "USER root",
+		`ENTRYPOINT ["/usr/bin/token-proxy"]`: "ENTRYPOINT /usr/bin/token-proxy",
+		`CMD ["run", "--config", "/etc/token-proxy/Caddyfile"]`: "CMD run --config /etc/token-proxy/Caddyfile",
+		`CMD ["/usr/bin/token-proxy", "tokens", "list"`:         `CMD curl ["/usr/bin/token-proxy", "tokens"`,
+		"USER":                                "ADD . /\nUSER",
+		"COPY --from=build /root-of-image/ /": "COPY token-proxy /",
+		"release.sh binary":                   "build.sh",
+		"ca-certificates.crt":                 "none",
+		"ENV HOME":                            "ENV H",
+		"image.version":                       "image.revision",
+	} {
+		if !strings.Contains(content, from) {
+			t.Fatalf("there is no %q", from)
+		}
+		if len(complainOfDockerfile(strings.ReplaceAll(content, from, to))) == 0 {
+			t.Errorf("nobody complains of %q", to)
+		}
+	}
+}
+
+// The context has every tracked file: without one, the build says that it is not of a commit.
+func TestDockerignore(t *testing.T) {
+	for line := range strings.Lines(readExample(t, "../.dockerignore")) {
+		line = strings.TrimSpace(line)
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		ignored := strings.TrimPrefix(line, "**/")
+		if !slices.ContainsFunc(strings.Split(readExample(t, "../.gitignore"), "\n"), func(l string) bool {
+			return strings.Trim(l, "/") == ignored
+		}) {
+			t.Errorf("%s is not in .gitignore", line)
+		}
+	}
+}

@@ -1,0 +1,176 @@
+// Package check holds compose.yaml to the Compose specification and to what a sidecar with a secret must keep. It is a
+// module of its own, so that the proxy does not depend on Compose.
+package check
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/compose-spec/compose-go/v2/loader"
+	"github.com/compose-spec/compose-go/v2/types"
+)
+
+// load refuses what is not in the specification, as `docker compose config` does.
+func load(content string) (*types.Project, error) {
+	return loader.LoadWithContext(context.Background(), types.ConfigDetails{
+		WorkingDir:  "..",
+		ConfigFiles: []types.ConfigFile{{Filename: "../compose.yaml", Content: []byte(content)}},
+		Environment: types.Mapping{},
+	}, func(o *loader.Options) { o.SetProjectName("check", true) })
+}
+
+func read(t *testing.T, name string) string {
+	t.Helper()
+	content, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
+}
+
+func TestCompose(t *testing.T) {
+	project, err := load(read(t, "../compose.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, complaint := range complain(project, read(t, "../token-proxy.caddyfile")) {
+		t.Error(complaint)
+	}
+	sidecar := project.Services["token-proxy"]
+	if _, err := os.Stat("../" + sidecar.Build.Context + "/" + sidecar.Build.Dockerfile); err != nil {
+		if _, err := os.Stat(sidecar.Build.Context + "/" + sidecar.Build.Dockerfile); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+var (
+	readFiles = regexp.MustCompile(`\{file\.(/[^}]+)\}`)
+	adminAt   = regexp.MustCompile(`(?m)^\tadmin unix/(/\S+)/[^/\s]+$`)
+)
+
+// complain says what is wrong with the application and its sidecar.
+func complain(project *types.Project, caddyfile string) (complaints []string) {
+	bad := func(format string, args ...any) { complaints = append(complaints, fmt.Sprintf(format, args...)) }
+	sidecar, application := project.Services["token-proxy"], project.Services["application"]
+	for name, s := range project.Services {
+		if !s.ReadOnly || s.Privileged || len(s.CapAdd) > 0 || !reflect.DeepEqual(s.CapDrop, []string{"ALL"}) ||
+			!reflect.DeepEqual(s.SecurityOpt, []string{"no-new-privileges:true"}) {
+			bad("%s: its root can be written, or it may too much", name)
+		}
+		if s.User == "" || strings.HasPrefix(s.User, "0") {
+			bad("%s runs as root", name)
+		}
+	}
+	if sidecar.User == application.User {
+		bad("the application runs as the sidecar's user")
+	}
+	if application.NetworkMode != "service:token-proxy" {
+		bad("the application does not share loopback with the sidecar")
+	}
+	if d := application.DependsOn["token-proxy"]; d.Condition != "service_healthy" || !d.Restart {
+		bad("the application does not wait for the sidecar, or outlives its network")
+	}
+	if sidecar.MemLimit == 0 {
+		bad("the sidecar's memory has no limit")
+	}
+	if len(application.Secrets)+len(application.Volumes)+len(application.Configs)+len(application.EnvFiles) > 0 {
+		bad("the application has secrets, or may have")
+	}
+	files := readFiles.FindAllStringSubmatch(caddyfile, -1)
+	if len(files) == 0 || len(files) != len(sidecar.Secrets) {
+		bad("the Caddyfile names %d files, the sidecar has %d secrets", len(files), len(sidecar.Secrets))
+	}
+	for _, file := range files {
+		found := false
+		for _, secret := range sidecar.Secrets {
+			target := secret.Target
+			if target == "" {
+				target = secret.Source
+			}
+			if !strings.HasPrefix(target, "/") {
+				target = "/run/secrets/" + target
+			}
+			found = found || target == file[1] && project.Secrets[secret.Source].File != ""
+		}
+		if !found {
+			bad("the sidecar has no secret %s", file[1])
+		}
+	}
+	if admin := adminAt.FindStringSubmatch(caddyfile); admin == nil {
+		bad("the admin API is not on a unix socket: the application could load a configuration that shows the secret")
+	} else if len(sidecar.Tmpfs) != 1 || !strings.HasPrefix(sidecar.Tmpfs[0], admin[1]+":uid=65532,gid=65532,mode=0700") {
+		bad("the sidecar cannot make the admin socket in %s", admin[1])
+	}
+	if len(sidecar.Volumes) != 1 || sidecar.Volumes[0].Target != "/etc/token-proxy/Caddyfile" || !sidecar.Volumes[0].ReadOnly ||
+		!strings.HasSuffix(sidecar.Volumes[0].Source, "/token-proxy.caddyfile") {
+		bad("the sidecar does not get its Caddyfile")
+	}
+	if strings.Count(caddyfile, "\nhttp://") != strings.Count(caddyfile, "\tbind 127.0.0.1\n") {
+		bad("a credential is open to other containers")
+	}
+	return complaints
+}
+
+// The checks must see what they are there for.
+func TestComplaints(t *testing.T) {
+	compose, caddyfile := read(t, "../compose.yaml"), read(t, "../token-proxy.caddyfile")
+	for from, to := range map[string]string{
+		"read_only: true":            "read_only: false",
+		`user: "65532:65532"`:        `user: "0:0"`,
+		`user: "10001:10001"`:        `user: "65532:65532"`,
+		"cap_drop: [ALL]":            "cap_drop: []",
+		"no-new-privileges:true":     "no-new-privileges:false",
+		"mem_limit: 128m":            "mem_limit: 0",
+		"/run/token-proxy:uid":       "/run/caddy:uid",
+		"Caddyfile:ro":               "Caddyfile",
+		"      - optoro-client-id\n": "",
+		"service:token-proxy":        "bridge",
+		"condition: service_healthy": "condition: service_started",
+		"        restart: true\n":    "",
+		"    depends_on:":            "    secrets: [optoro-client-secret]\n    depends_on:",
+	} {
+		project, err := load(replaced(t, compose, from, to))
+		if err != nil {
+			t.Errorf("%q is refused: %v", to, err)
+		} else if len(complain(project, caddyfile)) == 0 {
+			t.Errorf("nobody complains of %q", to)
+		}
+	}
+	project, err := load(compose)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for from, to := range map[string]string{
+		"\tadmin unix//run/token-proxy/admin.sock\n": "",
+		"\tbind 127.0.0.1\n":                         "",
+		"/run/secrets/optoro-client-secret":          "/run/secrets/optoro",
+	} {
+		if len(complain(project, replaced(t, caddyfile, from, to))) == 0 {
+			t.Errorf("nobody complains of %q instead of %q", to, from)
+		}
+	}
+	for from, to := range map[string]string{
+		"read_only:":      "readonly:",
+		"read_only: true": "read_only: [true]",
+		"cap_drop: [ALL]": "cap_drop: ALL",
+		"service_healthy": "healthy",
+	} {
+		if _, err := load(replaced(t, compose, from, to)); err == nil {
+			t.Errorf("%q was taken", to)
+		}
+	}
+}
+
+func replaced(t *testing.T, text, from, to string) string {
+	t.Helper()
+	if !strings.Contains(text, from) {
+		t.Fatalf("there is no %q", from)
+	}
+	return strings.Replace(text, from, to, 1)
+}
