@@ -450,7 +450,7 @@ func TestAdminRefreshExplainsFailures(t *testing.T) {
 		{"down", devserver.Fault{Status: 503}, 503, "unavailable", []string{"status 503", "status page"}},
 		{"limited", devserver.Fault{Status: 429, RetryAfter: "60"}, 503, "unavailable", []string{"status 429", "follows by itself", "same client id"}},
 		{"wrong-secret", devserver.Fault{Error: "invalid_client"}, 502, "refused", []string{"invalid_client", "client_id and client_secret"}},
-		{"garbage", devserver.Fault{Garbage: devserver.GarbageHTML}, 502, "unreadable", []string{"token_url"}},
+		{"garbage", devserver.Fault{Garbage: devserver.GarbageHTML}, 502, "unreadable", []string{"token URL"}},
 	}
 	servers := make([]*tokenServer, len(tests))
 	names := make([]string, len(tests))

@@ -31,6 +31,12 @@ lists, refreshes and purges the tokens of a running process.
 No token is ever shown, but by 'check --print-header' on a terminal.`,
 		CobraFunc: func(cmd *cobra.Command) {
 			cmd.AddCommand(checkCommand(), listCommand(), refreshCommand(), purgeCommand())
+			cmd.RunE = func(cmd *cobra.Command, args []string) error {
+				if len(args) > 0 {
+					return fmt.Errorf("unknown command %q: it is check, list, refresh or purge", args[0])
+				}
+				return cmd.Help()
+			}
 		},
 	})
 }
@@ -70,8 +76,12 @@ func refreshCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "refresh <credentials...> [--address <address>] [--config <path> [--adapter <name>]] [--json]",
 		Short: "Fetches tokens now, in a running process",
-		Args:  cobra.MinimumNArgs(1),
-		RunE:  func(cmd *cobra.Command, names []string) error { return steer(cmd, names, "refresh") },
+		RunE: func(cmd *cobra.Command, names []string) error {
+			if len(names) == 0 {
+				return errors.New("name the credentials to refresh")
+			}
+			return steer(cmd, names, "refresh")
+		},
 	}
 	addAdminFlags(cmd)
 	return cmd
@@ -84,7 +94,7 @@ func purgeCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, names []string) error {
 			all, _ := cmd.Flags().GetBool("all")
 			if all == (len(names) > 0) {
-				return errors.New("name the credentials to purge, or say --all")
+				return errors.New("name the credentials to purge, or say --all, but not both")
 			}
 			if !all {
 				return steer(cmd, names, "purge")
@@ -162,8 +172,11 @@ func printReports(cmd *cobra.Command, reports []report) error {
 	if asJSON(cmd) {
 		return printJSON(out, reports)
 	}
+	if len(reports) == 0 {
+		return nil
+	}
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "CREDENTIAL\tHEALTH\tTOKEN\tEXPIRES\tFINGERPRINT\tSUMMARY")
+	fmt.Fprintln(table, "CREDENTIAL\tHEALTH\tCAUSE\tTOKEN\tEXPIRES\tFINGERPRINT\tSUMMARY")
 	for _, r := range reports {
 		expires := "-"
 		if r.Expires != nil && r.State != token.StateExpired {

@@ -169,7 +169,7 @@ func TestConfigCredentialRefused(t *testing.T) {
 		{"header with a line break", credential(`"header": {"name": "X-Token", "format": "{token}\r\nX-Injected: 1"}`), []string{"header"}},
 	}
 	for _, value := range []struct{ name, value, cause string }{
-		{"empty", "", "empty"},
+		{"empty", "", "missing"},
 		{"blank", " ", "empty"},
 		{"variable not set", "{env.TOKEN_PROXY_TEST_UNSET}", "TOKEN_PROXY_TEST_UNSET"},
 		{"variable empty", "{env.TOKEN_PROXY_TEST_EMPTY}", "TOKEN_PROXY_TEST_EMPTY"},

@@ -189,6 +189,9 @@ type secretChecker interface {
 
 // loadClient reads id and secret once, so that a mistyped name is refused now and not at the first request.
 func (c *Credential) loadClient() error {
+	if c.ClientID == "" {
+		return errors.New("client_id is missing")
+	}
 	var err error
 	if c.id, err = newSecretReader(c.ClientID); err == nil {
 		_, err = c.id.read()
@@ -201,6 +204,9 @@ func (c *Credential) loadClient() error {
 			return fmt.Errorf("client_secret: provider %s sends none, as it is configured: remove it", c.providerName)
 		}
 		return nil
+	}
+	if c.ClientSecret == "" {
+		return fmt.Errorf("client_secret is missing: provider %s needs one, as it is configured", c.providerName)
 	}
 	var secret Secret
 	if c.secret, err = newSecretReader(string(c.ClientSecret)); err == nil {

@@ -87,7 +87,7 @@ func diagnose(c *Credential, s token.Status, seen snapshot, now time.Time) diagn
 	case s.State == token.StateExpired:
 		return diagnosis{health: healthIdle, summary: "The last token has expired unused. The next request fetches one."}
 	default:
-		return diagnosis{health: healthIdle, summary: "No request has needed a token yet. The first one fetches it."}
+		return diagnosis{health: healthIdle, summary: "There is no token yet. The next request fetches one."}
 	}
 }
 
@@ -153,7 +153,7 @@ func explain(c *Credential, e *token.Error, now time.Time) diagnosis {
 		return diagnosis{"", causeEndpoint, sentence(e.Error()), again + adviceOnNetwork(c, e)}
 	case e.Kind == token.Unreadable:
 		return diagnosis{"", causeEndpoint, sentence(e.Error()),
-			again + "Check token_url: a login page, a gateway, or another service may be answering there."}
+			again + "Check the token URL: a login page, a gateway, or another service may be answering there."}
 	case e.Status == 0: // our own configuration
 		return diagnosis{"", causeConfiguration, sentence(e.Error()),
 			"Correct it. Files are read again within moments; anything else needs a reload."}
@@ -167,11 +167,11 @@ func explain(c *Credential, e *token.Error, now time.Time) diagnosis {
 func adviceOnNetwork(c *Credential, e *token.Error) string {
 	switch {
 	case strings.Contains(e.Reason, "host name"):
-		return "Check the host in token_url (" + c.endpointHost + "), and name resolution on this machine."
+		return "Check the host of the token URL or issuer (" + c.endpointHost + "), and name resolution on this machine."
 	case strings.Contains(e.Reason, "connection refused"):
-		return "Check that host and port in token_url are right (" + c.endpointHost + "), and that the token endpoint is up. A firewall or proxy can refuse too."
+		return "Check that host and port of the token URL are right (" + c.endpointHost + "), and that the token endpoint is up. A firewall or proxy can refuse too."
 	case strings.Contains(e.Reason, "certificate"), strings.Contains(e.Reason, "TLS"):
-		return "Check token_url, and ca and server_name of transport. If neither has changed, somebody may be in between."
+		return "Check the token URL, and ca and server_name of transport. If neither has changed, somebody may be in between."
 	default:
 		return "Check the network, firewall and proxy between this machine and " + c.endpointHost + "."
 	}
@@ -186,7 +186,7 @@ var refusals = map[string][2]string{
 	"invalid_target":      {"The token endpoint does not know the audience or resource.", "Compare audience and resource with the provider's documentation of the API."},
 	"invalid_grant":       {"The token endpoint does not accept the grant: an assertion or a token that was sent in proof.", "Check the file or key that it comes from, its audience and its expiry, and this machine's clock."},
 	"unsupported_grant_type": {"The token endpoint does not support this grant.",
-		"Check grant, and that token_url is the right endpoint."},
+		"Check grant, and that the token URL is the right endpoint."},
 	"invalid_request": {"The token endpoint calls the request malformed: a parameter is missing, or one too many.",
 		"Compare scope, audience, param and client_auth with the provider's documentation."},
 }
@@ -198,7 +198,7 @@ func explainRefusal(e *token.Error) (summary, advice string) {
 	if e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden {
 		return sentence(e.Error()), refusals["invalid_client"][1]
 	}
-	return sentence(e.Error()), "Check token_url, provider and its options against the provider's documentation."
+	return sentence(e.Error()), "Check the token URL, the provider and its options against the provider's documentation."
 }
 
 // sentence makes one of an error text.

@@ -44,7 +44,7 @@ func TestRehearsedFailuresAreToldApart(t *testing.T) {
 		advice  []string
 	}{
 		{name: "endpoint-down", status: 503, health: "failing",
-			summary: []string{"cannot be reached"}, advice: []string{"token_url", "is up", "firewall"}},
+			summary: []string{"cannot be reached"}, advice: []string{"token URL", "is up", "firewall"}},
 		{name: "rate-limited", fault: devserver.Fault{Status: 429, RetryAfter: "120"}, status: 503, health: "failing",
 			summary: []string{"429", "how often"}, advice: []string{"same client id", "follows by itself"}},
 		{name: "wrong-secret", fault: devserver.Fault{Error: "invalid_client"}, status: 502, health: "failing",
@@ -170,8 +170,8 @@ func TestExplain(t *testing.T) {
 		}
 	}
 	for name, want := range map[string]string{
-		"connection": "firewall", "timeout": "fetch_timeout", "503": "status page", "429": "higher limit", "garbage": "token_url",
-		"own secret": "Files are read again", "404": "token_url", "invalid_client": "client_secret", "401, no code": "client_secret",
+		"connection": "firewall", "timeout": "fetch_timeout", "503": "status page", "429": "higher limit", "garbage": "token URL",
+		"own secret": "Files are read again", "404": "token URL", "invalid_client": "client_secret", "401, no code": "client_secret",
 		"403, no code": "client_secret", "invalid_scope": "scope", "invalid_target": "audience", "invalid_grant": "clock",
 		"unauthorized_client": "grant", "unsupported_grant_type": "grant", "unknown code": "documentation", "invalid_request": "param",
 	} {
@@ -199,7 +199,7 @@ func TestDiagnose(t *testing.T) {
 		health        health
 		words, nowise string // in summary and advice
 	}{
-		{"nothing yet", in(token.StateNone, nil), snapshot{}, healthIdle, "No request has needed", ""},
+		{"nothing yet", in(token.StateNone, nil), snapshot{}, healthIdle, "There is no token yet", ""},
 		{"asleep", in(token.StateExpired, nil), snapshot{}, healthIdle, "expired unused", ""},
 		{"good", in(token.StateFresh, nil), snapshot{}, healthOK, "30 minutes", ""},
 		{"stale", in(token.StateStale, nil), snapshot{}, healthOK, "30 minutes", ""},

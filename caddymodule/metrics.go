@@ -127,7 +127,7 @@ func (m metricSet) startAtZero(credential string) {
 	for _, counter := range []*prometheus.CounterVec{m.unauthorized, m.invalidations, m.replays} {
 		counter.WithLabelValues(credential)
 	}
-	for _, reason := range []string{refusedClient, refusedMethod, refusedAuthorization, refusedDestination} {
+	for _, reason := range []string{refusedClient, refusedMethod, refusedAuthorization, refusedDestination, refusedLoop} {
 		m.refused.WithLabelValues(credential, reason)
 	}
 	for _, outcome := range []string{string(outcomeObtained), string(token.Unavailable), string(token.Refused), string(token.Unreadable)} {

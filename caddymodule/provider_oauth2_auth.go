@@ -104,9 +104,11 @@ func (o *OAuth2) provisionAssertions() error {
 	if a.key == nil {
 		return nil
 	}
+	if _, err := a.signingKey(); err != nil {
+		return err
+	}
 	o.warnOfReaders("signing_key", *a.key)
-	_, err := a.signingKey()
-	return err
+	return nil
 }
 
 // checkAssertions refuses what is missing, superfluous, or contradictory.
@@ -288,9 +290,11 @@ func (o *OAuth2) provisionCertificate() error {
 		return fmt.Errorf("client_certificate_key: %w", err)
 	}
 	o.certificate = certificateReader{&certificate, &key}
+	if _, err := o.certificate.read(); err != nil {
+		return err
+	}
 	o.warnOfReaders("client_certificate_key", key)
-	_, err = o.certificate.read()
-	return err
+	return nil
 }
 
 func (c certificateReader) read() (*tls.Certificate, error) {

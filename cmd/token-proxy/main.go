@@ -2,6 +2,7 @@
 package main
 
 import (
+	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 
 	// Caddy's standard modules, and ours.
@@ -11,5 +12,8 @@ import (
 )
 
 func main() {
+	if caddy.CustomBinaryName == "" { // a release sets it when it is linked
+		caddy.CustomBinaryName = "token-proxy"
+	}
 	caddycmd.Main()
 }
