@@ -50,6 +50,7 @@ type Discovery struct {
 
 	mu     sync.Mutex
 	known  string
+	asked  time.Time
 	expiry time.Time
 }
 
@@ -68,8 +69,23 @@ func (d *Discovery) TokenEndpoint(ctx context.Context, do func(*http.Request) (*
 	if err != nil {
 		return "", err
 	}
-	d.known, d.expiry = endpoint, time.Now().Add(metadataLifetime)
+	d.remember(endpoint)
 	return endpoint, nil
+}
+
+func (d *Discovery) remember(endpoint string) {
+	d.known, d.asked = endpoint, time.Now()
+	d.expiry = d.asked.Add(metadataLifetime)
+}
+
+// Doubt says that there seems to be no token endpoint where the metadata said: it may have moved. The issuer is asked
+// again before the next token request, unless it was a moment ago.
+func (d *Discovery) Doubt() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if time.Since(d.asked) >= renewalPause {
+		d.expiry = time.Time{}
+	}
 }
 
 // renew asks again. It must not take the time that the token request needs: what is known is good enough.
@@ -82,10 +98,11 @@ func (d *Discovery) renew(ctx context.Context, do func(*http.Request) (*Answer, 
 	defer cancel()
 	endpoint, err := d.discover(ctx, do)
 	if err != nil {
-		d.expiry = time.Now().Add(renewalPause)
+		d.asked = time.Now()
+		d.expiry = d.asked.Add(renewalPause)
 		return
 	}
-	d.known, d.expiry = endpoint, time.Now().Add(metadataLifetime)
+	d.remember(endpoint)
 }
 
 // discover looks where RFC 8414 section 3.1 says, then where OpenID Connect Discovery section 4 says.
@@ -95,8 +112,8 @@ func (d *Discovery) discover(ctx context.Context, do func(*http.Request) (*Answe
 		return "", err
 	}
 	var failures []*token.Error
-	for _, location := range locations {
-		endpoint, failed := d.ask(ctx, location, do)
+	for i, location := range locations {
+		endpoint, failed := d.askInTime(ctx, len(locations)-i, location, do)
 		if failed == nil {
 			return endpoint, nil
 		}
@@ -116,6 +133,16 @@ func metadataURLs(issuer string) ([]string, error) {
 		base + "/.well-known/oauth-authorization-server" + path,
 		base + path + "/.well-known/openid-configuration",
 	}, nil
+}
+
+// askInTime asks at one location, and leaves time for those that remain: it may be one that never answers.
+func (d *Discovery) askInTime(ctx context.Context, remaining int, location string, do func(*http.Request) (*Answer, error)) (string, *token.Error) {
+	if deadline, ok := ctx.Deadline(); ok && remaining > 1 && d.known == "" {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)/2)
+		defer cancel()
+	}
+	return d.ask(ctx, location, do)
 }
 
 // ask reads the metadata at one location.
@@ -159,10 +186,27 @@ func (d *Discovery) read(body []byte) (string, *token.Error) {
 	if d.MTLS {
 		endpoint = cmp.Or(m.MTLSAliases.TokenEndpoint, endpoint)
 	}
-	if _, err := ParseEndpoint(endpoint); err != nil {
+	if !d.mayName(endpoint) {
 		return "", refusedDiscovery("the metadata names no token endpoint that can be used")
 	}
 	return endpoint, nil
+}
+
+// mayName keeps metadata from sending the client's secret where its issuer has no business: in the clear, or to what
+// listens on this machine, such as Caddy's own admin API.
+func (d *Discovery) mayName(endpoint string) bool {
+	u, err := ParseEndpoint(endpoint)
+	if err != nil {
+		return false
+	}
+	issuer, err := ParseEndpoint(d.Issuer)
+	if err != nil {
+		return false
+	}
+	if issuer.Scheme == "https" && u.Scheme != "https" {
+		return false
+	}
+	return IsLoopback(issuer.Hostname()) || !IsLoopback(u.Hostname())
 }
 
 func refusedDiscovery(reason string) *token.Error {

@@ -136,7 +136,9 @@ func TestDiscoveryMetadata(t *testing.T) {
 		"elsewhere":                           {false, metadata(as, "https://login.other.example/t"), "https://login.other.example/t", ""},
 		"more in it":                          {false, `{"scopes_supported":[1,{}],"issuer":"https://as.example","token_endpoint":"` + endpoint + `","x":null}`, endpoint, ""},
 		"white space":                         {false, "\r\n " + metadata(as, endpoint) + "\n", endpoint, ""},
-		"loopback in the clear":               {false, metadata(as, "http://127.0.0.1:1/t"), "http://127.0.0.1:1/t", ""},
+		"loopback in the clear":               {false, metadata(as, "http://127.0.0.1:1/t"), "", "no token endpoint"},
+		"loopback":                            {false, metadata(as, "https://localhost:2019/stop"), "", "no token endpoint"},
+		"in the clear":                        {false, metadata(as, "http://as.example/oauth/token"), "", "no token endpoint"},
 		"aliases that do not matter":          {false, mtls, endpoint, ""},
 		"aliases":                             {true, mtls, "https://mtls.as.example/token", ""},
 		"no aliases":                          {true, metadata(as, endpoint), endpoint, ""},
@@ -485,6 +487,53 @@ func TestDiscoveryWithoutTime(t *testing.T) {
 		time.Sleep(time.Hour)
 		if got, _, err := lookup(d, i, 0); err != nil || got != endpoint {
 			t.Errorf("got %q, %v", got, err)
+		}
+	})
+}
+
+// An issuer on this machine may name what it likes here, as in development.
+func TestDiscoveryOnLoopback(t *testing.T) {
+	const local = "http://127.0.0.1:9080"
+	synctest.Test(t, func(t *testing.T) {
+		for _, endpoint := range []string{local + "/token", "http://localhost:9081/token", "https://as.example/token"} {
+			i := newIssuer(at(rfc8414Path, text(metadata(local, endpoint))))
+			if got, _, err := lookup(&Discovery{Issuer: local}, i, time.Second); err != nil || got != endpoint {
+				t.Errorf("got %q, %v, want %q", got, err, endpoint)
+			}
+		}
+	})
+}
+
+// A token endpoint that seems to be gone may have moved: the issuer is asked before the next request, but not at each.
+func TestDiscoveryDoubt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := newIssuer(at(rfc8414Path, text(metadata(as, endpoint))))
+		d := &Discovery{Issuer: as}
+		step := func(want string, asked int) {
+			t.Helper()
+			if got, _, err := lookup(d, i, 10*time.Second); err != nil || got != want || i.count() != asked {
+				t.Errorf("got %q, %v, and the issuer was asked %d times; want %q, %d", got, err, i.count(), want, asked)
+			}
+		}
+		step(endpoint, 1)
+		i.set(at(rfc8414Path, text(metadata(as, endpoint+"/v2"))))
+		d.Doubt()
+		step(endpoint, 1) // it has been asked a moment ago
+		time.Sleep(time.Minute)
+		step(endpoint, 1)
+		d.Doubt()
+		step(endpoint+"/v2", 2)
+		d.Doubt()
+		step(endpoint+"/v2", 2)
+	})
+}
+
+// A location that never answers leaves time for the other.
+func TestDiscoveryAtALocationThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := newIssuer(map[string]http.HandlerFunc{rfc8414Path: hang, oidcPath: text(metadata(as, endpoint))})
+		if got, took, err := lookup(&Discovery{Issuer: as}, i, 10*time.Second); err != nil || got != endpoint || took != 5*time.Second {
+			t.Errorf("got %q after %s, %v", got, took, err)
 		}
 	})
 }
