@@ -67,11 +67,13 @@ func (a *App) provisionCredential(ctx caddy.Context, name string, c *Credential)
 	if err != nil {
 		return err
 	}
+	c.identityKey = key
 	c.source, err = acquireSource(key, c.config())
 	if err != nil {
 		return err
 	}
 	a.acquired = append(a.acquired, key)
+	c.inherit()
 	return nil
 }
 
@@ -81,6 +83,7 @@ func (a *App) Start() error {
 	for _, name := range slices.Sorted(maps.Keys(a.Credentials)) { // of two that share a source, the last one counts
 		c := a.Credentials[name]
 		c.counted()
+		c.observation.begin(c.identityKey)
 		a.ends = append(a.ends, c.source.Start(c.config()))
 	}
 	a.enterForce()

@@ -65,7 +65,10 @@ func (b *boundTransport) showing(certificate *tls.Certificate) *reverseproxy.HTT
 	if bound.Transport.TLSClientConfig == nil {
 		bound.Transport.TLSClientConfig = new(tls.Config)
 	}
-	bound.Transport.TLSClientConfig.Certificates = []tls.Certificate{*certificate}
+	// not Certificates: of those, only one of an authority that the server names would be shown
+	bound.Transport.TLSClientConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		return certificate, nil
+	}
 	return &bound
 }
 

@@ -4,11 +4,14 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -77,6 +80,7 @@ type Credential struct {
 	events       *eventEmitter
 	failures     failureLog
 	observation  *observation
+	identityKey  token.Key
 	counted      func() requestMetrics
 	logger       *zap.Logger
 }
@@ -175,6 +179,9 @@ func (c *Credential) tokenClient() (*oauth.Client, *tls.Certificate, error) {
 	}
 	if holder, ok := c.provider.(CertificateHolder); ok {
 		if options.Certificate, err = holder.Certificate(); err != nil {
+			return nil, nil, err
+		}
+		if err := withLeaf(options.Certificate); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -314,13 +321,25 @@ func (f *fetcher) Fetch(ctx context.Context) (token.Issued, error) {
 	if slices.ContainsFunc(secrets, func(s Secret) bool { return s.In(issued.Note) }) {
 		issued.Note = "there is a remark that cannot be shown"
 	}
-	hideKept(issued.Kept, secrets)
+	if remark := hideKept(issued.Kept, secrets); remark != "" {
+		issued.Note = remark
+	}
 	return issued, hideEcho(err, secrets)
 }
 
 // refused is the failure of what is configured here, whose errors are made to be shown.
 func refused(err error) *token.Error {
 	return &token.Error{Kind: token.Refused, Reason: err.Error()}
+}
+
+// inherit takes over what the same provider has learned before a reload. The source is the same only if the whole
+// identity is.
+func (c *Credential) inherit() {
+	learner, ok := c.provider.(learner)
+	earlier, isOurs := c.source.Fetcher().(*fetcher)
+	if ok && isOurs && earlier.credential != c {
+		learner.inherit(earlier.credential.provider)
+	}
 }
 
 // fetch makes one token request.
@@ -337,15 +356,32 @@ func (c *Credential) fetch(ctx context.Context, identity Client) (token.Issued, 
 	if err != nil {
 		return token.Issued{}, &token.Error{Kind: token.Refused, Reason: "the token request cannot be built"}
 	}
-	answer, err := client.Do(req)
-	if err != nil {
-		return token.Issued{}, err
-	}
-	issued, err := c.provider.ReadAnswer(answer)
+	issued, sent, err := c.exchange(client, req)
 	if err == nil && certificate != nil {
-		c.bind(&issued, certificate, answer.Sent)
+		c.bind(&issued, certificate, sent)
+	}
+	if learner, ok := c.provider.(learner); ok && err != nil {
+		learner.doubt(err)
 	}
 	return issued, err
+}
+
+func (c *Credential) exchange(client *oauth.Client, req *http.Request) (issued token.Issued, sent time.Time, err error) {
+	answer, err := client.Do(req)
+	if err != nil {
+		return token.Issued{}, time.Time{}, err
+	}
+	issued, err = c.provider.ReadAnswer(answer)
+	return issued, answer.Sent, err
+}
+
+// learner is a provider that learns, while it is asked, where the token endpoint is.
+type learner interface {
+	// doubt tells it of a failed token request.
+	doubt(err error)
+
+	// inherit takes over what the same provider has learned before a reload.
+	inherit(from Provider)
 }
 
 // hasCertificate reports whether token requests are made with a client certificate.
@@ -356,6 +392,19 @@ func (c *Credential) hasCertificate() bool {
 	}
 	certificate, err := holder.Certificate()
 	return certificate != nil || err != nil
+}
+
+// withLeaf parses the certificate itself, if whoever made it has not.
+func withLeaf(certificate *tls.Certificate) error {
+	if certificate == nil || certificate.Leaf != nil {
+		return nil
+	}
+	if len(certificate.Certificate) == 0 {
+		return errors.New("the client certificate is empty")
+	}
+	leaf, err := x509.ParseCertificate(certificate.Certificate[0])
+	certificate.Leaf = leaf
+	return err
 }
 
 // bind binds a token to the certificate that it was asked for with: it may be of no use without (RFC 8705 section 3),
@@ -401,7 +450,7 @@ func (f *fetcher) Proof() string {
 	if err != nil {
 		return err.Error()
 	}
-	proof := identity.ID
+	proof := identity.ID + " " + c.Transport.proof() + " " + strconv.FormatBool(c.AllowPlaintext)
 	for _, secret := range append(secrets, identity.Secret) {
 		proof += " " + secret.Fingerprint()
 	}

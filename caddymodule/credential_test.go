@@ -835,3 +835,34 @@ func captureRequest(t *testing.T, provider, id, secret string, options ...string
 	}
 	return <-arrived
 }
+
+// Whatever may have been why a call was refused is in the proof: once it is corrected, nobody waits for the cooldown.
+func TestProofCoversTheTransport(t *testing.T) {
+	authority := newTestCertificate(t, signingKeyOf("P-256"), time.Hour).certificate
+	name := filepath.Join(t.TempDir(), "ca.pem")
+	write := func(content string) {
+		t.Helper()
+		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(authority)
+	config := credentialJSON("optoro", "id", "secret")
+	_, c, _ := provisionCredential(t, strings.TrimSuffix(config, "}")+`,"transport":{"ca":"{file.`+name+`}"}}`)
+	f := &fetcher{credential: c}
+	good := f.Proof()
+	write("damaged")
+	damaged := f.Proof()
+	if err := os.Remove(name); err != nil {
+		t.Fatal(err)
+	}
+	missing := f.Proof()
+	write(authority)
+	if again := f.Proof(); again != good || good == damaged || damaged == missing || good == missing {
+		t.Errorf("the proofs are %q, %q, %q and %q", good, damaged, missing, again)
+	}
+	c.AllowPlaintext = true
+	if f.Proof() == good {
+		t.Error("allow_plaintext is not in the proof")
+	}
+}

@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"crypto/sha256"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -379,7 +380,9 @@ func TestBoundTransportKeepsConnections(t *testing.T) {
 	srv := serveHTTP(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, "%x", sha256.Sum256(r.TLS.PeerCertificates[0].Raw))
 	}), func(srv *httptest.Server) {
-		srv.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert}
+		// It names an authority that has issued none of the certificates, as servers do whatever they accept.
+		srv.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert, ClientCAs: x509.NewCertPool()}
+		srv.TLS.ClientCAs.AddCert(&x509.Certificate{Raw: []byte("no"), RawSubject: []byte{0x30, 0}})
 		srv.Config.ConnState = func(_ net.Conn, state http.ConnState) {
 			switch state {
 			case http.StateNew:
@@ -478,4 +481,38 @@ func TestBoundTransportOfOthers(t *testing.T) {
 	if newBoundTransport(roundTrip(nil)) != nil {
 		t.Error("somebody else's transport is bound")
 	}
+}
+
+// A reload must not forget where the token endpoint is: the issuer may not be there to ask.
+func TestOAuth2ReloadKeepsWhatDiscoveryFound(t *testing.T) {
+	var gone atomic.Bool
+	tokens := &devserver.TokenEndpoint{Dialect: devserver.OAuth2, Lifetime: time.Second, Registry: devserver.NewRegistry()}
+	var base string
+	srv := serveHTTP(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case !strings.Contains(r.URL.Path, "/.well-known/"):
+			tokens.ServeHTTP(w, r)
+		case gone.Load():
+			w.WriteHeader(http.StatusNotFound)
+		default:
+			fmt.Fprintf(w, `{"issuer": %q, "token_endpoint": %q}`, base, base+"/token")
+		}
+	}))
+	base = srv.URL
+	api := serveHTTP(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	addr := freeAddr(t)
+	config := func(comment string) string {
+		return globalOptions("credential api {\n provider oauth2 {\n issuer "+base+"\n}\n client_id dev-client\n client_secret dev-secret\n}\n") +
+			siteConfig(addr, "header X-Comment "+comment+"\n token_proxy api "+api.URL)
+	}
+	s := startCaddy(t, config("first"))
+	get(t, "http://"+addr).wantStatus(t, http.StatusOK)
+	gone.Store(true)
+	if err := s.load(config("second")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a second token", func() bool {
+		get(t, "http://"+addr).wantStatus(t, http.StatusOK)
+		return tokens.Calls() > 1
+	})
 }

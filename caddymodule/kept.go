@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 )
@@ -31,13 +32,25 @@ func exposeKept(r *http.Request, kept map[string]string) {
 
 // hideKept removes values that show a secret: a hostile endpoint may send what it got as its answer, and placeholders
 // are logged. A URL is no secret, but a parameter such as an audience, which can well be where the API is.
-func hideKept(kept map[string]string, hide []Secret) {
-	maps.DeleteFunc(kept, func(_, value string) bool {
-		return slices.ContainsFunc(hide, func(s Secret) bool {
+//
+// It returns a remark that names what it has removed, or nothing.
+func hideKept(kept map[string]string, hide []Secret) string {
+	var removed []string
+	maps.DeleteFunc(kept, func(name, value string) bool {
+		shows := slices.ContainsFunc(hide, func(s Secret) bool {
 			_, isURL := hostPortOf(s.Reveal())
 			return !isURL && s.In(value)
 		})
+		if shows {
+			removed = append(removed, name)
+		}
+		return shows
 	})
+	if len(removed) == 0 {
+		return ""
+	}
+	slices.Sort(removed)
+	return "without keeping " + strings.Join(removed, ", ") + ": the value shows a secret, or a param or header that is read from a file or variable"
 }
 
 var standardPorts = map[string]string{"https": "443", "http": "80"}

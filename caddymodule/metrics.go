@@ -86,8 +86,8 @@ const (
 	refusedDestination   = "destination"
 )
 
-// labeledCodes are the error codes that have a value of the label code: those of RFC 6749 section 5.2, RFC 8707
-// section 2, and RFC 8628 section 3.5. A token endpoint can invent any number of others.
+// labeledCodes are the error codes that have a value of the label code: those of RFC 6749, of RFC 8707 and RFC 8628 as
+// far as they can be answers to these requests, and Doorkeeper's. A token endpoint can invent any number of others.
 var labeledCodes = []string{
 	"invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type", "invalid_scope",
 	"invalid_target", "slow_down", "access_denied", "server_error", "temporarily_unavailable", "invalid_token_reuse",

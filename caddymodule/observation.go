@@ -18,6 +18,7 @@ type observation struct {
 	clients   atomic.Uint64 // requests refused for their client
 
 	mu            sync.Mutex // guards what follows
+	identity      token.Key  // of the client that the history is of
 	calls         map[outcome]uint64
 	invalidations uint64
 	lastSuccess   time.Time
@@ -81,6 +82,16 @@ func occurrenceOf(e token.Event) occurrence {
 		o.Fingerprint = e.Token.Fingerprint()
 	}
 	return o
+}
+
+// begin says which client goes by the name now. The history of another tells nothing of it.
+func (o *observation) begin(identity token.Key) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.identity != "" && o.identity != identity {
+		o.recent, o.lastError, o.lastSuccess = nil, nil, time.Time{}
+	}
+	o.identity = identity
 }
 
 // add adds an entry to the history.

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
 func init() {
@@ -270,6 +271,30 @@ func (o *OAuth2) tokenEndpoint(ctx context.Context, client Client) (string, erro
 	return o.discovery.TokenEndpoint(ctx, client.Do)
 }
 
+// doubt implements learner: what looks like no token endpoint may be one that has moved.
+func (o *OAuth2) doubt(err error) {
+	e, ok := errors.AsType[*TokenError](err)
+	if o.discovery == nil || !ok {
+		return
+	}
+	unreachable := e.Kind == token.Unavailable && e.Status == 0
+	moved := e.Status >= 300 && e.Status < 400
+	switch e.Status {
+	case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusGone:
+		moved = true
+	}
+	if unreachable || moved {
+		o.discovery.Doubt()
+	}
+}
+
+// inherit implements learner.
+func (o *OAuth2) inherit(from Provider) {
+	if old, ok := from.(*OAuth2); ok && o.discovery != nil && old.discovery != nil {
+		o.discovery = old.discovery
+	}
+}
+
 // ReadAnswer implements Provider.
 func (o *OAuth2) ReadAnswer(answer *Answer) (Issued, error) { return answer.Read(o.layout) }
 
@@ -310,6 +335,7 @@ func (o *OAuth2) grant() string {
 var (
 	_ Provider              = (*OAuth2)(nil)
 	_ SecretHolder          = (*OAuth2)(nil)
+	_ learner               = (*OAuth2)(nil)
 	_ CertificateHolder     = (*OAuth2)(nil)
 	_ Stubber               = (*OAuth2)(nil)
 	_ caddy.Provisioner     = (*OAuth2)(nil)

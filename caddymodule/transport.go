@@ -90,6 +90,16 @@ func (t *TokenTransport) options() (oauth.Options, error) {
 	return o, nil
 }
 
+// proof tells whether what the files hold has changed.
+func (t *TokenTransport) proof() string {
+	var proof string
+	for _, reader := range []secretReader{t.ca, t.proxy} {
+		content, err := reader.readLines()
+		proof += fmt.Sprint(content.Fingerprint(), err != nil)
+	}
+	return proof
+}
+
 func (c *Credential) unmarshalTransport(d *caddyfile.Dispenser) error {
 	if err := noArgs(d); err != nil {
 		return err

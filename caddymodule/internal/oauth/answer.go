@@ -131,9 +131,9 @@ func (a *Answer) checkToken(value string, fields fields, typePaths []string) err
 		return a.unreadable("the token holds characters that no header field can carry")
 	}
 	// RFC 6749 section 7.1: a client must not use a token whose type it does not understand. What has a space in it is
-	// no type but a description, as eBay's "Application Access Token".
+	// no type but a description, as eBay's "Application Access Token"; some gateways say "BearerToken".
 	kind, _ := fields.text(typePaths...)
-	if kind != "" && !strings.EqualFold(kind, "bearer") && !strings.Contains(kind, " ") {
+	if kind != "" && !strings.EqualFold(kind, "bearer") && !strings.EqualFold(kind, "BearerToken") && !strings.Contains(kind, " ") {
 		return &token.Error{Kind: token.Refused, Status: a.Status, Reason: "the token is of type " + knownType(kind) + ", not Bearer"}
 	}
 	return nil

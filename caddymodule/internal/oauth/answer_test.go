@@ -212,6 +212,7 @@ func TestAnswerTokenType(t *testing.T) {
 		`,"token_type":"BEARER"`,
 		// eBay: words, which are no scheme name. Send Bearer (OPT-15, providers.md section 3 row 22).
 		`,"token_type":"Application Access Token"`,
+		`,"token_type":"BearerToken"`, // some gateways
 		`,"token_type":7`,
 	} {
 		issued, err := jsonAnswer(`{"access_token":"T"` + member + `}`).Read(both)

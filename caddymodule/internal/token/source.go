@@ -96,6 +96,9 @@ func NewSource(c Config) *Source {
 	return s
 }
 
+// Fetcher returns the fetcher that the source works with at present.
+func (s *Source) Fetcher() Fetcher { return s.config.Load().Fetcher }
+
 // Start puts a configuration into force, until the function that it returns is called. The one that was started last
 // counts. While none is in force, the source serves those who still hold it, and does nothing by itself.
 //

@@ -41,8 +41,8 @@ type Status struct {
 	// Fetching says that a call is running.
 	Fetching bool
 
-	// Failure is why the last call failed; nil if it succeeded, or there was none. There is no call before
-	// Failure.RetryAt.
+	// Failure is why the last call failed; nil if it succeeded, or there was none. No request causes a call before
+	// Failure.RetryAt, unless the proof of identity changes.
 	Failure *Error
 }
 
