@@ -1,0 +1,94 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// figures are what one contender did in one round, by the key of the metric. What could not be taken is missing.
+type figures map[string]float64
+
+// metric is a row of the report.
+type metric struct {
+	Key   string `json:"key"`
+	Title string `json:"title"`
+	Unit  string `json:"unit"`
+}
+
+// The keys of all metrics but the latencies.
+const (
+	keyStart      = "start"
+	keyIdle       = "memory_idle"
+	keyLoad       = "memory_load"
+	keyThroughput = "throughput"
+	keyCPU        = "cpu"
+	keyCalls      = "token_calls"
+	keyFailed     = "failed"
+)
+
+var latencyPhases = []struct{ key, title string }{
+	{phaseSteady, "latency"},
+	{phaseOutside, "outside refreshes"},
+	{phaseInside, "inside refreshes"},
+}
+
+const (
+	phaseSteady  = "latency"
+	phaseOutside = "outside_refresh"
+	phaseInside  = "inside_refresh"
+)
+
+var percentiles = []struct {
+	key   string
+	share float64
+}{{"p50", 0.5}, {"p90", 0.9}, {"p99", 0.99}, {"p99.9", 0.999}, {"max", 1}}
+
+// metrics are the rows of the report, in its order.
+func metrics() []metric {
+	all := []metric{
+		{keyThroughput, "throughput", "req/s"},
+		{keyCPU, "CPU per request", "µs"},
+	}
+	for _, phase := range latencyPhases {
+		for _, p := range percentiles {
+			all = append(all, metric{latencyKey(phase.key, p.key), phase.title + " " + p.key, "µs"})
+		}
+	}
+	return append(all,
+		metric{keyIdle, "memory, idle", "MiB"},
+		metric{keyLoad, "memory, under load", "MiB"},
+		metric{keyStart, "start to first request", "ms"},
+		metric{keyCalls, "token calls while refreshing", ""},
+		metric{keyFailed, "failed requests", ""},
+	)
+}
+
+func latencyKey(phase, percentile string) string { return phase + "_" + percentile }
+
+// addLatencies adds the percentiles of a phase.
+func (f figures) addLatencies(phase string, latencies []time.Duration) {
+	if len(latencies) == 0 {
+		return
+	}
+	slices.Sort(latencies)
+	for _, p := range percentiles {
+		f[latencyKey(phase, p.key)] = micros(percentile(latencies, p.share))
+	}
+}
+
+func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
+func millis(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+func mebibytes(n int64) float64      { return float64(n) / (1 << 20) }
+
+// figure writes a number with three significant digits, or all before the point.
+func figure(v float64) string {
+	switch {
+	case v >= 100 || v == float64(int64(v)):
+		return fmt.Sprintf("%.0f", v)
+	case v >= 10:
+		return fmt.Sprintf("%.1f", v)
+	default:
+		return fmt.Sprintf("%.2f", v)
+	}
+}

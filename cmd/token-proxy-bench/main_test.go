@@ -1,0 +1,227 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"encoding/xml"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	_ "github.com/caddyserver/caddy/v2/modules/standard"
+
+	_ "github.com/tokenproxy/caddy-token-proxy/caddymodule"
+)
+
+// TestMain is also the children of the tests: the sidecar's binary, and this program's other roles.
+func TestMain(m *testing.M) {
+	switch role := os.Getenv(roleVariable); {
+	case role != "":
+		fail(playRole(role))
+	case len(os.Args) > 1 && os.Args[1] == "run":
+		caddycmd.Main()
+	default:
+		os.Exit(m.Run())
+	}
+}
+
+func tinySettings(t *testing.T) settings {
+	t.Helper()
+	binary, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return settings{rounds: 1, duration: 50 * time.Millisecond, connections: 2, rate: 200, seed: 1, out: t.TempDir(), binary: binary}
+}
+
+func measureTiny(t *testing.T, s settings) *report {
+	t.Helper()
+	r, err := measureAll(t.Context(), s, t.TempDir(), &progress{w: io.Discard})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// One round, from the first child to the files.
+func TestRound(t *testing.T) {
+	s := tinySettings(t)
+	r := measureTiny(t, s)
+	wantFigures(t, r)
+	if err := r.verdict(); err != nil {
+		t.Error(err)
+	}
+	if err := r.write(s.out); err != nil {
+		t.Fatal(err)
+	}
+	wantJSON(t, filepath.Join(s.out, jsonName), r)
+	wantXML(t, filepath.Join(s.out, plotName))
+	for _, want := range []string{sidecarName, staticName, fortyName, "throughput", "seed 1"} {
+		if table := r.table(); !strings.Contains(table, want) {
+			t.Errorf("the table says nothing of %s:\n%s", want, table)
+		}
+	}
+}
+
+func wantFigures(t *testing.T, r *report) {
+	t.Helper()
+	want := []string{keyThroughput, keyStart, latencyKey(phaseSteady, "p50"), latencyKey(phaseSteady, "max")}
+	if runtime.GOOS == "linux" {
+		want = append(want, keyCPU, keyIdle, keyLoad)
+	}
+	for _, c := range contenders {
+		if !slices.Contains(r.Rounds[0].Order, c.name) {
+			t.Errorf("%s had no turn: %v", c.name, r.Rounds[0].Order)
+		}
+		for _, key := range want {
+			if v := r.Summary[key].Contenders[c.name]; v.Rounds != 1 || v.Median <= 0 {
+				t.Errorf("%s: %s is %+v", c.name, key, v)
+			}
+			if v := r.Summary[key].Ratios[c.name]; v.Rounds != 1 && c.name != sidecarName {
+				t.Errorf("%s: the ratio of %s is %+v", c.name, key, v)
+			}
+		}
+	}
+}
+
+func wantJSON(t *testing.T, path string, r *report) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var read report
+	if err := json.Unmarshal(text, &read); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := read.Summary[keyThroughput], r.Summary[keyThroughput]; got.Contenders[sidecarName] != want.Contenders[sidecarName] {
+		t.Errorf("the file has %+v, the report %+v", got, want)
+	}
+}
+
+func wantXML(t *testing.T, path string) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for d := xml.NewDecoder(bytes.NewReader(text)); ; {
+		if _, err := d.Token(); errors.Is(err, io.EOF) {
+			return
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Tokens that have to be refreshed are: each contender but the one that has none asks again.
+func TestRefreshing(t *testing.T) {
+	b := newBench(t.Context(), t)
+	b.settings.duration = shortLife * time.Second
+	brief := setup{lifetime: shortLife, margin: shortMargin.String()}
+	for _, c := range contenders {
+		f := figures{}
+		err := b.with(t.Context(), c, brief, func(p *child, _ time.Duration) error {
+			return b.refreshing(t.Context(), f, p, b.settings.rate)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, inside := f[latencyKey(phaseInside, "p50")]
+		if want := c.name != staticName; f[keyCalls] > 0 != want || inside != want {
+			t.Errorf("%s: %v token calls, and latencies inside of them: %v", c.name, f[keyCalls], inside)
+		}
+	}
+}
+
+// The profiles are there, of those that have an admin API.
+func TestProfiles(t *testing.T) {
+	b := newBench(t.Context(), t)
+	b.settings.profile = true
+	if err := b.profiles(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range contenders {
+		text, err := os.ReadFile(filepath.Join(b.settings.out, c.name+".pprof"))
+		if c.admin != (err == nil) || c.admin && !bytes.HasPrefix(text, []byte{0x1f, 0x8b}) {
+			t.Errorf("%s: %v, %d bytes", c.name, err, len(text))
+		}
+	}
+}
+
+// newBench returns a bench whose services run until the test, or ctx, ends.
+func newBench(ctx context.Context, t *testing.T) *bench {
+	t.Helper()
+	b := &bench{settings: tinySettings(t), scratch: t.TempDir(), show: &progress{w: io.Discard}}
+	services, err := b.startServices(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(services.stop)
+	return b
+}
+
+// Whatever ends a contender's turn, it does not outlive it.
+func TestNoChildIsLeft(t *testing.T) {
+	b := newBench(t.Context(), t)
+	for _, c := range contenders {
+		var left *child
+		err := b.with(t.Context(), c, setup{lifetime: longLife, margin: "10s"}, func(p *child, _ time.Duration) error {
+			left = p
+			return errOnPurpose
+		})
+		if !errors.Is(err, errOnPurpose) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if left == nil || left.cmd.ProcessState == nil {
+			t.Errorf("%s still runs", c.name)
+		}
+	}
+}
+
+var errOnPurpose = errors.New("on purpose")
+
+// An interrupt ends the children, and then the run.
+func TestInterrupted(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	b := newBench(ctx, t)
+	err := b.with(ctx, contenders[0], setup{lifetime: longLife}, func(p *child, _ time.Duration) error {
+		cancel()
+		<-p.ended
+		return ctx.Err()
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := measureAll(ctx, b.settings, b.scratch, b.show); err == nil {
+		t.Error("it measured although it was interrupted")
+	}
+}
+
+func TestContenderThatDoesNotStart(t *testing.T) {
+	s := tinySettings(t)
+	s.binary = filepath.Join(t.TempDir(), "missing")
+	if _, err := measureAll(t.Context(), s, t.TempDir(), &progress{w: io.Discard}); err == nil {
+		t.Error("no error")
+	}
+}
+
+func TestFlags(t *testing.T) {
+	s, err := parseFlags([]string{"-rounds", "3", "-duration", "1s"})
+	if err != nil || s.rounds != 3 || s.duration != time.Second || s.connections != 32 || s.seed == 0 {
+		t.Errorf("got %+v, %v", s, err)
+	}
+	for _, args := range [][]string{{"-rounds", "0"}, {"-duration", "0s"}, {"-connections", "0"}, {"-rate", "-1"}, {"-token-latency", "-1s"}, {"surplus"}} {
+		if _, err := parseFlags(args); err == nil {
+			t.Errorf("%v is accepted", args)
+		}
+	}
+}

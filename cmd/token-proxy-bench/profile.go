@@ -1,0 +1,76 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+// profiles writes a CPU profile of each contender that is Caddy, if they are asked for. They are taken after the
+// rounds, since profiling costs something.
+//
+//	go tool pprof -top -diff_base reverse_proxy.pprof token_proxy.pprof
+func (b *bench) profiles(ctx context.Context) error {
+	if !b.settings.profile {
+		return nil
+	}
+	if err := os.MkdirAll(b.settings.out, 0o755); err != nil {
+		return err
+	}
+	for _, c := range contenders {
+		if !c.admin {
+			continue
+		}
+		b.show.say("profiling: " + c.name)
+		path := filepath.Join(b.settings.out, c.name+".pprof")
+		if err := b.profile(ctx, c, path); err != nil {
+			return fmt.Errorf("profiling %s: %w", c.name, err)
+		}
+	}
+	return nil
+}
+
+func (b *bench) profile(ctx context.Context, c contender, path string) error {
+	return b.with(ctx, c, setup{lifetime: longLife}, func(p *child, _ time.Duration) error {
+		b.warmUp(ctx, p)
+		seconds := math.Ceil(b.settings.duration.Seconds())
+		var busy sync.WaitGroup
+		loading, stop := context.WithCancel(ctx)
+		busy.Go(func() {
+			for loading.Err() == nil {
+				b.load(p).closedLoop(loading)
+			}
+		})
+		err := save(ctx, fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%.0f", p.admin, seconds), path)
+		stop()
+		busy.Wait()
+		return err
+	})
+}
+
+// save writes what is at a URL into a file.
+func save(ctx context.Context, url, path string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	content, err := io.ReadAll(res.Body)
+	if err != nil {
+		return err
+	}
+	if res.StatusCode != http.StatusOK {
+		return fmt.Errorf("status %d: %s", res.StatusCode, content)
+	}
+	return os.WriteFile(path, content, 0o644)
+}

@@ -1,0 +1,26 @@
+package main
+
+import "time"
+
+// refreshWindow is how long before and after a token call a request counts as inside of the refresh.
+const refreshWindow = 50 * time.Millisecond
+
+// split parts the latencies of requests that were sent around a token call from all others. Failed ones are left out.
+// Samples and calls are in order.
+func split(samples []sample, calls []tokenCall) (inside, outside []time.Duration) {
+	for _, s := range samples {
+		if s.latency == 0 {
+			continue
+		}
+		at := s.intended.UnixNano()
+		for len(calls) > 0 && calls[0].Ended+int64(refreshWindow) < at {
+			calls = calls[1:]
+		}
+		if len(calls) > 0 && calls[0].Began-int64(refreshWindow) <= at {
+			inside = append(inside, s.latency)
+		} else {
+			outside = append(outside, s.latency)
+		}
+	}
+	return inside, outside
+}

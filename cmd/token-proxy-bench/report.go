@@ -1,0 +1,160 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// report is what the run found; report.json holds it as it is.
+type report struct {
+	Conditions conditions         `json:"conditions"`
+	Metrics    []metric           `json:"metrics"`
+	Summary    map[string]summary `json:"summary"` // by the key of the metric
+	Rounds     []round            `json:"rounds"`
+}
+
+// summary is one metric over all rounds. Ratios are those of token_proxy to the others.
+type summary struct {
+	Contenders map[string]spread `json:"contenders"`
+	Ratios     map[string]spread `json:"ratios"`
+}
+
+// conditions are what the figures depend on.
+type conditions struct {
+	Began        time.Time `json:"began"`
+	System       string    `json:"system"`
+	Go           string    `json:"go"`
+	Processors   int       `json:"processors"`
+	Rounds       int       `json:"rounds"`
+	Duration     string    `json:"duration"`
+	Connections  int       `json:"connections"`
+	Rate         float64   `json:"rate"`       // of the open loop, in requests a second
+	Direct       figures   `json:"direct"`     // without a proxy
+	TokenLatency string    `json:"token_call"` // how long the token endpoint takes
+	Lifetime     string    `json:"lifetime"`   // of tokens in the phase with refreshes
+	Seed         uint64    `json:"seed"`
+	NotTaken     string    `json:"not_taken,omitempty"`
+}
+
+const (
+	jsonName = "report.json"
+	plotName = "report.svg"
+)
+
+func newReport(s settings, rate float64, began time.Time) *report {
+	return &report{
+		Conditions: conditions{
+			Began:        began.UTC().Truncate(time.Second),
+			System:       runtime.GOOS + "/" + runtime.GOARCH,
+			Go:           runtime.Version(),
+			Processors:   runtime.NumCPU(),
+			Rounds:       s.rounds,
+			Duration:     s.duration.String(),
+			Connections:  s.connections,
+			Rate:         rate,
+			TokenLatency: s.latency.String(),
+			Lifetime:     (shortLife * time.Second).String(),
+			Seed:         s.seed,
+			NotTaken:     notTaken,
+		},
+		Metrics: metrics(),
+	}
+}
+
+func (r *report) summarize() {
+	r.Summary = map[string]summary{}
+	for _, m := range r.Metrics {
+		s := summary{Contenders: map[string]spread{}, Ratios: map[string]spread{}}
+		for _, c := range contenders {
+			if v := spreadOf(valuesOf(r.Rounds, c.name, m.Key)); v.Rounds > 0 {
+				s.Contenders[c.name] = v
+			}
+			if v := spreadOf(ratiosOf(r.Rounds, sidecarName, c.name, m.Key)); v.Rounds > 0 && c.name != sidecarName {
+				s.Ratios[c.name] = v
+			}
+		}
+		if len(s.Contenders) > 0 {
+			r.Summary[m.Key] = s
+		}
+	}
+}
+
+// describe says under which conditions the figures were taken.
+func (c conditions) describe() string {
+	return fmt.Sprintf("%s, %d processors, %s, %s. %d rounds, seed %d. Phases of %s on %d connections; latencies at %s req/s; "+
+		"without a proxy %s req/s, p50 %s µs, p99 %s µs. Refreshes: tokens of %s, token calls of %s, requests within %s of one are inside.",
+		c.System, c.Processors, c.Go, c.Began.Format(time.DateTime), c.Rounds, c.Seed, c.Duration, c.Connections,
+		figure(c.Rate), figure(c.Direct[keyThroughput]), figure(c.Direct[latencyKey(phaseSteady, "p50")]),
+		figure(c.Direct[latencyKey(phaseSteady, "p99")]), c.Lifetime, c.TokenLatency, refreshWindow)
+}
+
+// table is the report for a terminal.
+func (r *report) table() string {
+	var text strings.Builder
+	fmt.Fprintf(&text, "\n%s\n", r.Conditions.describe())
+	if r.Conditions.NotTaken != "" {
+		fmt.Fprintln(&text, r.Conditions.NotTaken)
+	}
+	if _, ok := r.Summary[latencyKey(phaseInside, "p50")]; !ok {
+		fmt.Fprintf(&text, "No token was refreshed: -duration has to be longer than a token lives, %s.\n", r.Conditions.Lifetime)
+	}
+	fmt.Fprintf(&text, "Medians of the rounds (least–most). Ratios are %s to the other, within a round.\n\n", sidecarName)
+	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "\t\t%s\t%s\t%s\tratio to %s\tratio to %s\n", sidecarName, staticName, fortyName, staticName, fortyName)
+	for _, m := range r.Metrics {
+		if s, ok := r.Summary[m.Key]; ok {
+			fmt.Fprintf(w, "%s\t%s\t%s\n", m.Title, m.Unit, strings.Join(s.cells(), "\t"))
+		}
+	}
+	w.Flush()
+	return text.String()
+}
+
+func (s summary) cells() []string {
+	return []string{
+		s.Contenders[sidecarName].cell(), s.Contenders[staticName].cell(), s.Contenders[fortyName].cell(),
+		s.Ratios[staticName].cell(), s.Ratios[fortyName].cell(),
+	}
+}
+
+func (s spread) cell() string {
+	switch {
+	case s.Rounds == 0:
+		return "–"
+	case s.Min == s.Max:
+		return figure(s.Median)
+	default:
+		return fmt.Sprintf("%s (%s–%s)", figure(s.Median), figure(s.Min), figure(s.Max))
+	}
+}
+
+// write writes report.json and report.svg.
+func (r *report) write(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	text, err := json.MarshalIndent(r, "", "\t")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, jsonName), append(text, '\n'), 0o644); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, plotName), []byte(r.plot()), 0o644)
+}
+
+// verdict is an error if requests failed: then the figures mean nothing.
+func (r *report) verdict() error {
+	for _, c := range contenders {
+		if n := r.Summary[keyFailed].Contenders[c.name].Max; n > 0 {
+			return fmt.Errorf("%.0f requests to %s failed in one round: do not trust the figures", n, c.name)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+// reportOf is the report of one round.
+func reportOf(f map[string]figures) *report {
+	r := newReport(settings{rounds: 1}, 100, time.Unix(0, 0))
+	r.Rounds = []round{{Figures: f}}
+	r.summarize()
+	return r
+}
+
+func TestTable(t *testing.T) {
+	inside := latencyKey(phaseInside, "p50")
+	table := reportOf(map[string]figures{
+		sidecarName: {keyThroughput: 18000, inside: 100},
+		staticName:  {keyThroughput: 20000},
+		fortyName:   {keyThroughput: 24000, inside: 400},
+	}).table()
+	for _, want := range []string{
+		"throughput req/s 18000 20000 24000 0.90 0.75",
+		"inside refreshes p50 µs 100 – 400 – 0.25",
+	} {
+		if !strings.Contains(strings.Join(strings.Fields(table), " "), want) {
+			t.Errorf("there is no %q in\n%s", want, table)
+		}
+	}
+	if strings.Contains(table, "CPU per request") {
+		t.Errorf("it has a row that nobody measured:\n%s", table)
+	}
+}
+
+// Whoever asks for phases that are too short for refreshes is told why there are none.
+func TestTableSaysThatThereWereNoRefreshes(t *testing.T) {
+	const says = "No token was refreshed"
+	if table := reportOf(map[string]figures{sidecarName: {keyThroughput: 1}}).table(); !strings.Contains(table, says) {
+		t.Errorf("it does not say so:\n%s", table)
+	}
+	refreshed := figures{latencyKey(phaseInside, "p50"): 1}
+	if table := reportOf(map[string]figures{sidecarName: refreshed}).table(); strings.Contains(table, says) {
+		t.Errorf("it says so:\n%s", table)
+	}
+}
+
+func TestVerdict(t *testing.T) {
+	if err := reportOf(map[string]figures{sidecarName: {keyFailed: 0}}).verdict(); err != nil {
+		t.Error(err)
+	}
+	if reportOf(map[string]figures{fortyName: {keyFailed: 2}}).verdict() == nil {
+		t.Error("requests failed, and the figures are good")
+	}
+}
+
+func TestBounds(t *testing.T) {
+	if n := sampleCount(1e9, time.Hour); n > 5_000_000 {
+		t.Errorf("%d samples", n)
+	}
+	var said tail
+	for range 10 {
+		_, _ = said.Write([]byte(strings.Repeat("x", tailSize-1) + "y"))
+	}
+	if text := said.String(); len(text) != tailSize || !strings.HasSuffix(text, "y") {
+		t.Errorf("it keeps %d bytes", len(text))
+	}
+}
