@@ -101,14 +101,9 @@ func (a *App) unmarshalCredential(d *caddyfile.Dispenser) error {
 }
 
 func (c *Credential) unmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	seen := make(optionSet)
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		if err := seen.add(d); err != nil {
-			return err
-		}
-		if err := c.unmarshalOption(d); err != nil {
-			return err
-		}
+	seen, err := eachOption(d, c.unmarshalOption)
+	if err != nil {
+		return err
 	}
 	for _, required := range []string{"provider", "client_id"} {
 		if !seen[required] {
@@ -355,6 +350,23 @@ func (h *Handler) unmarshalTokenStub(d *caddyfile.Dispenser) error {
 		}
 	}
 	return nil
+}
+
+// eachOption parses the options of a block, of which only the repeatable ones may stand more than once. It returns which
+// were there.
+func eachOption(d *caddyfile.Dispenser, parse func(*caddyfile.Dispenser) error, repeatable ...string) (optionSet, error) {
+	seen := make(optionSet)
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if !slices.Contains(repeatable, d.Val()) {
+			if err := seen.add(d); err != nil {
+				return seen, err
+			}
+		}
+		if err := parse(d); err != nil {
+			return seen, err
+		}
+	}
+	return seen, nil
 }
 
 // optionSet remembers which options of a block were there.

@@ -112,16 +112,8 @@ func (e *ElasticPath) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.ArgErr()
 	}
-	seen := make(optionSet)
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		if err := seen.add(d); err != nil {
-			return err
-		}
-		if err := e.unmarshalOption(d); err != nil {
-			return err
-		}
-	}
-	return nil
+	_, err := eachOption(d, e.unmarshalOption)
+	return err
 }
 
 func (e *ElasticPath) unmarshalOption(d *caddyfile.Dispenser) error {

@@ -65,41 +65,14 @@ func (o *OAuth2) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.ArgErr()
 	}
-	seen := make(optionSet)
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		if named, err := o.unmarshalNamed(d); named || err != nil {
-			if err != nil {
-				return err
-			}
-			continue
-		}
-		if err := seen.add(d); err != nil {
-			return err
-		}
-		if err := o.unmarshalOption(d); err != nil {
-			return err
-		}
+	seen, err := eachOption(d, o.unmarshalOption, "assertion_claim", "param", "header", "json_param")
+	if err != nil {
+		return err
 	}
 	if seen["token_url"] == seen["issuer"] {
 		return d.Err("provider oauth2 needs token_url or issuer: the one or the other")
 	}
 	return nil
-}
-
-// unmarshalNamed parses the options that have a name of their own. It reports whether this is one.
-func (o *OAuth2) unmarshalNamed(d *caddyfile.Dispenser) (bool, error) {
-	switch d.Val() {
-	case "assertion_claim":
-		return true, unmarshalNamed(d, &o.AssertionClaims, func(value string) (string, error) { return value, nil })
-	case "param":
-		return true, unmarshalNamed(d, &o.Params, parseRequestValue)
-	case "header":
-		return true, o.unmarshalHeader(d)
-	case "json_param":
-		return true, unmarshalNamed(d, &o.JSONParams, parseJSONValue)
-	default:
-		return false, nil
-	}
 }
 
 func (o *OAuth2) unmarshalHeader(d *caddyfile.Dispenser) error {
@@ -116,6 +89,9 @@ func (o *OAuth2) unmarshalHeader(d *caddyfile.Dispenser) error {
 	}
 	return nil
 }
+
+// parseAny takes a value as it is.
+func parseAny(value string) (string, error) { return value, nil }
 
 func parseRequestValue(value string) (SecretSource, error) {
 	if wholePlaceholder.MatchString(value) {
@@ -192,6 +168,8 @@ func (o *OAuth2) unmarshalOption(d *caddyfile.Dispenser) error {
 		return unmarshalString(d, &o.AssertionAudience)
 	case "assertion_typ":
 		return unmarshalOptional(d, &o.AssertionTyp)
+	case "assertion_claim":
+		return unmarshalNamed(d, &o.AssertionClaims, parseAny)
 	case "client_assertion_file":
 		return unmarshalString(d, &o.ClientAssertionFile)
 	case "client_assertion_type":
@@ -217,6 +195,12 @@ func (o *OAuth2) unmarshalRequestOption(d *caddyfile.Dispenser) error {
 		return unmarshalString(d, &o.Audience)
 	case "resource":
 		return unmarshalList(d, &o.Resource)
+	case "param":
+		return unmarshalNamed(d, &o.Params, parseRequestValue)
+	case "json_param":
+		return unmarshalNamed(d, &o.JSONParams, parseJSONValue)
+	case "header":
+		return o.unmarshalHeader(d)
 	case "method":
 		return unmarshalChoice(d, &o.Method, http.MethodPost, http.MethodGet)
 	case "encoding":
@@ -226,33 +210,27 @@ func (o *OAuth2) unmarshalRequestOption(d *caddyfile.Dispenser) error {
 			return err
 		}
 		o.Response = new(OAuth2Response)
-		return o.Response.unmarshalCaddyfile(d)
+		_, err := eachOption(d, o.Response.unmarshalOption, "keep")
+		return err
 	default:
 		return unrecognized(d, "provider oauth2")
 	}
 }
 
-func (r *OAuth2Response) unmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	seen := make(optionSet)
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		if err := r.unmarshalOption(d, seen); err != nil {
-			return err
-		}
-		if err := r.check(); err != nil { // now, while the line is known
-			return d.Errf("response: %v", err)
-		}
+func (r *OAuth2Response) unmarshalOption(d *caddyfile.Dispenser) error {
+	if err := r.unmarshalValue(d); err != nil {
+		return err
+	}
+	if err := r.check(); err != nil { // now, while the line is known
+		return d.Errf("response: %v", err)
 	}
 	return nil
 }
 
-func (r *OAuth2Response) unmarshalOption(d *caddyfile.Dispenser, seen optionSet) error {
-	if d.Val() == "keep" {
-		return unmarshalNamed(d, &r.Keep, func(path string) (string, error) { return path, nil })
-	}
-	if err := seen.add(d); err != nil {
-		return err
-	}
+func (r *OAuth2Response) unmarshalValue(d *caddyfile.Dispenser) error {
 	switch d.Val() {
+	case "keep":
+		return unmarshalNamed(d, &r.Keep, parseAny)
 	case "token":
 		return unmarshalList(d, &r.Token)
 	case "expires_in":

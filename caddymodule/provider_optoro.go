@@ -69,19 +69,15 @@ func (o *Optoro) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.ArgErr()
 	}
-	seen := make(optionSet)
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		if d.Val() != "token_url" {
-			return unrecognized(d, "provider optoro")
-		}
-		if err := seen.add(d); err != nil {
-			return err
-		}
-		if err := unmarshalTokenURL(d, &o.TokenURL); err != nil {
-			return err
-		}
+	_, err := eachOption(d, o.unmarshalOption)
+	return err
+}
+
+func (o *Optoro) unmarshalOption(d *caddyfile.Dispenser) error {
+	if d.Val() != "token_url" {
+		return unrecognized(d, "provider optoro")
 	}
-	return nil
+	return unmarshalTokenURL(d, &o.TokenURL)
 }
 
 // Endpoint implements Provider.

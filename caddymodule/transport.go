@@ -104,18 +104,9 @@ func (c *Credential) unmarshalTransport(d *caddyfile.Dispenser) error {
 	if err := noArgs(d); err != nil {
 		return err
 	}
-	t := new(TokenTransport)
-	seen := make(optionSet)
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		if err := seen.add(d); err != nil {
-			return err
-		}
-		if err := t.unmarshalOption(d); err != nil {
-			return err
-		}
-	}
-	c.Transport = t
-	return nil
+	c.Transport = new(TokenTransport)
+	_, err := eachOption(d, c.Transport.unmarshalOption)
+	return err
 }
 
 func (t *TokenTransport) unmarshalOption(d *caddyfile.Dispenser) error {
