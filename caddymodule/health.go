@@ -3,7 +3,6 @@ package caddymodule
 import (
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
@@ -50,37 +49,40 @@ type diagnosis struct {
 // diagnose judges from what is and what has been. The worst comes first.
 func diagnose(c *Credential, s token.Status, seen snapshot, now time.Time) diagnosis {
 	valid := s.State == token.StateFresh || s.State == token.StateStale || s.State == token.StateRejected
+	destination := latest(seen.recent, outcomeDestination.is)
+	rejected := rejections(seen.recent, now)
+	call := latest(seen.recent, outcome.isCall)
 	switch {
 	case s.Failure != nil && !valid:
 		d := explain(c, s.Failure, now)
 		d.health = healthFailing
 		return d
-	case now.Sub(latest(seen.recent, outcomeDestination)) < recently:
-		return diagnosis{destinationHealth(seen.recent, now), causeConfiguration,
-			"Requests are refused because the token may not go to their upstream: " + reasonOf(seen.recent, outcomeDestination) + ".",
+	case now.Sub(destination.At) < recently:
+		return diagnosis{destinationHealth(destination, now), causeConfiguration,
+			"Requests are refused because the token may not go to their upstream: " + destination.Reason + ".",
 			"If the upstream is meant to get this token, add its host to api_hosts of this credential. If not, somebody nearly got a token: correct the upstream."}
 	case s.Failure != nil:
 		d := explain(c, s.Failure, now)
 		d.health = healthDegraded
 		d.summary += " The present token serves until it expires " + in(s.Expires, now) + "."
 		return d
-	case rejections(seen.recent, now) > 1:
+	case rejected > 1:
 		return diagnosis{healthDegraded, causeAPI,
 			"The API refuses tokens with 401, new ones too.",
 			"Check that the client has the rights (scope, audience) that the API wants, and that upstream and token endpoint belong together (sandbox, production)."}
 	case s.State == token.StateRejected:
 		return diagnosis{healthDegraded, causeAPI, "The API refused the token with 401, and there is no other yet.",
 			"Nothing, if it was revoked on purpose: another is on its way."}
-	case rejections(seen.recent, now) == 1:
+	case rejected == 1:
 		return diagnosis{healthDegraded, causeAPI,
-			"The API refused a token with 401 " + ago(latest(seen.recent, outcomeRejected), now) + ", most likely because it was revoked early. Another has taken its place.",
+			"The API refused a token with 401 " + ago(latest(seen.recent, outcomeRejected.is).At, now) + ", most likely because it was revoked early. Another has taken its place.",
 			"Nothing, if it was revoked on purpose. If it happens again, look for another client with the same id whose tokens revoke these."}
 	case s.Fetching && !valid:
 		return diagnosis{healthDegraded, causeEndpoint, "Waiting for the token endpoint " + c.endpointHost + ".",
 			"If this takes longer than a moment, the token endpoint is slow: requests wait up to max_wait."}
-	case valid && slow(seen.recent, now) > 0:
+	case valid && call.slow() && now.Sub(call.At) < recently:
 		return diagnosis{healthDegraded, causeEndpoint,
-			fmt.Sprintf("The token endpoint is slow: the last call took %.1f s.", slow(seen.recent, now).Seconds()),
+			fmt.Sprintf("The token endpoint is slow: the last call took %.1f s.", call.Duration),
 			"Tokens are refreshed before they expire, so requests do not notice. See the status page of the token endpoint, or the network to " + c.endpointHost + "."}
 	case valid:
 		return diagnosis{health: healthOK, summary: "The token is valid for " + lasting(s.Expires.Sub(now)) + "."}
@@ -92,8 +94,8 @@ func diagnose(c *Credential, s token.Status, seen snapshot, now time.Time) diagn
 }
 
 // destinationHealth is failing while requests are being refused, which is told once a minute.
-func destinationHealth(recent []occurrence, now time.Time) health {
-	if now.Sub(latest(recent, outcomeDestination)) < 2*warnInterval {
+func destinationHealth(last occurrence, now time.Time) health {
+	if now.Sub(last.At) < 2*warnInterval {
 		return healthFailing
 	}
 	return healthDegraded
@@ -109,29 +111,8 @@ func rejections(recent []occurrence, now time.Time) (n int) {
 	return n
 }
 
-// slow returns how long the last token call took, if that was recently and too long.
-func slow(recent []occurrence, now time.Time) time.Duration {
-	for _, entry := range slices.Backward(recent) {
-		if entry.Outcome == outcomeRejected || entry.Outcome == outcomeDestination {
-			continue
-		}
-		took := time.Duration(entry.Duration * float64(time.Second))
-		if took < slowCall || now.Sub(entry.At) >= recently {
-			return 0
-		}
-		return took
-	}
-	return 0
-}
-
-func reasonOf(recent []occurrence, wanted outcome) string {
-	for i := len(recent) - 1; i >= 0; i-- {
-		if recent[i].Outcome == wanted {
-			return recent[i].Reason
-		}
-	}
-	return ""
-}
+// slow reports whether a token call took too long.
+func (o occurrence) slow() bool { return o.Duration >= slowCall.Seconds() }
 
 // explain says what a failed token call means, and what to do.
 func explain(c *Credential, e *token.Error, now time.Time) diagnosis {

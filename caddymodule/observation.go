@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,6 +41,11 @@ const (
 	outcomeRejected    outcome = "rejected"    // the API refused the token
 	outcomeDestination outcome = "destination" // the token may not go to an upstream
 )
+
+func (o outcome) is(other outcome) bool { return o == other }
+
+// isCall reports whether this is what came of a token call.
+func (o outcome) isCall() bool { return o != outcomeRejected && o != outcomeDestination }
 
 // occurrence is one entry of a credential's history.
 type occurrence struct {
@@ -98,17 +104,16 @@ func (o *observation) begin(identity token.Key) {
 func (o *observation) add(entry occurrence) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	switch entry.Outcome {
-	case outcomeRejected:
+	switch {
+	case entry.Outcome == outcomeRejected:
 		o.invalidations++
-	case outcomeDestination:
-	default:
+	case entry.Outcome == outcomeObtained:
+		o.lastSuccess = entry.At
+	case entry.Outcome.isCall():
+		o.lastError = &entry
+	}
+	if entry.Outcome.isCall() {
 		o.calls[entry.Outcome]++
-		if entry.Outcome == outcomeObtained {
-			o.lastSuccess = entry.At
-		} else {
-			o.lastError = &entry
-		}
 	}
 	if len(o.recent) == maxRecent {
 		o.recent = append(o.recent[:0], o.recent[1:]...)
@@ -116,14 +121,14 @@ func (o *observation) add(entry occurrence) {
 	o.recent = append(o.recent, entry)
 }
 
-// latest returns when something of this outcome happened last; zero if it is not in the history.
-func latest(recent []occurrence, wanted outcome) time.Time {
-	for i := len(recent) - 1; i >= 0; i-- {
-		if recent[i].Outcome == wanted {
-			return recent[i].At
+// latest returns the last entry that is wanted; the zero one if there is none.
+func latest(recent []occurrence, wanted func(outcome) bool) occurrence {
+	for _, entry := range slices.Backward(recent) {
+		if wanted(entry.Outcome) {
+			return entry
 		}
 	}
-	return time.Time{}
+	return occurrence{}
 }
 
 // succeeded returns when a token was last obtained.
@@ -139,7 +144,7 @@ func (o *observation) callsSince(began time.Time) []occurrence {
 	defer o.mu.Unlock()
 	var calls []occurrence
 	for _, entry := range o.recent {
-		if entry.At.After(began) && entry.Outcome != outcomeRejected && entry.Outcome != outcomeDestination {
+		if entry.At.After(began) && entry.Outcome.isCall() {
 			calls = append(calls, entry)
 		}
 	}
