@@ -11,15 +11,6 @@ import (
 // use for is shorter.
 const maxVisits = 16
 
-// refusedLoop is the reason of requests that go round in circles.
-const refusedLoop = "loop"
-
-var problemLoop = problem{
-	status: http.StatusBadGateway, proxyError: "proxy_loop_detected", slug: "request-loop",
-	title:  "Request loop",
-	detail: "The request keeps coming back: the upstream's name leads to the proxy itself. The proxy's log says more.",
-}
-
 // loops reports whether a request goes round in circles, which it does if the upstream's name leads to this proxy. Caddy
 // adds itself to Via each time, but looks at it never; RFC 9110 section 7.6.3.
 func loops(r *http.Request) bool {

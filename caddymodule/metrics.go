@@ -84,6 +84,7 @@ const (
 	refusedMethod        = "method"
 	refusedAuthorization = "authorization"
 	refusedDestination   = "destination"
+	refusedLoop          = "loop"
 )
 
 // labeledCodes are the error codes that have a value of the label code: those of RFC 6749, of RFC 8707 and RFC 8628 as

@@ -45,6 +45,11 @@ var (
 		title:  "Destination not allowed",
 		detail: "The token may not be sent to this upstream. The proxy's log says which rule forbids it.",
 	}
+	problemLoop = problem{
+		status: http.StatusBadGateway, proxyError: "proxy_loop_detected", slug: "request-loop",
+		title:  "Request loop",
+		detail: "The request keeps coming back: the upstream's name leads to the proxy itself. The proxy's log says more.",
+	}
 	problemUnavailable = problem{
 		status: http.StatusServiceUnavailable, proxyError: "destination_unavailable", slug: "token-endpoint-unavailable",
 		title:  "Token endpoint unavailable",
