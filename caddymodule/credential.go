@@ -83,6 +83,8 @@ type Credential struct {
 	identityKey  token.Key
 	counted      func() requestMetrics
 	logger       *zap.Logger
+
+	hasCertificate bool // token requests are made with a client certificate
 }
 
 // provision resolves and checks everything that can be checked without a network.
@@ -140,7 +142,7 @@ func (c *Credential) loadProvider(ctx caddy.Context) error {
 	}
 	if endpoint.Scheme != "https" && !oauth.IsLoopback(endpoint.Hostname()) && !c.AllowPlaintext {
 		option := "token_url"
-		if o, ok := provider.(*OAuth2); ok && o.Issuer != "" {
+		if byIssuer(provider) {
 			option = "issuer"
 		}
 		return errors.New(option + ": the client secret would be sent in the clear: use https, or say allow_plaintext")
@@ -166,7 +168,8 @@ func (c *Credential) loadTransport() error {
 	if err := c.Transport.provision(); err != nil {
 		return fmt.Errorf("transport: %w", err)
 	}
-	_, _, err := c.tokenClient()
+	_, certificate, err := c.tokenClient()
+	c.hasCertificate = certificate != nil
 	return err
 }
 
@@ -382,16 +385,6 @@ type learner interface {
 
 	// inherit takes over what the same provider has learned before a reload.
 	inherit(from Provider)
-}
-
-// hasCertificate reports whether token requests are made with a client certificate.
-func (c *Credential) hasCertificate() bool {
-	holder, ok := c.provider.(CertificateHolder)
-	if !ok {
-		return false
-	}
-	certificate, err := holder.Certificate()
-	return certificate != nil || err != nil
 }
 
 // withLeaf parses the certificate itself, if whoever made it has not.

@@ -22,7 +22,7 @@ import (
 // timeouts, limits, retries or redaction: all that happens around it. Its JSON configuration is a part of what its
 // tokens are known by: whatever shapes a token must be in it.
 //
-// What else there is to know of a provider, it says by implementing SecretHolder and CertificateHolder.
+// What else there is to know of a provider, it says by implementing SecretHolder, CertificateHolder and Stubber.
 type Provider interface {
 	// Endpoint is the URL that tokens are asked from, or that says where. It is known after provisioning, and is
 	// checked then: https, or loopback, or allow_plaintext.
@@ -100,9 +100,8 @@ func (e *tokenEndpoint) resolve(configured, standard string) error {
 	if configured == "" {
 		return nil
 	}
-	configured, err := caddy.NewReplacer().ReplaceOrErr(configured, true, true)
-	if err != nil {
-		return fmt.Errorf("token_url: %w", err)
+	if err := replaceGlobal("token_url", &configured); err != nil {
+		return err
 	}
 	u, err := oauth.ParseEndpoint(configured)
 	if err != nil {
@@ -113,5 +112,15 @@ func (e *tokenEndpoint) resolve(configured, standard string) error {
 		u.Path = base.Path
 	}
 	e.url = u.String()
+	return nil
+}
+
+// replaceGlobal replaces global placeholders in the value of an option.
+func replaceGlobal(option string, value *string) error {
+	replaced, err := caddy.NewReplacer().ReplaceOrErr(*value, true, true)
+	if err != nil {
+		return fmt.Errorf("%s: %w", option, err)
+	}
+	*value = replaced
 	return nil
 }

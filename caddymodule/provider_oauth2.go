@@ -163,42 +163,29 @@ func (o *OAuth2) replacePlaceholders() error {
 	if strings.Contains(o.ClientAssertionFile, "{file.") { // what is in the file would be taken for its name, and shown
 		return errors.New("client_assertion_file: give the path alone, without {file.…}")
 	}
-	repl := caddy.NewReplacer()
-	replace := func(option string, value *string) error {
-		replaced, err := repl.ReplaceOrErr(*value, true, true)
-		if err != nil {
-			return fmt.Errorf("%s: %w", option, err)
-		}
-		*value = replaced
-		return nil
+	texts := map[string][]*string{
+		"token_url":             {&o.TokenURL},
+		"issuer":                {&o.Issuer},
+		"signing_key_id":        {&o.SigningKeyID},
+		"assertion_audience":    {&o.AssertionAudience},
+		"client_assertion_file": {&o.ClientAssertionFile},
+		"audience":              {&o.Audience},
 	}
-	for option, value := range map[string]*string{
-		"token_url":             &o.TokenURL,
-		"issuer":                &o.Issuer,
-		"signing_key_id":        &o.SigningKeyID,
-		"assertion_audience":    &o.AssertionAudience,
-		"client_assertion_file": &o.ClientAssertionFile,
-		"audience":              &o.Audience,
-	} {
-		if *value == "" {
-			continue
-		}
-		if err := replace(option, value); err != nil {
-			return err
-		}
+	for i := range o.Scope {
+		texts["scope"] = append(texts["scope"], &o.Scope[i])
 	}
-	for option, values := range map[string][]string{"scope": o.Scope, "resource": o.Resource} {
-		for i := range values {
-			if err := replace(option, &values[i]); err != nil {
+	for i := range o.Resource {
+		texts["resource"] = append(texts["resource"], &o.Resource[i])
+	}
+	for option, values := range texts {
+		for _, value := range values {
+			if err := replaceGlobal(option, value); err != nil {
 				return err
 			}
 		}
 	}
 	for name, value := range o.AssertionClaims {
-		if value == "" {
-			continue
-		}
-		if err := replace("assertion_claim "+name, &value); err != nil {
+		if err := replaceGlobal("assertion_claim "+name, &value); err != nil {
 			return err
 		}
 		o.AssertionClaims[name] = value
@@ -322,6 +309,12 @@ func (o *OAuth2) Stub(token string, _ time.Time, lifetime time.Duration) any {
 		ExpiresIn   int64  `json:"expires_in"`
 		Scope       string `json:"scope,omitempty"`
 	}{token, "Bearer", int64(lifetime.Seconds()), strings.Join(o.Scope, " ")}
+}
+
+// byIssuer reports whether a provider's endpoint only says where the token endpoint is.
+func byIssuer(provider Provider) bool {
+	o, ok := provider.(*OAuth2)
+	return ok && o.Issuer != ""
 }
 
 func (o *OAuth2) grant() string {
