@@ -537,7 +537,10 @@ func TestAdminAfterAReload(t *testing.T) {
 	if err := s.load(globalOptions(fault.credential(bad))); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the correction", func() bool { return s.credential(bad).Health == "idle" })
+	eventually(t, "the correction, without the history of the mistake", func() bool {
+		c := s.credential(bad)
+		return c.Health == "idle" && len(c.Recent) == 0
+	})
 }
 
 func TestHistoryIsBounded(t *testing.T) {

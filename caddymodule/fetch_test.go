@@ -1,0 +1,149 @@
+package caddymodule
+
+import (
+	"crypto/tls"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+)
+
+// A certificate of somebody else's provider may come without its parsed form, which is needed to tell it from others.
+func TestCertificateWithoutLeaf(t *testing.T) {
+	made := newTestCertificate(t, signingKeyOf("P-256"), time.Hour)
+	pair, err := tls.X509KeyPair([]byte(made.certificate), []byte(made.key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	bare := tls.Certificate{Certificate: pair.Certificate, PrivateKey: pair.PrivateKey}
+	if err := withLeaf(&bare); err != nil || !bare.Leaf.Equal(pair.Leaf) {
+		t.Errorf("got %v, %v", bare.Leaf, err)
+	}
+	if err := withLeaf(nil); err != nil {
+		t.Errorf("no certificate: %v", err)
+	}
+	for name, broken := range map[string]*tls.Certificate{"empty": {}, "damaged": {Certificate: [][]byte{{1}}}} {
+		if withLeaf(broken) == nil {
+			t.Errorf("%s: it is accepted", name)
+		}
+	}
+}
+
+// A kept value that is left out is missed later, where nobody would look for the cause.
+func TestKeptValueThatIsLeftOutIsTold(t *testing.T) {
+	endpoint := serveHTTP(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, secret, _ := r.BasicAuth()
+		fmt.Fprintf(w, `{"access_token": "a-token", "token_type": "Bearer", "expires_in": 60, "echo": %q, "plain": "value"}`, secret)
+	}))
+	_, c, _ := provisionCredential(t, `{"provider": {"name": "oauth2", "token_url": "`+endpoint.URL+`",
+		"response": {"keep": {"echoed": "echo", "other": "plain"}}}, "client_id": "id", "client_secret": "correct-horse-battery"}`)
+	issued, err := fetchOnce(t, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(issued.Kept) != 1 || issued.Kept["other"] != "value" {
+		t.Errorf("kept is %q", issued.Kept)
+	}
+	if !strings.Contains(issued.Note, "echoed") || strings.Contains(issued.Note, "other") || strings.Contains(issued.Note, "horse") {
+		t.Errorf("the note is %q", issued.Note)
+	}
+}
+
+// What looks like no token endpoint makes the issuer be asked again; what a token endpoint says does not.
+func TestOAuth2DoubtsWhereTheEndpointIs(t *testing.T) {
+	for name, tc := range map[string]struct {
+		failure *token.Error
+		again   bool
+	}{
+		"unreachable":    {&token.Error{Kind: token.Unavailable}, true},
+		"moved":          {&token.Error{Kind: token.Refused, Status: 307}, true},
+		"not found":      {&token.Error{Kind: token.Refused, Status: 404}, true},
+		"no such method": {&token.Error{Kind: token.Refused, Status: 405}, true},
+		"gone":           {&token.Error{Kind: token.Refused, Status: 410}, true},
+		"overloaded":     {&token.Error{Kind: token.Unavailable, Status: 503}, false},
+		"wrong secret":   {&token.Error{Kind: token.Refused, Status: 401, Code: "invalid_client"}, false},
+		"not our error":  {nil, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const issuer = "https://as.example"
+				asked := 0
+				do := func(*http.Request) (*Answer, error) {
+					asked++
+					return &Answer{Status: http.StatusOK, Body: []byte(`{"issuer": "` + issuer + `", "token_endpoint": "` + issuer + `/token"}`)}, nil
+				}
+				o := &OAuth2{discovery: &oauth.Discovery{Issuer: issuer}}
+				look := func() {
+					t.Helper()
+					if _, err := o.discovery.TokenEndpoint(t.Context(), do); err != nil {
+						t.Fatal(err)
+					}
+				}
+				look()
+				time.Sleep(2 * time.Minute)
+				var err error = http.ErrHandlerTimeout
+				if tc.failure != nil {
+					err = tc.failure
+				}
+				o.doubt(err)
+				look()
+				if again := asked > 1; again != tc.again {
+					t.Errorf("the issuer is asked again: %t, want %t", again, tc.again)
+				}
+			})
+		})
+	}
+	(&OAuth2{}).doubt(&token.Error{Kind: token.Unavailable}) // with a token URL there is nothing to doubt
+}
+
+// The history of one client tells nothing of another that has taken its name.
+func TestHistoryEndsWithItsClient(t *testing.T) {
+	o := &observation{calls: make(map[outcome]uint64)}
+	o.begin("one")
+	o.add(occurrence{At: time.Now(), Outcome: outcomeObtained})
+	o.add(occurrence{At: time.Now(), Outcome: outcome(token.Refused)})
+	o.begin("one") // a reload
+	if seen := o.snapshot(); len(seen.recent) != 2 || seen.lastError == nil || seen.lastSuccess.IsZero() {
+		t.Errorf("a reload has lost history: %+v", seen)
+	}
+	o.begin("other")
+	seen := o.snapshot()
+	if len(seen.recent) != 0 || seen.lastError != nil || !seen.lastSuccess.IsZero() {
+		t.Errorf("another client has inherited history: %+v", seen)
+	}
+	if seen.calls[outcomeObtained] != 1 {
+		t.Error("a counter has gone back")
+	}
+}
+
+// learning is a provider that is told of failed token requests.
+type learning struct {
+	Provider
+	told []error
+}
+
+func (l *learning) doubt(err error)  { l.told = append(l.told, err) }
+func (l *learning) inherit(Provider) {}
+
+func TestProviderIsToldOfFailedRequests(t *testing.T) {
+	endpoint := serveHTTP(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.Path, "missing") {
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
+		fmt.Fprint(w, `{"access_token": "a-token", "token_type": "Bearer", "expires_in": 60}`)
+	}))
+	for url, told := range map[string]int{endpoint.URL + "/missing": 1, "http://127.0.0.1:1/token": 1, endpoint.URL + "/token": 0} {
+		_, c, _ := provisionCredential(t, credentialJSON("oauth2", "id", "secret", "token_url", url))
+		l := &learning{Provider: c.provider}
+		c.provider = l
+		if _, err := fetchOnce(t, c); len(l.told) != told || told == 1 && l.told[0].Error() != err.Error() {
+			t.Errorf("%s: told of %v, want %d failures; it ended with %v", url, l.told, told, err)
+		}
+	}
+}
