@@ -24,6 +24,7 @@ type App struct {
 	// Credentials are the OAuth 2.0 client registrations by name. A name is made of letters, digits, '_', '-', '.'.
 	Credentials map[string]*Credential `json:"credentials,omitempty"`
 
+	events   *eventEmitter
 	acquired []token.Key
 	ends     []func()
 }
@@ -39,8 +40,8 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 // Provision checks the credentials. It makes no network connection and starts nothing: it runs for `caddy validate`
 // too, and for configurations that are then refused.
 func (a *App) Provision(ctx caddy.Context) error {
-	events, err := newEventEmitter(ctx)
-	if err != nil {
+	var err error
+	if a.events, err = newEventEmitter(ctx); err != nil {
 		return err
 	}
 	if err := metrics.register(ctx.GetMetricsRegistry()); err != nil {
@@ -51,7 +52,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 		if c == nil {
 			return fmt.Errorf("credential %q: it is null", name)
 		}
-		c.events = events
+		c.events = a.events
 		if err := a.provisionCredential(ctx, name, c); err != nil {
 			return fmt.Errorf("credential %q: %w", name, err)
 		}
@@ -101,6 +102,7 @@ func (a *App) Cleanup() error {
 		end()
 	}
 	a.ends = nil
+	a.events.end()
 	var errs []error
 	for _, key := range a.acquired {
 		errs = append(errs, releaseSource(key))

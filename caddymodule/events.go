@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
@@ -20,10 +21,15 @@ const (
 // eventEmitter emits Caddy's events, once the configuration has been started: until then, subscriptions are added, and
 // tokens may be prefetched. Nil emits none.
 type eventEmitter struct {
-	app     *caddyevents.App
-	ctx     caddy.Context
-	started chan struct{} // closed when the configuration has been started
+	system  atomic.Pointer[eventSystem] // nil when the configuration is gone
+	started chan struct{}               // closed when it has been started
 	once    sync.Once
+}
+
+// eventSystem is Caddy's event system, as one configuration made it.
+type eventSystem struct {
+	app *caddyevents.App
+	ctx caddy.Context
 }
 
 func newEventEmitter(ctx caddy.Context) (*eventEmitter, error) {
@@ -31,8 +37,10 @@ func newEventEmitter(ctx caddy.Context) (*eventEmitter, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &eventEmitter{app: app.(*caddyevents.App), ctx: ctx, started: make(chan struct{})}
-	return e, e.app.On("started", e)
+	e := &eventEmitter{started: make(chan struct{})}
+	system := &eventSystem{app.(*caddyevents.App), ctx}
+	e.system.Store(system)
+	return e, system.app.On("started", e)
 }
 
 // Handle implements caddyevents.Handler for the event that a configuration has been started.
@@ -41,16 +49,28 @@ func (e *eventEmitter) Handle(context.Context, caddy.Event) error {
 	return nil
 }
 
+// end lets go of the configuration. A source that the vault remembers still holds its credential, and so this emitter;
+// it must not keep all that Caddy made of the same configuration.
+func (e *eventEmitter) end() {
+	if e != nil {
+		e.system.Store(nil)
+	}
+}
+
 // emit runs the handlers of whoever subscribed. They take their time, so it does not wait for them.
 func (e *eventEmitter) emit(name string, data map[string]any) {
 	if e == nil {
 		return
 	}
+	system := e.system.Load()
+	if system == nil {
+		return
+	}
 	go func() {
 		select {
 		case <-e.started:
-			e.app.Emit(e.ctx, name, data)
-		case <-e.ctx.Done():
+			system.app.Emit(system.ctx, name, data)
+		case <-system.ctx.Done():
 		}
 	}()
 }

@@ -21,6 +21,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"weak"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -881,4 +882,22 @@ func TestStopWhileRequestsWaitForAToken(t *testing.T) {
 			s.wantNoPanic()
 		})
 	}
+}
+
+// A credential that is no longer configured is remembered with its token, but not with the configuration that it came
+// from: a process that loads many must not grow by each.
+func TestReloadLetsGoOfTheConfiguration(t *testing.T) {
+	tokens := newTokenServer(t)
+	s := startCaddy(t, globalOptions(tokens.credential("api", "prefetch on")))
+	source := runningApp().Credentials["api"].source
+	eventually(t, "the token", func() bool { return source.Status().State == token.StateFresh })
+	old := weak.Make(runningApp())
+	if err := s.load(globalOptions(newTokenServer(t).credential("api"))); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the old configuration to be gone", func() bool {
+		runtime.GC()
+		return old.Value() == nil
+	})
+	runtime.KeepAlive(source) // as the vault does
 }
