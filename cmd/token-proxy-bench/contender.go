@@ -10,9 +10,9 @@ import (
 
 // contender is something that puts a token on requests. Its name is what the report calls it.
 type contender struct {
-	name    string
-	command func(ctx context.Context, b *bench, s setup) (*exec.Cmd, error)
-	admin   bool // it has Caddy's admin API
+	name     string
+	command  func(ctx context.Context, b *bench, s setup) (*exec.Cmd, error)
+	hasAdmin bool // it has Caddy's admin API
 }
 
 // setup is what differs from one start of a contender to the next.
@@ -23,8 +23,8 @@ type setup struct {
 }
 
 var contenders = []contender{
-	{name: sidecarName, command: sidecarCommand, admin: true},
-	{name: staticName, command: staticCommand, admin: true},
+	{name: sidecarName, command: sidecarCommand, hasAdmin: true},
+	{name: staticName, command: staticCommand, hasAdmin: true},
 	{name: fortyName, command: fortyCommand},
 }
 

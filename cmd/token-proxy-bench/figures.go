@@ -25,6 +25,7 @@ const (
 	keyCPU        = "cpu"
 	keyCalls      = "token_calls"
 	keyFailed     = "failed"
+	keyRefresh    = "refresh_ratio"
 )
 
 var latencyPhases = []struct{ key, title string }{
@@ -56,6 +57,7 @@ func metrics() []metric {
 		}
 	}
 	return append(all,
+		metric{keyRefresh, "p99 inside / outside", ""},
 		metric{keyIdle, "memory, idle", "MiB"},
 		metric{keyLoad, "memory, under load", "MiB"},
 		metric{keyStart, "start to first request", "ms"},

@@ -8,35 +8,42 @@ import (
 	"time"
 )
 
-// load is a load generator for one address.
+// load is a load generator for one address. Its connections stay open from one loop to the next.
 type load struct {
-	addr, path  string
-	connections int
-	duration    time.Duration
+	workers []*worker
 }
 
-// drain is how long answers may take beyond the end of a phase.
+func newLoad(ctx context.Context, addr, path string, connections int) *load {
+	l := new(load)
+	for range connections {
+		l.workers = append(l.workers, &worker{ctx: ctx, addr: addr, path: path})
+	}
+	return l
+}
+
+func (l *load) close() {
+	for _, w := range l.workers {
+		w.close()
+	}
+}
+
+// drain is how long answers may take beyond the end of a loop.
 const drain = 10 * time.Second
 
 // closedLoop sends on each connection as fast as answers come, and counts them.
-func (l load) closedLoop(ctx context.Context) (served, failed int64) {
-	ctx, cancel := context.WithTimeout(ctx, l.duration+drain)
-	defer cancel()
-	var good, bad atomic.Int64
-	end := time.Now().Add(l.duration)
-	l.onEach(func() {
-		w := worker{ctx: ctx, load: l}
-		defer w.close()
+func (l *load) closedLoop(d time.Duration) (served, failed int64) {
+	var good atomic.Int64
+	end := time.Now().Add(d)
+	failed = l.onEach(d, func(w *worker) {
 		var n int64
-		for time.Now().Before(end) && ctx.Err() == nil {
+		for time.Now().Before(end) && w.ctx.Err() == nil {
 			if w.get() {
 				n++
 			}
 		}
 		good.Add(n)
-		bad.Add(w.failed)
 	})
-	return good.Load(), bad.Load()
+	return good.Load(), failed
 }
 
 // sample is one request of the open loop: when it was to be sent, and how long after that its answer was there.
@@ -47,24 +54,18 @@ type sample struct {
 
 // openLoop sends at a fixed rate, however slow the answers are. A request that finds no connection free waits for one,
 // and the wait counts.
-func (l load) openLoop(ctx context.Context, rate float64) (samples []sample, failed int64) {
-	ctx, cancel := context.WithTimeout(ctx, l.duration+drain)
-	defer cancel()
-	samples = make([]sample, sampleCount(rate, l.duration))
+func (l *load) openLoop(ctx context.Context, d time.Duration, rate float64) (samples []sample, failed int64) {
+	samples = make([]sample, sampleCount(rate, d))
 	queue := make(chan int, len(samples))
 	go pace(ctx, samples, rate, queue)
-	var bad atomic.Int64
-	l.onEach(func() {
-		w := worker{ctx: ctx, load: l}
-		defer w.close()
+	failed = l.onEach(d, func(w *worker) {
 		for i := range queue {
 			if w.get() {
 				samples[i].latency = time.Since(samples[i].intended)
 			}
 		}
-		bad.Add(w.failed)
 	})
-	return samples, bad.Load()
+	return samples, failed
 }
 
 // sampleCount bounds the memory for samples: 100 s at 50 000 requests a second.
@@ -88,21 +89,35 @@ func pace(ctx context.Context, samples []sample, rate float64, queue chan<- int)
 	}
 }
 
-// onEach runs f once for each connection, all at once.
-func (l load) onEach(f func()) {
+// onEach runs f once for each connection, all at once, and counts the requests that failed.
+func (l *load) onEach(d time.Duration, f func(*worker)) int64 {
+	var failed atomic.Int64
 	var wg sync.WaitGroup
-	for range l.connections {
-		wg.Go(f)
+	for _, w := range l.workers {
+		w.begin(time.Now().Add(d + drain))
+		wg.Go(func() {
+			f(w)
+			failed.Add(w.failed)
+		})
 	}
 	wg.Wait()
+	return failed.Load()
 }
 
 // worker has one connection, and another one after a failure.
 type worker struct {
-	ctx    context.Context
-	load   load
-	conn   *connection
-	failed int64
+	ctx        context.Context
+	addr, path string
+	conn       *connection
+	deadline   time.Time
+	failed     int64
+}
+
+func (w *worker) begin(deadline time.Time) {
+	w.deadline, w.failed = deadline, 0
+	if w.conn != nil {
+		_ = w.conn.SetDeadline(deadline)
+	}
 }
 
 func (w *worker) get() bool {
@@ -118,10 +133,13 @@ func (w *worker) get() bool {
 }
 
 func (w *worker) connect() (err error) {
-	if w.conn == nil {
-		w.conn, err = dial(w.ctx, w.load.addr, w.load.path)
+	if w.conn != nil {
+		return nil
 	}
-	return err
+	if w.conn, err = dial(w.ctx, w.addr, w.path); err != nil {
+		return err
+	}
+	return w.conn.SetDeadline(w.deadline)
 }
 
 func (w *worker) close() {

@@ -9,23 +9,27 @@ import (
 	"time"
 )
 
-func newLoad(t *testing.T, handler http.HandlerFunc) load {
+const phase = 50 * time.Millisecond
+
+func loadOn(ctx context.Context, t *testing.T, connections int, handler http.HandlerFunc) *load {
 	t.Helper()
 	s := httptest.NewServer(handler)
 	t.Cleanup(s.Close)
-	return load{addr: s.Listener.Addr().String(), path: apiPath, connections: 3, duration: 50 * time.Millisecond}
+	l := newLoad(ctx, s.Listener.Addr().String(), apiPath, connections)
+	t.Cleanup(l.close)
+	return l
 }
 
 // What it says that it sent is what came.
 func TestLoadCounts(t *testing.T) {
 	var came atomic.Int64
-	l := newLoad(t, func(http.ResponseWriter, *http.Request) { came.Add(1) })
-	served, failed := l.closedLoop(t.Context())
+	l := loadOn(t.Context(), t, 3, func(http.ResponseWriter, *http.Request) { came.Add(1) })
+	served, failed := l.closedLoop(phase)
 	if served == 0 || served != came.Load() || failed != 0 {
 		t.Errorf("%d came, %d were served, %d failed", came.Load(), served, failed)
 	}
 	came.Store(0)
-	samples, failed := l.openLoop(t.Context(), 1000)
+	samples, failed := l.openLoop(t.Context(), phase, 1000)
 	if n := int64(len(samples)); n != 51 || n != came.Load() || failed != 0 {
 		t.Errorf("%d came, of %d samples; %d failed", came.Load(), n, failed)
 	}
@@ -33,11 +37,11 @@ func TestLoadCounts(t *testing.T) {
 
 // A failure is counted as one, and is no sample.
 func TestLoadCountsFailures(t *testing.T) {
-	l := newLoad(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) })
-	if served, failed := l.closedLoop(t.Context()); served != 0 || failed == 0 {
+	l := loadOn(t.Context(), t, 3, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) })
+	if served, failed := l.closedLoop(phase); served != 0 || failed == 0 {
 		t.Errorf("%d were served, %d failed", served, failed)
 	}
-	samples, failed := l.openLoop(t.Context(), 200)
+	samples, failed := l.openLoop(t.Context(), phase, 200)
 	if inside, outside := split(samples, nil); len(inside)+len(outside) != 0 || failed != int64(len(samples)) {
 		t.Errorf("%d of %d failed", failed, len(samples))
 	}
@@ -47,13 +51,12 @@ func TestLoadCountsFailures(t *testing.T) {
 func TestOpenLoopCountsWaits(t *testing.T) {
 	var first atomic.Bool
 	const pause = 100 * time.Millisecond
-	l := newLoad(t, func(http.ResponseWriter, *http.Request) {
+	l := loadOn(t.Context(), t, 1, func(http.ResponseWriter, *http.Request) {
 		if first.CompareAndSwap(false, true) {
 			time.Sleep(pause)
 		}
 	})
-	l.connections = 1
-	samples, _ := l.openLoop(t.Context(), 200)
+	samples, _ := l.openLoop(t.Context(), phase, 200)
 	for i, s := range samples {
 		if least := pause - s.intended.Sub(samples[0].intended); s.latency < least {
 			t.Errorf("sample %d took %s, want %s at least", i, s.latency, least)
@@ -62,10 +65,10 @@ func TestOpenLoopCountsWaits(t *testing.T) {
 }
 
 func TestLoadEndsWithItsContext(t *testing.T) {
-	l := newLoad(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	if served, failed := l.closedLoop(ctx); served != 0 || failed == 0 {
+	l := loadOn(ctx, t, 3, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	if served, failed := l.closedLoop(phase); served != 0 || failed == 0 {
 		t.Errorf("%d were served, %d failed", served, failed)
 	}
 }

@@ -124,13 +124,13 @@ func wantXML(t *testing.T, path string) {
 
 // Tokens that have to be refreshed are: each contender but the one that has none asks again.
 func TestRefreshing(t *testing.T) {
-	b := newBench(t.Context(), t)
+	b := runningBench(t.Context(), t)
 	b.settings.duration = shortLife * time.Second
-	brief := setup{lifetime: shortLife, margin: shortMargin.String()}
 	for _, c := range contenders {
-		f := figures{}
-		err := b.with(t.Context(), c, brief, func(p *child, _ time.Duration) error {
-			return b.refreshing(t.Context(), f, p, b.settings.rate)
+		var f figures
+		err := b.with(t.Context(), c, brief, func(e *entrant) error {
+			f = e.figures
+			return b.refreshing(t.Context(), e, b.settings.rate)
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -144,23 +144,23 @@ func TestRefreshing(t *testing.T) {
 
 // The profiles are there, of those that have an admin API.
 func TestProfiles(t *testing.T) {
-	b := newBench(t.Context(), t)
+	b := runningBench(t.Context(), t)
 	b.settings.profile = true
 	if err := b.profiles(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range contenders {
 		text, err := os.ReadFile(filepath.Join(b.settings.out, c.name+".pprof"))
-		if c.admin != (err == nil) || c.admin && !bytes.HasPrefix(text, []byte{0x1f, 0x8b}) {
+		if c.hasAdmin != (err == nil) || c.hasAdmin && !bytes.HasPrefix(text, []byte{0x1f, 0x8b}) {
 			t.Errorf("%s: %v, %d bytes", c.name, err, len(text))
 		}
 	}
 }
 
-// newBench returns a bench whose services run until the test, or ctx, ends.
-func newBench(ctx context.Context, t *testing.T) *bench {
+// runningBench returns a bench whose services run until the test, or ctx, ends.
+func runningBench(ctx context.Context, t *testing.T) *bench {
 	t.Helper()
-	b := &bench{settings: tinySettings(t), scratch: t.TempDir(), show: &progress{w: io.Discard}}
+	b := newBench(tinySettings(t), t.TempDir(), &progress{w: io.Discard})
 	services, err := b.startServices(ctx)
 	if err != nil {
 		t.Fatal(err)
@@ -171,11 +171,11 @@ func newBench(ctx context.Context, t *testing.T) *bench {
 
 // Whatever ends a contender's turn, it does not outlive it.
 func TestNoChildIsLeft(t *testing.T) {
-	b := newBench(t.Context(), t)
+	b := runningBench(t.Context(), t)
 	for _, c := range contenders {
 		var left *child
-		err := b.with(t.Context(), c, setup{lifetime: longLife, margin: "10s"}, func(p *child, _ time.Duration) error {
-			left = p
+		err := b.with(t.Context(), c, lasting, func(e *entrant) error {
+			left = e.child
 			return errOnPurpose
 		})
 		if !errors.Is(err, errOnPurpose) {
@@ -192,10 +192,10 @@ var errOnPurpose = errors.New("on purpose")
 // An interrupt ends the children, and then the run.
 func TestInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	b := newBench(ctx, t)
-	err := b.with(ctx, contenders[0], setup{lifetime: longLife}, func(p *child, _ time.Duration) error {
+	b := runningBench(ctx, t)
+	err := b.with(ctx, contenders[0], lasting, func(e *entrant) error {
 		cancel()
-		<-p.ended
+		<-e.ended
 		return ctx.Err()
 	})
 	if !errors.Is(err, context.Canceled) {

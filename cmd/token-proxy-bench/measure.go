@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os/exec"
 	"runtime"
+	"slices"
 	"time"
 )
 
@@ -15,6 +17,11 @@ type bench struct {
 	scratch  string
 	services string // where the API and the token endpoint are
 	show     *progress
+	order    *rand.Rand
+}
+
+func newBench(s settings, scratch string, show *progress) *bench {
+	return &bench{settings: s, scratch: scratch, show: show, order: rand.New(rand.NewPCG(s.seed, 0))}
 }
 
 // round is what one round measured, and in which order.
@@ -28,7 +35,7 @@ func measureAll(ctx context.Context, s settings, scratch string, show *progress)
 	// The system ends children with the thread that started them: this one lasts.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	b := &bench{settings: s, scratch: scratch, show: show}
+	b := newBench(s, scratch, show)
 	began := time.Now()
 	services, err := b.startServices(ctx)
 	if err != nil {
@@ -80,107 +87,189 @@ func (b *bench) ready(ctx context.Context, c *child) error {
 	return fmt.Errorf("it does not start:\n%s", c.said.String())
 }
 
-// rounds measures each contender once a round, in an order drawn anew for each.
+// rounds measures all contenders once a round, in an order drawn anew for each.
 func (b *bench) rounds(ctx context.Context, r *report) error {
-	order := rand.New(rand.NewPCG(b.settings.seed, 0))
-	b.show.expect(b.settings.rounds * len(contenders))
+	b.show.expect(b.settings.rounds)
 	for n := range b.settings.rounds {
-		done := round{Figures: map[string]figures{}}
-		for _, i := range order.Perm(len(contenders)) {
-			c := contenders[i]
-			b.show.begin(fmt.Sprintf("round %d of %d, %s", n+1, b.settings.rounds, c.name))
-			f, err := b.measure(ctx, c, r.Conditions.Rate)
-			if err != nil {
-				return fmt.Errorf("%s: %w", c.name, err)
-			}
-			b.show.end(f)
-			done.Order = append(done.Order, c.name)
-			done.Figures[c.name] = f
+		b.show.begin(fmt.Sprintf("round %d of %d", n+1, b.settings.rounds))
+		done, err := b.round(ctx, r.Conditions.Rate)
+		if err != nil {
+			return err
 		}
+		b.show.end(done)
 		r.Rounds = append(r.Rounds, done)
 	}
 	return nil
 }
 
-// measure takes all figures of a contender once. It starts it twice: with tokens that last, and with tokens that have
-// to be refreshed.
-func (b *bench) measure(ctx context.Context, c contender, rate float64) (figures, error) {
-	f := figures{keyFailed: 0}
-	lasting := setup{lifetime: longLife, margin: "10s"}
-	err := b.with(ctx, c, lasting, func(p *child, took time.Duration) error {
-		f[keyStart] = millis(took)
-		b.idle(f, p)
-		b.throughput(ctx, f, p)
-		b.steady(ctx, f, p, rate)
+// lasting is for the phases without refreshes, and brief for the one with them.
+var (
+	lasting = setup{lifetime: longLife, margin: "10s"}
+	brief   = setup{lifetime: shortLife, margin: shortMargin.String()}
+)
+
+// round takes all figures once. Each contender starts twice: with tokens that last, beside the others, and with tokens
+// that have to be refreshed, alone, since a token that nobody uses would expire.
+func (b *bench) round(ctx context.Context, rate float64) (round, error) {
+	done := round{Figures: map[string]figures{}}
+	err := b.together(ctx, func(all []*entrant) error {
+		for _, e := range all {
+			done.Order = append(done.Order, e.name)
+			done.Figures[e.name] = e.figures
+			b.idle(e)
+		}
+		b.throughput(all)
+		b.steady(ctx, all, rate)
 		return ctx.Err()
 	})
 	if err != nil {
-		return nil, err
+		return done, err
 	}
-	brief := setup{lifetime: shortLife, margin: shortMargin.String()}
-	err = b.with(ctx, c, brief, func(p *child, _ time.Duration) error {
-		return b.refreshing(ctx, f, p, rate)
-	})
-	return f, err
+	for _, c := range b.draw() {
+		err := b.with(ctx, c, brief, func(e *entrant) error {
+			e.figures = done.Figures[c.name]
+			return b.refreshing(ctx, e, rate)
+		})
+		if err != nil {
+			return done, fmt.Errorf("%s: %w", c.name, err)
+		}
+	}
+	return done, nil
 }
 
-// with runs f while a contender runs and has served one request.
-func (b *bench) with(ctx context.Context, c contender, s setup, f func(*child, time.Duration) error) error {
-	var err error
-	if s.listen, err = freeAddr(); err != nil {
+// draw returns the contenders in a new order.
+func (b *bench) draw() []contender {
+	drawn := slices.Clone(contenders)
+	b.order.Shuffle(len(drawn), func(i, j int) { drawn[i], drawn[j] = drawn[j], drawn[i] })
+	return drawn
+}
+
+// entrant is a contender that runs.
+type entrant struct {
+	contender
+	*child
+	load    *load
+	figures figures
+}
+
+// together runs f while all contenders run and have served one request.
+func (b *bench) together(ctx context.Context, f func([]*entrant) error) error {
+	var all []*entrant
+	defer func() {
+		for _, e := range all {
+			e.leave()
+		}
+	}()
+	for _, c := range b.draw() {
+		e, err := b.enter(ctx, c, lasting)
+		if err != nil {
+			return fmt.Errorf("%s: %w", c.name, err)
+		}
+		all = append(all, e)
+	}
+	return f(all)
+}
+
+// with runs f while one contender runs and has served one request.
+func (b *bench) with(ctx context.Context, c contender, s setup, f func(*entrant) error) error {
+	e, err := b.enter(ctx, c, s)
+	if err != nil {
 		return err
 	}
+	defer e.leave()
+	return f(e)
+}
+
+// enter starts a contender, and waits until it has served one request.
+func (b *bench) enter(ctx context.Context, c contender, s setup) (*entrant, error) {
+	b.show.phase("starting " + c.name)
+	var err error
+	if s.listen, err = freeAddr(); err != nil {
+		return nil, err
+	}
 	if s.admin, err = freeAddr(); err != nil {
-		return err
+		return nil, err
 	}
 	p, err := start(ctx, s.listen, func(ctx context.Context) (*exec.Cmd, error) { return c.command(ctx, b, s) })
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer p.stop()
 	took, err := p.served(ctx)
 	if err != nil {
-		return err
+		p.stop()
+		return nil, err
 	}
 	p.admin = s.admin
-	return f(p, took)
+	return &entrant{
+		contender: c,
+		child:     p,
+		load:      newLoad(ctx, p.addr, apiPath, b.settings.connections),
+		figures:   figures{keyStart: millis(took), keyFailed: 0},
+	}, nil
 }
 
-func (b *bench) load(p *child) load {
-	return load{addr: p.addr, path: apiPath, connections: b.settings.connections, duration: b.settings.duration}
+func (e *entrant) leave() {
+	e.load.close()
+	e.stop()
 }
 
 // warmUp opens connections to the upstream, and lets the contender's memory and code get used to the work.
-func (b *bench) warmUp(ctx context.Context, p *child) {
-	l := b.load(p)
-	l.duration /= 10
-	l.closedLoop(ctx)
-}
+func (b *bench) warmUp(e *entrant) { e.load.closedLoop(b.settings.duration / slicesOfPhase) }
 
-func (b *bench) idle(f figures, p *child) {
-	b.show.phase("idle")
-	time.Sleep(b.settings.duration / 10)
-	if n, ok := residentMemory(p.pid()); ok {
-		f[keyIdle] = mebibytes(n)
+func (b *bench) idle(e *entrant) {
+	b.show.phase("idle " + e.name)
+	time.Sleep(b.settings.duration / slicesOfPhase)
+	if n, ok := residentMemory(e.pid()); ok {
+		e.figures[keyIdle] = mebibytes(n)
 	}
 }
 
-func (b *bench) throughput(ctx context.Context, f figures, p *child) {
+// slicesOfPhase is into how many slices a phase is cut. The contenders take turns at each, in a new order, so that what
+// the machine does besides hits all of them.
+const slicesOfPhase = 10
+
+// inTurns gives each entrant its slices of a phase.
+func (b *bench) inTurns(all []*entrant, f func(*entrant, time.Duration)) {
+	for range slicesOfPhase {
+		for _, i := range b.order.Perm(len(all)) {
+			f(all[i], b.settings.duration/slicesOfPhase)
+		}
+	}
+}
+
+func (b *bench) throughput(all []*entrant) {
 	b.show.phase("throughput")
-	b.warmUp(ctx, p)
-	peak := watchMemory(p.pid())
-	before, _ := cpuTime(p.pid())
-	began := time.Now()
-	served, failed := b.load(p).closedLoop(ctx)
-	took := time.Since(began)
-	used, ok := cpuTime(p.pid())
-	f[keyThroughput] = float64(served) / took.Seconds()
-	f[keyFailed] += float64(failed)
-	if n := peak(); n > 0 {
-		f[keyLoad] = mebibytes(n)
+	type sum struct {
+		served int64
+		took   time.Duration
+		cpu    time.Duration
+		memory int64
 	}
-	if ok && served > 0 {
-		f[keyCPU] = micros(used-before) / float64(served)
+	sums := map[*entrant]*sum{}
+	for _, e := range all {
+		b.warmUp(e)
+		sums[e] = new(sum)
+	}
+	b.inTurns(all, func(e *entrant, d time.Duration) {
+		s, peak := sums[e], watchMemory(e.pid())
+		before, _ := cpuTime(e.pid())
+		began := time.Now()
+		served, failed := e.load.closedLoop(d)
+		s.took += time.Since(began)
+		after, _ := cpuTime(e.pid())
+		s.cpu += after - before
+		s.served += served
+		s.memory = max(s.memory, peak())
+		e.figures[keyFailed] += float64(failed)
+	})
+	for e, s := range sums {
+		e.figures[keyThroughput] = float64(s.served) / s.took.Seconds()
+		if s.memory > 0 {
+			e.figures[keyLoad] = mebibytes(s.memory)
+		}
+		if s.cpu > 0 && s.served > 0 {
+			e.figures[keyCPU] = micros(s.cpu) / float64(s.served)
+		}
 	}
 }
 
@@ -207,30 +296,39 @@ func watchMemory(pid int) func() int64 {
 	}
 }
 
-func (b *bench) steady(ctx context.Context, f figures, p *child, rate float64) {
+func (b *bench) steady(ctx context.Context, all []*entrant, rate float64) {
 	b.show.phase("latency")
-	samples, failed := b.load(p).openLoop(ctx, rate)
-	_, latencies := split(samples, nil)
-	f.addLatencies(phaseSteady, latencies)
-	f[keyFailed] += float64(failed)
+	taken := map[*entrant][]sample{}
+	b.inTurns(all, func(e *entrant, d time.Duration) {
+		samples, failed := e.load.openLoop(ctx, d, rate)
+		taken[e] = append(taken[e], samples...)
+		e.figures[keyFailed] += float64(failed)
+	})
+	for e, samples := range taken {
+		_, latencies := split(samples, nil)
+		e.figures.addLatencies(phaseSteady, latencies)
+	}
 }
 
-func (b *bench) refreshing(ctx context.Context, f figures, p *child, rate float64) error {
-	b.show.phase("refreshes")
-	b.warmUp(ctx, p)
+func (b *bench) refreshing(ctx context.Context, e *entrant, rate float64) error {
+	b.show.phase("refreshes of " + e.name)
+	b.warmUp(e)
 	if _, err := takeCalls(b.services); err != nil { // those of the start
 		return err
 	}
-	samples, failed := b.load(p).openLoop(ctx, rate)
+	samples, failed := e.load.openLoop(ctx, b.settings.duration, rate)
 	calls, err := takeCalls(b.services)
 	if err != nil {
 		return err
 	}
 	inside, outside := split(samples, calls)
-	f.addLatencies(phaseInside, inside)
-	f.addLatencies(phaseOutside, outside)
-	f[keyCalls] = float64(len(calls))
-	f[keyFailed] += float64(failed)
+	e.figures.addLatencies(phaseInside, inside)
+	e.figures.addLatencies(phaseOutside, outside)
+	if len(inside) > 0 && len(outside) > 0 {
+		e.figures[keyRefresh] = e.figures[latencyKey(phaseInside, "p99")] / e.figures[latencyKey(phaseOutside, "p99")]
+	}
+	e.figures[keyCalls] = float64(len(calls))
+	e.figures[keyFailed] += float64(failed)
 	return ctx.Err()
 }
 
@@ -239,31 +337,27 @@ func (b *bench) calibrate(ctx context.Context) (float64, error) {
 	if b.settings.rate > 0 {
 		return b.settings.rate, nil
 	}
-	slowest := 0.0
-	for _, c := range contenders {
-		b.show.say("calibrating: " + c.name)
-		err := b.with(ctx, c, setup{lifetime: longLife, margin: "10s"}, func(p *child, _ time.Duration) error {
-			f := figures{}
-			b.throughput(ctx, f, p)
-			if slowest == 0 || f[keyThroughput] < slowest {
-				slowest = f[keyThroughput]
-			}
-			return ctx.Err()
-		})
-		if err != nil {
-			return 0, fmt.Errorf("%s: %w", c.name, err)
+	b.show.say("calibrating")
+	slowest := math.Inf(1)
+	err := b.together(ctx, func(all []*entrant) error {
+		b.throughput(all)
+		for _, e := range all {
+			slowest = min(slowest, e.figures[keyThroughput])
 		}
-	}
-	return max(1, rateShare*slowest), nil
+		return ctx.Err()
+	})
+	return max(1, rateShare*slowest), err
 }
 
 // direct measures without a proxy: what the load generator and the API alone can do, and what they add.
 func (b *bench) direct(ctx context.Context, rate float64) (figures, error) {
 	b.show.say("calibrating: no proxy")
-	l := load{addr: b.services, path: directPath, connections: b.settings.connections, duration: b.settings.duration}
-	served, _ := l.closedLoop(ctx)
-	f := figures{keyThroughput: float64(served) / b.settings.duration.Seconds()}
-	samples, _ := l.openLoop(ctx, rate)
+	d := b.settings.duration
+	l := newLoad(ctx, b.services, directPath, b.settings.connections)
+	defer l.close()
+	served, _ := l.closedLoop(d)
+	f := figures{keyThroughput: float64(served) / d.Seconds()}
+	samples, _ := l.openLoop(ctx, d, rate)
 	_, latencies := split(samples, nil)
 	f.addLatencies(phaseSteady, latencies)
 	return f, ctx.Err()

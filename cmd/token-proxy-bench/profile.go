@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"time"
 )
 
 // profiles writes a CPU profile of each contender that is Caddy, if they are asked for. They are taken after the
@@ -24,7 +23,7 @@ func (b *bench) profiles(ctx context.Context) error {
 		return err
 	}
 	for _, c := range contenders {
-		if !c.admin {
+		if !c.hasAdmin {
 			continue
 		}
 		b.show.say("profiling: " + c.name)
@@ -37,18 +36,23 @@ func (b *bench) profiles(ctx context.Context) error {
 }
 
 func (b *bench) profile(ctx context.Context, c contender, path string) error {
-	return b.with(ctx, c, setup{lifetime: longLife}, func(p *child, _ time.Duration) error {
-		b.warmUp(ctx, p)
+	return b.with(ctx, c, lasting, func(e *entrant) error {
+		b.warmUp(e)
 		seconds := math.Ceil(b.settings.duration.Seconds())
 		var busy sync.WaitGroup
-		loading, stop := context.WithCancel(ctx)
+		stop := make(chan struct{})
 		busy.Go(func() {
-			for loading.Err() == nil {
-				b.load(p).closedLoop(loading)
+			for ctx.Err() == nil {
+				select {
+				case <-stop:
+					return
+				default:
+					e.load.closedLoop(b.settings.duration / slicesOfPhase)
+				}
 			}
 		})
-		err := save(ctx, fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%.0f", p.admin, seconds), path)
-		stop()
+		err := save(ctx, fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%.0f", e.admin, seconds), path)
+		close(stop)
 		busy.Wait()
 		return err
 	})

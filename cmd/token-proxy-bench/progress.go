@@ -9,7 +9,7 @@ import (
 	"golang.org/x/term"
 )
 
-// progress shows how far the run is: on a terminal each phase, elsewhere a line for each contender and round.
+// progress shows how far the run is: on a terminal each phase, elsewhere a line for each round.
 type progress struct {
 	w        io.Writer
 	terminal bool
@@ -47,13 +47,17 @@ func (p *progress) phase(what string) {
 	}
 }
 
-func (p *progress) end(f figures) {
+func (p *progress) end(r round) {
 	p.done++
 	if p.terminal {
 		fmt.Fprint(p.w, clearLine)
 	}
-	fmt.Fprintf(p.w, "%s %s: %s req/s, p50 %s µs, p99 %s µs, %s to go\n", p.share(), p.current, figure(f[keyThroughput]),
-		figure(f[latencyKey(phaseSteady, "p50")]), figure(f[latencyKey(phaseSteady, "p99")]), p.left())
+	fmt.Fprintf(p.w, "%s %s:", p.share(), p.current)
+	for _, c := range contenders {
+		f := r.Figures[c.name]
+		fmt.Fprintf(p.w, " %s %s req/s, CPU %s µs;", c.name, figure(f[keyThroughput]), figure(f[keyCPU]))
+	}
+	fmt.Fprintf(p.w, " %s to go\n", p.left())
 }
 
 func (p *progress) share() string { return fmt.Sprintf("%3d %%", 100*p.done/max(p.all, 1)) }
