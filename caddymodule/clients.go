@@ -65,16 +65,16 @@ func (l *clientList) admit(r *http.Request) bool {
 	if l.any {
 		return true
 	}
+	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	addr := peer.Addr().Unmap().WithZone("")
+	if l.loopback && addr.IsLoopback() { // or, on a unix socket, one that calls itself so
+		return true
+	}
 	if peerIsUnix(r) {
 		return l.loopback
 	}
-	peer, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
 		return false
-	}
-	addr := peer.Addr().Unmap().WithZone("")
-	if l.loopback && addr.IsLoopback() {
-		return true
 	}
 	return slices.ContainsFunc(l.ranges, func(p netip.Prefix) bool { return p.Contains(addr) })
 }

@@ -347,9 +347,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return h.withoutToken(w, err)
 	}
 	exposeKept(r, lease.Kept())
-	p := &proxied{lease: lease}
-	ctx := context.WithValue(r.Context(), proxiedKey{}, p)
-	err = h.Handler.ServeHTTP(newRefusalWriter(w, p, h.Credential), r.WithContext(ctx), next)
+	p := &proxied{Context: r.Context(), lease: lease}
+	err = h.Handler.ServeHTTP(newRefusalWriter(w, p, h.Credential), r.WithContext(p), next)
 	account.replayed = p.replayed
 	account.log(r)
 	return err
@@ -393,15 +392,24 @@ func mayCarryToken(r *http.Request) bool {
 	}
 }
 
-// proxiedKey is the context key of a *proxied. Only this package can make one.
-type proxiedKey struct{}
-
-// proxied is the state of one proxied request.
+// proxied is the state of one proxied request, and the request's context.
 type proxied struct {
+	context.Context
 	lease    token.Lease
 	sent     bool
 	replayed bool
 	refusal  *problem // what the injector refused the request with
+}
+
+// proxiedKey is the context key of a *proxied. Only this package can ask for one.
+type proxiedKey struct{}
+
+// Value implements context.Context.
+func (p *proxied) Value(key any) any {
+	if key == (proxiedKey{}) {
+		return p
+	}
+	return p.Context.Value(key)
 }
 
 // errRefused is what the injector tells reverse_proxy when it has refused a request. reverse_proxy takes it for a
@@ -410,13 +418,13 @@ var errRefused = fmt.Errorf("the token is not sent: %w", context.Canceled)
 
 // refusalWriter answers with the injector's refusal where reverse_proxy says 499 for the client that has left.
 type refusalWriter struct {
-	*caddyhttp.ResponseWriterWrapper
+	caddyhttp.ResponseWriterWrapper
 	proxied    *proxied
 	credential string
 }
 
 func newRefusalWriter(w http.ResponseWriter, p *proxied, credential string) *refusalWriter {
-	return &refusalWriter{&caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, p, credential}
+	return &refusalWriter{caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, p, credential}
 }
 
 // WriteHeader implements http.ResponseWriter.

@@ -97,8 +97,7 @@ func asProxied(t testing.TB, i *injector, req *http.Request, host string) *http.
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx := context.WithValue(req.Context(), proxiedKey{}, &proxied{lease: lease})
-	return req.WithContext(dialing(ctx, host))
+	return req.WithContext(dialing(&proxied{Context: req.Context(), lease: lease}, host))
 }
 
 // dialing is the context in which reverse_proxy's transport dials host, on port 8080.
@@ -282,7 +281,7 @@ func TestInjectorKeepsTokensApart(t *testing.T) {
 		wg.Go(func() {
 			for n := range 50 {
 				lease := leases[(worker+n)%len(leases)]
-				ctx := context.WithValue(dialing(t.Context(), "127.0.0.1"), proxiedKey{}, &proxied{lease: lease})
+				ctx := &proxied{Context: dialing(t.Context(), "127.0.0.1"), lease: lease}
 				req := outbound(http.MethodGet, nil, 1).WithContext(ctx)
 				req.Header.Set("X-Want", lease.Value().Reveal())
 				if _, err := i.RoundTrip(req); err != nil {

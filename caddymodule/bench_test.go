@@ -1,0 +1,122 @@
+package caddymodule
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+)
+
+// contender serves one request, as Caddy's server would have it served.
+type contender struct {
+	handler caddyhttp.MiddlewareHandler
+	server  *caddyhttp.Server
+	body    string
+}
+
+// newContenders returns reverse_proxy with a static header and token_proxy with a fresh token, before an API that costs
+// nothing: what is left is what a handler costs.
+func newContenders(tb testing.TB, body string) (static, proxy *contender) {
+	tb.Helper()
+	parent, err := caddy.ProvisionContext(new(caddy.Config))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	ctx, cancel := caddy.NewContext(parent)
+	tb.Cleanup(cancel)
+	upstreams := func() reverseproxy.UpstreamPool { return reverseproxy.UpstreamPool{{Dial: "127.0.0.1:8080"}} }
+
+	fixed := &reverseproxy.Handler{
+		Upstreams: upstreams(),
+		Transport: emptyAPI{},
+		Headers: &headers.Handler{Request: &headers.HeaderOps{
+			Set: http.Header{"Authorization": {"Bearer token-1"}},
+		}},
+	}
+	if err := fixed.Provision(ctx); err != nil {
+		tb.Fatal(err)
+	}
+	i := newTestInjector(tb, new(numberedTokens), emptyAPI{})
+	if _, err := i.credential.acquire(tb.Context()); err != nil {
+		tb.Fatal(err)
+	}
+	h := &Handler{Credential: "api", credential: i.credential, logger: i.logger, clients: clientList{loopback: true}}
+	h.Upstreams, h.Transport = upstreams(), i
+	if err := h.Handler.Provision(ctx); err != nil {
+		tb.Fatal(err)
+	}
+	server := new(caddyhttp.Server)
+	return &contender{fixed, server, body}, &contender{h, server, body}
+}
+
+// emptyAPI is a transport that answers at once, after it has read the request.
+type emptyAPI struct{}
+
+func (emptyAPI) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.Body != nil {
+		_, _ = io.Copy(io.Discard, req.Body)
+		_ = req.Body.Close()
+	}
+	return &http.Response{StatusCode: http.StatusOK, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{}, Body: http.NoBody}, nil
+}
+
+func (c *contender) serve(tb testing.TB) {
+	r := httptest.NewRequest(http.MethodGet, "http://127.0.0.1/orders", nil)
+	if c.body != "" {
+		r = httptest.NewRequest(http.MethodPost, "http://127.0.0.1/orders", strings.NewReader(c.body))
+	}
+	r.RemoteAddr = "127.0.0.1:50000"
+	r.Header.Set("User-Agent", "application")
+	r.Header.Set("Accept", "application/json")
+	w := discard{}
+	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, c.server)
+	if err := c.handler.ServeHTTP(w, r, nil); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// discard is a ResponseWriter.
+type discard http.Header
+
+func (d discard) Header() http.Header       { return http.Header(d) }
+func (discard) Write(p []byte) (int, error) { return len(p), nil }
+func (discard) WriteHeader(int)             {}
+
+// bodies are the request bodies that handlers are measured with.
+var bodies = map[string]string{"GET": "", "POST 2 KiB": strings.Repeat("x", 2048)}
+
+// A request with a fresh token costs no more allocations than one with a static header.
+func TestHandlerAllocations(t *testing.T) {
+	for name, body := range bodies {
+		t.Run(name, func(t *testing.T) {
+			static, proxy := newContenders(t, body)
+			count := func(c *contender) float64 { return testing.AllocsPerRun(1000, func() { c.serve(t) }) }
+			if with, without := count(proxy), count(static); with > without {
+				t.Errorf("%.0f allocations, reverse_proxy with a static header makes %.0f", with, without)
+			}
+		})
+	}
+}
+
+func BenchmarkHandler(b *testing.B) {
+	for name, body := range bodies {
+		b.Run(name, func(b *testing.B) {
+			static, proxy := newContenders(b, body)
+			b.Run("reverse_proxy", func(b *testing.B) { benchmarkContender(b, static) })
+			b.Run("token_proxy", func(b *testing.B) { benchmarkContender(b, proxy) })
+		})
+	}
+}
+
+func benchmarkContender(b *testing.B, c *contender) {
+	b.ReportAllocs()
+	for b.Loop() {
+		c.serve(b)
+	}
+}
