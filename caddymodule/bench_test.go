@@ -120,3 +120,20 @@ func benchmarkContender(b *testing.B, c *contender) {
 		c.serve(b)
 	}
 }
+
+// BenchmarkReplayBuffer is what it costs to keep a body while it is sent.
+func BenchmarkReplayBuffer(b *testing.B) {
+	for name, size := range map[string]int{"1 KiB": 1 << 10, "64 KiB": 64 << 10, "1 MiB, not kept": 1 << 20} {
+		b.Run(name, func(b *testing.B) {
+			content, buffer := strings.Repeat("x", size), make([]byte, 32<<10)
+			b.ReportAllocs()
+			b.SetBytes(int64(size))
+			for b.Loop() {
+				req := &http.Request{Body: io.NopCloser(strings.NewReader(content)), ContentLength: int64(size)}
+				body := newReplayBody(req, defaultReplayBuffer)
+				_, _ = io.CopyBuffer(struct{ io.Writer }{io.Discard}, body.first(), buffer)
+				body.finish()
+			}
+		})
+	}
+}

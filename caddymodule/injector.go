@@ -63,7 +63,7 @@ func (i *injector) RoundTrip(req *http.Request) (*http.Response, error) {
 		closeBody(req)
 		return nil, errRefused
 	}
-	body := newReplayBody(req.Body, req.Trailer, i.replayBuffer)
+	body := newReplayBody(req, i.replayBuffer)
 	res, err := i.send(req, p.lease, body.first())
 	if err != nil {
 		body.finish()

@@ -18,6 +18,7 @@ type replayBody struct {
 	trailer http.Header // filled in by source when it ends
 	names   http.Header // the trailer before that
 	limit   int
+	size    int64 // of the body, as far as it is known
 
 	mu       sync.Mutex
 	arrived  sync.Cond
@@ -32,12 +33,13 @@ type replayBody struct {
 	released bool   // source is closed
 }
 
-// newReplayBody returns nil if there is no body: its methods then say so. Reading source to its end fills in trailer.
-func newReplayBody(source io.ReadCloser, trailer http.Header, limit int) *replayBody {
-	if source == nil || source == http.NoBody {
+// newReplayBody returns nil if there is no body: its methods then say so. Reading the body to its end fills in the
+// request's trailer.
+func newReplayBody(req *http.Request, limit int) *replayBody {
+	if req.Body == nil || req.Body == http.NoBody {
 		return nil
 	}
-	b := &replayBody{source: source, trailer: trailer, names: maps.Clone(trailer), limit: limit}
+	b := &replayBody{source: req.Body, trailer: req.Trailer, names: maps.Clone(req.Trailer), limit: limit, size: req.ContentLength}
 	b.arrived.L = &b.mu
 	return b
 }
@@ -168,6 +170,9 @@ func (b *replayBody) keep(p []byte, late bool) {
 	case len(b.kept)+len(p) > b.limit:
 		b.lost, b.kept = true, nil
 	default:
+		if b.kept == nil && b.size <= int64(b.limit) { // else it would grow piece by piece
+			b.kept = make([]byte, 0, max(0, b.size))
+		}
 		b.kept = append(b.kept, p...)
 	}
 }

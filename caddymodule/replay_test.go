@@ -61,6 +61,9 @@ func (b *scriptedBody) Close() error {
 	return nil
 }
 
+// unsized is a request with a body of unknown length.
+func unsized(body io.ReadCloser) *http.Request { return &http.Request{Body: body, ContentLength: -1} }
+
 func readSome(t *testing.T, r io.Reader, n int) string {
 	t.Helper()
 	p := make([]byte, n)
@@ -99,7 +102,7 @@ func TestReplayBodyIsWholeBothTimes(t *testing.T) {
 				t.Run(fmt.Sprintf("%s, %d of %d bytes", name, firstTakes, size), func(t *testing.T) {
 					content := strings.Repeat("0123456789", size/10+1)[:size]
 					source := &closeCounter{Reader: reader(strings.NewReader(content))}
-					b := newReplayBody(source, nil, limit)
+					b := newReplayBody(&http.Request{Body: source, ContentLength: int64(size)}, limit)
 					first := b.first()
 					if firstTakes == size {
 						wantAll(t, first, content)
@@ -145,7 +148,7 @@ func (s *stutteringReader) Read(p []byte) (int, error) {
 
 func TestReplayBodyWithoutABody(t *testing.T) {
 	for name, source := range map[string]io.ReadCloser{"nil": nil, "NoBody": http.NoBody} {
-		b := newReplayBody(source, nil, 0)
+		b := newReplayBody(unsized(source), 0)
 		if b != nil || b.first() != nil || !b.replayable() {
 			t.Errorf("%s: it is not taken for no body", name)
 		}
@@ -158,7 +161,7 @@ func TestReplayBodyWithoutABody(t *testing.T) {
 
 // With a limit of 0, a body that nobody has begun to read can still be sent.
 func TestReplayBodyWithLimitZero(t *testing.T) {
-	b := newReplayBody(newClosedBody("hello"), nil, 0)
+	b := newReplayBody(unsized(newClosedBody("hello")), 0)
 	b.first()
 	again, ok := b.again()
 	if !ok {
@@ -166,7 +169,7 @@ func TestReplayBodyWithLimitZero(t *testing.T) {
 	}
 	wantAll(t, again, "hello")
 
-	b = newReplayBody(newClosedBody("hello"), nil, 0)
+	b = newReplayBody(unsized(newClosedBody("hello")), 0)
 	readSome(t, b.first(), 5)
 	if _, ok := b.again(); ok || b.replayable() {
 		t.Error("a body that has been begun counts as whole")
@@ -184,7 +187,7 @@ func newClosedBody(chunks ...string) *scriptedBody {
 func TestReplayBodyGivesLateReadsToTheSecondAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		source := newScriptedBody()
-		b := newReplayBody(source, nil, 10)
+		b := newReplayBody(unsized(source), 10)
 		first := b.first()
 		early := make(chan error, 1)
 		go func() {
@@ -230,7 +233,7 @@ func TestReplayBodySourceErrors(t *testing.T) {
 	t.Run("before the second attempt", func(t *testing.T) {
 		source := newClosedBody("hel")
 		source.end = broken
-		b := newReplayBody(source, nil, 10)
+		b := newReplayBody(unsized(source), 10)
 		if got, err := io.ReadAll(b.first()); string(got) != "hel" || err != broken {
 			t.Errorf("the first attempt got %q, %v", got, err)
 		}
@@ -240,7 +243,7 @@ func TestReplayBodySourceErrors(t *testing.T) {
 	})
 	t.Run("with bytes at the same time", func(t *testing.T) {
 		source := &closeCounter{Reader: iotest.DataErrReader(io.MultiReader(strings.NewReader("hel"), iotest.ErrReader(broken)))}
-		b := newReplayBody(source, nil, 10)
+		b := newReplayBody(unsized(source), 10)
 		if got, err := io.ReadAll(b.first()); string(got) != "hel" || err != broken {
 			t.Errorf("the first attempt got %q, %v", got, err)
 		}
@@ -251,7 +254,7 @@ func TestReplayBodySourceErrors(t *testing.T) {
 	t.Run("during the second attempt", func(t *testing.T) {
 		source := newClosedBody("hel", "lo")
 		source.end = broken
-		b := newReplayBody(source, nil, 10)
+		b := newReplayBody(unsized(source), 10)
 		readSome(t, b.first(), 3)
 		second, _ := b.again()
 		if got, err := io.ReadAll(second); string(got) != "hello" || err != broken {
@@ -262,7 +265,7 @@ func TestReplayBodySourceErrors(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			source := newScriptedBody()
 			source.end = broken
-			b := newReplayBody(source, nil, 10)
+			b := newReplayBody(unsized(source), 10)
 			first := b.first()
 			go first.Read(make([]byte, 10))
 			synctest.Wait()
@@ -310,7 +313,7 @@ func TestReplayBodyCloses(t *testing.T) {
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
 			source := newScriptedBody("hello")
-			x := &bodies{b: newReplayBody(source, nil, 10)}
+			x := &bodies{b: newReplayBody(unsized(source), 10)}
 			x.first = x.b.first()
 			for _, step := range tc.steps {
 				step(x)
@@ -332,7 +335,7 @@ func TestReplayBodyIsNotClosedWhileItIsRead(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				source := newScriptedBody()
-				b := newReplayBody(source, nil, 10)
+				b := newReplayBody(unsized(source), 10)
 				first := b.first()
 				go first.Read(make([]byte, 10))
 				synctest.Wait()
@@ -357,7 +360,7 @@ func TestReplayBodyIsNotClosedWhileItIsRead(t *testing.T) {
 }
 
 func TestReplayBodyCannotBeReadAfterClose(t *testing.T) {
-	b := newReplayBody(newClosedBody("he", "llo"), nil, 10)
+	b := newReplayBody(unsized(newClosedBody("he", "llo")), 10)
 	first := b.first()
 	readSome(t, first, 2)
 	_ = first.Close()
@@ -375,8 +378,24 @@ func TestReplayBodyCannotBeReadAfterClose(t *testing.T) {
 	}
 }
 
+// A body of known length is kept in one piece of memory, however it arrives.
+func TestReplayBodyIsKeptInOnePiece(t *testing.T) {
+	const size = 60 << 10
+	source := io.NopCloser(iotest.OneByteReader(&patternReader{size: size}))
+	b := newReplayBody(&http.Request{Body: source, ContentLength: size}, defaultReplayBuffer)
+	first := b.first()
+	_ = readSome(t, first, 1)
+	before := &b.kept[0]
+	if _, err := io.Copy(io.Discard, first); err != nil {
+		t.Fatal(err)
+	}
+	if len(b.kept) != size || &b.kept[0] != before {
+		t.Errorf("%d bytes are kept, at another place than at first: %t", len(b.kept), &b.kept[0] != before)
+	}
+}
+
 func TestReplayBodyForgetsWhatItCannotUse(t *testing.T) {
-	b := newReplayBody(&closeCounter{Reader: &patternReader{size: 1 << 20}}, nil, 1<<10)
+	b := newReplayBody(unsized(&closeCounter{Reader: &patternReader{size: 1 << 20}}), 1<<10)
 	if _, err := io.Copy(io.Discard, b.first()); err != nil {
 		t.Fatal(err)
 	}
@@ -402,7 +421,7 @@ func TestReplayBodyTakeoverAtAnyMoment(t *testing.T) {
 			}
 			_ = pw.Close()
 		}()
-		b := newReplayBody(pr, nil, limit)
+		b := newReplayBody(unsized(pr), limit)
 		first := b.first()
 		progress, takeover := make(chan struct{}, size), random.IntN(20)
 		var firstRead bytes.Buffer
