@@ -3,6 +3,7 @@ package token
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"testing"
 	"time"
 )
@@ -67,8 +68,8 @@ func freshSource(t testing.TB) *Source {
 }
 
 func BenchmarkAcquireFresh(b *testing.B) {
-	s := freshSource(b)
 	ctx := context.Background()
+	s := freshSource(b)
 	b.Run("serial", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
@@ -83,7 +84,35 @@ func BenchmarkAcquireFresh(b *testing.B) {
 			}
 		})
 	})
+	for _, size := range sizes {
+		b.Run(fmt.Sprintf("one of %d sources", size), func(b *testing.B) {
+			all := make([]*Source, size)
+			for n := range all {
+				all[n] = NewSource(Config{Fetcher: fixed("a token")})
+				mustAcquire(b, all[n])
+				all[n].Rest()
+			}
+			b.ReportAllocs()
+			n := 0
+			for b.Loop() {
+				_, _ = all[n%size].Acquire(ctx)
+				n++
+			}
+		})
+	}
 }
+
+// sizes are how many sources a benchmark looks among.
+var sizes = []int{10, 1000, 100_000}
+
+// fixed is a Fetcher that knows one token.
+type fixed string
+
+func (f fixed) Fetch(context.Context) (Issued, error) {
+	return Issued{Token: NewSecret(string(f)), Lifetime: hour}, nil
+}
+
+func (fixed) Proof() string { return "" }
 
 func BenchmarkColdHerd500(b *testing.B) {
 	b.ReportAllocs()
@@ -102,8 +131,8 @@ func BenchmarkColdHerd500(b *testing.B) {
 }
 
 func BenchmarkVaultSource(b *testing.B) {
-	for _, size := range []int{10, 1000, 100_000} {
-		b.Run(fmt.Sprint(size), func(b *testing.B) {
+	for _, size := range sizes {
+		b.Run(fmt.Sprintf("one of %d", size), func(b *testing.B) {
 			v := newVault(b, int64(size))
 			keys := make([]Key, size)
 			for n := range keys {
@@ -118,4 +147,49 @@ func BenchmarkVaultSource(b *testing.B) {
 			}
 		})
 	}
+}
+
+// BenchmarkStorm500 is 500 requests at once whose token the API has refused.
+func BenchmarkStorm500(b *testing.B) {
+	b.ReportAllocs()
+	calls := 0
+	for b.Loop() {
+		e := newEndpoint(grants(hour))
+		s := NewSource(e.config(Policy{}))
+		l := mustAcquire(b, s)
+		herd(500, func() string {
+			_, ok := s.Reject(context.Background(), l, Certain)
+			return fmt.Sprint(ok)
+		})
+		s.Rest()
+		calls += e.count() - 1
+	}
+	b.ReportMetric(float64(calls)/float64(b.N), "calls/op")
+}
+
+// TestSourcesAreSmall bounds the memory of sources that hold a token, in a vault, beyond the tokens' own text.
+func TestSourcesAreSmall(t *testing.T) {
+	const count, most = 100_000, 1024
+	v := newVault(t, count)
+	before := heapInUse()
+	for n := range count {
+		s := v.Source(numbered(n), func() *Source { return NewSource(Config{Fetcher: fixed("a token")}) })
+		mustAcquire(t, s)
+		s.Rest()
+	}
+	per := float64(heapInUse()-before) / float64(v.size())
+	t.Logf("%.0f bytes for each of %d sources", per, v.size())
+	if per > most {
+		t.Errorf("%.0f bytes for each source, want %d at most", per, most)
+	}
+	runtime.KeepAlive(v)
+}
+
+// heapInUse returns the bytes of all reachable objects.
+func heapInUse() uint64 {
+	runtime.GC()
+	runtime.GC() // frees what the first one only finds unreachable
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }
