@@ -70,6 +70,9 @@ func run(ctx context.Context, args []string) error {
 		return interrupted(ctx, err)
 	}
 	show.say("")
+	if r == nil {
+		return nil
+	}
 	fmt.Print(r.table())
 	if err := r.write(s.out); err != nil {
 		return err

@@ -30,7 +30,7 @@ type round struct {
 	Figures map[string]figures `json:"figures"`
 }
 
-// measureAll runs all rounds. Children are gone when it returns.
+// measureAll runs all rounds; the report is nil if there are none. Children are gone when it returns.
 func measureAll(ctx context.Context, s settings, scratch string, show *progress) (*report, error) {
 	// The system ends children with the thread that started them: this one lasts.
 	runtime.LockOSThread()
@@ -42,6 +42,9 @@ func measureAll(ctx context.Context, s settings, scratch string, show *progress)
 		return nil, err
 	}
 	defer services.stop()
+	if s.rounds == 0 {
+		return nil, b.profiles(ctx)
+	}
 	rate, err := b.calibrate(ctx)
 	if err != nil {
 		return nil, err

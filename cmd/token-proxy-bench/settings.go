@@ -42,7 +42,7 @@ const (
 func parseFlags(args []string) (settings, error) {
 	var s settings
 	f := flag.NewFlagSet("token-proxy-bench", flag.ContinueOnError)
-	f.IntVar(&s.rounds, "rounds", 7, "how often each contender is measured")
+	f.IntVar(&s.rounds, "rounds", 7, "how often each contender is measured; 0 for the profiles alone")
 	f.DurationVar(&s.duration, "duration", 2*time.Second, "how long each phase of a round takes")
 	f.IntVar(&s.connections, "connections", 32, "how many connections the load generator opens")
 	f.Float64Var(&s.rate, "rate", 0, "requests a second for the latencies (default 60 % of the slowest contender's throughput)")
@@ -50,7 +50,7 @@ func parseFlags(args []string) (settings, error) {
 	f.DurationVar(&s.latency, "token-latency", 20*time.Millisecond, "how long the token endpoint takes")
 	f.StringVar(&s.out, "out", ".", "the folder for report.json and report.svg")
 	f.StringVar(&s.binary, "binary", "", "a token-proxy to measure (default: build the one of this module)")
-	f.BoolVar(&s.profile, "profile", false, "after the rounds, write CPU profiles of the two that are Caddy")
+	f.BoolVar(&s.profile, "profile", false, "after the rounds, write CPU profiles of the two that are Caddy, as long as a phase")
 	if err := f.Parse(args); err != nil {
 		return s, err
 	}
@@ -64,8 +64,11 @@ func parseFlags(args []string) (settings, error) {
 }
 
 func (s *settings) check() error {
-	if s.rounds < 1 || s.connections < 1 || s.duration <= 0 {
-		return errors.New("-rounds, -connections and -duration must be positive")
+	if s.rounds < 0 || s.rounds == 0 && !s.profile {
+		return errors.New("-rounds must be positive, or 0 with -profile")
+	}
+	if s.connections < 1 || s.duration <= 0 {
+		return errors.New("-connections and -duration must be positive")
 	}
 	if s.rate < 0 || s.latency < 0 {
 		return errors.New("-rate and -token-latency cannot be negative")

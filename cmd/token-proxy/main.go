@@ -15,5 +15,6 @@ func main() {
 	if caddy.CustomBinaryName == "" { // a release sets it when it is linked
 		caddy.CustomBinaryName = "token-proxy"
 	}
+	relaxCollector()
 	caddycmd.Main()
 }
