@@ -30,12 +30,13 @@ func (h *Handler) acquire(r *http.Request) (token.Lease, account, error) {
 	began := time.Now()
 	lease, err := h.credential.acquire(r.Context())
 	a := account{credential: h.Credential, served: servedAs(lease, err)}
-	h.credential.count(a.served)
+	counted := h.credential.counted()
+	counted.served[a.served].Inc()
 	if a.served == string(token.ServedFresh) || a.served == string(token.ServedStale) {
 		return lease, a, nil
 	}
 	a.waited = time.Since(began)
-	h.credential.counted().wait.Observe(a.waited.Seconds())
+	counted.wait.Observe(a.waited.Seconds())
 	traceWait(r.Context(), h.credential, began, a)
 	return lease, a, err
 }
@@ -51,30 +52,9 @@ func servedAs(lease token.Lease, err error) string {
 	}
 }
 
-// count counts a request by how it was served.
-func (c *Credential) count(served string) {
-	seen, counted := &c.observation.requests, c.counted()
-	switch served {
-	case string(token.ServedFresh):
-		seen.fresh.Add(1)
-		counted.fresh.Inc()
-	case string(token.ServedStale):
-		seen.stale.Add(1)
-		counted.stale.Inc()
-	case string(token.ServedWaited):
-		seen.waited.Add(1)
-		counted.waited.Inc()
-	case servedLeft:
-		counted.left.Inc()
-	default:
-		seen.failed.Add(1)
-		counted.failed.Inc()
-	}
-}
-
 // refuse counts a request that is not sent on.
 func (h *Handler) refuse(w http.ResponseWriter, p *problem, reason string) {
-	metrics.refused.WithLabelValues(h.Credential, reason).Inc()
+	h.credential.counted().refused[reason].Inc()
 	p.write(w, h.Credential)
 }
 

@@ -76,7 +76,7 @@ type Credential struct {
 	failures     failureLog
 	observation  *observation
 	identityKey  token.Key
-	counted      func() requestMetrics
+	counted      func() credentialMetrics
 	logger       *zap.Logger
 
 	hasCertificate bool // token requests are made with a client certificate
@@ -90,7 +90,7 @@ func (c *Credential) provision(ctx caddy.Context, name string) error {
 		return errors.New("a credential's name is made of letters, digits, '_', '-' and '.'")
 	}
 	c.observation = observationOf(name)
-	c.counted = metrics.forRequests(name)
+	c.counted = metrics.of(name)
 	if err := c.loadProvider(ctx); err != nil {
 		return err
 	}

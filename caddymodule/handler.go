@@ -314,7 +314,6 @@ func (h *Handler) Cleanup() error {
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	if !h.clients.admit(r) {
 		h.warnOfClient(r)
-		h.credential.observation.clients.Add(1)
 		h.refuse(w, &problemClient, refusedClient)
 		return nil
 	}
@@ -330,7 +329,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		h.refuse(w, &problemMethod, refusedMethod)
 		return nil
 	}
-	if sent := h.credential.header.sentBy(r); sent {
+	if h.credential.header.sentBy(r) {
 		switch h.ClientAuthorization {
 		case authorizationKeep:
 			return h.Handler.ServeHTTP(w, r, next)
@@ -338,8 +337,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 			h.refuse(w, &problemAuthorization, refusedAuthorization)
 			return nil
 		}
+		h.credential.header.deleteFrom(r.Header)
 	}
-	h.credential.header.removeFrom(r)
+	h.credential.header.keepFromTrailer(r)
 
 	lease, account, err := h.acquire(r)
 	if err != nil {

@@ -75,10 +75,9 @@ func (t *TokenHeader) in(fields http.Header) bool {
 	return false
 }
 
-// removeFrom removes the application's credentials from the header and, as it is read, from the trailer: an API that
-// merges trailers would find a second credential there.
-func (t *TokenHeader) removeFrom(r *http.Request) {
-	t.deleteFrom(r.Header)
+// keepFromTrailer removes the application's credentials from the trailer, as far as it is announced and then as it is
+// read: an API that merges trailers would find a second credential there.
+func (t *TokenHeader) keepFromTrailer(r *http.Request) {
 	t.deleteFromTrailer(r.Trailer)
 	if r.Body != nil && r.Body != http.NoBody {
 		r.Body = &trailerFilter{ReadCloser: r.Body, request: r, header: t}

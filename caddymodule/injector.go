@@ -98,11 +98,9 @@ func (i *injector) refuseDestination(req *http.Request) *problem {
 	if err == nil {
 		return nil
 	}
-	o := i.credential.observation
-	o.refusedTo.Add(1)
-	metrics.refused.WithLabelValues(i.credential.name, refusedDestination).Inc()
+	i.credential.counted().refused[refusedDestination].Inc()
 	i.refused.Do(func() {
-		o.add(occurrence{At: time.Now(), Outcome: outcomeDestination, Reason: err.Error() + ": " + di.Address})
+		i.credential.observation.add(occurrence{At: time.Now(), Outcome: outcomeDestination, Reason: err.Error() + ": " + di.Address})
 		i.logger.Error("the token may not go to this upstream",
 			zap.String("credential", i.credential.name),
 			zap.String("upstream", di.Address),
@@ -199,9 +197,8 @@ func (i *injector) fieldFor(lease token.Lease) []string {
 // the request once more. RFC 9110 section 15.5.2: a 401 says that the request has not been applied.
 func (i *injector) unauthorized(req *http.Request, res *http.Response, p *proxied, body *replayBody) (*http.Response, error) {
 	defer body.finish()
-	o := i.credential.observation
-	o.unauth.Add(1)
-	metrics.unauthorized.WithLabelValues(i.credential.name).Inc()
+	counted := i.credential.counted()
+	counted.unauthorized.Inc()
 	doubt, ours := judgeChallenge(res.Header.Values("WWW-Authenticate"))
 	if !ours {
 		return res, nil
@@ -219,8 +216,7 @@ func (i *injector) unauthorized(req *http.Request, res *http.Response, p *proxie
 		return res, nil
 	}
 	p.lease, p.replayed = other, true
-	o.replays.Add(1)
-	metrics.replays.WithLabelValues(i.credential.name).Inc()
+	counted.replays.Inc()
 	// Unread, because the API may not have finished it; and not waited for, because HTTP/2 waits until nobody reads the
 	// first attempt's body, which may be when the client sends more.
 	go res.Body.Close()

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
@@ -101,39 +102,49 @@ func codeLabel(code string) string {
 	return "other"
 }
 
-// requestMetrics are what every request counts.
-type requestMetrics struct {
-	fresh, stale, waited, failed, left prometheus.Counter
-	wait                               prometheus.Observer
+// credentialMetrics are the metrics of one credential that requests count.
+type credentialMetrics struct {
+	served                map[string]prometheus.Counter // by how
+	refused               map[string]prometheus.Counter // by reason
+	unauthorized, replays prometheus.Counter
+	wait                  prometheus.Observer
 }
 
-// forRequests finds the metrics of a credential once, when they are first asked for: a configuration that is refused
-// adds none.
-func (m metricSet) forRequests(credential string) func() requestMetrics {
-	return sync.OnceValue(func() requestMetrics {
+// of finds the metrics of a credential once, when they are first asked for: a configuration that is refused adds none.
+func (m metricSet) of(credential string) func() credentialMetrics {
+	return sync.OnceValue(func() credentialMetrics {
 		m.startAtZero(credential)
-		return requestMetrics{
-			fresh:  m.requests.WithLabelValues(credential, string(token.ServedFresh)),
-			stale:  m.requests.WithLabelValues(credential, string(token.ServedStale)),
-			waited: m.requests.WithLabelValues(credential, string(token.ServedWaited)),
-			failed: m.requests.WithLabelValues(credential, servedFailed),
-			left:   m.requests.WithLabelValues(credential, servedLeft),
-			wait:   m.waitDuration.WithLabelValues(credential),
+		each := func(counter *prometheus.CounterVec, labels ...string) map[string]prometheus.Counter {
+			counters := make(map[string]prometheus.Counter)
+			for _, label := range labels {
+				counters[label] = counter.WithLabelValues(credential, label)
+			}
+			return counters
+		}
+		return credentialMetrics{
+			served: each(m.requests, string(token.ServedFresh), string(token.ServedStale), string(token.ServedWaited),
+				servedFailed, servedLeft),
+			refused:      each(m.refused, refusedClient, refusedMethod, refusedAuthorization, refusedDestination, refusedLoop),
+			unauthorized: m.unauthorized.WithLabelValues(credential),
+			replays:      m.replays.WithLabelValues(credential),
+			wait:         m.waitDuration.WithLabelValues(credential),
 		}
 	})
 }
 
 // startAtZero makes what may not happen for long: a rate cannot tell of the first event of a series.
 func (m metricSet) startAtZero(credential string) {
-	for _, counter := range []*prometheus.CounterVec{m.unauthorized, m.invalidations, m.replays} {
-		counter.WithLabelValues(credential)
-	}
-	for _, reason := range []string{refusedClient, refusedMethod, refusedAuthorization, refusedDestination, refusedLoop} {
-		m.refused.WithLabelValues(credential, reason)
-	}
+	m.invalidations.WithLabelValues(credential)
 	for _, outcome := range []string{string(outcomeObtained), string(token.Unavailable), string(token.Refused), string(token.Unreadable)} {
 		m.calls.WithLabelValues(credential, outcome, "")
 	}
+}
+
+// valueOf reads a counter.
+func valueOf(c prometheus.Counter) uint64 {
+	var m dto.Metric
+	_ = c.Write(&m) // it writes to memory
+	return uint64(m.GetCounter().GetValue())
 }
 
 // stateCollector reports what is now: of the credentials of the configuration in force, and of the vault.

@@ -3,7 +3,6 @@ package caddymodule
 import (
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
@@ -12,12 +11,6 @@ import (
 // observation is what has been seen of one credential since the process began, for the admin API and its page. It
 // outlives reloads of the configuration.
 type observation struct {
-	requests  requestCounts
-	unauth    atomic.Uint64 // answers with 401
-	replays   atomic.Uint64
-	refusedTo atomic.Uint64 // requests refused for their destination
-	clients   atomic.Uint64 // requests refused for their client
-
 	mu            sync.Mutex // guards what follows
 	identity      token.Key  // of the client that the history is of
 	calls         map[outcome]uint64
@@ -25,11 +18,6 @@ type observation struct {
 	lastSuccess   time.Time
 	lastError     *occurrence
 	recent        []occurrence // oldest first
-}
-
-// requestCounts counts requests by how they were served.
-type requestCounts struct {
-	fresh, stale, waited, failed atomic.Uint64
 }
 
 // outcome is what came of a token call, or what else happened to a token.

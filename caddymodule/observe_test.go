@@ -37,7 +37,7 @@ func observedCredential(t *testing.T) (*Credential, *bytes.Buffer) {
 	name := "observed-" + newClientID()
 	c := &Credential{
 		name: name, providerName: "optoro", endpointHost: "login.example.com:8443",
-		observation: observationOf(name), counted: metrics.forRequests(name),
+		observation: observationOf(name), counted: metrics.of(name),
 		logger: zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.AddSync(log), zap.DebugLevel)),
 	}
 	return c, log
@@ -510,9 +510,11 @@ func TestClientThatLeavesIsNoFailure(t *testing.T) {
 	h, _, _ := tracedHandler(t, waitingFetcher(gate))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
+	failed := h.credential.counted().served[servedFailed]
+	before := valueOf(failed)
 	_, a, err := h.acquire(httptest.NewRequest(http.MethodGet, "/", nil).WithContext(ctx))
 	close(gate)
-	if !errors.Is(err, context.Canceled) || a.served != servedLeft || h.credential.observation.requests.failed.Load() != 0 {
+	if !errors.Is(err, context.Canceled) || a.served != servedLeft || valueOf(failed) != before {
 		t.Errorf("served %s: %v", a.served, err)
 	}
 }

@@ -58,8 +58,7 @@ func (a *App) reports() []report {
 
 func (c *Credential) report() report {
 	now := time.Now()
-	status, o := c.source.Status(), c.observation
-	seen := o.snapshot()
+	status, seen := c.source.Status(), c.observation.snapshot()
 	d := diagnose(c, status, seen, now)
 	r := report{
 		Name:        c.name,
@@ -72,7 +71,7 @@ func (c *Credential) report() report {
 		Advice:      d.advice,
 		Fetching:    status.Fetching,
 		LastSuccess: timeOrNil(seen.lastSuccess),
-		Counters:    o.counters(seen),
+		Counters:    c.counters(seen),
 		Recent:      seen.recent,
 	}
 	if status.State != token.StateNone {
@@ -116,20 +115,24 @@ func (o *observation) snapshot() snapshot {
 	}
 }
 
-func (o *observation) counters(seen snapshot) reportCounters {
+func (c *Credential) counters(seen snapshot) reportCounters {
 	calls := map[outcome]uint64{outcomeObtained: 0, outcome(token.Unavailable): 0, outcome(token.Refused): 0, outcome(token.Unreadable): 0}
 	maps.Copy(calls, seen.calls)
+	counted := c.counted()
 	return reportCounters{
 		Requests: map[string]uint64{
-			string(token.ServedFresh):  o.requests.fresh.Load(),
-			string(token.ServedStale):  o.requests.stale.Load(),
-			string(token.ServedWaited): o.requests.waited.Load(),
-			servedFailed:               o.requests.failed.Load(),
+			string(token.ServedFresh):  valueOf(counted.served[string(token.ServedFresh)]),
+			string(token.ServedStale):  valueOf(counted.served[string(token.ServedStale)]),
+			string(token.ServedWaited): valueOf(counted.served[string(token.ServedWaited)]),
+			servedFailed:               valueOf(counted.served[servedFailed]),
 		},
 		Calls:         calls,
-		Unauthorized:  o.unauth.Load(),
+		Unauthorized:  valueOf(counted.unauthorized),
 		Invalidations: seen.invalidations,
-		Replays:       o.replays.Load(),
-		Refusals:      map[string]uint64{refusedDestination: o.refusedTo.Load(), refusedClient: o.clients.Load()},
+		Replays:       valueOf(counted.replays),
+		Refusals: map[string]uint64{
+			refusedDestination: valueOf(counted.refused[refusedDestination]),
+			refusedClient:      valueOf(counted.refused[refusedClient]),
+		},
 	}
 }
