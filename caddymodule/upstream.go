@@ -1,0 +1,154 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"go.uber.org/zap"
+)
+
+// provisionTransport wraps the transport before reverse_proxy is provisioned and not after, because its active
+// health checks run, and read the transport, from then on. They go through the injector, but hold no lease.
+func (h *Handler) provisionTransport(ctx caddy.Context) error {
+	networkProxy := hasNetworkProxy(h.TransportRaw)
+	transport, err := h.loadTransport(ctx)
+	if err != nil {
+		return err
+	}
+	d, err := h.destinations(transport, networkProxy)
+	if err != nil {
+		return err
+	}
+	if t, ok := transport.(*reverseproxy.HTTPTransport); ok && t.TLS != nil && t.TLS.InsecureSkipVerify {
+		h.logger.Warn("tls_insecure_skip_verify: whoever stands between here and the upstream gets the token",
+			zap.String("credential", h.Credential))
+	}
+	h.bound = h.bindTransport(transport)
+	h.Transport = newInjector(h, transport, d)
+	return nil
+}
+
+// bindTransport makes the transport for tokens that are bound to a certificate, if the credential has one.
+func (h *Handler) bindTransport(transport http.RoundTripper) *boundTransport {
+	if !h.credential.hasCertificate {
+		return nil
+	}
+	bound := newBoundTransport(transport)
+	if bound == nil {
+		h.logger.Warn("client_certificate is not shown to the upstreams, but the certificate of this transport, if it has one: a token that is bound to client_certificate is refused there",
+			zap.String("credential", h.Credential))
+	}
+	return bound
+}
+
+func (h *Handler) loadTransport(ctx caddy.Context) (http.RoundTripper, error) {
+	var mod any
+	var err error
+	if h.TransportRaw == nil {
+		mod, err = ctx.LoadModuleByID("http.reverse_proxy.transport.http", nil)
+	} else {
+		mod, err = ctx.LoadModule(&h.Handler, "TransportRaw")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("loading transport: %w", err)
+	}
+	transport, ok := mod.(http.RoundTripper)
+	if !ok {
+		return nil, fmt.Errorf("loading transport: %T is not a transport", mod)
+	}
+	if mod.(caddy.Module).CaddyModule().ID.Name() == "fastcgi" {
+		return nil, errors.New("transport fastcgi: it writes the header, and with it the token, into the debug log")
+	}
+	if t, ok := transport.(reverseproxy.BufferedTransport); ok {
+		h.useDefaultBuffers(t)
+	}
+	return transport, nil
+}
+
+// useDefaultBuffers does what reverse_proxy does for a transport that it loads itself.
+func (h *Handler) useDefaultBuffers(t reverseproxy.BufferedTransport) {
+	request, response := t.DefaultBufferSizes()
+	if h.RequestBuffers == 0 {
+		h.RequestBuffers = request
+	}
+	if h.ResponseBuffers == 0 {
+		h.ResponseBuffers = response
+	}
+}
+
+// hasNetworkProxy looks at the configuration, since the transport does not tell. The proxies of the environment are
+// not meant: Go does not use them for loopback.
+func hasNetworkProxy(transport json.RawMessage) bool {
+	var t struct {
+		NetworkProxy *struct {
+			From string `json:"from"`
+		} `json:"network_proxy"`
+		ForwardProxyURL string `json:"forward_proxy_url"`
+	}
+	if json.Unmarshal(transport, &t) != nil {
+		return false
+	}
+	return t.ForwardProxyURL != "" || t.NetworkProxy != nil && t.NetworkProxy.From != "none"
+}
+
+// destinations works out where the token may go, and refuses static upstreams to which it may not.
+func (h *Handler) destinations(transport http.RoundTripper, networkProxy bool) (*destinations, error) {
+	if len(h.Upstreams) == 0 && h.DynamicUpstreamsRaw == nil {
+		return nil, errors.New("there is no upstream to proxy to")
+	}
+	d := &destinations{
+		hosts:          h.credential.hosts,
+		allowPlaintext: h.credential.AllowPlaintext,
+		networkProxy:   networkProxy,
+		transport:      securityOf(transport),
+	}
+	static, err := h.staticUpstreams()
+	if err != nil {
+		return nil, err
+	}
+	allStatic := len(static) == len(h.Upstreams) && h.DynamicUpstreamsRaw == nil
+	if len(d.hosts) == 0 && !allStatic {
+		return nil, errors.New("api_hosts: it must say where the token may go, because not every upstream is static")
+	}
+	for _, addr := range static {
+		if addr.IsUnixNetwork() {
+			d.sockets = append(d.sockets, addr.Host)
+			continue
+		}
+		if len(h.credential.hosts) == 0 {
+			d.hosts = append(d.hosts, hostPattern{host: normalHost(addr.Host), port: portOf(addr)})
+		}
+	}
+	for _, addr := range static {
+		if err := d.check(addr.Network, addr.Host, portOf(addr)); err != nil {
+			return nil, fmt.Errorf("upstream %s: %w", addr, err)
+		}
+	}
+	return d, nil
+}
+
+func portOf(addr caddy.NetworkAddress) string { return fmt.Sprint(addr.StartPort) }
+
+// staticUpstreams are those whose address holds no placeholder.
+func (h *Handler) staticUpstreams() ([]caddy.NetworkAddress, error) {
+	var static []caddy.NetworkAddress
+	for _, u := range h.Upstreams {
+		if u == nil {
+			return nil, errors.New("an upstream is null")
+		}
+		if strings.Contains(u.Dial, "{") {
+			continue
+		}
+		addr, err := caddy.ParseNetworkAddress(u.Dial)
+		if err != nil {
+			return nil, fmt.Errorf("upstream %s: %w", u.Dial, err)
+		}
+		static = append(static, addr)
+	}
+	return static, nil
+}
