@@ -15,12 +15,13 @@ import (
 // provisionTransport wraps the transport before reverse_proxy is provisioned and not after, because its active
 // health checks run, and read the transport, from then on. They go through the injector, but hold no lease.
 func (h *Handler) provisionTransport(ctx caddy.Context) error {
-	networkProxy := hasNetworkProxy(h.TransportRaw)
+	config := transportConfigOf(h.TransportRaw)
 	transport, err := h.loadTransport(ctx)
 	if err != nil {
 		return err
 	}
-	d, err := h.destinations(transport, networkProxy)
+	keepConnections(transport, config)
+	d, err := h.destinations(transport, config.hasNetworkProxy())
 	if err != nil {
 		return err
 	}
@@ -81,19 +82,41 @@ func (h *Handler) useDefaultBuffers(t reverseproxy.BufferedTransport) {
 	}
 }
 
-// hasNetworkProxy looks at the configuration, since the transport does not tell. The proxies of the environment are
-// not meant: Go does not use them for loopback.
-func hasNetworkProxy(transport json.RawMessage) bool {
-	var t struct {
-		NetworkProxy *struct {
-			From string `json:"from"`
-		} `json:"network_proxy"`
-		ForwardProxyURL string `json:"forward_proxy_url"`
+// idleConnections is how many connections to an upstream are kept for the next requests. reverse_proxy keeps 32, which
+// is meant for many upstreams; a sidecar has one, and opening a connection to it, with TLS, costs more than a request. An
+// idle connection is closed after two minutes, by reverse_proxy's default.
+const idleConnections = 256
+
+// keepConnections makes that the default.
+func keepConnections(transport http.RoundTripper, c transportConfig) {
+	t, ok := transport.(*reverseproxy.HTTPTransport)
+	if !ok || c.KeepAlive.MaxIdleConnsPerHost != 0 {
+		return
 	}
-	if json.Unmarshal(transport, &t) != nil {
-		return false
-	}
-	return t.ForwardProxyURL != "" || t.NetworkProxy != nil && t.NetworkProxy.From != "none"
+	t.KeepAlive.MaxIdleConnsPerHost = idleConnections
+	t.Transport.MaxIdleConnsPerHost = idleConnections
+}
+
+// transportConfig is what the transport's configuration tells, and the transport itself does not.
+type transportConfig struct {
+	NetworkProxy *struct {
+		From string `json:"from"`
+	} `json:"network_proxy"`
+	ForwardProxyURL string `json:"forward_proxy_url"`
+	KeepAlive       struct {
+		MaxIdleConnsPerHost int `json:"max_idle_conns_per_host"`
+	} `json:"keep_alive"`
+}
+
+func transportConfigOf(raw json.RawMessage) transportConfig {
+	var c transportConfig
+	_ = json.Unmarshal(raw, &c) // a transport of another kind may have other types
+	return c
+}
+
+// hasNetworkProxy does not mean the proxies of the environment: Go does not use them for loopback.
+func (c transportConfig) hasNetworkProxy() bool {
+	return c.ForwardProxyURL != "" || c.NetworkProxy != nil && c.NetworkProxy.From != "none"
 }
 
 // destinations works out where the token may go, and refuses static upstreams to which it may not.
