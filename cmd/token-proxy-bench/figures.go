@@ -9,11 +9,12 @@ import (
 // figures are what one contender did in one round, by the key of the metric. What could not be taken is missing.
 type figures map[string]float64
 
-// metric is a row of the report.
+// metric is a row of the report. Those that say most are in the plot and in the short table, too.
 type metric struct {
-	Key   string `json:"key"`
-	Title string `json:"title"`
-	Unit  string `json:"unit"`
+	Key      string `json:"key"`
+	Title    string `json:"title"`
+	Unit     string `json:"unit"`
+	Headline bool   `json:"headline,omitempty"`
 }
 
 // The keys of all metrics but the latencies.
@@ -48,21 +49,22 @@ var percentiles = []struct {
 // metrics are the rows of the report, in its order.
 func metrics() []metric {
 	all := []metric{
-		{keyThroughput, "throughput", "req/s"},
-		{keyCPU, "CPU per request", "µs"},
+		{keyThroughput, "throughput", "req/s", true},
+		{keyCPU, "CPU per request", "µs", true},
 	}
 	for _, phase := range latencyPhases {
 		for _, p := range percentiles {
-			all = append(all, metric{latencyKey(phase.key, p.key), phase.title + " " + p.key, "µs"})
+			headline := phase.key == phaseSteady && (p.key == "p50" || p.key == "p99")
+			all = append(all, metric{latencyKey(phase.key, p.key), phase.title + " " + p.key, "µs", headline})
 		}
 	}
 	return append(all,
-		metric{keyRefresh, "p99 inside / outside", ""},
-		metric{keyIdle, "memory, idle", "MiB"},
-		metric{keyLoad, "memory, under load", "MiB"},
-		metric{keyStart, "start to first request", "ms"},
-		metric{keyCalls, "token calls while refreshing", ""},
-		metric{keyFailed, "failed requests", ""},
+		metric{keyRefresh, "p99 inside / outside refreshes", "", true},
+		metric{keyIdle, "memory, idle", "MiB", true},
+		metric{keyLoad, "memory, under load", "MiB", true},
+		metric{keyStart, "start to first request", "ms", true},
+		metric{keyCalls, "token calls while refreshing", "", false},
+		metric{keyFailed, "failed requests", "", true},
 	)
 }
 

@@ -4,9 +4,9 @@
 //	reverse_proxy  Caddy's reverse_proxy with a static header, in the same binary: what is left is what a token costs
 //	forty_lines    httputil.ReverseProxy with golang.org/x/oauth2/clientcredentials: what one writes without a sidecar
 //
-// Each is a process of its own, before the same small API on loopback. They take turns within each round, in an order
-// drawn anew for each, so that a slow minute of the machine hits all of them; ratios are taken within a round. It prints
-// a table, and writes report.json and report.svg.
+// Each is a process of its own, before the same small API on loopback. They take turns at each tenth of a phase, in an
+// order drawn anew, so that whatever else the machine does hits all of them; ratios are taken within a round. It prints a
+// table, and writes report.json, a short table (report.md) and a plot (report.svg).
 //
 //	go run ./cmd/token-proxy-bench -rounds 7 -duration 2s -out bench
 //
@@ -77,7 +77,7 @@ func run(ctx context.Context, args []string) error {
 	if err := r.write(s.out); err != nil {
 		return err
 	}
-	fmt.Printf("\n%s and %s have the rest.\n", filepath.Join(s.out, jsonName), filepath.Join(s.out, plotName))
+	fmt.Printf("\n%s has the rest.\n", filepath.Join(s.out, jsonName))
 	return r.verdict()
 }
 

@@ -14,7 +14,7 @@ const (
 	stripWidth  = 470
 	stripHeight = 15
 	metricGap   = 10
-	headHeight  = 84
+	headHeight  = 100
 )
 
 // Colours that the colour-blind can tell apart (Okabe and Ito).
@@ -24,7 +24,7 @@ func (r *report) plot() string {
 	var body strings.Builder
 	y := headHeight
 	for _, m := range r.Metrics {
-		if s, ok := r.Summary[m.Key]; ok && s.most() > 0 {
+		if s, ok := r.Summary[m.Key]; ok && m.Headline && s.most() > 0 {
 			y = r.plotMetric(&body, m, s, y)
 		}
 	}
@@ -40,13 +40,13 @@ func (r *report) plot() string {
 // plotHead writes the conditions, and which colour is whose.
 func (r *report) plotHead(w *strings.Builder) {
 	sentences := strings.SplitAfter(r.Conditions.describe(), ". ")
-	last := len(sentences) - 1
-	for i, line := range []string{strings.Join(sentences[:last], ""), sentences[last]} {
+	lines := append([]string{sentences[0] + sentences[1]}, sentences[2:]...)
+	for i, line := range lines {
 		fmt.Fprintf(w, `<text x="10" y="%d" fill="#444">%s</text>`+"\n", 20+i*16, html.EscapeString(line))
 	}
 	x := labelWidth
 	for _, c := range contenders {
-		fmt.Fprintf(w, `<circle cx="%d" cy="60" r="5" fill="%s"/><text x="%d" y="64" font-weight="bold">%s</text>`+"\n",
+		fmt.Fprintf(w, `<circle cx="%d" cy="76" r="5" fill="%s"/><text x="%d" y="80" font-weight="bold">%s</text>`+"\n",
 			x, plotColours[c.name], x+10, html.EscapeString(c.name))
 		x += 130
 	}

@@ -43,8 +43,9 @@ type conditions struct {
 }
 
 const (
-	jsonName = "report.json"
-	plotName = "report.svg"
+	jsonName  = "report.json"
+	shortName = "report.md"
+	plotName  = "report.svg"
 )
 
 func newReport(s settings, rate float64, began time.Time) *report {
@@ -116,6 +117,20 @@ func (r *report) table() string {
 	return text.String()
 }
 
+// short is a table of what says most, for a document in Markdown.
+func (r *report) short() string {
+	var text strings.Builder
+	fmt.Fprintf(&text, "| median (least–most) | | %s | %s | %s | ratio to %s | ratio to %s |\n", sidecarName, staticName, fortyName, staticName, fortyName)
+	text.WriteString("| --- | --- | --- | --- | --- | --- | --- |\n")
+	for _, m := range r.Metrics {
+		if s, ok := r.Summary[m.Key]; ok && m.Headline {
+			fmt.Fprintf(&text, "| %s | %s | %s |\n", m.Title, m.Unit, strings.Join(s.cells(), " | "))
+		}
+	}
+	fmt.Fprintf(&text, "\n%s\n", r.Conditions.describe())
+	return text.String()
+}
+
 func (s summary) cells() []string {
 	return []string{
 		s.Contenders[sidecarName].cell(), s.Contenders[staticName].cell(), s.Contenders[fortyName].cell(),
@@ -134,7 +149,7 @@ func (s spread) cell() string {
 	}
 }
 
-// write writes report.json and report.svg.
+// write writes report.json, report.md and report.svg.
 func (r *report) write(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -143,10 +158,12 @@ func (r *report) write(dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(dir, jsonName), append(text, '\n'), 0o644); err != nil {
-		return err
+	for name, content := range map[string]string{jsonName: string(text) + "\n", shortName: r.short(), plotName: r.plot()} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+			return err
+		}
 	}
-	return os.WriteFile(filepath.Join(dir, plotName), []byte(r.plot()), 0o644)
+	return nil
 }
 
 // verdict is an error if requests failed: then the figures mean nothing.

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"encoding/json"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -43,6 +46,32 @@ func TestTableSaysThatThereWereNoRefreshes(t *testing.T) {
 	refreshed := figures{latencyKey(phaseInside, "p50"): 1}
 	if table := reportOf(map[string]figures{sidecarName: refreshed}).table(); strings.Contains(table, says) {
 		t.Errorf("it says so:\n%s", table)
+	}
+}
+
+// The README shows what the last run that is kept here has found, and not what somebody typed.
+func TestREADMEShowsTheReport(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("latest", jsonName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r report
+	if err := json.Unmarshal(text, &r); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.verdict(); err != nil {
+		t.Error(err)
+	}
+	const least = 7
+	if len(r.Rounds) < least {
+		t.Errorf("it has %d rounds, want %d or more", len(r.Rounds), least)
+	}
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(readme), r.short()) {
+		t.Errorf("the README does not show this:\n%s", r.short())
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"time"
@@ -35,8 +36,9 @@ const (
 	// oauth2's own, 10 s, is longer than the token lives.
 	shortMargin = shortLife * time.Second / 5
 
-	// rateShare is the share of the slowest contender's throughput at which the open loop runs.
-	rateShare = 0.6
+	// rateShare is the share of the slowest contender's throughput at which the open loop runs. It leaves room for a machine
+	// that becomes slower meanwhile: else the latencies would be those of a queue.
+	rateShare = 0.3
 )
 
 func parseFlags(args []string) (settings, error) {
@@ -45,10 +47,10 @@ func parseFlags(args []string) (settings, error) {
 	f.IntVar(&s.rounds, "rounds", 7, "how often each contender is measured; 0 for the profiles alone")
 	f.DurationVar(&s.duration, "duration", 2*time.Second, "how long each phase of a round takes")
 	f.IntVar(&s.connections, "connections", 32, "how many connections the load generator opens")
-	f.Float64Var(&s.rate, "rate", 0, "requests a second for the latencies (default 60 % of the slowest contender's throughput)")
+	f.Float64Var(&s.rate, "rate", 0, "requests a second for the latencies (default 30 % of the slowest contender's throughput)")
 	f.Uint64Var(&s.seed, "seed", 0, "of the order within the rounds (default random, and printed)")
 	f.DurationVar(&s.latency, "token-latency", 20*time.Millisecond, "how long the token endpoint takes")
-	f.StringVar(&s.out, "out", ".", "the folder for report.json and report.svg")
+	f.StringVar(&s.out, "out", ".", "the folder for report.json, report.md and report.svg")
 	f.StringVar(&s.binary, "binary", "", "a token-proxy to measure (default: build the one of this module)")
 	f.BoolVar(&s.profile, "profile", false, "after the rounds, write CPU profiles of the two that are Caddy, as long as a phase")
 	if err := f.Parse(args); err != nil {
@@ -76,10 +78,12 @@ func (s *settings) check() error {
 	return nil
 }
 
-// build builds the sidecar into a folder.
+// build builds the sidecar into a folder, as a release is built.
 func build(ctx context.Context, dir string) (string, error) {
 	binary := filepath.Join(dir, "token-proxy")
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", binary, "github.com/tokenproxy/caddy-token-proxy/cmd/token-proxy")
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", binary,
+		"github.com/tokenproxy/caddy-token-proxy/cmd/token-proxy")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("building token-proxy: %w\n%s", err, out)
 	}
