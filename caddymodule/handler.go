@@ -189,7 +189,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if h.credential.header.sentBy(r) {
 		switch h.ClientAuthorization {
 		case authorizationKeep:
-			return h.Handler.ServeHTTP(w, r, next)
+			return h.Handler.ServeHTTP(w, withoutLease(r), next)
 		case authorizationReject:
 			h.refuse(w, &problemAuthorization, refusedAuthorization)
 			return nil
@@ -267,6 +267,12 @@ func (p *proxied) Value(key any) any {
 		return p
 	}
 	return p.Context.Value(key)
+}
+
+// withoutLease hides the state of another handler from the injector: a handler in another's handle_response gets the
+// context of the request that the other one has proxied.
+func withoutLease(r *http.Request) *http.Request {
+	return r.WithContext(context.WithValue(r.Context(), proxiedKey{}, nil))
 }
 
 // errRefused is what the injector tells reverse_proxy when it has refused a request. reverse_proxy takes it for a

@@ -773,3 +773,28 @@ func TestSearchForPlanted(t *testing.T) {
 		t.Errorf("found at home: %t, forbidden: %t", ok, f.forbidden())
 	}
 }
+
+// A handler in another's handle_response gets the context of the request that the other has proxied. If it is to keep the
+// application's credentials, it must not send the other's token in their place.
+func TestTokenStaysWithItsHandler(t *testing.T) {
+	outer, inner := newTokenServer(t), newTokenServer(t)
+	outerAPI, innerAPI := newRecordingAPI(t, nil), newRecordingAPI(t, nil)
+	addr := freeAddr(t)
+	startCaddy(t, globalOptions(outer.credential("outer", "header X-Api-Key"), inner.credential("inner"))+siteConfig(addr, `
+		token_proxy outer `+outerAPI.URL+` {
+			handle_response {
+				request_header Authorization "Bearer of-the-operator"
+				token_proxy inner `+innerAPI.URL+` {
+					client_authorization keep
+				}
+			}
+		}`))
+	get(t, "http://"+addr).wantStatus(t, http.StatusOK)
+	if token := outerAPI.only(t).Header.Get("X-Api-Key"); token == "" {
+		t.Error("the outer API got no token")
+	}
+	got := innerAPI.only(t).Header
+	if got.Get("Authorization") != "Bearer of-the-operator" || got.Get("X-Api-Key") != "" {
+		t.Errorf("the inner API got %v", got)
+	}
+}
