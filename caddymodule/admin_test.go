@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -541,6 +542,33 @@ func TestAdminAfterAReload(t *testing.T) {
 		c := s.credential(bad)
 		return c.Health == "idle" && len(c.Recent) == 0
 	})
+}
+
+// Each counter of the report is the metric of the same name.
+func TestReportedCounters(t *testing.T) {
+	c := &Credential{counted: metrics.of("counted-" + newClientID())}
+	counted := c.counted()
+	counted.served["fresh"].Add(1)
+	counted.served["stale"].Add(2)
+	counted.served["waited"].Add(3)
+	counted.served["failed"].Add(4)
+	counted.served["left"].Add(100)
+	counted.unauthorized.Add(5)
+	counted.replays.Add(6)
+	counted.refused["destination"].Add(7)
+	counted.refused["client"].Add(8)
+	got := c.counters(snapshot{invalidations: 9, calls: map[outcome]uint64{outcomeObtained: 10}})
+	want := reportCounters{
+		Requests:      map[string]uint64{"fresh": 1, "stale": 2, "waited": 3, "failed": 4},
+		Calls:         map[outcome]uint64{"obtained": 10, "unavailable": 0, "refused": 0, "unreadable": 0},
+		Unauthorized:  5,
+		Replays:       6,
+		Refusals:      map[string]uint64{"destination": 7, "client": 8},
+		Invalidations: 9,
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
 }
 
 func TestHistoryIsBounded(t *testing.T) {

@@ -45,6 +45,10 @@ func TestClientsAdmit(t *testing.T) {
 		{"", "127.0.0.1", "tcp", false},
 		{"", "@", "unix", true},
 		{"", "", "unix", true},
+		{"", "10.1.2.3:1", "unix", true}, // what a peer on a unix socket calls itself
+		{"", "127.0.0.1:1", "unix", true},
+		{"10.0.0.0/8", "10.1.2.3:1", "unix", false},
+		{"127.0.0.0/8", "127.0.0.1:1", "unix", false},
 		{"loopback", "127.0.0.1:1", "tcp", true},
 		{"loopback", "10.0.0.1:1", "tcp", false},
 

@@ -170,8 +170,8 @@ func (b *replayBody) keep(p []byte, late bool) {
 	case len(b.kept)+len(p) > b.limit:
 		b.lost, b.kept = true, nil
 	default:
-		if b.kept == nil && b.size <= int64(b.limit) { // else it would grow piece by piece
-			b.kept = make([]byte, 0, max(0, b.size))
+		if b.kept == nil { // a body that comes piece by piece does not grow so, unless it only claims to be large
+			b.kept = make([]byte, 0, min(max(0, b.size), int64(b.limit), defaultReplayBuffer))
 		}
 		b.kept = append(b.kept, p...)
 	}

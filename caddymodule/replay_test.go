@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -391,6 +392,19 @@ func TestReplayBodyIsKeptInOnePiece(t *testing.T) {
 	}
 	if len(b.kept) != size || &b.kept[0] != before {
 		t.Errorf("%d bytes are kept, at another place than at first: %t", len(b.kept), &b.kept[0] != before)
+	}
+}
+
+// What a client claims of its body costs no more memory than the default buffer.
+func TestReplayBodyDoesNotTrustTheLength(t *testing.T) {
+	for _, length := range []int64{math.MaxInt64, maxReplayBuffer, defaultReplayBuffer + 1, 0, -1, math.MinInt64} {
+		for _, limit := range []int{10, defaultReplayBuffer, maxReplayBuffer} {
+			b := newReplayBody(&http.Request{Body: io.NopCloser(&patternReader{size: 10}), ContentLength: length}, limit)
+			wantAll(t, b.first(), readSome(t, &patternReader{size: 10}, 10))
+			if n := cap(b.kept); n > max(16, min(limit, defaultReplayBuffer)) {
+				t.Errorf("%d bytes are reserved for one that claims to have %d, with a buffer of %d", n, length, limit)
+			}
+		}
 	}
 }
 

@@ -82,19 +82,16 @@ func (h *Handler) useDefaultBuffers(t reverseproxy.BufferedTransport) {
 	}
 }
 
-// idleConnections is how many connections to an upstream are kept for the next requests. reverse_proxy keeps 32, which
-// is meant for many upstreams; a sidecar has one, and opening a connection to it, with TLS, costs more than a request. An
-// idle connection is closed after two minutes, by reverse_proxy's default.
+// idleConnections is how many connections to an upstream are kept for the next requests. reverse_proxy keeps 32; a
+// sidecar often has one upstream, for which all requests of its application are, and opening a connection to it, with TLS,
+// costs more than a request. Idle connections are closed after two minutes, by reverse_proxy's default.
 const idleConnections = 256
 
 // keepConnections makes that the default.
 func keepConnections(transport http.RoundTripper, c transportConfig) {
-	t, ok := transport.(*reverseproxy.HTTPTransport)
-	if !ok || c.KeepAlive.MaxIdleConnsPerHost != 0 {
-		return
+	if t, ok := transport.(*reverseproxy.HTTPTransport); ok && c.KeepAlive.MaxIdleConnsPerHost == 0 {
+		t.Transport.MaxIdleConnsPerHost = idleConnections
 	}
-	t.KeepAlive.MaxIdleConnsPerHost = idleConnections
-	t.Transport.MaxIdleConnsPerHost = idleConnections
 }
 
 // transportConfig is what the transport's configuration tells, and the transport itself does not.
