@@ -6,6 +6,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 )
 
 // contender is something that puts a token on requests. Its name is what the report calls it.
@@ -93,7 +95,7 @@ func (b *bench) caddy(ctx context.Context, caddyfile string) (*exec.Cmd, error) 
 		return nil, err
 	}
 	cmd := exec.CommandContext(ctx, b.settings.binary, "run", "--config", config, "--adapter", "caddyfile")
-	cmd.Env = append(os.Environ(),
+	cmd.Env = append(environment(),
 		"HOME="+b.scratch, "XDG_DATA_HOME="+b.scratch, "XDG_CONFIG_HOME="+b.scratch,
 		"BENCH_CLIENT_SECRET="+clientSecret)
 	return cmd, nil
@@ -106,7 +108,15 @@ func (b *bench) self(ctx context.Context, role, listen string, env ...string) (*
 		return nil, err
 	}
 	cmd := exec.CommandContext(ctx, program)
-	cmd.Env = append(os.Environ(), roleVariable+"="+role, listenVariable+"="+listen)
+	cmd.Env = append(environment(), roleVariable+"="+role, listenVariable+"="+listen)
 	cmd.Env = append(cmd.Env, env...)
 	return cmd, nil
+}
+
+// environment is this process's, without what would set the pace of Go's runtime: each contender runs as it is made.
+func environment() []string {
+	return slices.DeleteFunc(os.Environ(), func(variable string) bool {
+		name, _, _ := strings.Cut(variable, "=")
+		return slices.Contains([]string{"GOGC", "GOMEMLIMIT", "GOMAXPROCS", "GODEBUG"}, name)
+	})
 }

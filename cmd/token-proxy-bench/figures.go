@@ -81,6 +81,15 @@ func (f figures) addLatencies(phase string, latencies []time.Duration) {
 	}
 }
 
+// addRefreshes adds the latencies inside and outside of refreshes, and how they compare.
+func (f figures) addRefreshes(inside, outside []time.Duration) {
+	f.addLatencies(phaseInside, inside)
+	f.addLatencies(phaseOutside, outside)
+	if len(inside) > 0 && len(outside) > 0 {
+		f[keyRefresh] = f[latencyKey(phaseInside, "p99")] / f[latencyKey(phaseOutside, "p99")]
+	}
+}
+
 func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
 func millis(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 func mebibytes(n int64) float64      { return float64(n) / (1 << 20) }

@@ -53,6 +53,9 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	if err := os.MkdirAll(s.out, 0o755); err != nil { // now, and not when all is measured
+		return err
+	}
 	scratch, err := os.MkdirTemp("", "token-proxy-bench-")
 	if err != nil {
 		return err
@@ -66,19 +69,13 @@ func run(ctx context.Context, args []string) error {
 		}
 	}
 	r, err := measureAll(ctx, s, scratch, show)
-	if err != nil {
-		return interrupted(ctx, err)
-	}
 	show.say("")
 	if r == nil {
-		return nil
+		return interrupted(ctx, err)
 	}
 	fmt.Print(r.table())
-	if err := r.write(s.out); err != nil {
-		return err
-	}
 	fmt.Printf("\n%s has the rest.\n", filepath.Join(s.out, jsonName))
-	return r.verdict()
+	return errors.Join(r.write(s.out), r.verdict(), err)
 }
 
 // interrupted says why, if what failed did so because the user wants to stop.

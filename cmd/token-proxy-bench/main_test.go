@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 	switch role := os.Getenv(roleVariable); {
 	case role != "":
 		fail(playRole(role))
-	case len(os.Args) > 1 && os.Args[1] == "run":
+	case len(os.Args) > 1 && (os.Args[1] == "run" || os.Args[1] == "version"):
 		caddycmd.Main()
 	default:
 		os.Exit(m.Run())

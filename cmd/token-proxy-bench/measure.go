@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -8,6 +9,7 @@ import (
 	"os/exec"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -30,7 +32,8 @@ type round struct {
 	Figures map[string]figures `json:"figures"`
 }
 
-// measureAll runs all rounds; the report is nil if there are none. Children are gone when it returns.
+// measureAll runs all rounds, and then what is to be profiled; the report is nil if there are no rounds, or one could not
+// be finished. Children are gone when it returns.
 func measureAll(ctx context.Context, s settings, scratch string, show *progress) (*report, error) {
 	// The system ends children with the thread that started them: this one lasts.
 	runtime.LockOSThread()
@@ -45,11 +48,16 @@ func measureAll(ctx context.Context, s settings, scratch string, show *progress)
 	if s.rounds == 0 {
 		return nil, b.profiles(ctx)
 	}
+	version, err := exec.CommandContext(ctx, s.binary, "version").Output()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", s.binary, err)
+	}
 	rate, err := b.calibrate(ctx)
 	if err != nil {
 		return nil, err
 	}
-	r := newReport(s, rate, began)
+	binary, _, _ := strings.Cut(string(version), " ")
+	r := newReport(s, strings.TrimSpace(binary), rate, began)
 	if r.Conditions.Direct, err = b.direct(ctx, rate); err != nil {
 		return nil, err
 	}
@@ -121,9 +129,10 @@ func (b *bench) round(ctx context.Context, rate float64) (round, error) {
 			done.Figures[e.name] = e.figures
 			b.idle(e)
 		}
-		b.throughput(all)
-		b.steady(ctx, all, rate)
-		return ctx.Err()
+		if err := b.throughput(all); err != nil {
+			return err
+		}
+		return b.steady(ctx, all, rate)
 	})
 	if err != nil {
 		return done, err
@@ -232,15 +241,29 @@ func (b *bench) idle(e *entrant) {
 const slicesOfPhase = 10
 
 // inTurns gives each entrant its slices of a phase.
-func (b *bench) inTurns(all []*entrant, f func(*entrant, time.Duration)) {
+func (b *bench) inTurns(all []*entrant, f func(*entrant, time.Duration)) error {
 	for range slicesOfPhase {
 		for _, i := range b.order.Perm(len(all)) {
 			f(all[i], b.settings.duration/slicesOfPhase)
+			if err := all[i].gone(); err != nil {
+				return err
+			}
 		}
+	}
+	return nil
+}
+
+// gone is an error if the contender has ended, or has been told to.
+func (e *entrant) gone() error {
+	select {
+	case <-e.ended:
+		return fmt.Errorf("%s has ended:\n%s", e.name, e.said.String())
+	default:
+		return nil
 	}
 }
 
-func (b *bench) throughput(all []*entrant) {
+func (b *bench) throughput(all []*entrant) error {
 	b.show.phase("throughput")
 	type sum struct {
 		served int64
@@ -253,7 +276,7 @@ func (b *bench) throughput(all []*entrant) {
 		b.warmUp(e)
 		sums[e] = new(sum)
 	}
-	b.inTurns(all, func(e *entrant, d time.Duration) {
+	err := b.inTurns(all, func(e *entrant, d time.Duration) {
 		s, peak := sums[e], watchMemory(e.pid())
 		before, _ := cpuTime(e.pid())
 		began := time.Now()
@@ -274,6 +297,7 @@ func (b *bench) throughput(all []*entrant) {
 			e.figures[keyCPU] = micros(s.cpu) / float64(s.served)
 		}
 	}
+	return err
 }
 
 // watchMemory looks at a process's memory until the function that it returns is called, which tells the most.
@@ -299,10 +323,10 @@ func watchMemory(pid int) func() int64 {
 	}
 }
 
-func (b *bench) steady(ctx context.Context, all []*entrant, rate float64) {
+func (b *bench) steady(ctx context.Context, all []*entrant, rate float64) error {
 	b.show.phase("latency")
 	taken := map[*entrant][]sample{}
-	b.inTurns(all, func(e *entrant, d time.Duration) {
+	err := b.inTurns(all, func(e *entrant, d time.Duration) {
 		samples, failed := e.load.openLoop(ctx, d, rate)
 		taken[e] = append(taken[e], samples...)
 		e.figures[keyFailed] += float64(failed)
@@ -311,6 +335,7 @@ func (b *bench) steady(ctx context.Context, all []*entrant, rate float64) {
 		_, latencies := split(samples, nil)
 		e.figures.addLatencies(phaseSteady, latencies)
 	}
+	return cmp.Or(err, ctx.Err())
 }
 
 func (b *bench) refreshing(ctx context.Context, e *entrant, rate float64) error {
@@ -324,15 +349,10 @@ func (b *bench) refreshing(ctx context.Context, e *entrant, rate float64) error 
 	if err != nil {
 		return err
 	}
-	inside, outside := split(samples, calls)
-	e.figures.addLatencies(phaseInside, inside)
-	e.figures.addLatencies(phaseOutside, outside)
-	if len(inside) > 0 && len(outside) > 0 {
-		e.figures[keyRefresh] = e.figures[latencyKey(phaseInside, "p99")] / e.figures[latencyKey(phaseOutside, "p99")]
-	}
+	e.figures.addRefreshes(split(samples, calls))
 	e.figures[keyCalls] = float64(len(calls))
 	e.figures[keyFailed] += float64(failed)
-	return ctx.Err()
+	return cmp.Or(e.gone(), ctx.Err())
 }
 
 // calibrate finds the rate of the open loop.
@@ -343,11 +363,14 @@ func (b *bench) calibrate(ctx context.Context) (float64, error) {
 	b.show.say("calibrating")
 	slowest := math.Inf(1)
 	err := b.together(ctx, func(all []*entrant) error {
-		b.throughput(all)
+		err := b.throughput(all)
 		for _, e := range all {
 			slowest = min(slowest, e.figures[keyThroughput])
+			if e.figures[keyThroughput] == 0 {
+				err = cmp.Or(err, fmt.Errorf("%s serves nothing:\n%s", e.name, e.said.String()))
+			}
 		}
-		return ctx.Err()
+		return cmp.Or(ctx.Err(), err)
 	})
 	return max(1, rateShare*slowest), err
 }
@@ -358,10 +381,15 @@ func (b *bench) direct(ctx context.Context, rate float64) (figures, error) {
 	d := b.settings.duration
 	l := newLoad(ctx, b.services, directPath, b.settings.connections)
 	defer l.close()
-	served, _ := l.closedLoop(d)
-	f := figures{keyThroughput: float64(served) / d.Seconds()}
-	samples, _ := l.openLoop(ctx, d, rate)
+	l.closedLoop(d / slicesOfPhase)
+	began := time.Now()
+	served, failed := l.closedLoop(d)
+	f := figures{keyThroughput: float64(served) / time.Since(began).Seconds()}
+	samples, failedOpen := l.openLoop(ctx, d, rate)
 	_, latencies := split(samples, nil)
 	f.addLatencies(phaseSteady, latencies)
+	if failed+failedOpen > 0 {
+		return nil, cmp.Or(ctx.Err(), fmt.Errorf("%d requests to the API failed without a proxy", failed+failedOpen))
+	}
 	return f, ctx.Err()
 }

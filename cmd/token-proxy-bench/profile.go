@@ -19,9 +19,6 @@ func (b *bench) profiles(ctx context.Context) error {
 	if !b.settings.profile {
 		return nil
 	}
-	if err := os.MkdirAll(b.settings.out, 0o755); err != nil {
-		return err
-	}
 	for _, c := range contenders {
 		if !c.hasAdmin {
 			continue

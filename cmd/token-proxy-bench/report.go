@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -30,6 +31,7 @@ type conditions struct {
 	Began        time.Time `json:"began"`
 	System       string    `json:"system"`
 	Go           string    `json:"go"`
+	Binary       string    `json:"binary"` // what it says of its version
 	Processors   int       `json:"processors"`
 	Rounds       int       `json:"rounds"`
 	Duration     string    `json:"duration"`
@@ -48,12 +50,13 @@ const (
 	plotName  = "report.svg"
 )
 
-func newReport(s settings, rate float64, began time.Time) *report {
+func newReport(s settings, binary string, rate float64, began time.Time) *report {
 	return &report{
 		Conditions: conditions{
 			Began:        began.UTC().Truncate(time.Second),
 			System:       runtime.GOOS + "/" + runtime.GOARCH,
 			Go:           runtime.Version(),
+			Binary:       binary,
 			Processors:   runtime.NumCPU(),
 			Rounds:       s.rounds,
 			Duration:     s.duration.String(),
@@ -88,9 +91,9 @@ func (r *report) summarize() {
 
 // describe says under which conditions the figures were taken.
 func (c conditions) describe() string {
-	return fmt.Sprintf("%s, %d processors, %s, %s. %d rounds, seed %d. Phases of %s on %d connections; latencies at %s req/s; "+
+	return fmt.Sprintf("%s, %d processors, %s, token-proxy version %s, %s. %d rounds, seed %d. Phases of %s on %d connections; latencies at %s req/s; "+
 		"without a proxy %s req/s, p50 %s µs, p99 %s µs. Refreshes: tokens of %s, token calls of %s, requests within %s of one are inside.",
-		c.System, c.Processors, c.Go, c.Began.Format(time.DateTime), c.Rounds, c.Seed, c.Duration, c.Connections,
+		c.System, c.Processors, c.Go, c.Binary, c.Began.Format(time.DateTime), c.Rounds, c.Seed, c.Duration, c.Connections,
 		figure(c.Rate), figure(c.Direct[keyThroughput]), figure(c.Direct[latencyKey(phaseSteady, "p50")]),
 		figure(c.Direct[latencyKey(phaseSteady, "p99")]), c.Lifetime, c.TokenLatency, refreshWindow)
 }
@@ -151,9 +154,6 @@ func (s spread) cell() string {
 
 // write writes report.json, report.md and report.svg.
 func (r *report) write(dir string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
 	text, err := json.MarshalIndent(r, "", "\t")
 	if err != nil {
 		return err
@@ -168,10 +168,11 @@ func (r *report) write(dir string) error {
 
 // verdict is an error if requests failed: then the figures mean nothing.
 func (r *report) verdict() error {
+	var errs []error
 	for _, c := range contenders {
 		if n := r.Summary[keyFailed].Contenders[c.name].Max; n > 0 {
-			return fmt.Errorf("%.0f requests to %s failed in one round: do not trust the figures", n, c.name)
+			errs = append(errs, fmt.Errorf("%.0f requests to %s failed in one round: do not trust the figures", n, c.name))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }

@@ -11,7 +11,7 @@ import (
 
 // reportOf is the report of one round.
 func reportOf(f map[string]figures) *report {
-	r := newReport(settings{rounds: 1}, 100, time.Unix(0, 0))
+	r := newReport(settings{rounds: 1}, "v1", 100, time.Unix(0, 0))
 	r.Rounds = []round{{Figures: f}}
 	r.summarize()
 	return r
@@ -73,14 +73,35 @@ func TestREADMEShowsTheReport(t *testing.T) {
 	if !strings.Contains(string(readme), r.short()) {
 		t.Errorf("the README does not show this:\n%s", r.short())
 	}
+	plot, err := os.ReadFile(filepath.Join("latest", plotName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(plot) != r.plot() {
+		t.Error("the plot is of another report, or drawn by other code")
+	}
 }
 
 func TestVerdict(t *testing.T) {
 	if err := reportOf(map[string]figures{sidecarName: {keyFailed: 0}}).verdict(); err != nil {
 		t.Error(err)
 	}
-	if reportOf(map[string]figures{fortyName: {keyFailed: 2}}).verdict() == nil {
-		t.Error("requests failed, and the figures are good")
+	for _, c := range contenders {
+		if err := reportOf(map[string]figures{c.name: {keyFailed: 2}}).verdict(); err == nil || !strings.Contains(err.Error(), c.name) {
+			t.Errorf("requests to %s failed: %v", c.name, err)
+		}
+	}
+}
+
+func TestRefreshesAreCompared(t *testing.T) {
+	f := figures{}
+	f.addRefreshes([]time.Duration{40 * time.Millisecond}, []time.Duration{20 * time.Millisecond})
+	if f[keyRefresh] != 2 || f[latencyKey(phaseInside, "p99")] != 40_000 || f[latencyKey(phaseOutside, "max")] != 20_000 {
+		t.Errorf("got %v", f)
+	}
+	f = figures{}
+	if f.addRefreshes(nil, []time.Duration{1}); len(f) != len(percentiles) {
+		t.Errorf("nothing was inside, and it says %v", f)
 	}
 }
 

@@ -1,9 +1,17 @@
 package main
 
 import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
+	"strings"
 	"testing"
 	"time"
 )
@@ -54,4 +62,84 @@ func gcPercent() int {
 	percent := []metrics.Sample{{Name: "/gc/gogc:percent"}}
 	metrics.Read(percent)
 	return int(percent[0].Value.Uint64())
+}
+
+// The stacks of many goroutines count as what is in use: the collector multiplies them, too.
+func TestCollectorCountsStacks(t *testing.T) {
+	t.Setenv("GOGC", "")
+	defer debug.SetGCPercent(100)
+	relaxCollector()
+	wantPercent(t, relaxedPercent)
+	release := make(chan struct{})
+	const goroutines, stack = 4000, 16 << 10
+	for range goroutines {
+		go park(release, stack)
+	}
+	deadline := time.Now().Add(10 * time.Second)
+	for gcPercent() > relaxedPercent/2 && time.Now().Before(deadline) {
+		runtime.GC()
+		time.Sleep(time.Millisecond)
+	}
+	if percent := gcPercent(); percent > relaxedPercent/2 {
+		t.Errorf("with %d MiB of stacks, the heap may grow by %d %%", goroutines*stack>>20, percent)
+	}
+	close(release)
+}
+
+// park waits with a stack of that many bytes.
+func park(release <-chan struct{}, stack int) byte {
+	var frame [1 << 10]byte
+	if stack > len(frame) {
+		return park(release, stack-len(frame)) + frame[0]
+	}
+	<-release
+	return frame[len(frame)-1]
+}
+
+// The program sets the pace, and says it in Caddy's metrics.
+func TestProgramRelaxesTheCollector(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	admin := l.Addr().String()
+	_ = l.Close()
+	config := filepath.Join(t.TempDir(), "caddy.json")
+	if err := os.WriteFile(config, fmt.Appendf(nil, `{"admin": {"listen": %q, "config": {"persist": false}}}`, admin), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	program := exec.CommandContext(t.Context(), os.Args[0], "run", "--config", config)
+	program.Env = append(os.Environ(), "TEST_PROGRAM=1", "GOGC=", "HOME="+t.TempDir())
+	if err := program.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _, _ = program.Process.Kill(), program.Wait() }()
+	want := fmt.Sprintf("\ngo_gc_gogc_percent %d\n", relaxedPercent)
+	deadline := time.Now().Add(30 * time.Second)
+	for metrics := ""; !strings.Contains(metrics, want); metrics = page("http://" + admin + "/metrics") {
+		if time.Now().After(deadline) {
+			t.Fatalf("there is no %q in %s", want, metrics)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// page returns what is at a URL, if it is there.
+func page(url string) string {
+	res, err := http.Get(url)
+	if err != nil {
+		return ""
+	}
+	defer res.Body.Close()
+	content, _ := io.ReadAll(res.Body)
+	return string(content)
+}
+
+// TestMain is also the program.
+func TestMain(m *testing.M) {
+	if os.Getenv("TEST_PROGRAM") != "" {
+		main()
+		return
+	}
+	os.Exit(m.Run())
 }

@@ -8,7 +8,7 @@ cd "$(dirname "$0")/../.."
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
-# Without the last profile, whose effects it would measure, and without this machine's paths.
+# Without the last profile, whose effects it would measure, and without the paths of this machine's sources.
 go build -pgo=off -trimpath -o "$scratch/token-proxy" ./cmd/token-proxy
 go run ./cmd/token-proxy-bench -rounds 0 -profile -duration "${1:-30s}" -binary "$scratch/token-proxy" -out "$scratch"
 go tool pprof -proto "$scratch/token_proxy.pprof" "$scratch/reverse_proxy.pprof" >"$scratch/merged"
