@@ -37,13 +37,6 @@ func TestCollectorFitsItsPace(t *testing.T) {
 	wantPercent(t, relaxedPercent)
 }
 
-func TestCollectorFollowsGOGC(t *testing.T) {
-	defer debug.SetGCPercent(debug.SetGCPercent(70))
-	t.Setenv("GOGC", "70")
-	relaxCollector()
-	wantPercent(t, 70)
-}
-
 // wantPercent lets the collector run until it goes at the pace.
 func wantPercent(t *testing.T, want int) {
 	t.Helper()
@@ -96,8 +89,24 @@ func park(release <-chan struct{}, stack int) byte {
 	return frame[len(frame)-1]
 }
 
-// The program sets the pace, and says it in Caddy's metrics.
-func TestProgramRelaxesTheCollector(t *testing.T) {
+// The program sets the pace unless GOGC does, and says it in Caddy's metrics.
+func TestProgramSetsThePace(t *testing.T) {
+	for gogc, want := range map[string]int{"": relaxedPercent, "70": 70} {
+		admin := startProgram(t, "GOGC="+gogc)
+		line := fmt.Sprintf("\ngo_gc_gogc_percent %d\n", want)
+		deadline := time.Now().Add(30 * time.Second)
+		for metrics := ""; !strings.Contains(metrics, line); metrics = page("http://" + admin + "/metrics") {
+			if time.Now().After(deadline) {
+				t.Fatalf("GOGC=%s: there is no %q in %s", gogc, line, metrics)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+}
+
+// startProgram runs the program until the test ends, and returns where its admin API is.
+func startProgram(t *testing.T, env string) string {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -108,20 +117,13 @@ func TestProgramRelaxesTheCollector(t *testing.T) {
 	if err := os.WriteFile(config, fmt.Appendf(nil, `{"admin": {"listen": %q, "config": {"persist": false}}}`, admin), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	program := exec.CommandContext(t.Context(), os.Args[0], "run", "--config", config)
-	program.Env = append(os.Environ(), "TEST_PROGRAM=1", "GOGC=", "HOME="+t.TempDir())
+	program := exec.Command(os.Args[0], "run", "--config", config)
+	program.Env = append(os.Environ(), "TEST_PROGRAM=1", "HOME="+t.TempDir(), env)
 	if err := program.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _, _ = program.Process.Kill(), program.Wait() }()
-	want := fmt.Sprintf("\ngo_gc_gogc_percent %d\n", relaxedPercent)
-	deadline := time.Now().Add(30 * time.Second)
-	for metrics := ""; !strings.Contains(metrics, want); metrics = page("http://" + admin + "/metrics") {
-		if time.Now().After(deadline) {
-			t.Fatalf("there is no %q in %s", want, metrics)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+	t.Cleanup(func() { _, _ = program.Process.Kill(), program.Wait() })
+	return admin
 }
 
 // page returns what is at a URL, if it is there.
