@@ -48,19 +48,12 @@ func startOperatedAt(t *testing.T, admin, caddyfile string, apps map[string]any)
 }
 
 func (s *operatedServer) load(caddyfile string) error {
-	config, err := adapt(caddyfile)
-	if err != nil {
-		return err
-	}
-	var root map[string]any
-	if err := json.Unmarshal(config, &root); err != nil {
-		return err
-	}
+	return s.caddyServer.load(caddyfile, s.operate)
+}
+
+// operate gives a configuration the admin endpoint and the apps.
+func (s *operatedServer) operate(root map[string]any) {
 	root["admin"] = map[string]any{"listen": s.admin, "config": map[string]any{"persist": false}}
-	root["logging"] = map[string]any{"logs": map[string]any{"default": map[string]any{
-		"level":  "DEBUG",
-		"writer": map[string]any{"output": "file", "filename": s.logFile, "roll": false},
-	}}}
 	loaded, _ := root["apps"].(map[string]any)
 	for name, app := range s.apps {
 		if loaded == nil {
@@ -69,10 +62,6 @@ func (s *operatedServer) load(caddyfile string) error {
 		}
 		loaded[name] = app
 	}
-	if config, err = json.Marshal(root); err != nil {
-		return err
-	}
-	return caddy.Load(config, true)
 }
 
 // ask asks the admin endpoint, again if a connection breaks: each load replaces its listener.

@@ -1,7 +1,6 @@
 package caddymodule
 
 import (
-	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
@@ -33,23 +32,7 @@ func startQuietly(t *testing.T, caddyfile string) *caddyServer {
 }
 
 func (s *caddyServer) loadQuietly(caddyfile string) error {
-	config, err := adapt(caddyfile)
-	if err != nil {
-		return err
-	}
-	var root map[string]any
-	if err := json.Unmarshal(config, &root); err != nil {
-		return err
-	}
-	root["admin"] = map[string]any{"disabled": true, "config": map[string]any{"persist": false}}
-	root["logging"] = map[string]any{"logs": map[string]any{"default": map[string]any{
-		"level":  "INFO",
-		"writer": map[string]any{"output": "file", "filename": s.logFile, "roll": false},
-	}}}
-	if config, err = json.Marshal(root); err != nil {
-		return err
-	}
-	return caddy.Load(config, true)
+	return s.load(caddyfile, func(root map[string]any) { s.logTo(root, "INFO") })
 }
 
 // outcomesOf counts what the log says of a credential's token calls: those with a token, and those without.

@@ -43,30 +43,39 @@ func startCaddy(t *testing.T, caddyfile string) *caddyServer {
 }
 
 // load replaces the running configuration, as a reload does; if it fails, the running one stays.
-func (s *caddyServer) load(caddyfile string) error {
+func (s *caddyServer) load(caddyfile string, edits ...func(root map[string]any)) error {
 	config, err := adapt(caddyfile)
 	if err != nil {
 		return err
 	}
-	return s.loadJSON(config)
+	return s.loadJSON(config, edits...)
 }
 
-// loadJSON is load for a JSON configuration. It turns the admin endpoint off and logs to the test's file.
-func (s *caddyServer) loadJSON(config []byte) error {
+// loadJSON is load for a JSON configuration. It turns the admin endpoint off and logs to the test's file; edits come
+// after that.
+func (s *caddyServer) loadJSON(config []byte, edits ...func(root map[string]any)) error {
 	var root map[string]any
 	if err := json.Unmarshal(config, &root); err != nil {
 		return err
 	}
 	root["admin"] = map[string]any{"disabled": true, "config": map[string]any{"persist": false}}
-	root["logging"] = map[string]any{"logs": map[string]any{"default": map[string]any{
-		"level":  "DEBUG",
-		"writer": map[string]any{"output": "file", "filename": s.logFile, "roll": false},
-	}}}
+	s.logTo(root, "DEBUG")
+	for _, edit := range edits {
+		edit(root)
+	}
 	config, err := json.Marshal(root)
 	if err != nil {
 		return err
 	}
 	return caddy.Load(config, true)
+}
+
+// logTo makes a configuration log to the test's file.
+func (s *caddyServer) logTo(root map[string]any, level string) {
+	root["logging"] = map[string]any{"logs": map[string]any{"default": map[string]any{
+		"level":  level,
+		"writer": map[string]any{"output": "file", "filename": s.logFile, "roll": false},
+	}}}
 }
 
 // logs returns what has been logged so far, a JSON object a line.
