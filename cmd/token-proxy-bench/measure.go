@@ -253,7 +253,7 @@ func (b *bench) inTurns(all []*entrant, f func(*entrant, time.Duration)) error {
 	return nil
 }
 
-// gone is an error if the contender has ended, or has been told to.
+// gone is an error if the contender has ended.
 func (e *entrant) gone() error {
 	select {
 	case <-e.ended:
@@ -288,6 +288,9 @@ func (b *bench) throughput(all []*entrant) error {
 		s.memory = max(s.memory, peak())
 		e.figures[keyFailed] += float64(failed)
 	})
+	if err != nil {
+		return err
+	}
 	for e, s := range sums {
 		e.figures[keyThroughput] = float64(s.served) / s.took.Seconds()
 		if s.memory > 0 {
@@ -297,7 +300,7 @@ func (b *bench) throughput(all []*entrant) error {
 			e.figures[keyCPU] = micros(s.cpu) / float64(s.served)
 		}
 	}
-	return err
+	return nil
 }
 
 // watchMemory looks at a process's memory until the function that it returns is called, which tells the most.
@@ -331,11 +334,14 @@ func (b *bench) steady(ctx context.Context, all []*entrant, rate float64) error 
 		taken[e] = append(taken[e], samples...)
 		e.figures[keyFailed] += float64(failed)
 	})
+	if err != nil {
+		return err
+	}
 	for e, samples := range taken {
 		_, latencies := split(samples, nil)
 		e.figures.addLatencies(phaseSteady, latencies)
 	}
-	return cmp.Or(err, ctx.Err())
+	return ctx.Err()
 }
 
 func (b *bench) refreshing(ctx context.Context, e *entrant, rate float64) error {
@@ -363,14 +369,16 @@ func (b *bench) calibrate(ctx context.Context) (float64, error) {
 	b.show.say("calibrating")
 	slowest := math.Inf(1)
 	err := b.together(ctx, func(all []*entrant) error {
-		err := b.throughput(all)
-		for _, e := range all {
-			slowest = min(slowest, e.figures[keyThroughput])
-			if e.figures[keyThroughput] == 0 {
-				err = cmp.Or(err, fmt.Errorf("%s serves nothing:\n%s", e.name, e.said.String()))
-			}
+		if err := b.throughput(all); err != nil {
+			return err
 		}
-		return cmp.Or(ctx.Err(), err)
+		for _, e := range all {
+			if e.figures[keyThroughput] == 0 {
+				return fmt.Errorf("%s serves nothing:\n%s", e.name, e.said.String())
+			}
+			slowest = min(slowest, e.figures[keyThroughput])
+		}
+		return ctx.Err()
 	})
 	return max(1, rateShare*slowest), err
 }
