@@ -256,6 +256,7 @@ func checkCredential(h httpcaddyfile.Helper, name string) error {
 //	    on_unauthorized      replay|pass
 //	    replay_buffer        <size>
 //	    clients              loopback|any|<IP addresses and CIDR ranges...>
+//	    cross_site           deny|allow
 //	    token_stub           [<paths...>]
 //
 //	    <reverse_proxy's subdirectives...>
@@ -307,6 +308,10 @@ func (h *Handler) option(name string) func(*caddyfile.Dispenser) error {
 		return h.unmarshalReplayBuffer
 	case "clients":
 		return h.unmarshalClients
+	case "cross_site":
+		return func(d *caddyfile.Dispenser) error {
+			return unmarshalChoice(d, &h.CrossSite, crossSiteDeny, crossSiteAllow)
+		}
 	case "token_stub":
 		return h.unmarshalTokenStub
 	default:

@@ -310,6 +310,7 @@ func TestConfigHandlerRefused(t *testing.T) {
 		"credential null":              {`"credential": null`, []string{`credential ""`, `"catalog"`}},
 		"unknown client_authorization": {`"credential": "catalog", "client_authorization": "remove"`, []string{`"catalog"`, "client_authorization", "remove"}},
 		"unknown on_unauthorized":      {`"credential": "catalog", "on_unauthorized": "retry"`, []string{`"catalog"`, "on_unauthorized", "retry"}},
+		"unknown cross_site":           {`"credential": "catalog", "cross_site": "permit"`, []string{`"catalog"`, "cross_site", "permit"}},
 		"negative replay_buffer":       {`"credential": "catalog", "replay_buffer": -1`, []string{`"catalog"`, "replay_buffer"}},
 		"large replay_buffer":          {`"credential": "catalog", "replay_buffer": 67108865`, []string{`"catalog"`, "replay_buffer"}},
 		"clients without sense":        {`"credential": "catalog", "clients": ["lopback"]`, []string{`"catalog"`, "clients", "lopback"}},

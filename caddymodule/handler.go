@@ -51,6 +51,11 @@ type Handler struct {
 	// gets 403. Default: loopback.
 	Clients []string `json:"clients,omitempty"`
 
+	// CrossSite says what to do with requests that a browser makes for a page of another site. "deny": answer 403, before
+	// a token is fetched. "allow": send them on, with the token. The browser's fields Sec-Fetch-Site and Origin tell. A
+	// request that has neither of them is admitted: it is the application's. Default: deny.
+	CrossSite string `json:"cross_site,omitempty"`
+
 	// TokenStub are the paths at which an SDK that fetches its own token gets a worthless one, in the words of the
 	// provider's token endpoint; "default" is that endpoint's own path. The id and the secret that it sends are
 	// ignored. Default: none.
@@ -58,14 +63,15 @@ type Handler struct {
 
 	reverseproxy.Handler
 
-	stub          *tokenStub
-	credential    *Credential
-	clients       clientList
-	logger        *zap.Logger
-	clientRefused *rate.Sometimes
-	looped        *rate.Sometimes
-	bound         *boundTransport
-	proxying      bool
+	stub            *tokenStub
+	credential      *Credential
+	clients         clientList
+	logger          *zap.Logger
+	clientRefused   *rate.Sometimes
+	crossSiteDenied *rate.Sometimes
+	looped          *rate.Sometimes
+	bound           *boundTransport
+	proxying        bool
 }
 
 // CaddyModule returns the Caddy module information.
@@ -98,6 +104,7 @@ const warnInterval = time.Minute
 func (h *Handler) Provision(ctx caddy.Context) error {
 	h.logger = ctx.Logger()
 	h.clientRefused = &rate.Sometimes{Interval: warnInterval}
+	h.crossSiteDenied = &rate.Sometimes{Interval: warnInterval}
 	h.looped = &rate.Sometimes{Interval: warnInterval}
 	app, err := ctx.AppIfConfigured(appName)
 	if errors.Is(err, caddy.ErrNotConfigured) {
@@ -137,6 +144,13 @@ func (h *Handler) provisionOptions() error {
 	default:
 		return fmt.Errorf("on_unauthorized: unknown value %q: it is replay or pass", h.OnUnauthorized)
 	}
+	switch h.CrossSite {
+	case "":
+		h.CrossSite = crossSiteDeny
+	case crossSiteDeny, crossSiteAllow:
+	default:
+		return fmt.Errorf("cross_site: unknown value %q: it is deny or allow", h.CrossSite)
+	}
 	if h.ReplayBuffer == nil {
 		size := int64(defaultReplayBuffer)
 		h.ReplayBuffer = &size
@@ -172,6 +186,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if !h.clients.admit(r) {
 		h.warnOfClient(r)
 		h.refuse(w, &problemClient, refusedClient)
+		return nil
+	}
+	if h.CrossSite != crossSiteAllow && crossSite(r) {
+		h.warnOfCrossSite(r)
+		h.refuse(w, &problemCrossSite, refusedCrossSite)
 		return nil
 	}
 	if loops(r) {

@@ -46,7 +46,7 @@ func newMetrics() metricSet {
 		callDuration:  histogram("call_duration_seconds", "How long token calls took."),
 		requests:      counter("requests_total", "Requests by how they came by a token: fresh, stale, waited, failed, or left before there was one.", "served"),
 		waitDuration:  histogram("wait_duration_seconds", "How long requests waited for a token, of those that had to."),
-		refused:       counter("refused_requests_total", "Requests that were not sent on: client, method, authorization, destination or loop.", "reason"),
+		refused:       counter("refused_requests_total", "Requests that were not sent on: client, cross_site, method, authorization, destination or loop.", "reason"),
 		unauthorized:  counter("unauthorized_total", "Answers of the API with status 401."),
 		invalidations: counter("invalidations_total", "Tokens given up because the API refused them."),
 		replays:       counter("replays_total", "Requests sent again with another token."),
@@ -82,6 +82,7 @@ func (m metricSet) call(credential string, e token.Event) {
 // The values of the label reason.
 const (
 	refusedClient        = "client"
+	refusedCrossSite     = "cross_site"
 	refusedMethod        = "method"
 	refusedAuthorization = "authorization"
 	refusedDestination   = "destination"
@@ -124,7 +125,7 @@ func (m metricSet) of(credential string) func() credentialMetrics {
 		return credentialMetrics{
 			served: each(m.requests, string(token.ServedFresh), string(token.ServedStale), string(token.ServedWaited),
 				servedFailed, servedLeft),
-			refused:      each(m.refused, refusedClient, refusedMethod, refusedAuthorization, refusedDestination, refusedLoop),
+			refused:      each(m.refused, refusedClient, refusedCrossSite, refusedMethod, refusedAuthorization, refusedDestination, refusedLoop),
 			unauthorized: m.unauthorized.WithLabelValues(credential),
 			replays:      m.replays.WithLabelValues(credential),
 			wait:         m.waitDuration.WithLabelValues(credential),

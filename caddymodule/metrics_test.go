@@ -177,7 +177,7 @@ func TestMetricsOfAScriptedRun(t *testing.T) {
 			"token_remaining_seconds", "token_lifetime_seconds", "token_refresh_overdue_seconds", "backoff_seconds"} {
 			before.want(t, 0, family, "credential", n)
 		}
-		for _, reason := range []string{"destination", "client", "authorization", "method"} {
+		for _, reason := range []string{"destination", "client", "cross_site", "authorization", "method"} {
 			before.want(t, 0, "refused_requests_total", "credential", n, "reason", reason)
 		}
 		for _, outcome := range []string{"obtained", "unavailable", "refused", "unreadable"} {
@@ -195,6 +195,7 @@ func TestMetricsOfAScriptedRun(t *testing.T) {
 	visit().wantStatus(t, 200)                                                          // fresh, 401, another token, replayed
 	get(t, site["good"], "X-Upstream", "127.0.0.2:1").wantStatus(t, 502)                // fresh, but refused
 	get(t, site["locked"]).wantStatus(t, 403)                                           // the client
+	visit("Origin", "https://evil.example").wantStatus(t, 403)                          // a page of another site
 	visit("Authorization", "Bearer mine").wantStatus(t, 400)                            // its own credentials
 	ask(t, testClient(t), newRequest(t, "TRACE", site["good"], nil)).wantStatus(t, 405) // the method
 	get(t, site["bad"]).wantStatus(t, 502)
@@ -215,7 +216,7 @@ func TestMetricsOfAScriptedRun(t *testing.T) {
 	e.want(t, 1, "unauthorized_total", "credential", n)
 	e.want(t, 1, "invalidations_total", "credential", n)
 	e.want(t, 1, "replays_total", "credential", n)
-	for _, reason := range []string{"destination", "client", "authorization", "method"} {
+	for _, reason := range []string{"destination", "client", "cross_site", "authorization", "method"} {
 		e.want(t, 1, "refused_requests_total", "credential", n, "reason", reason)
 	}
 	const life = 25 * 3600

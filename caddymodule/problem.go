@@ -29,6 +29,11 @@ var (
 		title:  "Client not allowed",
 		detail: "This client may not use the proxy. Its operator can allow it with the option clients.",
 	}
+	problemCrossSite = problem{
+		status: http.StatusForbidden, proxyError: "http_request_denied", slug: "cross-site-request-not-allowed",
+		title:  "Cross-site request not allowed",
+		detail: "A page of another site may not use the proxy through a browser. Its operator can allow it with the option cross_site.",
+	}
 	problemMethod = problem{
 		status: http.StatusMethodNotAllowed, proxyError: "http_request_denied", slug: "method-not-allowed",
 		title:  "Method not allowed",

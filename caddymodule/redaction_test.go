@@ -151,6 +151,7 @@ var redactionScenarios = []redactionScenario{
 	{name: "own header replaced", site: "calm", options: "header X-Api-Key", own: "X-Api-Key", status: 200, served: true},
 	{name: "own Authorization beside a custom header", site: "calm", options: "header X-Api-Key", own: "Authorization", status: 200, served: true},
 	{name: "refused client", block: "clients 192.0.2.0/24", status: 403},
+	{name: "denied page of another site", header: []string{"Origin", "https://evil.example"}, status: 403},
 	{name: "TRACE", method: http.MethodTrace, status: 405},
 	{name: "refused destination", options: "api_hosts 192.0.2.1", upstream: "{header.X-Upstream}", header: []string{"X-Upstream", "ELSEWHERE"}, status: 502},
 	{name: "client that leaves", options: "fetch_timeout 1s", run: leave, endpoint: func(c *tokenCall) { hang(c.w, c.r) }},
