@@ -21,6 +21,7 @@ type problem struct {
 	detail     string
 	retryAt    time.Time
 	allow      string
+	policy     string // for a browser that shows the answer, CSP
 }
 
 var (
@@ -33,6 +34,8 @@ var (
 		status: http.StatusForbidden, proxyError: "http_request_denied", slug: "cross-site-request-not-allowed",
 		title:  "Cross-site request not allowed",
 		detail: "A page of another site may not use the proxy through a browser. Its operator can allow it with the option cross_site.",
+		// A browser that shows this answer asks for /favicon.ico on its behalf, as a page of our own would.
+		policy: "default-src 'none'; sandbox",
 	}
 	problemMethod = problem{
 		status: http.StatusMethodNotAllowed, proxyError: "http_request_denied", slug: "method-not-allowed",
@@ -111,6 +114,9 @@ func (p problem) header() http.Header {
 	}
 	if p.allow != "" {
 		h.Set("Allow", p.allow)
+	}
+	if p.policy != "" {
+		h.Set("Content-Security-Policy", p.policy)
 	}
 	return h
 }
