@@ -20,7 +20,8 @@ func init() {
 }
 
 // AdminAPI adds the credentials in force to Caddy's admin API, below /token_proxy/, under the same rules of host and
-// origin. It shows no secret and no token.
+// origin. Whatever the option origins allows, it denies what a browser asks for a page of another site. It shows no
+// secret and no token.
 //
 //	GET  /token_proxy/                            a page for people
 //	GET  /token_proxy/credentials                 all credentials
@@ -60,6 +61,9 @@ func (AdminAPI) Routes() []caddy.AdminRoute {
 }
 
 func serveAdmin(w http.ResponseWriter, r *http.Request) error {
+	if crossSite(r) {
+		return adminError(http.StatusForbidden, "a browser sent this request for a page of another site, which is not allowed: to open the page, type its address instead of following a link")
+	}
 	path := strings.TrimPrefix(r.URL.Path, adminPath)
 	switch path {
 	case "":
