@@ -395,10 +395,22 @@ func testPageAPIRefuses(t *testing.T, b *browser) {
 	b.waitText("#summary", "catalog is fine")
 	api.setMode("forbidden")
 	b.pollNow()
-	b.waitText("#banner", "refuses this page \\(403\\): 127.0.0.1:")
-	b.waitText("#hint", "origins")
+	b.waitText("#banner", "refuses this page \\(403\\). Open it on a site of its own:")
+	if hint := b.eval(`document.querySelector("#hint").innerText`); hint != strings.TrimSpace(pageSite(t)) {
+		t.Errorf("it shows another site than the README: %s", hint)
+	}
 	b.click(".refresh")
 	b.waitText(".said", "Could not refresh it: Caddy's admin API refuses this page")
+}
+
+// pageSite is the README's site for the page.
+func pageSite(t *testing.T) string {
+	t.Helper()
+	block := regexp.MustCompile("(?s)```caddyfile\n(http://localhost:2020 {.*?)```").FindStringSubmatch(readExample(t, "../README.md"))
+	if block == nil {
+		t.Fatal("the README has no site for the page")
+	}
+	return block[1]
 }
 
 // What comes from outside is text, whatever it looks like.
@@ -906,7 +918,7 @@ func startBrowser(t *testing.T) *browser {
 				return path
 			}
 		}
-		message := "NOT TESTED: the page at /token_proxy/, because there is no " + strings.Join(names, " or ") + " on this machine"
+		message := "NOT TESTED: " + t.Name() + ", because there is no " + strings.Join(names, " or ") + " on this machine"
 		fmt.Fprintln(os.Stderr, message)
 		t.Skip(message)
 		return ""
@@ -960,7 +972,7 @@ func startBrowser(t *testing.T) *browser {
 			"binary": chromium,
 			"args": []string{
 				"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-				"--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--lang=en", "--user-data-dir=" + profile,
+				"--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--lang=en", "--host-resolver-rules=MAP *.example 127.0.0.1", "--user-data-dir=" + profile,
 			},
 		},
 		"goog:loggingPrefs": map[string]string{"browser": "ALL", "performance": "ALL"},
