@@ -36,15 +36,21 @@ func startOperated(t *testing.T, caddyfile string, apps map[string]any) *operate
 func startOperatedAt(t *testing.T, admin, caddyfile string, apps map[string]any) *operatedServer {
 	t.Helper()
 	s := &operatedServer{&caddyServer{t: t, logFile: filepath.Join(t.TempDir(), "caddy.log")}, admin, apps}
-	t.Cleanup(func() { // Stop leaves the admin endpoint alone
-		if err := errors.Join(s.caddyServer.loadJSON([]byte("{}")), caddy.Stop()); err != nil {
-			t.Errorf("stopping Caddy: %v", err)
-		}
-	})
+	stopAtEnd(t, s)
 	if err := s.load(caddyfile); err != nil {
 		t.Fatalf("loading the configuration: %v", err)
 	}
 	return s
+}
+
+// stopAtEnd stops Caddy with its admin endpoint, which Stop leaves alone.
+func stopAtEnd(t *testing.T, s *operatedServer) {
+	t.Helper()
+	t.Cleanup(func() {
+		if err := errors.Join(s.caddyServer.loadJSON([]byte("{}")), caddy.Stop()); err != nil {
+			t.Errorf("stopping Caddy: %v", err)
+		}
+	})
 }
 
 func (s *operatedServer) load(caddyfile string) error {
