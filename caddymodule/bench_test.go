@@ -1,7 +1,9 @@
 package caddymodule
 
 import (
+	"context"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -66,12 +68,17 @@ func (emptyAPI) RoundTrip(req *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: http.StatusOK, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{}, Body: http.NoBody}, nil
 }
 
+var loopbackConnection = func() *connection {
+	c := testConn{remote: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 50000}}
+	return &connection{c, c}
+}()
+
 func (c *contender) serve(tb testing.TB) {
 	r := httptest.NewRequest(http.MethodGet, "http://127.0.0.1/orders", nil)
 	if c.body != "" {
 		r = httptest.NewRequest(http.MethodPost, "http://127.0.0.1/orders", strings.NewReader(c.body))
 	}
-	r.RemoteAddr = "127.0.0.1:50000"
+	r = r.WithContext(context.WithValue(r.Context(), connectionKey{}, loopbackConnection))
 	r.Header.Set("User-Agent", "application")
 	r.Header.Set("Accept", "application/json")
 	w := discard{}

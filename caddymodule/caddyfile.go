@@ -255,7 +255,7 @@ func checkCredential(h httpcaddyfile.Helper, name string) error {
 //	    client_authorization replace|keep|reject
 //	    on_unauthorized      replay|pass
 //	    replay_buffer        <size>
-//	    clients              loopback|any|<IP addresses and CIDR ranges...>
+//	    clients              any|<loopback, private_ranges, IP addresses and CIDR ranges...>
 //	    cross_site           deny|allow
 //	    token_stub           [<paths...>]
 //

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 // clientList says who may use a handler.
@@ -20,15 +22,22 @@ func parseClients(configured []string) (clientList, error) {
 		return clientList{loopback: true}, nil
 	}
 	var l clientList
-	for _, text := range configured {
-		if err := l.add(text); err != nil {
-			return clientList{}, err
-		}
+	if err := l.addAll(configured); err != nil {
+		return clientList{}, err
 	}
 	if l.any && len(configured) > 1 {
 		return clientList{}, errors.New("any allows everyone: nothing else can stand beside it")
 	}
 	return l, nil
+}
+
+func (l *clientList) addAll(texts []string) error {
+	for _, text := range texts {
+		if err := l.add(text); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (l *clientList) add(text string) error {
@@ -39,13 +48,15 @@ func (l *clientList) add(text string) error {
 	case "loopback":
 		l.loopback = true
 		return nil
+	case "private_ranges":
+		return l.addAll(caddyhttp.PrivateRangesCIDR())
 	}
 	prefix, err := netip.ParsePrefix(text)
 	if addr, errAddr := netip.ParseAddr(text); errAddr == nil && addr.Zone() == "" {
 		prefix, err = netip.PrefixFrom(addr, addr.BitLen()), nil
 	}
 	if err != nil {
-		return fmt.Errorf("%q is not loopback, any, an IP address without a zone, or a CIDR range", text)
+		return fmt.Errorf("%q is not loopback, private_ranges, any, an IP address without a zone, or a CIDR range", text)
 	}
 	l.ranges = append(l.ranges, unmapped(prefix).Masked())
 	return nil
@@ -60,21 +71,15 @@ func unmapped(p netip.Prefix) netip.Prefix {
 	return p
 }
 
-// admit looks at the connection only: whoever can write a header field could write any address into it.
+// admit judges the connection: whoever can write a header field could write any address into it. See peer for what a
+// listener wrapper may say.
 func (l *clientList) admit(r *http.Request) bool {
 	if l.any {
 		return true
 	}
-	peer, err := netip.ParseAddrPort(r.RemoteAddr)
-	addr := peer.Addr().Unmap().WithZone("")
-	if l.loopback && addr.IsLoopback() { // or, on a unix socket, one that calls itself so
+	p := peerOf(r)
+	if l.loopback && p.local {
 		return true
 	}
-	if peerIsUnix(r) {
-		return l.loopback
-	}
-	if err != nil {
-		return false
-	}
-	return slices.ContainsFunc(l.ranges, func(p netip.Prefix) bool { return p.Contains(addr) })
+	return slices.ContainsFunc(l.ranges, func(allowed netip.Prefix) bool { return allowed.Contains(p.addr) })
 }

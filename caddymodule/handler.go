@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"slices"
 	"time"
@@ -46,9 +45,11 @@ type Handler struct {
 	// cannot be replayed. Default: 65536 (64 KiB).
 	ReplayBuffer *int64 `json:"replay_buffer,omitempty"`
 
-	// Clients says who may use this handler: "loopback", "any", IP addresses and CIDR ranges. It is checked against
-	// the address of the connection, never against a header field; a unix socket counts as loopback. Anyone else
-	// gets 403. Default: loopback.
+	// Clients says who may use this handler: "loopback", which includes unix sockets; IP addresses and CIDR ranges;
+	// "private_ranges", which means the ranges that it means elsewhere in Caddy; "any". The connection is judged, never
+	// a header field. Behind a listener wrapper like proxy_protocol, an address is the one that the wrapper shows, except
+	// that a loopback address or a unix socket counts only if the socket below the wrapper is local too. All others get
+	// 403. Default: loopback.
 	Clients []string `json:"clients,omitempty"`
 
 	// CrossSite says what to do with requests that a browser makes for a page of another site. "deny": answer 403, before
@@ -103,6 +104,7 @@ const warnInterval = time.Minute
 // Provision finds the credential, checks where its token would go, and puts the injector around the transport.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	h.logger = ctx.Logger()
+	rememberConnections(ctx)
 	h.clientRefused = &rate.Sometimes{Interval: warnInterval}
 	h.crossSiteDenied = &rate.Sometimes{Interval: warnInterval}
 	h.looped = &rate.Sometimes{Interval: warnInterval}
@@ -249,9 +251,11 @@ const statusClientGone = 499
 
 func (h *Handler) warnOfClient(r *http.Request) {
 	h.clientRefused.Do(func() {
+		socket, _ := addrsOf(r)
 		h.logger.Warn("refused a client: whoever can reach this listener acts as the credential; bind the site to loopback, or allow the client with the option clients",
 			zap.String("credential", h.Credential),
-			zap.String("remote", r.RemoteAddr))
+			zap.String("remote", r.RemoteAddr),
+			zap.Any("socket", socket)) // another address, if a listener wrapper shows one; null, if a wrapper hides the socket
 	})
 }
 
@@ -316,13 +320,6 @@ func (w *refusalWriter) WriteHeader(status int) {
 		return
 	}
 	w.ResponseWriter.WriteHeader(status)
-}
-
-// peerIsUnix reports whether the request came over a unix socket. Its listener's address tells: the address of a
-// peer on a unix socket is empty or "@".
-func peerIsUnix(r *http.Request) bool {
-	addr, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
-	return ok && caddy.IsUnixNetwork(addr.Network())
 }
 
 // Interface guards

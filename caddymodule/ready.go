@@ -46,6 +46,7 @@ func (h *Ready) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return fmt.Errorf("the app %s, which defines the credentials: %w", appName, err)
 	}
+	rememberConnections(ctx)
 	app := loaded.(*App)
 	names := h.Credentials
 	if len(names) == 0 {

@@ -1,0 +1,135 @@
+package caddymodule
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/netip"
+	"reflect"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/quic-go/quic-go/http3"
+)
+
+// connection is what a request came over.
+type connection struct {
+	shown  net.Conn // with the listener wrappers around it: its address can be a claim, of proxy_protocol for one
+	socket net.Conn // without them; nil if a wrapper hides it
+}
+
+// connectionKey is the context key of a *connection. Only this package can ask for one.
+type connectionKey struct{}
+
+// rememberConnections lets the handlers of a server ask for the connection of a request: Caddy does not tell
+// (caddyhttp.ConnCtxKey is no longer set), and the addresses in a request are those that listener wrappers show.
+func rememberConnections(ctx caddy.Context) {
+	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
+		server.RegisterConnContext(withConnection)
+	}
+}
+
+// withConnection does not ask for the address that a wrapper shows: that would wait for the client, and keep the server
+// from accepting others.
+func withConnection(ctx context.Context, conn net.Conn) context.Context {
+	if ctx.Value(connectionKey{}) != nil { // each handler of the server has registered it
+		return ctx
+	}
+	return context.WithValue(ctx, connectionKey{}, &connection{shown: conn, socket: socketOf(conn)})
+}
+
+// maxWrappers is how deep a socket is looked for: a wrapper could return itself.
+const maxWrappers = 32
+
+// socketOf looks for the kernel's socket below all wrappers.
+func socketOf(conn net.Conn) net.Conn {
+	for range maxWrappers {
+		switch c := conn.(type) {
+		case *net.TCPConn, *net.UnixConn:
+			return c
+		case interface{ NetConn() net.Conn }: // crypto/tls
+			conn = c.NetConn()
+		case interface{ Raw() net.Conn }: // go-proxyproto
+			conn = c.Raw()
+		default:
+			conn = embeddedConn(c)
+		}
+	}
+	return nil
+}
+
+// embeddedConn returns the field Conn of a struct: most wrappers, and those of Caddy's own servers, embed a net.Conn and
+// have no method that tells.
+func embeddedConn(conn net.Conn) net.Conn {
+	value := reflect.Indirect(reflect.ValueOf(conn))
+	if value.Kind() != reflect.Struct {
+		return nil
+	}
+	field, ok := value.Type().FieldByName("Conn")
+	if !ok {
+		return nil
+	}
+	embedded, err := value.FieldByIndexErr(field.Index)
+	if err != nil || !embedded.CanInterface() {
+		return nil
+	}
+	inner, _ := embedded.Interface().(net.Conn)
+	return inner
+}
+
+// peer is who is at the other end of a connection.
+type peer struct {
+	// local means loopback or a unix socket, by the socket and by what the listener wrappers show.
+	local bool
+	// addr is what the listener wrappers show. It is not valid on a unix socket, nor if they show a loopback address to
+	// which the socket is not connected.
+	addr netip.Addr
+}
+
+func peerOf(r *http.Request) peer {
+	socket, shown := addrsOf(r)
+	addr, local := judge(shown)
+	if _, socketLocal := judge(socket); local && !socketLocal {
+		return peer{}
+	}
+	return peer{local: local, addr: addr}
+}
+
+// peerIsLoopback reports whether a request comes from this machine, over loopback or a unix socket. Both the socket and
+// the address that the listener wrappers show must say so: a header of the PROXY protocol can claim any address, and a
+// balancer on this machine passes on the requests of others.
+func peerIsLoopback(r *http.Request) bool { return peerOf(r).local }
+
+// addrsOf returns the peer's address on the socket, nil if it is not known, and the one that listener wrappers show.
+// HTTP/3 has no net.Conn, and no listener wrappers.
+func addrsOf(r *http.Request) (socket, shown net.Addr) {
+	ctx := r.Context()
+	c, ok := ctx.Value(connectionKey{}).(*connection)
+	if !ok {
+		addr, _ := ctx.Value(http3.RemoteAddrContextKey).(net.Addr)
+		return addr, addr
+	}
+	if c.socket != nil {
+		socket = c.socket.RemoteAddr()
+	}
+	return socket, c.shown.RemoteAddr()
+}
+
+// judge returns the IP address, if it is one, and whether the address is of this machine.
+func judge(a net.Addr) (addr netip.Addr, local bool) {
+	switch a := a.(type) {
+	case nil:
+		return netip.Addr{}, false
+	case *net.TCPAddr:
+		addr = a.AddrPort().Addr()
+	case *net.UDPAddr:
+		addr = a.AddrPort().Addr()
+	case *net.UnixAddr:
+		return netip.Addr{}, true
+	default: // of a wrapper
+		parsed, _ := netip.ParseAddrPort(a.String())
+		addr = parsed.Addr()
+	}
+	addr = addr.Unmap().WithZone("")
+	return addr, addr.IsLoopback()
+}
