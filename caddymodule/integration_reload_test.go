@@ -154,16 +154,6 @@ func (f *traffic) once(client *http.Client, body int) exchange {
 	}
 }
 
-// visit is get for when a reload may break the connection.
-func visit(t *testing.T, url string) clientAnswer {
-	t.Helper()
-	x := (&traffic{url: url}).once(testClient(t), 0)
-	if x.err != nil {
-		t.Fatal(x.err)
-	}
-	return x.answer
-}
-
 // connectionBroke reports whether there was no answer because there was no connection any more. What begins and does
 // not end is not meant: a part of an answer has come from a handler.
 func connectionBroke(err error) bool {
@@ -493,7 +483,7 @@ func TestFailedReloadLeavesTheRunningConfigurationAlone(t *testing.T) {
 			if got := poolReferences(); !maps.Equal(got, references) {
 				t.Errorf("the pool's references are %v, want %v", got, references)
 			}
-			visit(t, s.url()).wantStatus(t, 200)
+			get(t, s.url()).wantStatus(t, 200)
 			if n := tokens.Calls(); n != 1 {
 				t.Errorf("%d token calls, want 1", n)
 			}
@@ -749,19 +739,19 @@ func TestReloadEndsTheWaitOfAWrongCredential(t *testing.T) {
 			wrong := right
 			tc.wrong(&wrong)
 			wrong.start(t)
-			visit(t, wrong.url()).wantStatus(t, tc.status)
+			get(t, wrong.url()).wantStatus(t, tc.status)
 			right := right
 			right.caddyServer = wrong.caddyServer
 			if err := right.load(right.config("", "")); err != nil {
 				t.Fatal(err)
 			}
 			awaitServers(t, 1)
-			visit(t, right.url()).wantStatus(t, 200)
+			get(t, right.url()).wantStatus(t, 200)
 			if err := wrong.load(wrong.config("", "")); err != nil {
 				t.Fatal(err)
 			}
 			awaitServers(t, 1)
-			visit(t, right.url()).wantStatus(t, tc.status) // and the wrong one's token is not the right one's
+			get(t, right.url()).wantStatus(t, tc.status) // and the wrong one's token is not the right one's
 		})
 	}
 	if n := tokens.Calls(); n > 4 { // one for each that is refused, and one
@@ -793,11 +783,11 @@ func TestCredentialRemovedAndAddedBack(t *testing.T) {
 		awaitServers(t, 1)
 	}
 	for range 10 {
-		visit(t, "http://"+addr+"/long").wantStatus(t, 200)
+		get(t, "http://"+addr+"/long").wantStatus(t, 200)
 		load(without)
 		load(all)
 	}
-	visit(t, "http://"+addr+"/short").wantStatus(t, 200)
+	get(t, "http://"+addr+"/short").wantStatus(t, 200)
 	eventually(t, "the first failure", func() bool { return failing.Calls() > 0 })
 	load(without)
 	eventually(t, "the flights that were under way to end", func() bool { return goroutinesIn("token.(*Source).flight") == 0 })
@@ -811,11 +801,11 @@ func TestCredentialRemovedAndAddedBack(t *testing.T) {
 		t.Errorf("credentials that are not configured made calls: %v, after %v", got, asleep)
 	}
 	load(all)
-	visit(t, "http://"+addr+"/short").wantStatus(t, 200)
+	get(t, "http://"+addr+"/short").wantStatus(t, 200)
 	if n := short.Calls(); n != asleep[0]+1 {
 		t.Errorf("%d token calls of the credential that came back after its token had ended, want %d", n, asleep[0]+1)
 	}
-	visit(t, "http://"+addr+"/long").wantStatus(t, 200)
+	get(t, "http://"+addr+"/long").wantStatus(t, 200)
 	if n := long.Calls(); n != 1 {
 		t.Errorf("%d token calls of the credential that came back while its token was good, want 1", n)
 	}

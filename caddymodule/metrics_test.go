@@ -326,7 +326,7 @@ func TestMetricsSurviveReloads(t *testing.T) {
 	}
 	alone, both := config(), config(other.credential(comes))
 	s := startOperated(t, both, nil)
-	visit(t, "http://"+addr).wantStatus(t, 200)
+	get(t, "http://"+addr).wantStatus(t, 200)
 	s.ask(http.MethodPost, "/token_proxy/credentials/"+comes+"/refresh").wantStatus(t, 200)
 	before := s.readMetrics()
 	before.wantFamilies(t)
@@ -340,7 +340,7 @@ func TestMetricsSurviveReloads(t *testing.T) {
 		if err := s.load(next); err != nil {
 			t.Fatal(err)
 		}
-		visit(t, "http://"+addr).wantStatus(t, 200)
+		get(t, "http://"+addr).wantStatus(t, 200)
 		var e exposition
 		eventually(t, "the gauges of the configuration in force", func() bool { // the old listener may answer for a moment
 			e = s.readMetrics()
@@ -371,7 +371,7 @@ func TestMetricsAfterAFailedReload(t *testing.T) {
 	addr := freeAddr(t)
 	good := globalOptions(tokens.credential(name)) + siteConfig(addr, "token_proxy "+name+" "+serveHTTP(t, tokens.api()).URL)
 	s := startOperated(t, good, nil)
-	visit(t, "http://"+addr).wantStatus(t, 200)
+	get(t, "http://"+addr).wantStatus(t, 200)
 	before := s.readMetrics()
 	for kind, config := range map[string]string{
 		"refused credential": globalOptions(tokens.credential(never), credentialConfig("broken", "{env.TOKEN_PROXY_NOT_THERE}", "a")),
@@ -387,7 +387,7 @@ func TestMetricsAfterAFailedReload(t *testing.T) {
 		t.Fatal("an app that never starts was started")
 	}
 	s.apps = nil
-	visit(t, "http://"+addr).wantStatus(t, 200)
+	get(t, "http://"+addr).wantStatus(t, 200)
 	if err := s.load(good + "# again\n"); err != nil {
 		t.Fatal(err)
 	}

@@ -235,13 +235,13 @@ func TestAccessLog(t *testing.T) {
 	s := startCaddy(t, globalOptions(good.credential("good"), bad.credential("bad"))+
 		siteConfig(addr, "log\ntoken_proxy /bad bad "+api+"\ntoken_proxy /keep good "+api+" {\n client_authorization keep\n}\ntoken_proxy good "+api)+
 		siteConfig(quiet, "token_proxy good "+api))
-	visit(t, "http://"+addr)        // waited
-	visit(t, "http://"+addr)        // fresh
-	visit(t, "http://"+addr+"/bad") // failed
+	get(t, "http://"+addr)        // waited
+	get(t, "http://"+addr)        // fresh
+	get(t, "http://"+addr+"/bad") // failed
 	good.revokeAll()
-	visit(t, "http://"+addr)                                   // fresh, replayed
+	get(t, "http://"+addr)                                     // fresh, replayed
 	get(t, "http://"+addr+"/keep", "Authorization", "Basic x") // without a token of ours
-	visit(t, "http://"+quiet)                                  // no access log
+	get(t, "http://"+quiet)                                    // no access log
 	eventually(t, "the access log", func() bool { return len(s.accessLog()) == 5 })
 	want := []struct {
 		credential, served string
