@@ -12,6 +12,8 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -389,7 +391,7 @@ func serveClients(t *testing.T, clients ...*devserver.TokenEndpoint) (tokenURL s
 }
 
 // Pitfalls 7.1 to 7.5, and section 6 of the design: however often the configuration changes, an unchanged credential
-// costs one token call, no request is lost, and nothing is left behind.
+// costs one token call, no request that a handler has seen is lost, and nothing is left behind.
 func TestReloadUnderTraffic(t *testing.T) {
 	registry := devserver.NewRegistry()
 	id := newClientID()
@@ -462,6 +464,103 @@ func TestReloadUnderTraffic(t *testing.T) {
 	if got := poolReferences(); len(got) != 0 {
 		t.Errorf("after the end, the pool's references are %v", got)
 	}
+}
+
+// A socket that stays the same over a reload resets no connection that waits at it: a unix socket, and one that the process
+// was given. What is left is in net/http, which closes a connection without an answer if it reads the first request only
+// after it was told to stop.
+func TestReloadOnASocketThatStays(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	given, err := l.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	givenSockets = append(givenSockets, given)
+	socket := filepath.Join(shortDir(t), "s")
+	for _, kind := range []struct{ name, bind, network, addr string }{
+		{"given", fmt.Sprint("fd/", given.Fd()), "tcp", l.Addr().String()},
+		{"unix", "unix/" + socket, "unix", socket},
+	} {
+		t.Run(kind.name, func(t *testing.T) {
+			tokens := newTokenServer(t)
+			config := globalOptions(tokens.credential("api")) +
+				"http:// {\n bind " + kind.bind + "\n token_proxy api " + serveHTTP(t, tokens.api()).URL + "\n}\n"
+			s := startCaddy(t, config)
+			loop := startOpenLoop(t, kind.network, kind.addr)
+			for range 40 {
+				loop.await(t, 10)
+				if err := s.load(config); err != nil {
+					t.Error(err)
+				}
+			}
+			loop.stop()
+			t.Logf("%d answers; %d connections were closed without one", loop.answers.Load(), loop.closed.Load())
+		})
+	}
+}
+
+// givenSockets are open as long as the process: Caddy remembers the numbers of such files.
+var givenSockets []*os.File
+
+// openLoop sends a request over a new connection every two milliseconds, whatever becomes of the others. Some connections
+// are closed without an answer; nothing else may go wrong.
+type openLoop struct {
+	answers, closed atomic.Int64
+	requests        sync.WaitGroup
+	done            chan struct{}
+}
+
+func startOpenLoop(t *testing.T, network, addr string) *openLoop {
+	client := testClient(t)
+	transport := client.Transport.(*http.Transport)
+	transport.DisableKeepAlives = true
+	transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, addr)
+	}
+	o := &openLoop{done: make(chan struct{})}
+	o.requests.Go(func() {
+		tick := time.NewTicker(2 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				o.requests.Go(func() { o.send(t, client) })
+			case <-o.done:
+				return
+			}
+		}
+	})
+	return o
+}
+
+func (o *openLoop) send(t *testing.T, client *http.Client) {
+	switch a, err := tryAsk(client, newRequest(t, http.MethodGet, "http://api.test/", nil)); {
+	case errors.Is(err, io.EOF):
+		o.closed.Add(1)
+	case err != nil:
+		t.Error(err)
+	case a.StatusCode != http.StatusOK:
+		t.Errorf("status %d", a.StatusCode)
+	default:
+		o.answers.Add(1)
+	}
+}
+
+// await waits for n more answers.
+func (o *openLoop) await(t *testing.T, n int64) {
+	t.Helper()
+	n += o.answers.Load()
+	eventually(t, "answers", func() bool { return o.answers.Load() >= n })
+}
+
+// stop lets the requests that are under way end.
+func (o *openLoop) stop() {
+	close(o.done)
+	o.requests.Wait()
 }
 
 // A configuration that fails must not change what runs, even if it fails only after token_proxy has been started.
