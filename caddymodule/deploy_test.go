@@ -150,7 +150,7 @@ func TestSystemdUnits(t *testing.T) {
 		"Type=notify", "DynamicUser=yes", "NoNewPrivileges=yes", "ProtectSystem=strict", "CapabilityBoundingSet=",
 		"Requires=token-proxy.socket", "LoadCredential=client-secret:/etc/token-proxy/client-secret",
 		"RuntimeDirectory=token-proxy", "Environment=HOME=%t/token-proxy",
-		"RuntimeDirectoryMode=0700", "SocketBindDeny=any", "StartLimitIntervalSec=0", "Restart=always",
+		"RuntimeDirectoryMode=0700", "SocketBindDeny=any", "StartLimitIntervalSec=0", "Restart=always", "LimitCORE=0",
 	} {
 		if !slices.Contains(strings.Split(service, "\n"), line) {
 			t.Errorf("the service lacks %s", line)
@@ -205,6 +205,7 @@ func TestSystemdUnits(t *testing.T) {
 		"DynamicUser=yes":    "DynamicUser=maybe",
 		"RestrictNamespaces": "#RestrictNamespaces",
 		"SystemCallFilter=":  "#SystemCallFilter=",
+		"LimitCORE=0":        "LimitCORE=none",
 	} {
 		if out, err := verify(strings.ReplaceAll(service, from, to)); err == nil && out == "" {
 			t.Errorf("systemd-analyze does not mind %s", to)

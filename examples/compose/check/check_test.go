@@ -79,6 +79,9 @@ func complain(project *types.Project, caddyfile string) (complaints []string) {
 	if sidecar.MemLimit == 0 {
 		bad("the sidecar's memory has no limit")
 	}
+	if core := sidecar.Ulimits["core"]; core == nil || core.Single != 0 || core.Soft != 0 || core.Hard != 0 {
+		bad("a core dump of the sidecar would hold the secret")
+	}
 	if len(application.Secrets)+len(application.Volumes)+len(application.Configs)+len(application.EnvFiles) > 0 {
 		bad("the application has secrets, or may have")
 	}
@@ -127,6 +130,8 @@ func TestComplaints(t *testing.T) {
 		"cap_drop: [ALL]":            "cap_drop: []",
 		"no-new-privileges:true":     "no-new-privileges:false",
 		"mem_limit: 128m":            "mem_limit: 0",
+		"core: 0":                    "core: 1000000",
+		"core:":                      "nofile:",
 		"/run/token-proxy:uid":       "/run/caddy:uid",
 		"Caddyfile:ro":               "Caddyfile",
 		"      - optoro-client-id\n": "",

@@ -440,6 +440,8 @@ func TestComplaints(t *testing.T) {
 			pod.Containers[0].SecurityContext.RunAsUser = s.SecurityContext.RunAsUser
 		}},
 		{"secret", "shared processes", func(_ *manifests, pod *corev1.PodSpec, _ *corev1.Container) { pod.ShareProcessNamespace = &yes }},
+		{"secret", "the node's network", func(_ *manifests, pod *corev1.PodSpec, _ *corev1.Container) { pod.HostNetwork = true }},
+		{"secret", "the node's processes", func(_ *manifests, pod *corev1.PodSpec, _ *corev1.Container) { pod.HostPID = true }},
 		{"secret", "Kubernetes' token", func(_ *manifests, pod *corev1.PodSpec, _ *corev1.Container) { pod.AutomountServiceAccountToken = nil }},
 		{"secret", "no requests", func(_ *manifests, _ *corev1.PodSpec, s *corev1.Container) { s.Resources.Requests = nil }},
 		{"secret", "no limit", func(_ *manifests, _ *corev1.PodSpec, s *corev1.Container) { s.Resources.Limits = nil }},
