@@ -312,8 +312,8 @@ func TestCrossSiteExtendedConnect(t *testing.T) {
 		for origin, want := range map[string]int{"https://evil.example": http.StatusForbidden, "https://127.0.0.1:8443": http.StatusOK} {
 			t.Run(name+" "+origin, func(t *testing.T) {
 				_, proxy := newContenders(t, "")
-				r := httptest.NewRequest(http.MethodConnect, "https://127.0.0.1:8443/feed", nil)
-				r.Host, r.RemoteAddr = "127.0.0.1:8443", "127.0.0.1:50000"
+				r := peerRequest("127.0.0.1:50000", "tcp")
+				r.Method, r.Host = http.MethodConnect, "127.0.0.1:8443"
 				r.Header.Set("Origin", origin)
 				shape(r)
 				w := httptest.NewRecorder()
