@@ -46,7 +46,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //	        }
 //	        client_id        <id>|{env.NAME}|{file./path}
 //	        client_secret    {env.NAME}|{file./path}|<secret>
-//	        api_hosts        <host patterns...>
+//	        api_hosts        <host patterns, ranges, unix/<path>...>
 //	        allow_plaintext
 //	        refresh_margin   <duration>
 //	        fetch_timeout    <duration>

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/goleak"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
@@ -336,6 +337,19 @@ func TestConfigHandlerRefused(t *testing.T) {
 	})
 }
 
+// otherTransport is a transport that is not reverse_proxy's own, but made of it.
+type otherTransport struct{ reverseproxy.HTTPTransport }
+
+func init() { caddy.RegisterModule(otherTransport{}) }
+
+// CaddyModule implements caddy.Module.
+func (otherTransport) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.reverse_proxy.transport.test_other",
+		New: func() caddy.Module { return new(otherTransport) },
+	}
+}
+
 // The destination rules that can be checked without a request are checked at load, so that a mistake is refused and
 // not answered with 502.
 func TestConfigDestinations(t *testing.T) {
@@ -387,6 +401,15 @@ func TestConfigDestinations(t *testing.T) {
 		"old network proxy and plaintext":         {"", `"transport": {"protocol": "http", "forward_proxy_url": "http://proxy.example.com:3128"}, "upstreams": [{"dial": "127.0.0.1:80"}]`, plaintext},
 		"network proxy and a port excepted":       {"", `"transport": {"protocol": "http", "tls": {"except_ports": ["80"]}, "network_proxy": {"from": "url", "url": "http://proxy.example.com:3128"}}, "upstreams": [{"dial": "127.0.0.1:80"}]`, plaintext},
 		"network proxy none and plaintext":        {"", `"transport": {"protocol": "http", "network_proxy": {"from": "none"}}, "upstreams": [{"dial": "127.0.0.1:80"}]`, ""},
+		"network proxy of another transport":      {"", `"transport": {"protocol": "test_other", "network_proxy": {"from": "url", "url": "http://proxy.example.com:3128"}}, "upstreams": [{"dial": "127.0.0.1:80"}]`, plaintext},
+		"another transport":                       {"", `"transport": {"protocol": "test_other"}, "upstreams": [{"dial": "127.0.0.1:80"}]`, ""},
+		"udp":                                     {"", `"upstreams": [{"dial": "udp/127.0.0.1:80"}]`, "another network"},
+		"datagrams on a socket":                   {"", `"upstreams": [{"dial": "unixgram//run/api.sock"}]`, "another network"},
+		"file descriptor":                         {"", `"upstreams": [{"dial": "fd/3"}]`, "another network"},
+		"tcp4 and tcp6":                           {"", `"upstreams": [{"dial": "tcp4/127.0.0.1:80"}, {"dial": "tcp6/[::1]:80"}]`, ""},
+		"address of a range":                      {`"api_hosts": ["10.0.0.0/8"], "allow_plaintext": true`, `"upstreams": [{"dial": "10.1.2.3:80"}]`, ""},
+		"placeholder for a socket":                {`"api_hosts": ["api.example.com"]`, `"upstreams": [{"dial": "unix/{env.SOCKET}"}]`, "unix//run/api.sock"},
+		"placeholder for a socket of api_hosts":   {`"api_hosts": ["unix//run/api.sock"]`, `"upstreams": [{"dial": "unix/{env.SOCKET}"}]`, ""},
 		"upstream without sense":                  {"", `"upstreams": [{"dial": "api.example.com:port"}]`, "api.example.com:port"},
 		"server name is not a host to connect to": {`"api_hosts": ["api.example.com"]`, `"transport": {"protocol": "http", "tls": {"server_name": "api.example.com", "insecure_skip_verify": true}}, "upstreams": [{"dial": "192.0.2.1:443"}]`, host},
 		"server name proves the host":             {`"api_hosts": ["api.example.com"]`, `"transport": {"protocol": "http", "tls": {"server_name": "api.example.com"}}, "upstreams": [{"dial": "192.0.2.1:443"}]`, ""},

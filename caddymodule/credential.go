@@ -32,9 +32,10 @@ type Credential struct {
 	// it does not.
 	ClientSecret SecretSource `json:"client_secret,omitempty"`
 
-	// APIHosts are the hosts that the token may be sent to: `api.example.com`, `api.example.com:8443`, or
-	// `*.example.com` for all hosts below example.com. Required unless every upstream of the handler is static.
-	// Default: the hosts of those upstreams.
+	// APIHosts is where the token may be sent to: `api.example.com`, `api.example.com:8443`, `*.example.com` for all
+	// hosts below example.com, an IP address, a range of addresses (`10.0.0.0/8`, without a port), or a unix socket
+	// (`unix//run/api.sock`). The name in `dynamic a` or `dynamic srv` counts as a host, except where TLS proves another
+	// one. Required unless every upstream of the handler is static. Default: the hosts of those upstreams.
 	APIHosts []string `json:"api_hosts,omitempty"`
 
 	// AllowPlaintext permits http:// beyond loopback, for the token endpoint and for the upstreams. Default: false.

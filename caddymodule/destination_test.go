@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"errors"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -23,6 +24,12 @@ func TestHostPatternParsing(t *testing.T) {
 		"[::1]:8443":                  {host: "::1", port: "8443"},
 		"::1":                         {host: "::1"},
 		"{env.TOKEN_PROXY_TEST_HOST}": {host: "api.example.com"},
+		"10.0.0.0/8":                  {addresses: netip.MustParsePrefix("10.0.0.0/8")},
+		"10.1.2.3/8":                  {addresses: netip.MustParsePrefix("10.0.0.0/8")},
+		"::ffff:10.0.0.0/104":         {addresses: netip.MustParsePrefix("10.0.0.0/8")},
+		"fd00::/8":                    {addresses: netip.MustParsePrefix("fd00::/8")},
+		"unix//run/api.sock":          {socket: "/run/api.sock"},
+		"unix/@api":                   {socket: "@api"},
 	} {
 		if got, err := parseHostPattern(text); err != nil || got != want {
 			t.Errorf("api_hosts %s: got %+v, %v, want %+v", text, got, err, want)
@@ -32,6 +39,7 @@ func TestHostPatternParsing(t *testing.T) {
 		"", ".", "*", "*.", "*.*.example.com", "a.*.example.com", "ex*mple.com", "*example.com", "https://example.com",
 		"example.com/", "user@example.com", "example.com?a", "example.com#a", "{env.TOKEN_PROXY_TEST_NOT_SET}",
 		"{http.request.host}", ":8080",
+		"10.0.0.0/33", "10.0.0.0/8:80", "[fd00::/8]:443", "*.10.0.0.0/8", "unix/", "udp/127.0.0.1:53", "tcp/127.0.0.1",
 	} {
 		if got, err := parseHostPattern(text); err == nil {
 			t.Errorf("api_hosts %q was taken as %+v", text, got)
@@ -96,11 +104,24 @@ func TestDestinations(t *testing.T) {
 		{"plaintext to localhost of another domain", destinations{hosts: patterns("*.example")}, "tcp", "localhost.example", "80", errPlaintext},
 		{"loopback is not allowed for being loopback", destinations{hosts: patterns("api.example.com")}, "tcp", "127.0.0.1", "80", errHostNotAllowed},
 
-		{"unix socket", destinations{sockets: []string{"/run/api.sock"}}, "unix", "/run/api.sock", "0", nil},
-		{"unix socket, h2c", destinations{sockets: []string{"/run/api.sock"}}, "unix+h2c", "/run/api.sock", "0", nil},
-		{"another unix socket", destinations{sockets: []string{"/run/api.sock"}}, "unix", "/run/docker.sock", "0", errHostNotAllowed},
-		{"unix socket that ends like the host", exampleSubdomains, "unix", "/tmp/x.example.com", "0", errHostNotAllowed},
-		{"unix socket named like the host", destinations{hosts: patterns("api.example.com"), transport: tls}, "unix", "api.example.com", "0", errHostNotAllowed},
+		{"unix socket", destinations{hosts: patterns("unix//run/api.sock")}, "unix", "/run/api.sock", "0", nil},
+		{"unix socket, h2c", destinations{hosts: patterns("unix//run/api.sock")}, "unix+h2c", "/run/api.sock", "0", errNetwork}, // the Caddyfile's word; the dialer knows unix only
+		{"another unix socket", destinations{hosts: patterns("unix//run/api.sock")}, "unix", "/run/docker.sock", "0", errSocketNotAllowed},
+		{"unix socket that ends like the host", exampleSubdomains, "unix", "/tmp/x.example.com", "0", errSocketNotAllowed},
+		{"unix socket named like the host", destinations{hosts: patterns("api.example.com"), transport: tls}, "unix", "api.example.com", "0", errSocketNotAllowed},
+
+		{"tcp4", destinations{hosts: patterns("127.0.0.1")}, "tcp4", "127.0.0.1", "80", nil},
+		{"tcp6", destinations{hosts: patterns("[::1]")}, "tcp6", "::1", "80", nil},
+		{"tcp host named like a socket", destinations{hosts: patterns("unix//run/api.sock")}, "tcp", "/run/api.sock", "80", errHostNotAllowed},
+		{"no host, where a socket is allowed", destinations{hosts: patterns("unix//run/api.sock")}, "tcp", "", "80", errHostNotAllowed},
+
+		{"range", destinations{hosts: patterns("10.0.0.0/8"), transport: tls}, "tcp", "10.1.2.3", "443", nil},
+		{"outside the range", destinations{hosts: patterns("10.0.0.0/8"), transport: tls}, "tcp", "11.1.2.3", "443", errHostNotAllowed},
+		{"range, in plaintext", destinations{hosts: patterns("10.0.0.0/8")}, "tcp", "10.1.2.3", "80", errPlaintext},
+		{"range, IPv4-mapped", destinations{hosts: patterns("10.0.0.0/8"), transport: tls}, "tcp", "::ffff:10.1.2.3", "443", nil},
+		{"range of IPv6", destinations{hosts: patterns("fd00::/8"), transport: tls}, "tcp", "fd12::1", "443", nil},
+		{"range of IPv6 with a zone", destinations{hosts: patterns("fe80::/10"), transport: tls}, "tcp", "fe80::1%eth0", "443", errHostNotAllowed},
+		{"range and a name that begins like it", destinations{hosts: patterns("10.0.0.0/8"), transport: tls}, "tcp", "10.1.2.3.evil.example", "443", errHostNotAllowed},
 
 		// Upstreams found by DNS are dialed by address: the name that their certificate must prove counts.
 		{"name that the certificate proves", destinations{hosts: patterns("api.example.com"), transport: transportSecurity{tls: true, proves: "api.example.com"}}, "tcp", "192.0.2.1", "443", nil},
@@ -110,8 +131,61 @@ func TestDestinations(t *testing.T) {
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
-			if got := tc.d.check(tc.network, tc.host, tc.port); !errors.Is(got, tc.want) {
+			if got := tc.d.check(destination{network: tc.network, host: tc.host, port: tc.port}); !errors.Is(got, tc.want) {
 				t.Errorf("%s/%s:%s: got %v, want %v", tc.network, tc.host, tc.port, got, tc.want)
+			}
+		})
+	}
+}
+
+// Only what the dialer would make a TCP connection or a stream on a socket of: a datagram needs no listener to be sent.
+func TestDestinationNetworks(t *testing.T) {
+	hosts, err := parseHostPatterns([]string{"127.0.0.1", "unix/127.0.0.1", "unix//run/api.sock"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := destinations{hosts: hosts, allowPlaintext: true}
+	for _, network := range []string{"", "udp", "udp4", "udp6", "unixgram", "unixpacket", "unix+h2c", "ip", "ip4", "ip:tcp", "fd", "fdgram", "TCP", "tcp ", "carrier"} {
+		for _, host := range []string{"127.0.0.1", "/run/api.sock"} {
+			if err := d.check(destination{network: network, host: host, port: "80"}); !errors.Is(err, errNetwork) {
+				t.Errorf("%s/%s: got %v", network, host, err)
+			}
+		}
+	}
+}
+
+// A name in plaintext is trusted to DNS, as that of a static upstream is. With TLS the certificate must be for it.
+func TestDestinationsFoundByName(t *testing.T) {
+	hosts, err := parseHostPatterns([]string{"api.example.com:80", "*.svc.example"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := destinations{hosts: hosts}
+	mesh := destinations{hosts: hosts, allowPlaintext: true}
+	verified := destinations{hosts: hosts, allowPlaintext: true, transport: transportSecurity{tls: true}}
+	unverified := destinations{hosts: hosts, transport: transportSecurity{tls: true, unverified: true}}
+	for _, tc := range []struct {
+		what             string
+		d                destinations
+		name, host, port string
+		want             error
+	}{
+		{"the name", mesh, "api.example.com", "192.0.2.1", "80", nil},
+		{"the name, otherwise spelled", mesh, "API.Example.com.", "192.0.2.1", "80", nil},
+		{"below a wildcard", mesh, "_http._tcp.api.svc.example", "192.0.2.1", "80", nil},
+		{"another port", mesh, "api.example.com", "192.0.2.1", "8080", errHostNotAllowed},
+		{"another name", mesh, "evil.example", "192.0.2.1", "80", errHostNotAllowed},
+		{"no name", mesh, "", "192.0.2.1", "80", errHostNotAllowed},
+		{"an expression for a name", mesh, "{http.request.host}.svc.example", "192.0.2.1", "80", errHostNotAllowed},
+		{"in the clear", plain, "api.example.com", "192.0.2.1", "80", errPlaintext},
+		{"in the clear on loopback", plain, "api.example.com", "127.0.0.1", "80", nil},
+		{"TLS, certificate for another name", verified, "api.example.com", "192.0.2.1", "80", errNameNotProved},
+		{"TLS on loopback", verified, "api.example.com", "::1", "80", nil},
+		{"TLS without verification", unverified, "api.example.com", "192.0.2.1", "80", nil},
+	} {
+		t.Run(tc.what, func(t *testing.T) {
+			if got := tc.d.check(destination{network: "tcp", host: tc.host, port: tc.port, name: tc.name}); !errors.Is(got, tc.want) {
+				t.Errorf("got %v, want %v", got, tc.want)
 			}
 		})
 	}

@@ -73,6 +73,7 @@ type Handler struct {
 	looped          *rate.Sometimes
 	bound           *boundTransport
 	proxying        bool
+	route           *route
 }
 
 // CaddyModule returns the Caddy module information.
@@ -210,7 +211,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if h.credential.header.sentBy(r) {
 		switch h.ClientAuthorization {
 		case authorizationKeep:
-			return h.Handler.ServeHTTP(w, withoutLease(r), next)
+			return h.proxy(w, r, next, &proxied{Context: r.Context(), keeps: true})
 		case authorizationReject:
 			h.refuse(w, &problemAuthorization, refusedAuthorization)
 			return nil
@@ -226,10 +227,14 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	exposeKept(r, lease.Kept())
 	p := &proxied{Context: r.Context(), lease: lease}
-	err = h.Handler.ServeHTTP(newRefusalWriter(w, p, h.Credential), r.WithContext(p), next)
+	err = h.proxy(w, r, next, p)
 	account.replayed = p.replayed
 	account.log(r)
 	return err
+}
+
+func (h *Handler) proxy(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, p *proxied) error {
+	return h.Handler.ServeHTTP(newRefusalWriter(w, p, h.Credential), r.WithContext(p), next)
 }
 
 // withoutToken answers a request for which there is no token. It answers itself, rather than return an error,
@@ -272,10 +277,12 @@ func mayCarryToken(r *http.Request) bool {
 	}
 }
 
-// proxied is the state of one proxied request, and the request's context.
+// proxied is the state of one proxied request, and the request's context. Each handler makes its own: a handler in
+// another's handle_response gets the context of the request that the other one has proxied.
 type proxied struct {
 	context.Context
 	lease    token.Lease
+	keeps    bool // the application's own credentials, and has no lease
 	sent     bool
 	replayed bool
 	refusal  *problem // what the injector refused the request with
@@ -290,12 +297,6 @@ func (p *proxied) Value(key any) any {
 		return p
 	}
 	return p.Context.Value(key)
-}
-
-// withoutLease hides the state of another handler from the injector: a handler in another's handle_response gets the
-// context of the request that the other one has proxied.
-func withoutLease(r *http.Request) *http.Request {
-	return r.WithContext(context.WithValue(r.Context(), proxiedKey{}, nil))
 }
 
 // errRefused is what the injector tells reverse_proxy when it has refused a request. reverse_proxy takes it for a

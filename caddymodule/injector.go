@@ -25,6 +25,7 @@ type injector struct {
 	next         http.RoundTripper
 	bound        *boundTransport // nil if there is nothing to show
 	destinations *destinations
+	route        *route // nil if the transport is not reverse_proxy's own
 	credential   *Credential
 	replay       bool
 	replayBuffer int
@@ -44,6 +45,7 @@ func newInjector(h *Handler, next http.RoundTripper, d *destinations) *injector 
 		next:         next,
 		bound:        h.bound,
 		destinations: d,
+		route:        h.route,
 		credential:   h.credential,
 		replay:       h.OnUnauthorized == unauthorizedReplay,
 		replayBuffer: int(*h.ReplayBuffer),
@@ -52,19 +54,21 @@ func newInjector(h *Handler, next http.RoundTripper, d *destinations) *injector 
 	}
 }
 
-// RoundTrip implements http.RoundTripper. Requests without a lease pass untouched: active health checks, and
-// requests that keep the application's own credentials.
+// RoundTrip implements http.RoundTripper.
 func (i *injector) RoundTrip(req *http.Request) (*http.Response, error) {
 	p, ok := req.Context().Value(proxiedKey{}).(*proxied)
 	if !ok {
-		return i.next.RoundTrip(req)
+		return i.checkHealth(req)
 	}
 	if p.refusal = i.refuse(req, p); p.refusal != nil {
 		closeBody(req)
 		return nil, errRefused
 	}
+	if p.keeps {
+		return i.roundTrip(i.next, i.copyOf(req), p)
+	}
 	body := newReplayBody(req, i.replayBuffer)
-	res, err := i.send(req, p.lease, body.first())
+	res, err := i.send(req, p, body.first())
 	if err != nil {
 		body.finish()
 		return nil, err
@@ -77,13 +81,33 @@ func (i *injector) RoundTrip(req *http.Request) (*http.Response, error) {
 	return i.unauthorized(req, res, p, body)
 }
 
-// refuse says why the request may not be sent, if it may not: for where it goes, or for want of a token.
+// checkHealth sends an active health check. It carries no token and goes where the operator wants, which may be where no
+// token may go: a request that may not go there does not take the connection that it leaves.
+func (i *injector) checkHealth(req *http.Request) (*http.Response, error) {
+	di, _ := reverseproxy.GetDialInfo(req.Context())
+	if err := checkNetwork(di.Network); err != nil {
+		closeBody(req)
+		return nil, err
+	}
+	if i.route != nil {
+		req = i.route.healthCheck(req, di)
+	}
+	return i.next.RoundTrip(req)
+}
+
+// refuse says why the request may not be sent, if it may not: for where it goes, or for want of a token. Where a request
+// with the application's own credentials may go is judged as well, because its connection is kept for the next request.
 func (i *injector) refuse(req *http.Request, p *proxied) *problem {
-	if !mayCarryToken(req) { // reverse_proxy can change the method
+	if !p.keeps && !mayCarryToken(req) { // reverse_proxy can change the method
 		return &problemMethod
 	}
-	if refusal := i.refuseDestination(req); refusal != nil {
-		return refusal
+	di, _ := reverseproxy.GetDialInfo(req.Context())
+	to := destination{network: di.Network, host: di.Host, port: di.Port}
+	if err := i.destinations.check(to); err != nil {
+		return i.refuseDestination(di, err)
+	}
+	if p.keeps {
+		return nil
 	}
 	if err := i.renew(req, p); err != nil {
 		refusal := problemOf(err)
@@ -92,19 +116,15 @@ func (i *injector) refuse(req *http.Request, p *proxied) *problem {
 	return nil
 }
 
-func (i *injector) refuseDestination(req *http.Request) *problem {
-	di, _ := reverseproxy.GetDialInfo(req.Context())
-	err := i.destinations.check(di.Network, di.Host, di.Port)
-	if err == nil {
-		return nil
-	}
+// refuseDestination counts and logs that a request may not go to its upstream.
+func (i *injector) refuseDestination(di reverseproxy.DialInfo, reason error) *problem {
 	i.credential.counted().refused[refusedDestination].Inc()
 	i.refused.Do(func() {
-		i.credential.observation.add(occurrence{At: time.Now(), Outcome: outcomeDestination, Reason: err.Error() + ": " + di.Address})
+		i.credential.observation.add(occurrence{At: time.Now(), Outcome: outcomeDestination, Reason: reason.Error() + ": " + di.Address})
 		i.logger.Error("the token may not go to this upstream",
 			zap.String("credential", i.credential.name),
 			zap.String("upstream", di.Address),
-			zap.Error(err))
+			zap.Error(reason))
 	})
 	return &problemDestination
 }
@@ -126,10 +146,22 @@ func (i *injector) renew(req *http.Request, p *proxied) error {
 
 // send sends a copy of the request that carries the token. An error that quotes the token, because the upstream sent it
 // back in place of an answer, is replaced: errors are logged.
-func (i *injector) send(req *http.Request, lease token.Lease, body io.ReadCloser) (*http.Response, error) {
-	res, err := i.transport(lease).RoundTrip(i.withToken(req, lease, body))
+func (i *injector) send(req *http.Request, p *proxied, body io.ReadCloser) (*http.Response, error) {
+	lease := p.lease
+	res, err := i.roundTrip(i.transport(lease), i.withToken(req, lease, body), p)
 	if err != nil && lease.Value().In(err.Error()) {
 		return nil, errEcho
+	}
+	return res, err
+}
+
+// roundTrip tells the handler if the transport finds that a network proxy stands in the way.
+func (i *injector) roundTrip(transport http.RoundTripper, req *http.Request, p *proxied) (*http.Response, error) {
+	res, err := transport.RoundTrip(req)
+	if errors.Is(err, errNetworkProxy) {
+		di, _ := reverseproxy.GetDialInfo(req.Context())
+		p.refusal = i.refuseDestination(di, errNetworkProxy)
+		return nil, errRefused
 	}
 	return res, err
 }
@@ -144,11 +176,30 @@ func (i *injector) transport(lease token.Lease) http.RoundTripper {
 
 var errEcho = errors.New("the upstream sent back the token in place of an answer")
 
+// outgoing is a request with its URL, made at once: this is done for every request.
+type outgoing struct {
+	http.Request
+	url url.URL
+}
+
+// copyOf returns a copy of req with a URL that says what is dialed.
+func (i *injector) copyOf(req *http.Request) *http.Request {
+	c := new(outgoing)
+	c.Request = *req
+	if i.route == nil {
+		return &c.Request
+	}
+	c.url = *req.URL
+	c.URL = &c.url
+	di, _ := reverseproxy.GetDialInfo(req.Context())
+	i.route.direct(&c.Request, di)
+	return &c.Request
+}
+
 // withToken returns a copy of req that carries the token. The copy's header map is its own; the values are shared,
 // since nobody changes those in place.
 func (i *injector) withToken(req *http.Request, lease token.Lease, body io.ReadCloser) *http.Request {
-	c := new(http.Request)
-	*c = *req
+	c := i.copyOf(req)
 	c.Header = maps.Clone(req.Header)
 	c.Header[i.credential.header.Name] = i.fieldFor(lease)
 	c.Body = body
@@ -220,7 +271,7 @@ func (i *injector) unauthorized(req *http.Request, res *http.Response, p *proxie
 	// Unread, because the API may not have finished it; and not waited for, because HTTP/2 waits until nobody reads the
 	// first attempt's body, which may be when the client sends more.
 	go res.Body.Close()
-	return i.send(req, other, again)
+	return i.send(req, p, again)
 }
 
 // closeBody does what a transport must do with the body of a request that it does not send.

@@ -80,9 +80,11 @@ func newTestInjector(t testing.TB, f token.Fetcher, next http.RoundTripper) *inj
 		t.Fatal(err)
 	}
 	t.Cleanup(c.source.Rest)
+	d := &destinations{hosts: hostPatterns{{host: "127.0.0.1", port: "8080"}}}
 	return &injector{
 		next:         next,
-		destinations: &destinations{hosts: hostPatterns{{host: "127.0.0.1", port: "8080"}}},
+		destinations: d,
+		route:        &route{destinations: d},
 		credential:   c,
 		replay:       true,
 		replayBuffer: defaultReplayBuffer,
@@ -144,13 +146,15 @@ func TestInjectorPutsTheTokenOnACopy(t *testing.T) {
 	if !reflect.DeepEqual(req.Header, before) {
 		t.Error("the copy shares its header map with the request")
 	}
-	if sent.URL != req.URL || sent.Context() != req.Context() || sent.Method != req.Method {
+	want := *req.URL
+	want.Scheme, want.Host = "http", "127.0.0.1:8080"
+	if *sent.URL != want || sent.Context() != req.Context() || sent.Method != req.Method {
 		t.Error("the copy differs in more than its header")
 	}
 }
 
-// Health checks, and requests that keep the application's own credential.
-func TestInjectorPassesRequestsWithoutALeaseUntouched(t *testing.T) {
+// Health checks: they may go elsewhere than tokens, but the connection that they leave is known by where it goes.
+func TestInjectorSendsHealthChecksWithoutAToken(t *testing.T) {
 	var sent *http.Request
 	tokens := new(numberedTokens)
 	i := newTestInjector(t, tokens, roundTrip(func(req *http.Request) (*http.Response, error) {
@@ -162,8 +166,34 @@ func TestInjectorPassesRequestsWithoutALeaseUntouched(t *testing.T) {
 	if err != nil || res.StatusCode != 401 {
 		t.Fatalf("got %v, %v", res, err)
 	}
-	if sent != req || len(req.Header) != 3 {
-		t.Errorf("the request was changed: %v", sent.Header)
+	if !reflect.DeepEqual(sent.Header, req.Header) || len(req.Header) != 3 || sent.URL.Host != "elsewhere.example:8080" {
+		t.Errorf("the request was changed: %s %v", sent.URL, sent.Header)
+	}
+	if n := tokens.calls.Load(); n != 0 {
+		t.Errorf("%d token calls", n)
+	}
+}
+
+// A request that keeps the application's own credential gets no token, and may go where a token may go.
+func TestInjectorJudgesRequestsThatKeepTheirCredentials(t *testing.T) {
+	var sent *http.Request
+	tokens := new(numberedTokens)
+	i := newTestInjector(t, tokens, roundTrip(func(req *http.Request) (*http.Response, error) {
+		sent = req
+		return apiResponse(401, "no", "WWW-Authenticate", `Bearer error="invalid_token"`), nil
+	}))
+	keeping := func(host string) *http.Request {
+		req := outbound(http.MethodGet, nil, 0)
+		req.Header.Set("Authorization", "Bearer of-the-application")
+		return req.WithContext(dialing(&proxied{Context: t.Context(), keeps: true}, host))
+	}
+	wantRefusal(t, i, keeping("elsewhere.example"), 502)
+	if sent != nil {
+		t.Errorf("the transport got %s", sent.URL)
+	}
+	res, err := i.RoundTrip(keeping("127.0.0.1"))
+	if err != nil || res.StatusCode != 401 || credentialOf(sent) != "Bearer of-the-application" {
+		t.Errorf("got %v, %v and sent %v", res, err, sent.Header)
 	}
 	if n := tokens.calls.Load(); n != 0 {
 		t.Errorf("%d token calls", n)
@@ -513,6 +543,7 @@ func TestActiveHealthChecksCarryNoToken(t *testing.T) {
 		{"HTTP/1.1", func(*httptest.Server) {}, "HTTP/1.1", ""},
 		{"h2c", serveH2C, "HTTP/2.0", ""},
 		{"HTTPS with HTTP/2", serveHTTPS, "HTTP/2.0", ""},
+		{"unix socket", onSocket(t, filepath.Join(t.TempDir(), "api.sock")), "HTTP/1.1", ""},
 		{"health_port", func(*httptest.Server) {}, "HTTP/1.1", "port"},
 		{"health_upstream", func(*httptest.Server) {}, "HTTP/1.1", "upstream"},
 	}
@@ -528,8 +559,11 @@ func TestActiveHealthChecksCarryNoToken(t *testing.T) {
 					"port": portOfURL(t, checked.URL), "upstream": checked.addr()}[tc.elsewhere] + "\n"
 			}
 			upstream := api.URL
-			if tc.name == "h2c" {
+			switch tc.name {
+			case "h2c":
 				upstream = "h2c://" + api.addr()
+			case "unix socket":
+				upstream = "unix/" + api.addr()
 			}
 			if api.TLS != nil {
 				options += trusting(t, api.Server)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -21,8 +22,11 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 		return err
 	}
 	keepConnections(transport, config)
-	d, err := h.destinations(transport, config.hasNetworkProxy())
+	d, err := h.destinations(transport, config)
 	if err != nil {
+		return err
+	}
+	if h.route, err = h.newRoute(transport, d); err != nil {
 		return err
 	}
 	if t, ok := transport.(*reverseproxy.HTTPTransport); ok && t.TLS != nil && t.TLS.InsecureSkipVerify {
@@ -111,20 +115,20 @@ func transportConfigOf(raw json.RawMessage) transportConfig {
 	return c
 }
 
-// hasNetworkProxy does not mean the proxies of the environment: Go does not use them for loopback.
 func (c transportConfig) hasNetworkProxy() bool {
 	return c.ForwardProxyURL != "" || c.NetworkProxy != nil && c.NetworkProxy.From != "none"
 }
 
 // destinations works out where the token may go, and refuses static upstreams to which it may not.
-func (h *Handler) destinations(transport http.RoundTripper, networkProxy bool) (*destinations, error) {
+func (h *Handler) destinations(transport http.RoundTripper, config transportConfig) (*destinations, error) {
 	if len(h.Upstreams) == 0 && h.DynamicUpstreamsRaw == nil {
 		return nil, errors.New("there is no upstream to proxy to")
 	}
+	_, canBeAsked := transport.(*reverseproxy.HTTPTransport)
 	d := &destinations{
-		hosts:          h.credential.hosts,
+		hosts:          slices.Clone(h.credential.hosts),
 		allowPlaintext: h.credential.AllowPlaintext,
-		networkProxy:   networkProxy,
+		networkProxy:   !canBeAsked && config.hasNetworkProxy(),
 		transport:      securityOf(transport),
 	}
 	static, err := h.staticUpstreams()
@@ -135,21 +139,34 @@ func (h *Handler) destinations(transport http.RoundTripper, networkProxy bool) (
 	if len(d.hosts) == 0 && !allStatic {
 		return nil, errors.New("api_hosts: it must say where the token may go, because not every upstream is static")
 	}
+	if err := h.checkSocketPlaceholders(); err != nil {
+		return nil, err
+	}
 	for _, addr := range static {
-		if addr.IsUnixNetwork() {
-			d.sockets = append(d.sockets, addr.Host)
-			continue
-		}
-		if len(h.credential.hosts) == 0 {
+		switch {
+		case addr.IsUnixNetwork():
+			d.hosts = append(d.hosts, hostPattern{socket: addr.Host})
+		case len(h.credential.hosts) == 0:
 			d.hosts = append(d.hosts, hostPattern{host: normalHost(addr.Host), port: portOf(addr)})
 		}
 	}
 	for _, addr := range static {
-		if err := d.check(addr.Network, addr.Host, portOf(addr)); err != nil {
+		if err := d.check(destination{network: addr.Network, host: addr.Host, port: portOf(addr)}); err != nil {
 			return nil, fmt.Errorf("upstream %s: %w", addr, err)
 		}
 	}
 	return d, nil
+}
+
+// checkSocketPlaceholders refuses upstreams that would be denied at each request.
+func (h *Handler) checkSocketPlaceholders() error {
+	named := slices.ContainsFunc(h.credential.hosts, func(p hostPattern) bool { return p.socket != "" })
+	for _, u := range h.Upstreams {
+		if network, path, _ := strings.Cut(u.Dial, "/"); !named && caddy.IsUnixNetwork(network) && strings.Contains(path, "{") {
+			return fmt.Errorf("upstream %s: api_hosts names no unix socket: name each one that the placeholder may stand for, as unix//run/api.sock", u.Dial)
+		}
+	}
+	return nil
 }
 
 func portOf(addr caddy.NetworkAddress) string { return fmt.Sprint(addr.StartPort) }
