@@ -125,6 +125,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.provisionTransport(ctx); err != nil {
 		return fmt.Errorf("credential %q: %w", h.Credential, err)
 	}
+	if err := h.provisionDynamicUpstreams(ctx); err != nil {
+		return fmt.Errorf("credential %q: %w", h.Credential, err)
+	}
 	if err := h.Handler.Provision(ctx); err != nil {
 		return err
 	}
@@ -286,6 +289,7 @@ type proxied struct {
 	sent     bool
 	replayed bool
 	refusal  *problem // what the injector refused the request with
+	found    foundUpstreams
 }
 
 // proxiedKey is the context key of a *proxied. Only this package can ask for one.

@@ -102,7 +102,7 @@ func (i *injector) refuse(req *http.Request, p *proxied) *problem {
 		return &problemMethod
 	}
 	di, _ := reverseproxy.GetDialInfo(req.Context())
-	to := destination{network: di.Network, host: di.Host, port: di.Port}
+	to := destination{network: di.Network, host: di.Host, port: di.Port, name: p.found.nameOf(di.Upstream)}
 	if err := i.destinations.check(to); err != nil {
 		return i.refuseDestination(di, err)
 	}
