@@ -110,6 +110,7 @@ func TestDestinations(t *testing.T) {
 		{"unix socket that ends like the host", exampleSubdomains, "unix", "/tmp/x.example.com", "0", errSocketNotAllowed},
 		{"unix socket named like the host", destinations{hosts: patterns("api.example.com"), transport: tls}, "unix", "api.example.com", "0", errSocketNotAllowed},
 
+		{"unix socket without a path", destinations{hosts: patterns("api.example.com")}, "unix", "", "0", errSocketNotAllowed},
 		{"tcp4", destinations{hosts: patterns("127.0.0.1")}, "tcp4", "127.0.0.1", "80", nil},
 		{"tcp6", destinations{hosts: patterns("[::1]")}, "tcp6", "::1", "80", nil},
 		{"tcp host named like a socket", destinations{hosts: patterns("unix//run/api.sock")}, "tcp", "/run/api.sock", "80", errHostNotAllowed},
