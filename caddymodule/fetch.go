@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
@@ -19,7 +20,7 @@ import (
 // fetcher asks the credential's provider for tokens. It implements token.Fetcher.
 type fetcher struct {
 	credential *Credential
-	issued     Secret // the last token; one Fetch runs at a time
+	issued     atomic.Pointer[Secret] // the last token; an abandoned Fetch may run beside the next one
 }
 
 // Fetch implements token.Fetcher.
@@ -35,9 +36,12 @@ func (f *fetcher) Fetch(ctx context.Context) (token.Issued, error) {
 	}
 	issued, err := c.fetch(ctx, identity)
 	if err == nil {
-		f.issued = issued.Token
+		f.issued.Store(&issued.Token)
 	}
-	secrets = append(secrets, identity.Secret, f.issued, issued.Token)
+	secrets = append(secrets, identity.Secret, issued.Token)
+	if last := f.issued.Load(); last != nil {
+		secrets = append(secrets, *last)
+	}
 	if slices.ContainsFunc(secrets, func(s Secret) bool { return s.In(issued.Note) }) {
 		issued.Note = "there is a remark that cannot be shown"
 	}

@@ -2,8 +2,6 @@ package token
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -75,19 +73,16 @@ func (s *Source) fly(forced bool) (result any, err error) {
 
 // fetch calls the endpoint, and calls again at once where that can spare those who wait a failure.
 func (s *Source) fetch(ctx context.Context, config *Config) (*Token, *Error) {
-	for attempt := 1; ; attempt++ {
-		proof := config.Fetcher.Proof()
-		sent := time.Now()
-		issued, err := Call(ctx, config.Fetcher)
-		if err == nil {
-			return s.succeed(issued, sent, config), nil
+	for n := 1; ; n++ {
+		a := s.try(ctx, config.Fetcher)
+		if a.err == nil {
+			return s.succeed(a.issued, a.sent, config), nil
 		}
 		s.failing = true
-		rotated := err.Kind == Refused && config.Fetcher.Proof() != proof
-		if attempt == coldAttempts || !rotated && !(s.cold() && mayPass(err) && sleep(ctx, coldPause(attempt))) {
-			return nil, s.fail(err, proof, sent, config)
+		if n == coldAttempts || !a.rotated && !(s.cold() && mayPass(a.err) && sleep(ctx, coldPause(n))) {
+			return nil, s.fail(a, config)
 		}
-		config.Observe(Event{Err: err, Duration: time.Since(sent)})
+		config.Observe(Event{Err: a.err, Duration: time.Since(a.sent)})
 	}
 }
 
@@ -101,31 +96,6 @@ func (s *Source) cold() bool {
 // its server. An endpoint that says when to come back is not asked before.
 func mayPass(err *Error) bool {
 	return err.Kind != Refused && err.Status != 429 && err.RetryAfter == 0
-}
-
-// Call makes one call, and turns whatever a Fetcher does into an answer or an *Error.
-func Call(ctx context.Context, f Fetcher) (issued Issued, failed *Error) {
-	defer func() {
-		if p := recover(); p != nil {
-			failed = panicked(p)
-		}
-	}()
-	issued, err := f.Fetch(ctx)
-	if err == nil {
-		if issued.Token.Empty() {
-			return Issued{}, &Error{Kind: Unreadable, Reason: "the answer holds no token"}
-		}
-		return issued, nil
-	}
-	if e, ok := errors.AsType[*Error](err); ok && e != nil {
-		return Issued{}, e
-	}
-	return Issued{}, &Error{Kind: Unreadable, Reason: "the provider failed without saying why"}
-}
-
-// panicked describes a panic by its type alone: its value may hold anything, a secret too.
-func panicked(p any) *Error {
-	return &Error{Kind: Unreadable, Reason: fmt.Sprintf("the provider panicked with a %T", p)}
 }
 
 // succeed makes the answer the current token, unless it has no life left.
@@ -194,9 +164,9 @@ func (t *Token) followAdvice(refreshIn time.Duration) {
 }
 
 // fail remembers the failure and reports it.
-func (s *Source) fail(err *Error, proof string, sent time.Time, config *Config) *Error {
-	remembered := s.remember(err, proof)
-	config.Observe(Event{Err: remembered, Duration: time.Since(sent)})
+func (s *Source) fail(a attempt, config *Config) *Error {
+	remembered := s.remember(a.err, a.proof)
+	config.Observe(Event{Err: remembered, Duration: time.Since(a.sent)})
 	return remembered
 }
 

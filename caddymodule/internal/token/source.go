@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// Fetcher asks a token endpoint for tokens. Its methods are called by one flight at a time per Source, except
-// Proof, which may be called at any time.
+// Fetcher asks a token endpoint for tokens. One flight at a time calls it per Source, but a call that has not returned
+// when its context ended is abandoned, and may still run when the next one comes. Proof may be called at any time.
 type Fetcher interface {
 	// Fetch asks for one token. Failures are of type *Error; any other error counts as Unreadable.
 	Fetch(ctx context.Context) (Issued, error)
@@ -65,6 +65,8 @@ type Source struct {
 	failure atomic.Pointer[failure]
 	group   singleflight.Group
 	flying  atomic.Bool
+	calls   atomic.Int32 // calls that have not returned: the flight's, and abandoned ones
+	proving atomic.Bool  // a request wants to know whether the proof of identity has changed
 
 	// What follows is touched by the flight only, and flights do not overlap.
 	generation uint64
@@ -244,19 +246,9 @@ func (s *Source) backingOff(now time.Time) *failure {
 		return nil
 	}
 	if f.err.Kind == Refused && s.proofChanged(f, now) {
-		s.failure.CompareAndSwap(f, nil)
 		return nil
 	}
 	return f
-}
-
-// proofChanged compares the proof of identity with the one that was refused, but not at every request.
-func (s *Source) proofChanged(f *failure, now time.Time) bool {
-	since, next := now.Sub(s.made), s.nextProofCheck.Load()
-	if since < time.Duration(next) || !s.nextProofCheck.CompareAndSwap(next, int64(since+proofCheckInterval)) {
-		return false
-	}
-	return s.config.Load().Fetcher.Proof() != f.proof
 }
 
 // arm sets the timer that starts the next background flight.

@@ -1,0 +1,135 @@
+package token
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+const (
+	// callGrace is how long after its deadline a call may take to say why it failed. After that it is abandoned.
+	callGrace = 200 * time.Millisecond
+
+	// maxCalls bounds the abandoned calls of a source that have not returned: each holds a goroutine.
+	maxCalls = 16
+
+	// proofPatience bounds how long a request waits to learn whether the proof of identity has changed.
+	proofPatience = 100 * time.Millisecond
+)
+
+// attempt is one call, and what came of it.
+type attempt struct {
+	proof  string // of identity, that the call was made with
+	sent   time.Time
+	issued Issued
+	err    *Error
+
+	// rotated says that the proof that was refused is not the present one any more.
+	rotated bool
+}
+
+// try makes a call, and waits for it no longer than until the deadline, whatever the Fetcher does: one that blocks must
+// neither hold those who wait nor keep the next flight from being flown. What an abandoned call brings late is dropped.
+func (s *Source) try(ctx context.Context, f Fetcher) attempt {
+	if s.calls.Load() >= maxCalls {
+		return attempt{sent: time.Now(), err: &Error{Kind: Unavailable, Reason: "too many earlier calls of the provider have not returned"}}
+	}
+	s.calls.Add(1)
+	begun := time.Now()
+	done := make(chan attempt, 1)
+	go func() {
+		a := attempt{sent: begun, err: panicked(nil)} // unless something else happens: runtime.Goexit
+		defer func() {
+			if p := recover(); p != nil {
+				a.err = panicked(p)
+			}
+			s.calls.Add(-1)
+			done <- a
+		}()
+		a = makeAttempt(ctx, f)
+	}()
+
+	select {
+	case a := <-done:
+		return a
+	case <-ctx.Done():
+	}
+	grace := time.NewTimer(callGrace)
+	defer grace.Stop()
+	select {
+	case a := <-done:
+		return a
+	case <-grace.C:
+		return attempt{sent: begun, err: &Error{Kind: Unavailable, Reason: "the provider did not return within fetch_timeout"}}
+	}
+}
+
+func makeAttempt(ctx context.Context, f Fetcher) attempt {
+	a := attempt{proof: f.Proof(), sent: time.Now()}
+	a.issued, a.err = Call(ctx, f)
+	a.rotated = a.err != nil && a.err.Kind == Refused && f.Proof() != a.proof
+	return a
+}
+
+// Call makes one call, and turns whatever a Fetcher does into an answer or an *Error.
+func Call(ctx context.Context, f Fetcher) (issued Issued, failed *Error) {
+	defer func() {
+		if p := recover(); p != nil {
+			failed = panicked(p)
+		}
+	}()
+	issued, err := f.Fetch(ctx)
+	if err == nil {
+		if issued.Token.Empty() {
+			return Issued{}, &Error{Kind: Unreadable, Reason: "the answer holds no token"}
+		}
+		return issued, nil
+	}
+	if e, ok := errors.AsType[*Error](err); ok && e != nil {
+		return Issued{}, e
+	}
+	return Issued{}, &Error{Kind: Unreadable, Reason: "the provider failed without saying why"}
+}
+
+// panicked describes a panic by its type alone: its value may hold anything, a secret too.
+func panicked(p any) *Error {
+	return &Error{Kind: Unreadable, Reason: fmt.Sprintf("the provider panicked with a %T", p)}
+}
+
+// proofChanged compares the proof of identity with the one that was refused, but not at every request. No request waits
+// long for that: where the proof blocks, the answer counts when it comes.
+func (s *Source) proofChanged(f *failure, now time.Time) bool {
+	since, next := now.Sub(s.made), s.nextProofCheck.Load()
+	if since < time.Duration(next) || !s.nextProofCheck.CompareAndSwap(next, int64(since+proofCheckInterval)) {
+		return false
+	}
+	if !s.proving.CompareAndSwap(false, true) { // one is enough
+		return false
+	}
+	changed := make(chan bool, 1)
+	go func() { changed <- s.compareProof(f) }()
+	patience := time.NewTimer(proofPatience)
+	defer patience.Stop()
+	select {
+	case yes := <-changed:
+		return yes
+	case <-patience.C:
+		return false
+	}
+}
+
+// compareProof ends the failure if the proof of identity is another one than it is about.
+func (s *Source) compareProof(f *failure) (changed bool) {
+	defer s.proving.Store(false)
+	defer func() {
+		if recover() != nil {
+			changed = false
+		}
+	}()
+	if s.config.Load().Fetcher.Proof() == f.proof {
+		return false
+	}
+	s.failure.CompareAndSwap(f, nil)
+	return true
+}
