@@ -182,7 +182,7 @@ func TestConfigCredentialRefused(t *testing.T) {
 		{"file with lines", secretFile(t, "CANARY\nCANARY\n"), "secret"},
 		{"file with a NUL", secretFile(t, "CANARY\x00"), "secret"},
 		{"file too large", secretFile(t, strings.Repeat("CANARY", 20_000)), "secret"},
-		{"file a directory", directory, "directory"},
+		{"file a directory", directory, "not a regular file"},
 		{"literal with lines", "CANARY\nCANARY", "line"},
 		{"partial placeholder", "CANARY{env.HOME}", "placeholder"},
 		{"two placeholders", "{env.HOME}{env.PATH}", "placeholder"},

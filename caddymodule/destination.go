@@ -43,7 +43,7 @@ func parseHostPatterns(configured []string) (hostPatterns, error) {
 }
 
 func parseHostPattern(text string) (hostPattern, error) {
-	text, err := caddy.NewReplacer().ReplaceOrErr(text, true, true)
+	text, err := replaceGlobals(text)
 	if err != nil {
 		return hostPattern{}, err
 	}

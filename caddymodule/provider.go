@@ -8,8 +8,6 @@ import (
 	"net/url"
 	"strings"
 
-	"github.com/caddyserver/caddy/v2"
-
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
@@ -117,7 +115,7 @@ func (e *tokenEndpoint) resolve(configured, standard string) error {
 
 // replaceGlobal replaces global placeholders in the value of an option.
 func replaceGlobal(option string, value *string) error {
-	replaced, err := caddy.NewReplacer().ReplaceOrErr(*value, true, true)
+	replaced, err := replaceGlobals(*value)
 	if err != nil {
 		return fmt.Errorf("%s: %w", option, err)
 	}

@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 
@@ -341,10 +340,13 @@ func (o *OAuth2) warnOfReaders(option string, key secretReader) {
 		o.logger.Warn(option + " stands in the configuration itself, where the admin API and autosave.json show it: use {file./path} or {env.NAME}")
 		return
 	}
-	info, err := os.Stat(key.file)
-	if key.file == "" || err != nil || info.Mode().Perm()&0o077 == 0 {
+	if key.file == "" {
+		return
+	}
+	file, err := files.Read(key.file)
+	if err != nil || file.mode.Perm()&0o077 == 0 {
 		return
 	}
 	o.logger.Warn(option+": others than the owner can read the file: chmod 600, or mount it so",
-		zap.String("file", key.file), zap.Stringer("mode", info.Mode().Perm()))
+		zap.String("file", key.file), zap.Stringer("mode", file.mode.Perm()))
 }

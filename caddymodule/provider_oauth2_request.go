@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/google/uuid"
 	"golang.org/x/net/http/httpguts"
 
@@ -48,9 +47,9 @@ func newRequestValue(configured string) (requestValue, error) {
 	if configured == "" {
 		return requestValue{}, nil
 	}
-	text, err := caddy.NewReplacer().ReplaceOrErr(configured, true, true)
-	if err != nil { // which repeats what is between braces
-		return requestValue{}, errors.New("it has a placeholder in it that is unknown, or that stands for nothing")
+	text, err := replaceGlobals(configured)
+	if err != nil {
+		return requestValue{}, err
 	}
 	return requestValue{text: text, hidden: partPlaceholder.MatchString(configured)}, nil
 }

@@ -3,7 +3,6 @@ package caddymodule
 import (
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"regexp"
@@ -36,9 +35,6 @@ var (
 	partPlaceholder  = regexp.MustCompile(`\{(env|file)\.[^{}]*\}`)
 	anyPlaceholder   = regexp.MustCompile(`^\{[^{}"]*\}$`) // but no JSON, as keys are written in
 )
-
-// maxSecretFile bounds a secret file: what is larger is another file.
-const maxSecretFile = 64 << 10
 
 // secretReader reads one configured value. A file is read at each call, so that a rotated secret needs no reload.
 // Caddy's own {file.*} is not used, because it turns an unreadable file into an empty value.
@@ -130,20 +126,4 @@ func (r secretReader) where() string {
 	default:
 		return "it"
 	}
-}
-
-func readSmallFile(name string) (string, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return "", err // names the file and the cause
-	}
-	defer f.Close()
-	content, err := io.ReadAll(io.LimitReader(f, maxSecretFile+1))
-	if err != nil {
-		return "", err
-	}
-	if len(content) > maxSecretFile {
-		return "", fmt.Errorf("the file %s is larger than 64 KiB", name)
-	}
-	return string(content), nil
 }
