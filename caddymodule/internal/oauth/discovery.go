@@ -128,7 +128,7 @@ func metadataURLs(issuer string) ([]string, error) {
 		return nil, &token.Error{Kind: token.Refused, Reason: "issuer is not a URL"}
 	}
 	path := strings.TrimSuffix(u.EscapedPath(), "/")
-	base := u.Scheme + "://" + u.Host
+	base := (&url.URL{Scheme: u.Scheme, Host: u.Host}).String() // which escapes the zone of an address
 	return []string{
 		base + "/.well-known/oauth-authorization-server" + path,
 		base + path + "/.well-known/openid-configuration",
@@ -193,7 +193,7 @@ func (d *Discovery) read(body []byte) (string, *token.Error) {
 }
 
 // mayName keeps metadata from sending the client's secret where its issuer has no business: in the clear, or to what
-// listens on this machine, such as Caddy's own admin API.
+// listens on this machine or its link, such as Caddy's own admin API, or a cloud's metadata service.
 func (d *Discovery) mayName(endpoint string) bool {
 	u, err := ParseEndpoint(endpoint)
 	if err != nil {
@@ -206,7 +206,7 @@ func (d *Discovery) mayName(endpoint string) bool {
 	if issuer.Scheme == "https" && u.Scheme != "https" {
 		return false
 	}
-	return IsLoopback(issuer.Hostname()) || !IsLoopback(u.Hostname())
+	return IsLoopback(issuer.Hostname()) || sameHost(issuer.Hostname(), u.Hostname()) || !mayBeNear(u.Hostname())
 }
 
 func refusedDiscovery(reason string) *token.Error {

@@ -491,6 +491,40 @@ func TestDiscoveryWithoutTime(t *testing.T) {
 	})
 }
 
+// The guard of discovery, through the whole URL: metadata of an issuer elsewhere must not send the secret to this machine
+// or its link, in whatever spelling.
+func TestDiscoveryFindsNoEndpointNearby(t *testing.T) {
+	names := func(issuer, endpoint string) error {
+		d := &Discovery{Issuer: issuer}
+		_, err := d.TokenEndpoint(t.Context(), func(*http.Request) (*Answer, error) {
+			return &Answer{Status: http.StatusOK, Body: []byte(metadata(issuer, endpoint))}, nil
+		})
+		return err
+	}
+	for _, host := range []string{
+		"0.0.0.0", "[::]", "LOCALHOST", "localhost.", "127.1", "0x7f.1", "2130706433", "[::ffff:127.0.0.1]", "169.254.169.254",
+		"[fe80::1%25eth0]", "%6cocalhost", "%31%32%37.1", "ｌocalhost", "a.localhost",
+	} {
+		for _, issuer := range []string{"https://as.example", "https://10.0.0.1", "https://169.254.1.1"} {
+			if names(issuer, "https://"+host+":2019/stop") == nil {
+				t.Errorf("%s: https://%s is accepted", issuer, host)
+			}
+		}
+	}
+	// what the operator wrote is no stranger
+	for issuer, endpoint := range map[string]string{
+		"https://169.254.1.1":      "https://169.254.1.1:8443/token",
+		"https://[fe80::1%25eth0]": "https://[FE80::1%25eth0]/token",
+		"https://LOCALHOST:1":      "https://localhost.:2/token",
+		"https://idp.localdomain":  "https://login.localdomain/token",
+		"https://10.0.0.1":         "https://10.0.0.2/token",
+	} {
+		if err := names(issuer, endpoint); err != nil {
+			t.Errorf("%s: %s is refused: %v", issuer, endpoint, err)
+		}
+	}
+}
+
 // An issuer on this machine may name what it likes here, as in development.
 func TestDiscoveryOnLoopback(t *testing.T) {
 	const local = "http://127.0.0.1:9080"

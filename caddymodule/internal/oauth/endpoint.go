@@ -2,7 +2,6 @@ package oauth
 
 import (
 	"errors"
-	"net/netip"
 	"net/url"
 	"regexp"
 	"strings"
@@ -44,13 +43,3 @@ func looksSecret(query string) bool {
 }
 
 var secretWord = regexp.MustCompile(`(?i)secret|passw|assertion|token|key`)
-
-// IsLoopback reports whether host, a name or an IP address without a port, can only be this machine. Of names, that is
-// localhost in exactly this spelling: with any other, Go would use a proxy from the environment.
-func IsLoopback(host string) bool {
-	if host == "localhost" { // RFC 6761 section 6.3
-		return true
-	}
-	addr, err := netip.ParseAddr(strings.Trim(host, "[]"))
-	return err == nil && addr.Unmap().IsLoopback()
-}
