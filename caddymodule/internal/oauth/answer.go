@@ -3,6 +3,7 @@ package oauth
 import (
 	"encoding/base64"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -130,10 +131,8 @@ func (a *Answer) checkToken(value string, fields fields, typePaths []string) err
 	if strings.IndexFunc(value, notVisibleASCII) >= 0 {
 		return a.unreadable("the token holds characters that no header field can carry")
 	}
-	// RFC 6749 section 7.1: a client must not use a token whose type it does not understand. What has a space in it is
-	// no type but a description, as eBay's "Application Access Token"; some gateways say "BearerToken".
 	kind, _ := fields.text(typePaths...)
-	if kind != "" && !strings.EqualFold(kind, "bearer") && !strings.EqualFold(kind, "BearerToken") && !strings.Contains(kind, " ") {
+	if kind != "" && !meansBearer(kind) {
 		return &token.Error{Kind: token.Refused, Status: a.Status, Reason: "the token is of type " + knownType(kind) + ", not Bearer"}
 	}
 	return nil
@@ -196,6 +195,15 @@ const maxSeconds = 1 << 31
 
 func fromSeconds(seconds float64) time.Duration {
 	return time.Duration(max(0, min(seconds, maxSeconds)) * float64(time.Second))
+}
+
+// bearerTypes are the token types of bearer tokens: RFC 6750's, one of some gateways, and eBay's, which are descriptions.
+var bearerTypes = []string{"Bearer", "BearerToken", "Application Access Token", "User Access Token"}
+
+// meansBearer reports whether a token of this type is used as a bearer token. A client must not use a token whose type it
+// does not understand (RFC 6749 section 7.1), and types are case insensitive (section 5.1).
+func meansBearer(kind string) bool {
+	return slices.ContainsFunc(bearerTypes, func(bearer string) bool { return strings.EqualFold(kind, bearer) })
 }
 
 func notVisibleASCII(r rune) bool { return r <= ' ' || r > '~' }

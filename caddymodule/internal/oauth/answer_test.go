@@ -212,7 +212,9 @@ func TestAnswerTokenType(t *testing.T) {
 		`,"token_type":"BEARER"`,
 		// eBay: words, which are no scheme name. Send Bearer (OPT-15, providers.md section 3 row 22).
 		`,"token_type":"Application Access Token"`,
+		`,"token_type":"User Access Token"`,
 		`,"token_type":"BearerToken"`, // some gateways
+		`,"Token_Type":"MAC"`,         // another member
 		`,"token_type":7`,
 	} {
 		issued, err := jsonAnswer(`{"access_token":"T"` + member + `}`).Read(both)
@@ -224,6 +226,8 @@ func TestAnswerTokenType(t *testing.T) {
 	for kind, shown := range map[string]string{
 		"mac": "MAC", "MAC": "MAC", "DPoP": "DPoP", "dpop": "DPoP", "pop": "PoP", "N_A": "N_A", "n_a": "N_A",
 		canary: "another kind", "Bearer-" + canary: "another kind",
+		"Bearer2": "another kind", "bearer token": "another kind", "Bearer ": "another kind", " Bearer": "another kind", "Bea": "another kind",
+		"DPoP bound": "another kind", "MAC access token": "another kind", "Bearer,DPoP": "another kind",
 	} {
 		for _, body := range []string{
 			`{"access_token":"c4n4ry","token_type":"` + kind + `"}`,
@@ -234,6 +238,32 @@ func TestAnswerTokenType(t *testing.T) {
 				t.Errorf("%s: the reason %q does not name the type", body, e.Reason)
 			}
 		}
+	}
+}
+
+// Members are found by their exact names, in JSON and in forms.
+func TestAnswerNamesAreExact(t *testing.T) {
+	for _, body := range []string{
+		`{"Access_Token":"c4n4ry"}`, `{"ACCESS_TOKEN":"c4n4ry"}`, `{"accessToken":"c4n4ry"}`, `{"access_token ":"c4n4ry"}`,
+		`{"access-token":"c4n4ry"}`, `{"Data":{"access_token":"c4n4ry"}}`, `{"data":{"Access_token":"c4n4ry"}}`,
+		`{"acceſs_token":"c4n4ry"}`, // which folds to an s
+	} {
+		if issued, err := jsonAnswer(body).Read(both); err == nil {
+			t.Errorf("%s is accepted with the token %q", body, issued.Token.Reveal())
+		}
+	}
+	for _, body := range []string{
+		`{"access_token":"T","Access_Token":"c4n4ry","expires_in":60,"EXPIRES_IN":1,"Error":"invalid_client"}`,
+		`{"ACCESS_TOKEN":"c4n4ry","Expires_In":1,"error ":"x","access_token":"T","expires_in":60}`,
+	} {
+		issued, err := jsonAnswer(body).Read(both)
+		if err != nil || issued.Token.Reveal() != "T" || issued.Lifetime != time.Minute {
+			t.Errorf("%s: got %q for %s, %v", body, issued.Token.Reveal(), issued.Lifetime, err)
+		}
+	}
+	form := &Answer{Status: 200, Header: http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}, Body: []byte("Access_Token=c4n4ry")}
+	if _, err := form.Read(both); err == nil {
+		t.Error("a form with another name is accepted")
 	}
 }
 

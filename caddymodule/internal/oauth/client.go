@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"syscall"
 	"time"
 
@@ -118,7 +119,7 @@ func (c *Client) Do(req *http.Request) (*Answer, error) {
 }
 
 func readAnswer(ctx context.Context, res *http.Response) ([]byte, *token.Error) {
-	if encoding := res.Header.Get("Content-Encoding"); encoding != "" && encoding != "identity" {
+	if encoding := res.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
 		// net/http has undone gzip; nothing else was asked for
 		return nil, &token.Error{Kind: token.Unreadable, Status: res.StatusCode, Reason: "the answer has an encoding that was not asked for"}
 	}

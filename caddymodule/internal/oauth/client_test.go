@@ -170,6 +170,16 @@ func TestClientBodyLimit(t *testing.T) {
 	}
 }
 
+// Content codings are case insensitive (RFC 9110 section 8.4.1).
+func TestIdentityInAnyCase(t *testing.T) {
+	for _, coding := range []string{"identity", "Identity", "IDENTITY"} {
+		res := &http.Response{Header: http.Header{"Content-Encoding": {coding}}, Body: io.NopCloser(strings.NewReader(goodAnswer))}
+		if body, err := readAnswer(t.Context(), res); err != nil || string(body) != goodAnswer {
+			t.Errorf("%s: got %q, %v", coding, body, err)
+		}
+	}
+}
+
 func zip(text string) string {
 	var b bytes.Buffer
 	z := gzip.NewWriter(&b)

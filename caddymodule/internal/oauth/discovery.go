@@ -3,7 +3,6 @@ package oauth
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"net/http"
 	"net/url"
@@ -25,20 +24,6 @@ const (
 	renewalShare   = 4
 	renewalPause   = time.Minute
 )
-
-// Metadata is what an issuer says about itself (RFC 8414 section 2), as far as it is of use here.
-type Metadata struct {
-	// Issuer is its identifier.
-	Issuer string `json:"issuer"`
-
-	// TokenEndpoint is where it is asked for tokens.
-	TokenEndpoint string `json:"token_endpoint"`
-
-	// MTLSAliases are the endpoints for clients with a certificate (RFC 8705 section 5).
-	MTLSAliases struct {
-		TokenEndpoint string `json:"token_endpoint"`
-	} `json:"mtls_endpoint_aliases"`
-}
 
 // Discovery finds an issuer's token endpoint when it is needed, and remembers it. It is safe for concurrent use.
 type Discovery struct {
@@ -171,20 +156,23 @@ func (d *Discovery) ask(ctx context.Context, location string, do func(*http.Requ
 	return d.read(answer.Body)
 }
 
+// read reads the metadata (RFC 8414 section 2). Its members are found by their exact names, which encoding/json would
+// not do for a struct.
 func (d *Discovery) read(body []byte) (string, *token.Error) {
-	var m Metadata
-	if json.Unmarshal(body, &m) != nil {
+	m, ok := parseFields("application/json", body)
+	if _, isObject := m.root.(map[string]any); !ok || !isObject {
 		return "", refusedDiscovery("the issuer's metadata cannot be read")
 	}
-	if m.Issuer != d.Issuer { // RFC 8414 section 3.3: identical, or not to be used
-		if strings.TrimSuffix(m.Issuer, "/") == strings.TrimSuffix(d.Issuer, "/") {
+	if issuer, _ := m.text("issuer"); issuer != d.Issuer { // RFC 8414 section 3.3: identical, or not to be used
+		if strings.TrimSuffix(issuer, "/") == strings.TrimSuffix(d.Issuer, "/") {
 			return "", refusedDiscovery("the metadata and issuer differ in a slash at the end: write issuer as the server does")
 		}
 		return "", refusedDiscovery("the metadata names another issuer: check issuer")
 	}
-	endpoint := m.TokenEndpoint
-	if d.MTLS {
-		endpoint = cmp.Or(m.MTLSAliases.TokenEndpoint, endpoint)
+	endpoint, _ := m.text("token_endpoint")
+	if d.MTLS { // RFC 8705 section 5
+		alias, _ := m.text("mtls_endpoint_aliases.token_endpoint")
+		endpoint = cmp.Or(alias, endpoint)
 	}
 	if !d.mayName(endpoint) {
 		return "", refusedDiscovery("the metadata names no token endpoint that can be used")

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
+	"unicode"
 )
 
 // ParseEndpoint checks the URL of a token endpoint. Its errors do not repeat the URL, which may hold a secret.
@@ -35,11 +37,25 @@ func looksSecret(query string) bool {
 		if unescaped, err := url.QueryUnescape(name); err == nil {
 			name = unescaped
 		}
-		if secretWord.MatchString(name) {
+		if namesSecret(name) {
 			return true
 		}
 	}
 	return false
 }
 
-var secretWord = regexp.MustCompile(`(?i)secret|passw|assertion|token|key`)
+// secretWords are what names of secrets end in.
+var secretWords = []string{
+	"secret", "clientsecret", "appsecret", "password", "passwd", "passphrase", "passcode", "assertion", "token", "accesstoken", "authtoken",
+	"key", "apikey", "authkey", "accesskey",
+}
+
+// namesSecret looks at the last word of a name: client_secret and subscription-key name secrets, requested_token_type and
+// keyspace do not. Case does not matter, nor does a number at the end.
+func namesSecret(name string) bool {
+	words := strings.FieldsFunc(camelCase.ReplaceAllString(name, "$1 $2"), func(r rune) bool { return !unicode.IsLetter(r) })
+	return len(words) > 0 && slices.Contains(secretWords, strings.ToLower(words[len(words)-1]))
+}
+
+// camelCase finds where a word begins in the middle of a name, as in clientSecret.
+var camelCase = regexp.MustCompile(`(\p{Ll})(\p{Lu})`)

@@ -17,6 +17,10 @@ func TestParseEndpoint(t *testing.T) {
 		"http://127.0.0.1:9080/oauth/token", // who may use http is not decided here
 		"https://[2001:db8::1]:8443/token",
 		"https://login.example/secret/password", // a path is no query
+		// names that have a telling word in them, and are of something else
+		"https://login.example/?requested_token_type=a&token_type=b&tokenType=c&client_assertion_type=d&key_id=e&keyId=f",
+		"https://login.example/?keyspace=a&monkey=b&tokenize=c&secretary=d&passwords_of=e&turkey=f&tokens=g",
+		"https://login.example/?client_id=a&grant_type=client_credentials&a=client_secret",
 	} {
 		u, err := ParseEndpoint(raw)
 		if err != nil || u == nil {
@@ -49,6 +53,14 @@ func TestParseEndpoint(t *testing.T) {
 		{"https://login.example/?access_token=" + canary, "secret"},
 		{"https://login.example/?api_key=" + canary, "secret"},
 		{"https://login.example/?apikey=" + canary, "secret"},
+		{"https://login.example/?clientSecret=" + canary, "secret"},
+		{"https://login.example/?ClientSecret=" + canary, "secret"},
+		{"https://login.example/?clientsecret=" + canary, "secret"},
+		{"https://login.example/?CLIENTSECRET=" + canary, "secret"},
+		{"https://login.example/?client_secret2=" + canary, "secret"},
+		{"https://login.example/?secret[]=" + canary, "secret"},
+		{"https://login.example/?key=" + canary, "secret"},
+		{"https://login.example/?ＴＯＫＥＮ&Client.Secret=" + canary, "secret"},
 		// pitfall 6.3: query names that match secret, password or key
 		{"https://login.example/?api-key=" + canary, "secret"},
 		{"https://login.example/?subscription-key=" + canary, "secret"},
@@ -107,9 +119,8 @@ func tellingName(query string) string {
 		if plain, err := url.QueryUnescape(name); err == nil {
 			name = plain
 		}
-		name = strings.ToLower(name)
-		for _, word := range []string{"secret", "password", "assertion", "token"} {
-			if strings.Contains(name, word) {
+		for _, telling := range []string{"client_secret", "client-secret", "password", "client_assertion", "access_token", "api_key", "apikey"} {
+			if strings.EqualFold(name, telling) {
 				return name
 			}
 		}

@@ -6,7 +6,6 @@ import (
 	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/x509"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -43,13 +42,10 @@ func ParseSigningKey(text string) (SigningKey, error) {
 	if text = strings.TrimSpace(text); !strings.HasPrefix(text, "{") {
 		return parsePEM(text)
 	}
-	var file struct {
-		PrivateKey string `json:"private_key"`
-		ID         string `json:"private_key_id"`
-	}
-	if json.Unmarshal([]byte(text), &file) == nil && file.PrivateKey != "" {
-		k, err := parsePEM(file.PrivateKey)
-		k.ID = file.ID
+	file, _ := parseFields("application/json", []byte(text))
+	if key, _ := file.text("private_key"); key != "" {
+		k, err := parsePEM(key)
+		k.ID, _ = file.text("private_key_id")
 		return k, err
 	}
 	return parseJWK(text)

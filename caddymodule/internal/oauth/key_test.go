@@ -12,6 +12,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"log/slog"
 	"regexp"
@@ -93,6 +94,18 @@ func googleFile(pem, id string) string {
 		"type": "service_account", "project_id": "p", "private_key_id": id, "private_key": pem,
 		"client_email": "a@p.iam.gserviceaccount.com", "token_uri": "https://oauth2.googleapis.com/token",
 	}, "", "  ")))
+}
+
+// The members of a key file are found by their exact names.
+func TestSigningKeyNamesAreExact(t *testing.T) {
+	file := googleFile(pkcs8(rsa2048()), "id")
+	if _, err := ParseSigningKey(strings.Replace(file, `"private_key"`, `"Private_Key"`, 1)); !errors.Is(err, errNoKey) {
+		t.Errorf("got error %v", err)
+	}
+	k, err := ParseSigningKey(strings.Replace(file, `"private_key_id"`, `"Private_Key_ID"`, 1))
+	if err != nil || k.ID != "" {
+		t.Errorf("got the identifier %q, %v", k.ID, err)
+	}
 }
 
 func TestSigningKey(t *testing.T) {
