@@ -34,7 +34,7 @@ func (f *fetcher) Fetch(ctx context.Context) (token.Issued, error) {
 	if err != nil {
 		return token.Issued{}, refused(err)
 	}
-	issued, err := c.fetch(ctx, identity)
+	issued, err := c.fetch(ctx, identity, secrets)
 	if err == nil {
 		f.issued.Store(&issued.Token)
 	}
@@ -66,8 +66,8 @@ func (c *Credential) inherit() {
 	}
 }
 
-// fetch makes one token request.
-func (c *Credential) fetch(ctx context.Context, identity Client) (token.Issued, error) {
+// fetch makes one token request. None of the secrets can be its token.
+func (c *Credential) fetch(ctx context.Context, identity Client, secrets []Secret) (token.Issued, error) {
 	client, certificate, err := c.tokenClient()
 	if err != nil {
 		return token.Issued{}, refused(err)
@@ -81,6 +81,9 @@ func (c *Credential) fetch(ctx context.Context, identity Client) (token.Issued, 
 		return token.Issued{}, &token.Error{Kind: token.Refused, Reason: "the token request cannot be built"}
 	}
 	issued, sent, err := c.exchange(client, req)
+	if err == nil && isReflected(issued.Token, req, identity, secrets) {
+		return token.Issued{}, errReflected
+	}
 	if err == nil && certificate != nil {
 		c.bind(&issued, certificate, sent)
 	}
