@@ -62,6 +62,13 @@ func TestReflectedTokenIsRefused(t *testing.T) {
 		}},
 		"a parameter, from the URL": {withoutSecret(`"client_auth": "none", "encoding": "query", "params": {"subject": "a-telling-value"}`),
 			func(r *http.Request, _ string) string { return r.URL.Query().Get("subject") }},
+		"a parameter, from JSON": {withoutSecret(`"client_auth": "none", "encoding": "json", "json_params": {"list": [{"subject": "a-telling-value"}]}`),
+			func(_ *http.Request, body string) string {
+				if strings.Contains(body, `"a-telling-value"`) {
+					return "a-telling-value"
+				}
+				return ""
+			}},
 		"the signed assertion":       {withoutSecret(`"client_auth": "private_key_jwt", "signing_key": "` + secretFile(t, made.key) + `"`), inForm("client_assertion")},
 		"the assertion of a file":    {withoutSecret(`"client_auth": "private_key_jwt", "client_assertion_file": "FILE"`), inForm("client_assertion")},
 		"the assertion of the grant": {withoutSecret(`"client_auth": "none", "grant": "` + oauth.GrantJWTBearer + `", "signing_key": "` + secretFile(t, made.key) + `"`), inForm("assertion")},
