@@ -5,7 +5,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"unicode"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -65,7 +64,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume the option's name
 	if d.NextArg() {
-		return d.ArgErr()
+		return d.Err("token_proxy takes no value: credentials stand in its block")
 	}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		if d.Val() != "credential" {
@@ -81,10 +80,10 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 func (a *App) unmarshalCredential(d *caddyfile.Dispenser) error {
 	var name string
 	if !d.AllArgs(&name) {
-		return d.ArgErr()
+		return d.Err("credential takes a name, and nothing else on its line")
 	}
 	if !validCredentialName(name) {
-		return d.Errf("credential %q: a name is made of letters, digits, '_', '-' and '.'", name)
+		return d.Err("credential: its name is not one: a name is made of letters, digits, '_', '-' and '.'")
 	}
 	if _, ok := a.Credentials[name]; ok {
 		return d.Errf("credential %q is already defined", name)
@@ -155,7 +154,7 @@ func (c *Credential) unmarshalProvider(d *caddyfile.Dispenser) error {
 	name := d.Val()
 	const namespace = "token_proxy.providers"
 	if _, err := caddy.GetModule(namespace + "." + name); err != nil {
-		return d.Errf("unknown provider %q: there are %s", name, strings.Join(moduleNames(namespace), ", "))
+		return d.Errf("unknown provider: there are %s", strings.Join(moduleNames(namespace), ", "))
 	}
 	mod, err := caddyfile.UnmarshalModule(d, namespace+"."+name)
 	if err != nil {
@@ -183,12 +182,12 @@ func (c *Credential) unmarshalHosts(d *caddyfile.Dispenser) error {
 	if len(c.APIHosts) == 0 {
 		return d.Err("api_hosts needs at least one host")
 	}
-	for _, host := range c.APIHosts {
+	for i, host := range c.APIHosts {
 		if strings.Contains(host, "{") {
 			continue // known only when the configuration is loaded
 		}
 		if _, err := parseHostPattern(host); err != nil {
-			return d.Errf("api_hosts: %v", err)
+			return d.Errf("api_hosts: host %d: %v", i+1, err)
 		}
 	}
 	return nil
@@ -290,7 +289,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		d.DeleteN(1 + args)
 	}
 	d.Reset()
-	return h.Handler.UnmarshalCaddyfile(d)
+	return hideSubdirective(h.Handler.UnmarshalCaddyfile(d))
 }
 
 // option returns the parser of a subdirective of our own, nil for any other.
@@ -399,15 +398,6 @@ func unmarshalString(d *caddyfile.Dispenser, into *string) error {
 	return nil
 }
 
-// unrecognized refuses an option. It shows no more of it than could be a name: `client_secret=…` is one token.
-func unrecognized(d *caddyfile.Dispenser, where string) error {
-	name := d.Val()
-	if end := strings.IndexFunc(name, func(r rune) bool { return r != '_' && !unicode.IsLetter(r) }); end >= 0 {
-		name = name[:end] + "…"
-	}
-	return d.Errf("unrecognized option of %s: %s", where, name)
-}
-
 // unmarshalSecret parses a value that may be secret; its errors do not repeat it.
 func unmarshalSecret(d *caddyfile.Dispenser, into *string) error {
 	option := d.Val()
@@ -427,7 +417,7 @@ func unmarshalChoice(d *caddyfile.Dispenser, into *string, words ...string) erro
 		return err
 	}
 	if !slices.Contains(words, *into) {
-		return d.Errf("%s: unknown value %q: it is one of %s", option, *into, strings.Join(words, ", "))
+		return d.Errf("%s: unknown value: it is one of %s", option, strings.Join(words, ", "))
 	}
 	return nil
 }
@@ -441,7 +431,7 @@ func unmarshalDuration(d *caddyfile.Dispenser, into *caddy.Duration) error {
 	}
 	duration, err := caddy.ParseDuration(text)
 	if err != nil || duration <= 0 {
-		return d.Errf("%s: %q is not a duration above zero, such as 30s or 5m", option, text)
+		return d.Errf("%s: this is not a duration above zero, such as 30s or 5m", option)
 	}
 	*into = caddy.Duration(duration)
 	return nil

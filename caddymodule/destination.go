@@ -32,10 +32,10 @@ var hostName = regexp.MustCompile(`^[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]
 
 func parseHostPatterns(configured []string) (hostPatterns, error) {
 	var patterns hostPatterns
-	for _, text := range configured {
+	for i, text := range configured {
 		p, err := parseHostPattern(text)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("host %d: %w", i+1, err)
 		}
 		patterns = append(patterns, p)
 	}
@@ -54,12 +54,12 @@ func parseHostPattern(text string) (hostPattern, error) {
 		return hostPattern{addresses: unmapped(addresses).Masked()}, nil
 	}
 	if strings.ContainsAny(text, "/@?#") {
-		return hostPattern{}, fmt.Errorf("%q is not a host: write it without scheme and path, a range as 10.0.0.0/8 without port, a socket as unix//run/api.sock", text)
+		return hostPattern{}, errors.New("this is not a host: write it without scheme and path, a range as 10.0.0.0/8 without port, a socket as unix//run/api.sock")
 	}
 	p := hostPattern{host: text}
 	if host, port, err := net.SplitHostPort(text); err == nil {
 		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-			return hostPattern{}, fmt.Errorf("%q does not end in a port number", text)
+			return hostPattern{}, errors.New("this does not end in a port number")
 		}
 		p.host, p.port = host, port
 	}
@@ -69,7 +69,7 @@ func parseHostPattern(text string) (hostPattern, error) {
 		return p, nil
 	}
 	if !hostName.MatchString(p.host) {
-		return hostPattern{}, fmt.Errorf("%q is not a host: write api.example.com, or *.example.com for all hosts below", text)
+		return hostPattern{}, errors.New("this is not a host: write api.example.com, or *.example.com for all hosts below")
 	}
 	return p, nil
 }

@@ -186,7 +186,7 @@ func (de *DevTokenEndpoint) fault() devserver.Fault {
 func (de *DevTokenEndpoint) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume directive name
 	if !d.AllArgs(&de.Dialect) {
-		return d.ArgErr()
+		return d.Err("dev_token_endpoint takes the name of a provider, and nothing else on its line")
 	}
 	targets := map[string]any{
 		"client_id":            &de.ClientID,
@@ -264,7 +264,7 @@ func (de *DevAPI) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 func (de *DevAPI) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume directive name
 	if d.NextArg() {
-		return d.ArgErr()
+		return d.Err("dev_api takes no value")
 	}
 	return devOptions(d, de, map[string]any{
 		"header": func() bool {

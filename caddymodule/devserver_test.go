@@ -85,10 +85,10 @@ func TestDevTokenEndpointCaddyfile(t *testing.T) {
 
 func TestDevTokenEndpointCaddyfileErrors(t *testing.T) {
 	tests := []struct{ head, options, want string }{
-		{"", "", "wrong argument count"},
+		{"", "", "takes the name of a provider"},
 		{"okta", "", `dialect "okta"`},
-		{"optoro optoro", "", "wrong argument count"},
-		{"optoro", "nonsense", "unrecognized option of a development server: nonsense"},
+		{"optoro optoro", "", "takes the name of a provider"},
+		{"optoro", "nonsense", "unrecognized option of a development server: it is not shown"},
 		{"optoro", "hang\nhang", "hang is already specified"},
 		{"optoro", "status 500\nstatus 500", "status is already specified"},
 		{"optoro", "hang yes", "hang takes no value"},
@@ -141,8 +141,8 @@ func TestDevAPICaddyfile(t *testing.T) {
 		}
 	}
 	for in, want := range map[string]string{
-		`dev_api optoro`:                       "wrong argument count",
-		"dev_api {\nnonsense\n}":               "unrecognized option of a development server: nonsense",
+		`dev_api optoro`:                       "takes no value",
+		"dev_api {\nnonsense\n}":               "unrecognized option of a development server: it is not shown",
 		"dev_api {\nheader\n}":                 "header: wrong number of values",
 		"dev_api {\nheader \"\"\n}":            "header: wrong number of values",
 		"dev_api {\nheader a b c\n}":           "header: wrong number of values",

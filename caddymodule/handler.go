@@ -141,21 +141,21 @@ func (h *Handler) provisionOptions() error {
 		h.ClientAuthorization = authorizationReplace
 	case authorizationReplace, authorizationKeep, authorizationReject:
 	default:
-		return fmt.Errorf("client_authorization: unknown value %q: it is replace, keep or reject", h.ClientAuthorization)
+		return errors.New("client_authorization: unknown value: it is replace, keep or reject")
 	}
 	switch h.OnUnauthorized {
 	case "":
 		h.OnUnauthorized = unauthorizedReplay
 	case unauthorizedReplay, unauthorizedPass:
 	default:
-		return fmt.Errorf("on_unauthorized: unknown value %q: it is replay or pass", h.OnUnauthorized)
+		return errors.New("on_unauthorized: unknown value: it is replay or pass")
 	}
 	switch h.CrossSite {
 	case "":
 		h.CrossSite = crossSiteDeny
 	case crossSiteDeny, crossSiteAllow:
 	default:
-		return fmt.Errorf("cross_site: unknown value %q: it is deny or allow", h.CrossSite)
+		return errors.New("cross_site: unknown value: it is deny or allow")
 	}
 	if h.ReplayBuffer == nil {
 		size := int64(defaultReplayBuffer)

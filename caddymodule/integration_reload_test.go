@@ -323,7 +323,7 @@ var reloads = []struct {
 
 	{"an unknown credential", edited(`"credential":"api"`, `"credential":"nobody"`), "unknown credential"},
 	{"a missing secret file", edited(`"client_secret":"dev-secret"`, `"client_secret":"{file./does/not/exist}"`), "client_secret"},
-	{"a provider that refuses its options", edited(`"name":"optoro"`, `"name":"optoro","environment":"mars"`), "mars"},
+	{"a provider that refuses its options", edited(`"name":"optoro"`, `"name":"optoro","environment":"mars"`), "environment"},
 	{"a provider that does not exist", edited(`"name":"optoro"`, `"name":"nobody"`), "nobody"},
 	{"a negative duration", edited(`"max_wait":1000000`, `"max_wait":-1`), "max_wait"},
 	{"an upstream that is not allowed", edited(`"handler":"token_proxy"`, `"handler":"token_proxy","dynamic_upstreams":{"source":"a"}`), "api_hosts"},

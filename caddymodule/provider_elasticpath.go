@@ -2,7 +2,7 @@ package caddymodule
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"net/http"
 	"net/url"
 	"time"
@@ -67,14 +67,14 @@ func (e *ElasticPath) Provision(ctx caddy.Context) error {
 	e.logger = ctx.Logger()
 	standard, ok := elasticPathURLs[e.Region]
 	if !ok {
-		return fmt.Errorf("unknown region %q: it is euwest or useast", e.Region)
+		return errors.New("unknown region: it is euwest or useast")
 	}
 	switch e.Grant {
 	case "":
 		e.Grant = grantClientCredentials
 	case grantClientCredentials, grantImplicit:
 	default:
-		return fmt.Errorf("unknown grant %q: it is client_credentials or implicit", e.Grant)
+		return errors.New("unknown grant: it is client_credentials or implicit")
 	}
 	if err := e.endpoint.resolve(e.TokenURL, standard); err != nil {
 		return err
@@ -106,11 +106,11 @@ func (e *ElasticPath) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		e.Region = d.Val()
 		if _, ok := elasticPathURLs[e.Region]; !ok || e.Region == "" {
-			return d.Errf("unknown region %q: it is euwest or useast", e.Region)
+			return d.Err("unknown region: it is euwest or useast")
 		}
 	}
 	if d.NextArg() {
-		return d.ArgErr()
+		return d.Err("provider elastic_path takes a region, and nothing else on its line")
 	}
 	_, err := eachOption(d, e.unmarshalOption)
 	return err

@@ -45,9 +45,9 @@ func (o *OAuth2) provisionAuth() error {
 	basic := method == oauth.ClientSecretBasic
 	switch {
 	case !slices.Contains(clientAuthMethods, method):
-		return fmt.Errorf("client_auth: unknown method %q: it is one of %s", method, strings.Join(clientAuthMethods, ", "))
+		return fmt.Errorf("client_auth: unknown method: it is one of %s", strings.Join(clientAuthMethods, ", "))
 	case !slices.Contains([]string{"", basicForm, basicRaw}, o.BasicEncoding):
-		return fmt.Errorf("basic_encoding: unknown value %q: it is %s or %s", o.BasicEncoding, basicForm, basicRaw)
+		return fmt.Errorf("basic_encoding: unknown value: it is %s or %s", basicForm, basicRaw)
 	case o.BasicEncoding != "" && !basic:
 		return fmt.Errorf("basic_encoding: client_auth %s has no use for it", method)
 	case o.ClientIDParam != nil && basic:

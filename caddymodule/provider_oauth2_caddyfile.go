@@ -63,7 +63,7 @@ import (
 func (o *OAuth2) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume the provider's name
 	if d.NextArg() {
-		return d.ArgErr()
+		return d.Err("provider oauth2 takes no value: its options stand in its block")
 	}
 	seen, err := eachOption(d, o.unmarshalOption, "assertion_claim", "param", "header", "json_param")
 	if err != nil {

@@ -101,6 +101,9 @@ func (o *OAuth2) provisionRequest() error {
 		}
 	}
 	for name, value := range o.Headers {
+		if !httpguts.ValidHeaderFieldName(name) { // a whole field, with its value, perhaps
+			return errors.New("header: a name is not that of a header field")
+		}
 		if err := o.checkHeader(name); err != nil {
 			return fmt.Errorf("header %s: %w", name, err)
 		}
@@ -124,9 +127,9 @@ func (o *OAuth2) provisionRequest() error {
 func (o *OAuth2) checkEncoding() error {
 	switch {
 	case !slices.Contains([]oauth.Encoding{"", oauth.Form, oauth.JSON, oauth.Query}, oauth.Encoding(o.Encoding)):
-		return fmt.Errorf("encoding: unknown value %q: it is %s, %s or %s", o.Encoding, oauth.Form, oauth.JSON, oauth.Query)
+		return fmt.Errorf("encoding: unknown value: it is %s, %s or %s", oauth.Form, oauth.JSON, oauth.Query)
 	case !slices.Contains([]string{"", http.MethodPost, http.MethodGet}, o.Method):
-		return fmt.Errorf("method: unknown value %q: it is POST or GET", o.Method)
+		return errors.New("method: unknown value: it is POST or GET")
 	case o.Method == http.MethodGet && oauth.Encoding(o.Encoding) != oauth.Query:
 		return errors.New("method: GET needs encoding query")
 	case len(o.JSONParams) > 0 && oauth.Encoding(o.Encoding) != oauth.JSON:
@@ -196,8 +199,6 @@ func (o *OAuth2) checkParam(name string, standard url.Values) error {
 func (o *OAuth2) checkHeader(name string) error {
 	canonical := textproto.CanonicalMIMEHeaderKey(name)
 	switch {
-	case !httpguts.ValidHeaderFieldName(name):
-		return errors.New("this is not a header field name")
 	case forbiddenHeaders[canonical] || canonical == "Content-Type":
 		return errors.New("this field belongs to the request itself")
 	case canonical == "Authorization" && o.auth.Method != oauth.NoClientAuth:

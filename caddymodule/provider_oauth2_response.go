@@ -138,7 +138,7 @@ func (r *OAuth2Response) check() error {
 	}
 	for name, path := range r.Keep {
 		if !validKeptName(name) {
-			return fmt.Errorf("keep: %q is not a name: it is made of letters, digits and '_'", name)
+			return errors.New("keep: a name is made of letters, digits and '_'")
 		}
 		if err := checkPath(path); err != nil {
 			return fmt.Errorf("keep %s: %w", name, err)
@@ -152,7 +152,7 @@ func (r *OAuth2Response) check() error {
 
 func checkPath(path string) error {
 	if slices.Contains(strings.Split(path, "."), "") {
-		return fmt.Errorf("%q is not a path, such as access_token, data.token or errors.0.code", path)
+		return errors.New("this is not a path, such as access_token, data.token or errors.0.code")
 	}
 	return nil
 }
@@ -167,7 +167,7 @@ func checkUnit(option, unit string) error {
 		}
 		return errors.New("rfc3339 is for expires_at")
 	default:
-		return fmt.Errorf("unknown unit %q: it is %s, %s or, for expires_at, %s", unit, oauth.Seconds, oauth.Milliseconds, oauth.RFC3339)
+		return fmt.Errorf("unknown unit: it is %s, %s or, for expires_at, %s", oauth.Seconds, oauth.Milliseconds, oauth.RFC3339)
 	}
 }
 

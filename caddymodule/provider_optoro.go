@@ -2,7 +2,7 @@ package caddymodule
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"net/http"
 	"time"
 
@@ -48,7 +48,7 @@ var optoroURLs = map[string]string{
 func (o *Optoro) Provision(caddy.Context) error {
 	standard, ok := optoroURLs[o.Environment]
 	if !ok {
-		return fmt.Errorf("unknown environment %q: it is production or sandbox", o.Environment)
+		return errors.New("unknown environment: it is production or sandbox")
 	}
 	return o.endpoint.resolve(o.TokenURL, standard)
 }
@@ -63,11 +63,11 @@ func (o *Optoro) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		o.Environment = d.Val()
 		if _, ok := optoroURLs[o.Environment]; !ok || o.Environment == "" {
-			return d.Errf("unknown environment %q: it is production or sandbox", o.Environment)
+			return d.Err("unknown environment: it is production or sandbox")
 		}
 	}
 	if d.NextArg() {
-		return d.ArgErr()
+		return d.Err("provider optoro takes an environment, and nothing else on its line")
 	}
 	_, err := eachOption(d, o.unmarshalOption)
 	return err

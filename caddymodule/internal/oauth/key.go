@@ -168,7 +168,7 @@ func (k SigningKey) algs() []jose.SignatureAlgorithm {
 func (k SigningKey) WithAlg(alg string) (SigningKey, error) {
 	fitting := k.algs()
 	if !slices.Contains(fitting, jose.SignatureAlgorithm(alg)) {
-		return SigningKey{}, fmt.Errorf("%q does not fit the key: it can be used with %s", alg, names(fitting))
+		return SigningKey{}, fmt.Errorf("this algorithm does not fit the key, which can be used with %s", names(fitting))
 	}
 	k.alg = jose.SignatureAlgorithm(alg)
 	return k, nil
