@@ -271,7 +271,20 @@ func (i *injector) unauthorized(req *http.Request, res *http.Response, p *proxie
 	// Unread, because the API may not have finished it; and not waited for, because HTTP/2 waits until nobody reads the
 	// first attempt's body, which may be when the client sends more.
 	go res.Body.Close()
-	return i.send(req, p, again)
+	return i.sendAgain(req, p, again)
+}
+
+// sendAgain sends a replay, and tells the source what the API thinks of the new token.
+func (i *injector) sendAgain(req *http.Request, p *proxied, body io.ReadCloser) (*http.Response, error) {
+	res, err := i.send(req, p, body)
+	switch {
+	case err != nil:
+	case res.StatusCode == http.StatusUnauthorized:
+		i.credential.source.RejectedAgain(p.lease)
+	default:
+		p.lease.Accepted()
+	}
+	return res, err
 }
 
 // closeBody does what a transport must do with the body of a request that it does not send.

@@ -622,6 +622,56 @@ func TestAPIThatAlwaysAnswers401CostsFewTokenCalls(t *testing.T) {
 	}
 }
 
+// Requests are seldom, and each one's token has been revoked since the last: what the API answers to a replay proves the
+// new token, so that its revocation is news again.
+func TestReplaysProveTheToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tokens := new(numberedTokens)
+		revoked := int64(0)
+		i := newTestInjector(t, tokens, roundTrip(func(req *http.Request) (*http.Response, error) {
+			if credentialOf(req) == fmt.Sprintf("Bearer token-%d", revoked) {
+				return refusing(anyToken, invalidToken)(req)
+			}
+			return apiResponse(200, ""), nil
+		}))
+		for range 10 {
+			res, err := i.RoundTrip(asProxied(t, i, outbound(http.MethodGet, nil, 1), "127.0.0.1"))
+			if err != nil || res.StatusCode != 200 {
+				t.Errorf("token %d: got %v, %v", revoked, res, err)
+			}
+			revoked = tokens.calls.Load()
+			<-time.After(1100 * time.Millisecond) // the interval begins at a second
+		}
+	})
+}
+
+// Requests for a path that rejects every token are seldom too: what the API answers to a replay tells that the token is
+// not to blame.
+func TestReplaysTellAPathThatRejectsEverything(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tokens := new(numberedTokens)
+		bad := false
+		i := newTestInjector(t, tokens, roundTrip(func(req *http.Request) (*http.Response, error) {
+			if bad {
+				return refusing(anyToken, invalidToken)(req)
+			}
+			return apiResponse(200, ""), nil
+		}))
+		for range 30 {
+			for _, bad = range []bool{false, true} {
+				res, err := i.RoundTrip(asProxied(t, i, outbound(http.MethodGet, nil, 1), "127.0.0.1"))
+				if err != nil || (res.StatusCode == 200) == bad {
+					t.Errorf("got %v, %v", res, err)
+				}
+			}
+			<-time.After(1100 * time.Millisecond)
+		}
+		if n := tokens.calls.Load(); n > 6 { // at the start, and after 0, 1.1, 3.3, 7.7 and 16.5 s
+			t.Errorf("%d token calls in 33 seconds", n)
+		}
+	})
+}
+
 // A 401 to an older token says nothing about the one that is current by then.
 func TestTwoGenerationsRacing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -1059,6 +1109,62 @@ func TestAPIThatRefusesEverythingOverTheWire(t *testing.T) {
 	}
 	if n := len(api.received()); n > 300 {
 		t.Errorf("the API got %d requests for 200", n)
+	}
+}
+
+// One path of an API names every token invalid, and all others accept it: a handful of token calls, and the requests for
+// the others wait for the first of them only.
+func TestOnePathThatRejectsEverythingOverTheWire(t *testing.T) {
+	const while, delay = 3500 * time.Millisecond, 200 * time.Millisecond
+	for name, options := range map[string]string{"replay": "", "pass": " {\n on_unauthorized pass\n}"} {
+		t.Run(name, func(t *testing.T) {
+			tokens := newTokenServer(t)
+			tokens.SetFault(devserver.Fault{Latency: delay})
+			check := tokens.api()
+			api := serveHTTP(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/bad" {
+					w.Header().Set("WWW-Authenticate", invalidToken)
+					w.WriteHeader(http.StatusUnauthorized)
+					return
+				}
+				check.ServeHTTP(w, r)
+			}))
+			_, base := startProxy(t, tokens.credential("api"), "token_proxy api "+api.URL+options)
+			client := testClient(t)
+			get(t, base+"/good").wantStatus(t, 200)
+			began := time.Now()
+			var wg sync.WaitGroup
+			each := func(path string, want int, seen func(began, ended time.Time)) {
+				wg.Go(func() {
+					for time.Since(began) < while {
+						sent := time.Now()
+						a, err := tryAsk(client, newRequest(t, http.MethodGet, base+path, nil))
+						if err != nil || a.StatusCode != want {
+							t.Errorf("%s: %v, %v, want %d", path, a.Response, err, want)
+							return
+						}
+						seen(sent, time.Now())
+						time.Sleep(10 * time.Millisecond) // the pace of the client
+					}
+				})
+			}
+			waited := 0
+			each("/good", 200, func(sent, ended time.Time) {
+				if sent.Sub(began) > delay+100*time.Millisecond && ended.Sub(sent) > delay/2 {
+					waited++
+				}
+			})
+			for range 2 {
+				each("/bad", 401, func(time.Time, time.Time) {})
+			}
+			wg.Wait()
+			if n := tokens.Calls(); n > 4 { // at the start, and after 0, 1 and 3 s
+				t.Errorf("%d token calls in %v, want 4 at most", n, while)
+			}
+			if waited > 0 {
+				t.Errorf("%d requests for the path that accepts tokens waited for a token call", waited)
+			}
+		})
 	}
 }
 

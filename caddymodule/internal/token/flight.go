@@ -124,6 +124,7 @@ func (s *Source) succeed(issued Issued, sent time.Time, config *Config) *Token {
 	if !unchanged {
 		t.followAdvice(issued.RefreshIn)
 	}
+	s.flying.Store(false) // so that a rejection of this very token finds no call that could replace it
 	s.current.Store(t)
 	return t
 }

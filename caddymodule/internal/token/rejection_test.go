@@ -316,20 +316,20 @@ func TestInvalidations(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var i invalidations
 			for n, at := range tc.at {
-				if n > 0 && i.allow(start.Add(at-1), tc.doubt, false) {
+				if n > 0 && i.allow(start.Add(at-1), tc.doubt, worthless) {
 					t.Errorf("allowed before %v", at)
 				}
-				if !i.allow(start.Add(at), tc.doubt, false) {
+				if !i.allow(start.Add(at), tc.doubt, worthless) {
 					t.Errorf("not allowed at %v", at)
 				}
 			}
 			// ten minutes without any, and all is forgotten
 			later := start.Add(tc.at[len(tc.at)-1] + 10*time.Minute)
 			for _, at := range seconds(0, 1, 3, 7) {
-				if at > 0 && i.allow(later.Add(at-1), tc.doubt, false) {
+				if at > 0 && i.allow(later.Add(at-1), tc.doubt, worthless) {
 					t.Errorf("allowed before %v, in the second storm", at)
 				}
-				if !i.allow(later.Add(at), tc.doubt, false) {
+				if !i.allow(later.Add(at), tc.doubt, worthless) {
 					t.Errorf("not allowed at %v, in the second storm", at)
 				}
 			}

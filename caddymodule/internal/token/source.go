@@ -81,7 +81,7 @@ type Source struct {
 	started       []*Config  // the configurations in force
 	resting       bool
 	timer         *time.Timer
-	invalidations invalidations
+	invalidations *invalidations // nil until the API rejects a token
 }
 
 // failure is the state of a source whose last call failed. It is immutable.

@@ -36,7 +36,7 @@ type Issued struct {
 	Note string
 }
 
-// Token is one issued access token. It is immutable but for its two marks.
+// Token is one issued access token. It is immutable but for its two marks: whatever else changes makes a copy.
 type Token struct {
 	value       Secret
 	kept        map[string]string
@@ -55,10 +55,17 @@ type Token struct {
 	// rejected marks a token that the API has refused: it is handed out only where no other can be had.
 	rejected bool
 
+	// due says that the token is to be replaced because of its rejections.
+	due bool
+
+	// rejections is what earlier rejections tell of the token; nil if there were none.
+	rejections *rejections
+
 	// used tells the timer whether anybody would miss this token.
 	used atomic.Bool
 
-	// accepted is set when the API has taken the token: a rejection after that is news.
+	// accepted is set when the API has accepted a request that was given this very copy, so one that was sent after the
+	// rejection that the copy was made for.
 	accepted atomic.Bool
 }
 
@@ -75,14 +82,54 @@ func newToken(answer Issued, generation uint64, issued time.Time, lifetime time.
 	}
 }
 
-// asRejected returns a copy that is due for replacement.
-func (t *Token) asRejected() *Token {
+// rejections is what rejections tell of a token that they did not replace. It is immutable.
+type rejections struct {
+	// since is when the API first rejected the token since it last accepted it.
+	since time.Time
+
+	// proven says that the API had accepted the token before it rejected it.
+	proven bool
+
+	// contested says that the API has accepted the token after it had rejected it.
+	contested bool
+}
+
+// clone returns a copy for those who come from now on. What the API has accepted is not carried over.
+func (t *Token) clone() *Token {
 	answer := Issued{Token: t.value, Kept: t.kept, Certificate: t.certificate}
 	c := newToken(answer, t.generation, t.issued, t.expires.Sub(t.issued))
-	c.margin = t.margin
-	c.rejected = true
+	c.margin, c.refreshAt, c.due, c.rejections = t.margin, t.refreshAt, t.due, t.rejections
 	c.used.Store(t.used.Load())
-	c.accepted.Store(t.accepted.Load())
+	return c
+}
+
+// asRejectedOnce returns a copy that remembers a rejection.
+func (t *Token) asRejectedOnce(now time.Time) *Token {
+	accepted := t.accepted.Load()
+	next := &rejections{since: now, proven: accepted}
+	if before := t.rejections; before != nil {
+		next.proven = before.proven || accepted
+		next.contested = t.rejectedLately(now) && (before.contested || accepted)
+		if !accepted {
+			next.since = before.since
+		}
+	}
+	c := t.clone()
+	c.rejections = next
+	return c
+}
+
+// asDue returns a copy that is served, and due for replacement.
+func (t *Token) asDue(now time.Time) *Token {
+	c := t.asRejectedOnce(now)
+	c.due, c.refreshAt = true, time.Time{}
+	return c
+}
+
+// asRejected returns a copy that is due for replacement, and not served where another can be had.
+func (t *Token) asRejected() *Token {
+	c := t.clone()
+	c.due, c.rejected, c.refreshAt = true, true, time.Time{}
 	return c
 }
 
