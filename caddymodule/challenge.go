@@ -10,7 +10,7 @@ import (
 // it can be at all. With insufficient_scope the token is good but weak, and a demand for a DPoP nonce is about the
 // next request (RFC 6750 section 3.1, RFC 9449 section 9).
 func judgeChallenge(fields []string) (doubt token.Doubt, ours bool) {
-	switch bearerError(fields) {
+	switch challengeError(fields) {
 	case "invalid_token":
 		return token.Certain, true
 	case "insufficient_scope", "use_dpop_nonce", "invalid_dpop_proof":
@@ -20,49 +20,95 @@ func judgeChallenge(fields []string) (doubt token.Doubt, ours bool) {
 	}
 }
 
-// bearerError returns the value of the first `error` parameter, or "". It need not know which challenge it belongs
-// to: only Bearer and its relatives have one.
-func bearerError(fields []string) string {
+// challengeError returns the `error` of the challenge that is about the token: Bearer's, or DPoP's if there is no Bearer
+// challenge (RFC 6750 section 3, RFC 9449 section 7.1). Other schemes may have a parameter of that name for ends of their
+// own.
+func challengeError(fields []string) string {
+	var l challengeList
 	for _, field := range fields {
-		for field != "" {
-			var name, value string
-			name, value, field = nextParam(field)
-			if strings.EqualFold(name, "error") {
-				return value
-			}
-		}
+		l.read(field)
 	}
-	return ""
+	if l.bearer {
+		return l.bearerError
+	}
+	return l.dpopError
 }
 
-// nextParam takes the next `name=value` off a list of challenges (RFC 9110 section 11.6.1). Schemes and whatever
-// else stands there are passed over.
-func nextParam(s string) (name, value, rest string) {
-	end := strings.IndexAny(s, `=",`)
+// challengeList reads lists of challenges (RFC 9110 section 11.6.1). Several fields are one list (section 5.3).
+type challengeList struct {
+	scheme                 string // of the challenge that is being read
+	bearer                 bool   // there is a Bearer challenge
+	bearerError, dpopError string // the first of each
+}
+
+// read reads one field. A comma separates challenges, and the parameters of each: what has no value is a scheme, or
+// the token68 that follows one. Senders forget commas, so that none is needed.
+func (l *challengeList) read(s string) {
+	afterScheme := false
+	for {
+		rest := strings.TrimLeft(s, " \t")
+		switch {
+		case rest == "":
+			return
+		case rest[0] == ',':
+			s, afterScheme = rest[1:], false
+			continue
+		case rest[0] == '"': // a quoted string without a name
+			_, s = quoted(rest[1:])
+			continue
+		}
+		var name, value string
+		name, rest = word(rest)
+		if after := strings.TrimLeft(rest, " \t"); strings.HasPrefix(after, "=") {
+			value, s = paramValue(after[1:])
+			l.param(name, value)
+			afterScheme = false
+			continue
+		}
+		if s = rest; !afterScheme {
+			l.begin(name)
+		}
+		afterScheme = !afterScheme
+	}
+}
+
+// begin begins a challenge.
+func (l *challengeList) begin(scheme string) {
+	l.scheme = scheme
+	l.bearer = l.bearer || strings.EqualFold(scheme, "Bearer")
+}
+
+// param takes a parameter of the challenge that is being read.
+func (l *challengeList) param(name, value string) {
+	switch {
+	case !strings.EqualFold(name, "error"):
+	case strings.EqualFold(l.scheme, "Bearer") && l.bearerError == "":
+		l.bearerError = value
+	case strings.EqualFold(l.scheme, "DPoP") && l.dpopError == "":
+		l.dpopError = value
+	}
+}
+
+// word takes a scheme, a parameter's name or a token68 off its beginning.
+func word(s string) (word, rest string) {
+	end := strings.IndexAny(s, ` 	,="`)
 	if end < 0 {
-		return "", "", ""
+		end = len(s)
 	}
-	if s[end] == ',' {
-		return "", "", s[end+1:]
-	}
-	if s[end] == '"' { // a quoted string without a name
-		_, rest = quoted(s[end+1:])
-		return "", "", rest
-	}
-	name = strings.TrimSpace(s[:end])
-	if space := strings.LastIndexAny(name, " \t"); space >= 0 {
-		name = name[space+1:] // what stands before is the scheme
-	}
-	s = strings.TrimLeft(s[end+1:], " \t")
+	return s[:end], s[end:]
+}
+
+// paramValue takes a parameter's value off what follows the equals sign (RFC 9110 section 11.2).
+func paramValue(s string) (value, rest string) {
+	s = strings.TrimLeft(s, " \t")
 	if strings.HasPrefix(s, `"`) {
-		value, rest = quoted(s[1:])
-		return name, value, rest
+		return quoted(s[1:])
 	}
-	end = strings.IndexAny(s, ", \t")
+	end := strings.IndexAny(s, ", \t")
 	if end < 0 {
-		return name, s, ""
+		end = len(s)
 	}
-	return name, s[:end], s[end+1:]
+	return s[:end], s[end:]
 }
 
 // quoted reads a quoted string up to its end, which may be missing.

@@ -61,6 +61,32 @@ func TestJudgeChallenge(t *testing.T) {
 		{"BWS before the equals sign, right after the scheme", []string{`Bearer error ="insufficient_scope"`}, notOurs},
 		{"BWS around the equals sign, right after the scheme", []string{"Bearer error \t= \tinvalid_token"}, certain},
 
+		// RFC 9110 section 11.6.1: each challenge has parameters of its own.
+		{"another scheme's error first", []string{`Basic realm="x", error="insufficient_scope", Bearer error="invalid_token"`}, certain},
+		{"another scheme's error last", []string{`Bearer error="insufficient_scope", Custom error="invalid_token"`}, notOurs},
+		{"another scheme's error alone", []string{`Custom error="invalid_token"`}, doubtful},
+		{"another scheme's error, in fields", []string{`Custom error="insufficient_scope"`, `BEARER error="invalid_token"`}, certain},
+		{"no scheme at all", []string{`error="invalid_token"`}, doubtful},
+		{"a scheme that begins like Bearer", []string{`Bearer2 error="invalid_token"`}, doubtful},
+		{"Bearer without an error, another with one", []string{`Bearer realm="x", Custom error="invalid_token"`}, doubtful},
+		{"Bearer alone, DPoP with an error", []string{`Bearer, DPoP error="invalid_token"`}, doubtful},
+		{"DPoP with an error, Bearer alone", []string{`DPoP error="use_dpop_nonce"`, `Bearer realm="x"`}, doubtful},
+		{"DPoP and Bearer, each with an error", []string{`DPoP error="use_dpop_nonce", Bearer error="invalid_token"`}, certain},
+		{"DPoP alone", []string{`DPoP algs="ES256", error="invalid_token"`}, certain},
+		{"DPoP in capitals", []string{`DPOP error="invalid_token"`}, certain},
+		{"two Bearer challenges", []string{`Bearer realm="a"`, `Bearer realm="b", error="invalid_token"`}, certain},
+		{"two Bearer challenges with an error", []string{`Bearer error="invalid_token", Bearer error="insufficient_scope"`}, certain},
+		{"a challenge in two fields (RFC 9110 section 5.3)", []string{`Bearer realm="x"`, `error="invalid_token"`}, certain},
+		{"a challenge in two fields, another's", []string{`Basic realm="x"`, `error="invalid_token"`}, doubtful},
+		{"token68 that reads like a scheme", []string{`Negotiate Bearer, error="invalid_token"`}, doubtful},
+		{"token68 that reads like a parameter", []string{`Negotiate error==, Bearer error="invalid_token"`}, certain},
+		{"token68 of Bearer", []string{`Bearer error=, Custom error="invalid_token"`}, doubtful},
+		{"no commas", []string{`Bearer realm="x" error="invalid_token"`}, certain},
+		{"no commas between schemes", []string{`Bearer realm="x" Custom error="invalid_token"`}, doubtful},
+		{"a quoted scheme", []string{`Custom realm="Bearer error=invalid_token"`}, doubtful},
+		{"another scheme's quote never ends", []string{`Custom realm="x, Bearer error="invalid_token"`}, doubtful},
+		{"a field whose quote never ends, then another", []string{`Custom realm="x`, `Bearer error="invalid_token"`}, certain},
+
 		{"quote that never ends", []string{`Bearer realm="x, error="insufficient_scope"`}, doubtful},
 		{"value that never ends", []string{`Bearer error="invalid_token`}, certain},
 		{"backslash at the very end", []string{`Bearer error="invalid_token\`}, doubtful},
@@ -101,7 +127,7 @@ func FuzzChallenge(f *testing.F) {
 		judgeChallenge([]string{field, field})
 
 		wellFormed, code := composeChallenge(seed, field)
-		if got := bearerError([]string{wellFormed}); got != code {
+		if got := challengeError([]string{wellFormed}); got != code {
 			t.Errorf("the error in %q is %q, want %q", wellFormed, got, code)
 		}
 	})
@@ -132,7 +158,10 @@ func composeChallenge(seed uint64, text string) (field, code string) {
 	code = choose("invalid_token", "insufficient_scope", "use_dpop_nonce")
 
 	var b strings.Builder
-	b.WriteString(choose("", "Negotiate"+comma(), "Negotiate YWJj/+=="+comma(), "Basic realm="+quote(text)+comma(), ", "))
+	company := func() string {
+		return choose("Negotiate", "Negotiate YWJj/+==", "Negotiate Bearer", "Basic realm="+quote(text), `Custom error="x"`, `Custom a=b, error=`+quote(text))
+	}
+	b.WriteString(choose("", company()+comma(), ", "))
 	b.WriteString(choose("Bearer ", "bearer  ", "DPoP "))
 	if before := other(); before != "" {
 		b.WriteString(before + comma())
@@ -141,6 +170,6 @@ func composeChallenge(seed uint64, text string) (field, code string) {
 	if after := other(); after != "" {
 		b.WriteString(comma() + after)
 	}
-	b.WriteString(choose("", comma()+"Basic realm="+quote(text), ","))
+	b.WriteString(choose("", comma()+company(), ","))
 	return b.String(), code
 }
