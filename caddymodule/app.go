@@ -25,6 +25,7 @@ type App struct {
 	Credentials map[string]*Credential `json:"credentials,omitempty"`
 
 	events   *eventEmitter
+	observed []*observation
 	acquired []token.Key
 	ends     []func()
 }
@@ -61,6 +62,8 @@ func (a *App) Provision(ctx caddy.Context) error {
 }
 
 func (a *App) provisionCredential(ctx caddy.Context, name string, c *Credential) error {
+	c.observation = observations.acquire(name)
+	a.observed = append(a.observed, c.observation)
 	if err := c.provision(ctx, name); err != nil {
 		return err
 	}
@@ -108,6 +111,10 @@ func (a *App) Cleanup() error {
 		errs = append(errs, releaseSource(key))
 	}
 	a.acquired = nil
+	for _, o := range a.observed {
+		observations.release(o)
+	}
+	a.observed = nil
 	return errors.Join(errs...)
 }
 

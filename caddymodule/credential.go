@@ -90,7 +90,6 @@ func (c *Credential) provision(ctx caddy.Context, name string) error {
 	if !validCredentialName(name) {
 		return errors.New("a credential's name is made of letters, digits, '_', '-' and '.'")
 	}
-	c.observation = observationOf(name)
 	c.counted = metrics.of(name)
 	if err := c.loadProvider(ctx); err != nil {
 		return err

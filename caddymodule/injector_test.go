@@ -75,7 +75,7 @@ func apiResponse(status int, body string, header ...string) *http.Response {
 func newTestInjector(t testing.TB, f token.Fetcher, next http.RoundTripper) *injector {
 	t.Helper()
 	c := &Credential{name: "api", source: token.NewSource(token.Config{Fetcher: f}), logger: zap.NewNop(),
-		observation: observationOf("api"), counted: metrics.of("api")}
+		observation: observations.acquire("api"), counted: metrics.of("api")}
 	if err := c.header.provision(); err != nil {
 		t.Fatal(err)
 	}

@@ -13,7 +13,8 @@ import (
 )
 
 // metrics are the collectors of this process. Caddy makes a registry for each configuration that it loads; they are
-// registered with each of them, and so go on counting across reloads.
+// registered with each of them, and so go on counting across reloads. What no configuration names any more is forgotten
+// after a while: see observationSet.
 var metrics = newMetrics()
 
 type metricSet struct {
@@ -69,8 +70,21 @@ func (m metricSet) register(registry *prometheus.Registry) error {
 	return nil
 }
 
-// call counts one token call.
-func (m metricSet) call(credential string, e token.Event) {
+// forget drops all series of a credential.
+func (m metricSet) forget(credential string) {
+	for _, vec := range []interface{ DeletePartialMatch(prometheus.Labels) int }{
+		m.calls, m.callDuration, m.requests, m.waitDuration, m.refused, m.unauthorized, m.invalidations, m.replays,
+	} {
+		vec.DeletePartialMatch(prometheus.Labels{"credential": credential})
+	}
+}
+
+// event counts one token call, or one token that is given up.
+func (m metricSet) event(credential string, e token.Event) {
+	if e.Rejected {
+		m.invalidations.WithLabelValues(credential).Inc()
+		return
+	}
 	result, code := string(outcomeObtained), ""
 	if e.Err != nil {
 		result, code = string(e.Err.Kind), codeLabel(e.Err.Code)

@@ -8,11 +8,16 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// observation is what has been seen of one credential since the process began, for the admin API and its page. It
-// outlives reloads of the configuration.
+// observation is what has been seen of one credential, for the admin API and its page. It outlives reloads of the
+// configuration, and is forgotten a while after the last configuration that names the credential.
 type observation struct {
+	name  string
+	users int         // the loaded configurations that name it; guarded by the set's mutex
+	timer *time.Timer // forgets it; guarded by the set's mutex
+
 	mu            sync.Mutex // guards what follows
-	identity      token.Key  // of the client that the history is of
+	forgotten     bool
+	identity      token.Key // of the client that the history is of
 	calls         map[outcome]uint64
 	invalidations uint64
 	lastSuccess   time.Time
@@ -49,17 +54,6 @@ type occurrence struct {
 
 // maxRecent bounds the history of a credential.
 const maxRecent = 50
-
-// observations holds the observation of each credential by name. Names come from configurations, so there are few.
-var observations sync.Map
-
-func observationOf(name string) *observation {
-	if o, ok := observations.Load(name); ok {
-		return o.(*observation)
-	}
-	o, _ := observations.LoadOrStore(name, &observation{calls: make(map[outcome]uint64)})
-	return o.(*observation)
-}
 
 // occurrenceOf turns an event of the engine into an entry of the history.
 func occurrenceOf(e token.Event) occurrence {
@@ -137,4 +131,14 @@ func (o *observation) callsSince(began time.Time) []occurrence {
 		}
 	}
 	return calls
+}
+
+// whileKept calls f, unless the credential has been forgotten: requests and token calls outlive their configuration, and
+// a series that they brought back would stay for ever.
+func (o *observation) whileKept(f func()) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.forgotten {
+		f()
+	}
 }

@@ -14,11 +14,7 @@ import (
 func (c *Credential) observe(e token.Event) {
 	entry := occurrenceOf(e)
 	c.observation.add(entry)
-	if e.Rejected {
-		metrics.invalidations.WithLabelValues(c.name).Inc()
-	} else {
-		metrics.call(c.name, e)
-	}
+	c.observation.whileKept(func() { metrics.event(c.name, e) })
 	c.log(e)
 	c.emit(entry, e)
 }

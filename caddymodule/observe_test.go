@@ -37,7 +37,7 @@ func observedCredential(t *testing.T) (*Credential, *bytes.Buffer) {
 	name := "observed-" + newClientID()
 	c := &Credential{
 		name: name, providerName: "optoro", endpointHost: "login.example.com:8443",
-		observation: observationOf(name), counted: metrics.of(name),
+		observation: observations.acquire(name), counted: metrics.of(name),
 		logger: zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.AddSync(log), zap.DebugLevel)),
 	}
 	return c, log
