@@ -61,7 +61,8 @@ type Credential struct {
 	// the proxy of the environment if there is one.
 	Transport *TokenTransport `json:"transport,omitempty"`
 
-	// Prefetch gets a token when the configuration starts, and keeps one ready even if no request comes.
+	// Prefetch gets a token when the configuration starts, and keeps one ready even if no request comes. Of many
+	// credentials, 4 at a time are fetched from one token endpoint; a request that needs a token does not wait for that.
 	// Default: false: the first request waits for the token.
 	Prefetch bool `json:"prefetch,omitempty"`
 
@@ -261,7 +262,8 @@ func (c *Credential) config() token.Config {
 			DefaultLifetime: time.Duration(c.DefaultLifetime),
 			Prefetch:        c.Prefetch,
 		},
-		Observe: c.observe,
+		Endpoint: c.endpointHost,
+		Observe:  c.observe,
 	}
 }
 

@@ -153,7 +153,7 @@ func (e *endpoint) lastEvent() Event {
 
 // config makes the endpoint a source's.
 func (e *endpoint) config(p Policy) Config {
-	return Config{Fetcher: e, Policy: p, Observe: e.observe}
+	return Config{Fetcher: e, Policy: p, Observe: e.observe, Endpoint: fmt.Sprintf("%p", e)}
 }
 
 // source makes a source that asks the endpoint, and that leaves no flight behind in the test's bubble.

@@ -54,6 +54,10 @@ type Config struct {
 	Fetcher Fetcher
 	Policy  Policy
 
+	// Endpoint names the token endpoint. Flights that nobody waits for take turns with those of all sources of the same
+	// one.
+	Endpoint string
+
 	// Observe, if not nil, is told of every call's outcome.
 	Observe func(Event)
 }
@@ -67,6 +71,7 @@ type Source struct {
 	flying  atomic.Bool
 	calls   atomic.Int32 // calls that have not returned: the flight's, and abandoned ones
 	proving atomic.Bool  // a request wants to know whether the proof of identity has changed
+	queued  atomic.Bool  // waits for its turn
 
 	// What follows is touched by the flight only, and flights do not overlap.
 	generation uint64
@@ -104,7 +109,7 @@ func (s *Source) Fetcher() Fetcher { return s.config.Load().Fetcher }
 // Start puts a configuration into force, until the function that it returns is called. The one that was started last
 // counts. While none is in force, the source serves those who still hold it, and does nothing by itself.
 //
-// With Policy.Prefetch it fetches now, in the background.
+// With Policy.Prefetch it fetches in the background, as soon as few others do so from the same token endpoint.
 func (s *Source) Start(c Config) (end func()) {
 	config := c.withDefaults()
 	s.mu.Lock()
@@ -147,7 +152,7 @@ func (s *Source) rest() {
 	}
 }
 
-// wake sets the timer for what is due, or fetches at once.
+// wake sets the timer for what is due, or fetches as soon as the token endpoint's lane has room.
 func (s *Source) wake(config *Config) {
 	now := time.Now()
 	t, f := s.current.Load(), s.backingOff(now)
@@ -157,7 +162,7 @@ func (s *Source) wake(config *Config) {
 	case t.alive(now):
 		s.arm(t.refreshAt)
 	case config.Policy.Prefetch:
-		s.refresh()
+		s.refreshInTurn()
 	}
 }
 
@@ -232,7 +237,7 @@ func (s *Source) wait(ctx context.Context, maxWait time.Duration) (Lease, error)
 	return Lease{}, err
 }
 
-// refresh starts a flight that nobody waits for, unless one is running.
+// refresh starts a flight for callers who would soon have to wait for one, unless one is running.
 func (s *Source) refresh() {
 	if !s.flying.Load() {
 		s.group.DoChan("", s.flight)
@@ -271,6 +276,6 @@ func (s *Source) onTimer() {
 	t := s.current.Load()
 	wanted := t != nil && t.used.Load()
 	if wanted || s.config.Load().Policy.Prefetch {
-		s.refresh()
+		s.refreshInTurn()
 	}
 }

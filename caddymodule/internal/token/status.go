@@ -83,12 +83,12 @@ func (s *Source) Ready() (bool, *Error) {
 	if t := s.current.Load(); t.alive(now) {
 		t.touch()
 		if !t.fresh(now) && s.backingOff(now) == nil {
-			s.refresh()
+			s.refreshInTurn()
 		}
 		return true, nil
 	}
 	if s.backingOff(now) == nil {
-		s.refresh()
+		s.refreshInTurn()
 	}
 	if f := s.failure.Load(); f != nil { // also while the next call is under way, which may take long
 		return false, f.err
@@ -108,7 +108,7 @@ func (s *Source) Refresh(ctx context.Context) error {
 }
 
 // Purge forgets the token, and what held calls back. The next who needs a token waits for another; with
-// Policy.Prefetch, it is fetched at once.
+// Policy.Prefetch, it is fetched in the background.
 func (s *Source) Purge() {
 	s.mu.Lock()
 	s.current.Store(nil)
@@ -116,6 +116,6 @@ func (s *Source) Purge() {
 	inForce := len(s.started) > 0
 	s.mu.Unlock()
 	if config := s.config.Load(); inForce && config.Policy.Prefetch {
-		s.refresh()
+		s.refreshInTurn()
 	}
 }

@@ -1,0 +1,81 @@
+package caddymodule
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+)
+
+// busyEndpoint is a token endpoint for any client. It counts the calls that it serves at the same time.
+type busyEndpoint struct {
+	mu               sync.Mutex
+	now, most, calls int
+}
+
+func (b *busyEndpoint) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
+	b.mu.Lock()
+	b.now++
+	b.calls++
+	b.most = max(b.most, b.now)
+	n := b.calls
+	b.mu.Unlock()
+	time.Sleep(10 * time.Millisecond) // what a call takes
+	b.mu.Lock()
+	b.now--
+	b.mu.Unlock()
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = fmt.Fprintf(w, `{"access_token": "token-%d", "token_type": "Bearer", "expires_in": 3600}`, n)
+}
+
+func (b *busyEndpoint) counts() (most, calls int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.most, b.calls
+}
+
+// Several hundred credentials with prefetch do not all call at the start: a few at a time, until each has its token. The
+// same goes for what a readiness probe begins.
+func TestManyCredentialsTakeTurns(t *testing.T) {
+	const many, atOnce = 300, 4
+	for name, option := range map[string]string{"prefetch": "prefetch on", "probes": ""} {
+		t.Run(name, func(t *testing.T) {
+			endpoint := new(busyEndpoint)
+			url := serveHTTP(t, endpoint).URL + "/oauth/token"
+			var credentials []string
+			for n := range many {
+				credentials = append(credentials, credentialConfig(fmt.Sprint("tenant-", n), url, newClientID(), option))
+			}
+			addr := freeAddr(t)
+			config := globalOptions(strings.Join(credentials, "")) + siteConfig(addr, "token_proxy_ready")
+			s := startCaddy(t, config)
+			began := time.Now()
+			reloaded := false
+			poll(t, "each credential to have its token", func() bool {
+				if name == "probes" {
+					probe(t, "http://"+addr)
+				}
+				ready := 0
+				for _, c := range runningApp().Credentials {
+					if c.source.Status().State == token.StateFresh {
+						ready++
+					}
+				}
+				if ready > many/3 && !reloaded { // a reload changes nothing
+					reloaded = true
+					if err := s.load(config); err != nil {
+						t.Fatal(err)
+					}
+				}
+				return ready == many
+			})
+			if most, calls := endpoint.counts(); most > atOnce || calls != many {
+				t.Errorf("%d calls for %d credentials, and %d at the same time, want %d at most (in %v)", calls, many, most, atOnce, time.Since(began))
+			}
+		})
+	}
+}
