@@ -165,7 +165,7 @@ func TestForgottenCredentials(t *testing.T) {
 		if err := s.load(config(n + 1)); err != nil {
 			t.Fatal(err)
 		}
-		visit(t, "http://"+addr).wantStatus(t, 200)
+		get(t, "http://"+addr).wantStatus(t, 200)
 	}
 	last := fmt.Sprint(prefix, reloads)
 	eventually(t, "all but the last to be forgotten", func() bool { return slices.Equal(observed(prefix), []string{last}) })

@@ -21,7 +21,11 @@ func init() {
 }
 
 // Ready answers readiness probes: 200 once every credential has a valid token, and for as long as it has one, whatever
-// the token endpoint does; 503 with the reasons otherwise.
+// the token endpoint does; 503 otherwise.
+//
+// The body names the credentials and gives the reasons only to clients on loopback or a unix socket, because a reason can
+// name a secret's file or an error code. All others, a kubelet among them, get the status and how many are not ready. The
+// address of the connection decides, never a header field.
 //
 // A probe fetches a missing token in the background, and keeps tokens from falling asleep, so that readiness needs
 // neither a first request nor prefetch.
@@ -68,22 +72,39 @@ type readiness struct {
 	Reason string `json:"reason,omitempty"`
 }
 
+// readinessDetails is the answer for clients on the same machine.
+type readinessDetails struct {
+	Ready       bool                 `json:"ready"`
+	Credentials map[string]readiness `json:"credentials"`
+}
+
+// readinessCounts is the answer for all other clients.
+type readinessCounts struct {
+	Ready       bool `json:"ready"`
+	Credentials int  `json:"credentials"`
+	NotReady    int  `json:"not_ready"`
+}
+
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
-func (h *Ready) ServeHTTP(w http.ResponseWriter, _ *http.Request, _ caddyhttp.Handler) error {
-	answer := struct {
-		Ready       bool                 `json:"ready"`
-		Credentials map[string]readiness `json:"credentials"`
-	}{true, make(map[string]readiness, len(h.checked))}
+func (h *Ready) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+	details := readinessDetails{Credentials: make(map[string]readiness, len(h.checked))}
+	counts := readinessCounts{Credentials: len(h.checked)}
 	for _, c := range h.checked {
-		r := readinessOf(c.source.Ready())
-		answer.Credentials[c.name] = r
-		answer.Ready = answer.Ready && r.Ready
+		one := readinessOf(c.source.Ready())
+		details.Credentials[c.name] = one
+		if !one.Ready {
+			counts.NotReady++
+		}
 	}
-	status := http.StatusOK
-	if !answer.Ready {
-		status = http.StatusServiceUnavailable
+	status := http.StatusServiceUnavailable
+	if counts.NotReady == 0 {
+		status = http.StatusOK
+		counts.Ready, details.Ready = true, true
 	}
-	return writeJSON(w, status, answer)
+	if peerIsLoopback(r) {
+		return writeJSON(w, status, details)
+	}
+	return writeJSON(w, status, counts)
 }
 
 func readinessOf(ready bool, err *token.Error) readiness {

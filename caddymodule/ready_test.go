@@ -1,12 +1,18 @@
 package caddymodule
 
 import (
+	"context"
+	"net"
 	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
 // readinessAnswer is the body of a readiness probe.
@@ -79,6 +85,91 @@ func TestReadiness(t *testing.T) {
 	get(t, url+"/ready/else").wantStatus(t, 200) // goes to the API
 	if a := ask(t, testClient(t), newRequest(t, http.MethodHead, url+"/ready", nil)); a.StatusCode != 503 || a.body != "" {
 		t.Errorf("HEAD: %d %q", a.StatusCode, a.body)
+	}
+}
+
+// What a reason names is for the same machine only: a secret's file, a credential, an error code. All others get the
+// status, which is what a kubelet needs, and counts.
+func TestReadinessTellsOthersNoDetails(t *testing.T) {
+	tokens, refused := newTokenServer(t), newTokenServer(t)
+	refused.SetFault(devserver.Fault{Error: "invalid_client"})
+	file := secretPath(t, devserver.DefaultClientSecret)
+	missing := strings.Replace(tokens.credential("missing"), devserver.DefaultClientSecret, inFile(file), 1)
+	_, port, err := net.SplitHostPort(freeAddr(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(t.TempDir(), "ready.sock")
+	startCaddy(t, globalOptions(tokens.credential("good"), refused.credential("refused"), missing)+
+		"http://:"+port+" {\n token_proxy_ready /ready\n token_proxy_ready /good good\n}\n"+
+		"http:// {\n bind unix/"+socket+"\n token_proxy_ready\n}\n")
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	base := "http://127.0.0.1:" + port
+	poll(t, "the reasons", func() bool {
+		_, answer := probe(t, base+"/ready")
+		return answer.Credentials["good"].Ready && strings.Contains(answer.Credentials["refused"].Reason, "invalid_client") &&
+			strings.Contains(answer.Credentials["missing"].Reason, file)
+	})
+	client := testClient(t)
+	client.Transport.(*http.Transport).DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	}
+	if a := ask(t, client, newRequest(t, http.MethodGet, "http://sidecar/", nil)); !strings.Contains(a.body, file) {
+		t.Errorf("on a unix socket: %s", a.body)
+	}
+
+	remote := net.JoinHostPort(otherAddress(t), port)
+	for _, tc := range []struct {
+		path   string
+		status int
+		body   string
+	}{
+		{"/ready", 503, `{"ready":false,"credentials":3,"not_ready":2}`},
+		{"/good", 200, `{"ready":true,"credentials":1,"not_ready":0}`},
+	} {
+		a := ask(t, testClient(t), newRequest(t, http.MethodGet, "http://"+remote+tc.path, nil, "X-Forwarded-For", "127.0.0.1", "Forwarded", "for=127.0.0.1"))
+		if a.StatusCode != tc.status || strings.TrimSpace(a.body) != tc.body || a.Header.Get("Content-Type") != "application/json" {
+			t.Errorf("%s from %s: status %d, %s", tc.path, remote, a.StatusCode, a.body)
+		}
+	}
+}
+
+// otherAddress is an address of this machine that is not on loopback.
+func otherAddress(t *testing.T) string {
+	t.Helper()
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, addr := range addrs {
+		if n, ok := addr.(*net.IPNet); ok && n.IP.To4() != nil && !n.IP.IsLoopback() && !n.IP.IsLinkLocalUnicast() {
+			return n.IP.String()
+		}
+	}
+	t.Skip("SKIPPED: this machine has no address but loopback, so nobody can come from elsewhere")
+	return ""
+}
+
+// Whichever address it is, and whether or not a machine has one.
+func TestReadinessByPeer(t *testing.T) {
+	for _, tc := range []struct {
+		remote, network string
+		details         bool
+	}{
+		{"127.0.0.1:1", "tcp", true}, {"[::1]:1", "tcp", true}, {"[::ffff:127.0.0.1]:1", "tcp", true}, {"@", "unix", true},
+		{"192.0.2.1:1", "tcp", false}, {"10.0.0.1:1", "tcp", false}, {"[2001:db8::1]:1", "tcp", false}, {"", "tcp", false},
+	} {
+		h := &Ready{checked: []*Credential{{name: "catalog", source: token.NewSource(token.Config{Fetcher: new(failingFetcher)})}}}
+		h.checked[0].source.Rest() // so that nothing is fetched
+		w := httptest.NewRecorder()
+		if err := h.ServeHTTP(w, peerRequest(tc.remote, tc.network), nil); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(w.Body.String(), "catalog"); got != tc.details || w.Code != 503 {
+			t.Errorf("%q (%s) got %d with %s", tc.remote, tc.network, w.Code, w.Body)
+		}
 	}
 }
 

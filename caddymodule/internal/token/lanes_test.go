@@ -260,7 +260,7 @@ func TestGoexitInAQueue(t *testing.T) {
 			return Issued{}, nil
 		})
 		c.start()
-		synctest.Wait()
+		advance(time.Minute) // each is tried three times, with pauses
 		if n := c.calls(); n < 20 {
 			t.Errorf("%d calls for 20 credentials", n)
 		}
