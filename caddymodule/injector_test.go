@@ -174,6 +174,18 @@ func TestInjectorSendsHealthChecksWithoutAToken(t *testing.T) {
 	}
 }
 
+func TestInjectorSendsNoHealthCheckInADatagram(t *testing.T) {
+	i := newTestInjector(t, new(numberedTokens), roundTrip(func(req *http.Request) (*http.Response, error) {
+		t.Errorf("the transport got %s", req.URL)
+		return apiResponse(200, ""), nil
+	}))
+	di := reverseproxy.DialInfo{Network: "udp", Address: "127.0.0.1:8080", Host: "127.0.0.1", Port: "8080"}
+	ctx := context.WithValue(t.Context(), caddy.CtxKey("reverse_proxy.dial_info"), di)
+	if _, err := i.RoundTrip(outbound(http.MethodGet, nil, 0).WithContext(ctx)); !errors.Is(err, errNetwork) {
+		t.Errorf("got %v", err)
+	}
+}
+
 // A request that keeps the application's own credential gets no token, and may go where a token may go.
 func TestInjectorJudgesRequestsThatKeepTheirCredentials(t *testing.T) {
 	var sent *http.Request
