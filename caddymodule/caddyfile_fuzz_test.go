@@ -14,9 +14,8 @@ import (
 //
 // The lexer alone reads the input, without imports and environment variables: an input must not be able to read files.
 func FuzzCaddyfile(f *testing.F) {
-	for _, file := range goldenFiles(f) {
-		input, _ := splitGolden(f, file)
-		f.Add(strings.ReplaceAll(input, adaptCanary, "secret"))
+	for _, g := range goldens(f) {
+		f.Add(strings.ReplaceAll(g.input, adaptCanary, "secret"))
 	}
 	f.Fuzz(func(t *testing.T, input string) {
 		tokens, err := caddyfile.Tokenize([]byte(input), "Caddyfile")
