@@ -139,7 +139,7 @@ func serveRefresh(w http.ResponseWriter, r *http.Request, c *Credential) error {
 		if e.Kind == token.Unavailable {
 			status = http.StatusServiceUnavailable
 		}
-		d := explain(c, e, time.Now())
+		d := explain(c.endpointHost, e, time.Now())
 		return adminError(status, strings.TrimSpace(d.summary+" "+d.advice))
 	}
 	if err != nil {

@@ -158,7 +158,7 @@ func (c *Credential) check(ctx context.Context) checked {
 	issued, e := token.Call(ctx, &fetcher{credential: c})
 	result := checked{Name: c.name, Duration: time.Since(began).Seconds()}
 	if e != nil {
-		d := explain(c, e, time.Now())
+		d := explain(c.endpointHost, e, time.Now())
 		result.Error = &reportedError{time.Now(), e.Kind, e.Status, e.Code, e.Reason}
 		result.Summary, result.Advice = d.summary, d.advice
 		return result

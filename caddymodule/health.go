@@ -47,14 +47,14 @@ type diagnosis struct {
 }
 
 // diagnose judges from what is and what has been. The worst comes first.
-func diagnose(c *Credential, s token.Status, seen snapshot, now time.Time) diagnosis {
+func diagnose(endpoint string, s token.Status, seen snapshot, now time.Time) diagnosis {
 	valid := s.State == token.StateFresh || s.State == token.StateStale || s.State == token.StateRejected
 	destination := latest(seen.recent, outcomeDestination.is)
 	rejected := rejections(seen.recent, now)
 	call := latest(seen.recent, outcome.isCall)
 	switch {
 	case s.Failure != nil && !valid:
-		d := explain(c, s.Failure, now)
+		d := explain(endpoint, s.Failure, now)
 		d.health = healthFailing
 		return d
 	case now.Sub(destination.At) < recently:
@@ -62,7 +62,7 @@ func diagnose(c *Credential, s token.Status, seen snapshot, now time.Time) diagn
 			"Requests are refused because the token may not go to their upstream: " + destination.Reason + ".",
 			"If the upstream is meant to get this token, add its host to api_hosts of this credential. If not, somebody nearly got a token: correct the upstream."}
 	case s.Failure != nil:
-		d := explain(c, s.Failure, now)
+		d := explain(endpoint, s.Failure, now)
 		d.health = healthDegraded
 		d.summary += " The present token serves until it expires " + in(s.Expires, now) + "."
 		return d
@@ -78,12 +78,12 @@ func diagnose(c *Credential, s token.Status, seen snapshot, now time.Time) diagn
 			"The API refused a token with 401 " + ago(latest(seen.recent, outcomeRejected.is).At, now) + ", most likely because it was revoked early. Another has taken its place.",
 			"Nothing, if it was revoked on purpose. If it happens again, look for another client with the same id whose tokens revoke these."}
 	case s.Fetching && !valid:
-		return diagnosis{healthDegraded, causeEndpoint, "Waiting for the token endpoint " + c.endpointHost + ".",
+		return diagnosis{healthDegraded, causeEndpoint, "Waiting for the token endpoint " + endpoint + ".",
 			"If this takes longer than a moment, the token endpoint is slow: requests wait up to max_wait."}
 	case valid && call.slow() && now.Sub(call.At) < recently:
 		return diagnosis{healthDegraded, causeEndpoint,
 			fmt.Sprintf("The token endpoint is slow: the last call took %.1f s.", call.Duration),
-			"Tokens are refreshed before they expire, so requests do not notice. See the status page of the token endpoint, or the network to " + c.endpointHost + "."}
+			"Tokens are refreshed before they expire, so requests do not notice. See the status page of the token endpoint, or the network to " + endpoint + "."}
 	case valid:
 		return diagnosis{health: healthOK, summary: "The token is valid for " + lasting(s.Expires.Sub(now)) + "."}
 	case s.State == token.StateExpired:
@@ -115,7 +115,7 @@ func rejections(recent []occurrence, now time.Time) (n int) {
 func (o occurrence) slow() bool { return o.Duration >= slowCall.Seconds() }
 
 // explain says what a failed token call means, and what to do.
-func explain(c *Credential, e *token.Error, now time.Time) diagnosis {
+func explain(endpoint string, e *token.Error, now time.Time) diagnosis {
 	again := ""
 	if e.RetryAt.After(now) {
 		again = "The next call follows by itself. "
@@ -125,13 +125,15 @@ func explain(c *Credential, e *token.Error, now time.Time) diagnosis {
 		return diagnosis{"", causeEndpoint, "The token endpoint limits how often it may be asked (status 429).",
 			again + "If it happens often, look for other processes that use the same client id, or ask the provider for a higher limit."}
 	case e.Kind == token.Unavailable && e.Status != 0:
-		return diagnosis{"", causeEndpoint, fmt.Sprintf("The token endpoint %s fails (status %d).", c.endpointHost, e.Status),
+		return diagnosis{"", causeEndpoint, fmt.Sprintf("The token endpoint %s fails (status %d).", endpoint, e.Status),
 			again + "See the provider's status page."}
-	case e.Kind == token.Unavailable && strings.Contains(e.Reason, "fetch_timeout"):
-		return diagnosis{"", causeEndpoint, "The token endpoint " + c.endpointHost + " does not answer in time.",
+	case e.Cause == token.CauseTimeout:
+		return diagnosis{"", causeEndpoint, "The token endpoint " + endpoint + " does not answer in time.",
 			again + "See the provider's status page, and the network to it; fetch_timeout says how long to wait."}
 	case e.Kind == token.Unavailable:
-		return diagnosis{"", causeEndpoint, sentence(e.Error()), again + adviceOnNetwork(c, e)}
+		return diagnosis{"", causeEndpoint, sentence(e.Error()), again + adviceOnNetwork(endpoint, e.Cause)}
+	case e.Cause == token.CauseProvider:
+		return diagnosis{"", causeConfiguration, sentence(e.Error()), again + "Report it to the author of the provider: its code failed, not the token endpoint."}
 	case e.Kind == token.Unreadable:
 		return diagnosis{"", causeEndpoint, sentence(e.Error()),
 			again + "Check the token URL: a login page, a gateway, or another service may be answering there."}
@@ -145,16 +147,20 @@ func explain(c *Credential, e *token.Error, now time.Time) diagnosis {
 }
 
 // adviceOnNetwork says what to check first, by how far the call has come.
-func adviceOnNetwork(c *Credential, e *token.Error) string {
-	switch {
-	case strings.Contains(e.Reason, "host name"):
-		return "Check the host of the token URL or issuer (" + c.endpointHost + "), and name resolution on this machine."
-	case strings.Contains(e.Reason, "connection refused"):
-		return "Check that host and port of the token URL are right (" + c.endpointHost + "), and that the token endpoint is up. A firewall or proxy can refuse too."
-	case strings.Contains(e.Reason, "certificate"), strings.Contains(e.Reason, "TLS"):
+func adviceOnNetwork(endpoint string, cause token.Cause) string {
+	switch cause {
+	case token.CauseName:
+		return "Check the host of the token URL or issuer (" + endpoint + "), and name resolution on this machine."
+	case token.CauseConnection:
+		return "Check that host and port of the token URL are right (" + endpoint + "), and that the token endpoint is up. A firewall or proxy can refuse too."
+	case token.CauseAuthority, token.CauseCertificate, token.CauseTLS:
 		return "Check the token URL, and ca and server_name of transport. If neither has changed, somebody may be in between."
+	case token.CauseHandshake:
+		return "Check whether the token endpoint wants a client certificate (client_certificate of provider oauth2), and which versions of TLS it takes."
+	case token.CauseProxy:
+		return "Check the proxy that token requests go through: proxy of transport or, without it, HTTPS_PROXY, HTTP_PROXY and NO_PROXY."
 	default:
-		return "Check the network, firewall and proxy between this machine and " + c.endpointHost + "."
+		return "Check the network, firewall and proxy between this machine and " + endpoint + "."
 	}
 }
 

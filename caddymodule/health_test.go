@@ -118,12 +118,17 @@ func TestRehearsedFailuresAreToldApart(t *testing.T) {
 
 // errorsOfEndpoints are failures as providers report them.
 var errorsOfEndpoints = map[string]*token.Error{
-	"connection":      {Kind: token.Unavailable, Reason: "the token endpoint cannot be reached: connection refused"},
-	"timeout":         {Kind: token.Unavailable, Reason: "the token endpoint cannot be reached: it did not answer within fetch_timeout"},
+	"connection":      {Kind: token.Unavailable, Cause: token.CauseConnection, Reason: "the token endpoint cannot be reached: connection refused"},
+	"timeout":         {Kind: token.Unavailable, Cause: token.CauseTimeout, Reason: "the token endpoint cannot be reached: it did not answer within fetch_timeout"},
 	"503":             {Kind: token.Unavailable, Status: 503, Reason: "the token endpoint asks to try again later"},
 	"429":             {Kind: token.Unavailable, Status: 429, Reason: "the token endpoint asks to try again later"},
 	"garbage":         {Kind: token.Unreadable, Status: 200, Reason: "the answer holds no token"},
-	"panic":           {Kind: token.Unreadable, Reason: "the provider panicked with a string"},
+	"panic":           {Kind: token.Unreadable, Cause: token.CauseProvider, Reason: "the provider panicked with a string"},
+	"name":            {Kind: token.Unavailable, Cause: token.CauseName, Reason: "the token endpoint cannot be reached: its host name does not exist"},
+	"authority":       {Kind: token.Unavailable, Cause: token.CauseAuthority, Reason: "the token endpoint cannot be reached: its certificate is signed by an authority that is not trusted here"},
+	"handshake":       {Kind: token.Unavailable, Cause: token.CauseHandshake, Reason: "the token endpoint cannot be reached: it broke off the TLS handshake"},
+	"proxy":           {Kind: token.Unavailable, Cause: token.CauseProxy, Reason: "the proxy cannot be used: connection refused"},
+	"cut":             {Kind: token.Unavailable, Cause: token.CauseCut, Reason: "the token endpoint cannot be reached: connection reset"},
 	"unknown code":    {Kind: token.Refused, Status: 400, Code: "AADSTS7000215", Reason: "the token endpoint refused the request"},
 	"no code":         {Kind: token.Refused, Status: 400, Reason: "the token endpoint refused the request"},
 	"401, no code":    {Kind: token.Refused, Status: 401, Reason: "the token endpoint refused the request"},
@@ -142,7 +147,7 @@ var errorsOfEndpoints = map[string]*token.Error{
 }
 
 func TestExplain(t *testing.T) {
-	c := &Credential{name: "a", endpointHost: "login.example.com"}
+	const endpoint = "login.example.com"
 	now := time.Now()
 	said := make(map[string]string)
 	for name, e := range errorsOfEndpoints {
@@ -151,7 +156,7 @@ func TestExplain(t *testing.T) {
 			if next > 0 {
 				failure.RetryAt = now.Add(next)
 			}
-			d := explain(c, &failure, now)
+			d := explain(endpoint, &failure, now)
 			wantSentences(t, d.summary, false)
 			wantSentences(t, d.advice, false)
 			if e.Code != "" && !strings.Contains(d.summary, e.Code) {
@@ -170,19 +175,20 @@ func TestExplain(t *testing.T) {
 		}
 	}
 	for name, want := range map[string]string{
-		"connection": "firewall", "timeout": "fetch_timeout", "503": "status page", "429": "higher limit", "garbage": "token URL",
+		"connection": "firewall", "timeout": "fetch_timeout", "503": "status page", "name": "name resolution",
+		"authority": "server_name", "handshake": "client certificate", "proxy": "HTTPS_PROXY", "cut": "network", "panic": "author of the provider", "429": "higher limit", "garbage": "token URL",
 		"own secret": "Files are read again", "404": "token URL", "invalid_client": "client_secret", "401, no code": "client_secret",
 		"403, no code": "client_secret", "invalid_scope": "scope", "invalid_target": "audience", "invalid_grant": "clock",
 		"unauthorized_client": "grant", "unsupported_grant_type": "grant", "unknown code": "documentation", "invalid_request": "param",
 	} {
-		if d := explain(c, errorsOfEndpoints[name], now); !strings.Contains(d.advice, want) {
+		if d := explain(endpoint, errorsOfEndpoints[name], now); !strings.Contains(d.advice, want) {
 			t.Errorf("%s: the advice is %q, want %q in it", name, d.advice, want)
 		}
 	}
 }
 
 func TestDiagnose(t *testing.T) {
-	c := &Credential{name: "a", endpointHost: "login.example.com"}
+	const endpoint = "login.example.com"
 	now := time.Now()
 	down := &token.Error{Kind: token.Unavailable, Status: 503, Reason: "x", RetryAt: now.Add(time.Minute)}
 	past := &token.Error{Kind: token.Unavailable, Status: 503, Reason: "x", RetryAt: now.Add(-time.Minute)}
@@ -229,7 +235,7 @@ func TestDiagnose(t *testing.T) {
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
-			d := diagnose(c, tc.status, tc.seen, now)
+			d := diagnose(endpoint, tc.status, tc.seen, now)
 			if d.health != tc.health {
 				t.Errorf("health is %s, want %s: %s", d.health, tc.health, d.summary)
 			}

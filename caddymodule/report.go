@@ -59,7 +59,7 @@ func (a *App) reports() []report {
 func (c *Credential) report() report {
 	now := time.Now()
 	status, seen := c.source.Status(), c.observation.snapshot()
-	d := diagnose(c, status, seen, now)
+	d := diagnose(c.endpointHost, status, seen, now)
 	r := report{
 		Name:        c.name,
 		Provider:    c.providerName,

@@ -5,13 +5,11 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
@@ -74,6 +72,7 @@ func NewClient(o Options) *Client {
 			TLSHandshakeTimeout:    handshakeTimeout,
 			MaxResponseHeaderBytes: maxHeader,
 			DisableKeepAlives:      true,
+			OnProxyConnectResponse: checkProxyAnswer,
 		},
 		allowPlaintext: o.AllowPlaintext,
 	}
@@ -102,11 +101,11 @@ func (c *Client) Do(req *http.Request) (*Answer, error) {
 	sent := time.Now()
 	res, err := c.transport.RoundTrip(req)
 	if err != nil {
-		return nil, unavailable(reason(req.Context(), err))
+		return nil, unreachable(req.Context(), err)
 	}
 	defer res.Body.Close()
 	if res.StatusCode == http.StatusSwitchingProtocols { // reading on would not end with the context
-		return nil, unavailable("it switched to another protocol")
+		return nil, unavailable(trouble{"", "it switched to another protocol"})
 	}
 
 	a := &Answer{Status: res.StatusCode, Header: res.Header, Sent: sent}
@@ -125,62 +124,10 @@ func readAnswer(ctx context.Context, res *http.Response) ([]byte, *token.Error) 
 	}
 	body, err := io.ReadAll(io.LimitReader(res.Body, maxBody+1))
 	if err != nil {
-		return nil, unavailable(reason(ctx, err))
+		return nil, unreachable(ctx, err)
 	}
 	if len(body) > maxBody {
 		return nil, &token.Error{Kind: token.Unreadable, Status: res.StatusCode, Reason: "the answer is larger than 64 KiB"}
 	}
 	return body, nil
-}
-
-// unavailable describes a failed exchange.
-func unavailable(why string) *token.Error {
-	return &token.Error{Kind: token.Unavailable, Reason: "the token endpoint cannot be reached: " + why}
-}
-
-// reason says in words of our own why an exchange failed: the texts of net/http quote URLs, and those of crypto/x509
-// quote what the server sent.
-func reason(ctx context.Context, err error) string {
-	if ctx.Err() != nil {
-		return "it did not answer within fetch_timeout"
-	}
-	if dns, ok := errors.AsType[*net.DNSError](err); ok {
-		if dns.IsNotFound {
-			return "its host name does not exist"
-		}
-		return "its host name could not be resolved"
-	}
-	if is[x509.UnknownAuthorityError](err) {
-		return "its certificate is signed by an authority that is not trusted here"
-	}
-	if is[x509.HostnameError](err) {
-		return "its certificate is for another host"
-	}
-	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok {
-		if invalid.Reason == x509.Expired {
-			return "its certificate has expired"
-		}
-		return "its certificate is not valid"
-	}
-	if is[tls.RecordHeaderError](err) {
-		return "it does not speak TLS"
-	}
-	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
-		return "connecting timed out"
-	}
-	switch {
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return "connection refused"
-	case errors.Is(err, syscall.ECONNRESET):
-		return "connection reset"
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return "it closed the connection before the answer was complete"
-	default:
-		return "the exchange failed"
-	}
-}
-
-func is[E error](err error) bool {
-	_, ok := errors.AsType[E](err)
-	return ok
 }

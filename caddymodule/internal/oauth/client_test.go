@@ -5,9 +5,6 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -19,7 +16,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -487,47 +483,6 @@ func TestClientKeepsNothing(t *testing.T) {
 	}
 	if n := opened.Load(); n != 3 {
 		t.Errorf("3 requests came over %d connections", n)
-	}
-}
-
-// What net/http and its relatives say is put into our own words: their texts quote URLs, and what was sent.
-func TestUnavailableReason(t *testing.T) {
-	leaf := &x509.Certificate{DNSNames: []string{canary + ".example"}}
-	for want, errs := range map[string][]error{
-		"its host name does not exist":         {&net.DNSError{Err: "no such host", Name: canary, IsNotFound: true}},
-		"its host name could not be resolved":  {&net.DNSError{Err: "timeout", Name: canary, IsTimeout: true}},
-		"signed by an authority":               {x509.UnknownAuthorityError{Cert: leaf}},
-		"its certificate is for another host":  {x509.HostnameError{Certificate: leaf, Host: canary}},
-		"its certificate has expired":          {x509.CertificateInvalidError{Cert: leaf, Reason: x509.Expired, Detail: canary}},
-		"its certificate is not valid":         {x509.CertificateInvalidError{Cert: leaf, Reason: x509.NameMismatch, Detail: canary}},
-		"it does not speak TLS":                {tls.RecordHeaderError{Msg: canary}},
-		"connecting timed out":                 {&net.OpError{Op: "dial", Err: os.ErrDeadlineExceeded}},
-		"connection refused":                   {&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}},
-		"connection reset":                     {&net.OpError{Op: "read", Err: os.NewSyscallError("read", syscall.ECONNRESET)}},
-		"it closed the connection before":      {io.EOF, io.ErrUnexpectedEOF},
-		"the exchange failed":                  {errors.New(canary), tls.AlertError(40)},
-		"the token endpoint cannot be reached": {errors.New(canary)},
-	} {
-		for _, err := range errs {
-			for _, wrapped := range []error{
-				err,
-				&url.Error{Op: "Post", URL: "https://login.example/?" + canary, Err: err},
-				fmt.Errorf("%s: %w", canary, &tls.CertificateVerificationError{UnverifiedCertificates: []*x509.Certificate{leaf}, Err: err}),
-			} {
-				if e := wantError(t, unavailable(reason(t.Context(), wrapped)), token.Unavailable); !strings.Contains(e.Reason, want) {
-					t.Errorf("%v: got %q, want %q", wrapped, e.Reason, want)
-				}
-			}
-		}
-	}
-}
-
-func TestUnavailableReasonAfterTimeout(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	e := wantError(t, unavailable(reason(ctx, &net.DNSError{Err: canary, Name: canary, IsNotFound: true})), token.Unavailable)
-	if !strings.Contains(e.Reason, "fetch_timeout") {
-		t.Errorf("the reason %q does not name the option", e.Reason)
 	}
 }
 

@@ -117,7 +117,7 @@ func TestClientTLS(t *testing.T) {
 		"TLS 1.2": {trusted, func(_ *x509.Certificate, config *tls.Config) { config.MaxVersion = tls.VersionTLS12 }, ""},
 		"TLS 1.1": {trusted, func(_ *x509.Certificate, config *tls.Config) {
 			config.MinVersion, config.MaxVersion = tls.VersionTLS10, tls.VersionTLS11
-		}, "the exchange failed"},
+		}, "broke off the TLS handshake"},
 		"untrusted": {unknown, func(*x509.Certificate, *tls.Config) {}, "not trusted"},
 		"expired": {trusted, func(c *x509.Certificate, _ *tls.Config) {
 			c.NotAfter = time.Now().Add(-time.Minute)

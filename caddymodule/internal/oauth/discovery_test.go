@@ -59,7 +59,7 @@ func (i *issuer) do(req *http.Request) (*Answer, error) {
 	w := httptest.NewRecorder()
 	i.ServeHTTP(w, req)
 	if req.Context().Err() != nil {
-		return nil, unavailable("it did not answer within fetch_timeout")
+		return nil, unavailable(trouble{token.CauseTimeout, "it did not answer within fetch_timeout"})
 	}
 	return &Answer{Status: w.Code, Header: w.Header(), Body: w.Body.Bytes(), Sent: time.Now()}, nil
 }
@@ -257,10 +257,10 @@ func TestDiscoveryFailures(t *testing.T) {
 		})
 	}
 	for err, kind := range map[error]token.Kind{
-		unavailable("connection refused"):                     token.Unavailable,
-		&token.Error{Kind: token.Refused, Reason: "no"}:       token.Refused,
-		&token.Error{Kind: token.Unreadable, Reason: "large"}: token.Unreadable,
-		errors.New(canary):                                    token.Refused,
+		unavailable(trouble{token.CauseConnection, "connection refused"}): token.Unavailable,
+		&token.Error{Kind: token.Refused, Reason: "no"}:                   token.Refused,
+		&token.Error{Kind: token.Unreadable, Reason: "large"}:             token.Unreadable,
+		errors.New(canary): token.Refused,
 	} {
 		_, got := (&Discovery{Issuer: as + "/" + canary}).TokenEndpoint(t.Context(), func(*http.Request) (*Answer, error) { return nil, err })
 		if e := wantError(t, got, kind); !strings.HasPrefix(e.Reason, "discovery: ") {

@@ -23,6 +23,7 @@ func (a *Answer) failure(code string, l Layout) *token.Error {
 		e.Reason = "the token endpoint asks to try again later"
 		e.RetryAfter = a.retryAfter(l)
 	case a.Status >= 300 && a.Status < 400:
+		e.Cause = token.CauseRedirect
 		e.Reason = "the token endpoint redirects, which is not followed because it would pass the secret on: set token_url to the final URL"
 	case a.Status == http.StatusNotFound:
 		e.Reason = "there is no token endpoint at this URL: check token_url"

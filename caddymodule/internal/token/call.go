@@ -33,7 +33,7 @@ type attempt struct {
 // neither hold those who wait nor keep the next flight from being flown. What an abandoned call brings late is dropped.
 func (s *Source) try(ctx context.Context, f Fetcher) attempt {
 	if s.calls.Load() >= maxCalls {
-		return attempt{sent: time.Now(), err: &Error{Kind: Unavailable, Reason: "too many earlier calls of the provider have not returned"}}
+		return attempt{sent: time.Now(), err: &Error{Kind: Unavailable, Cause: CauseProvider, Reason: "too many earlier calls of the provider have not returned"}}
 	}
 	s.calls.Add(1)
 	begun := time.Now()
@@ -61,7 +61,7 @@ func (s *Source) try(ctx context.Context, f Fetcher) attempt {
 	case a := <-done:
 		return a
 	case <-grace.C:
-		return attempt{sent: begun, err: &Error{Kind: Unavailable, Reason: "the provider did not return within fetch_timeout"}}
+		return attempt{sent: begun, err: &Error{Kind: Unavailable, Cause: CauseProvider, Reason: "the provider did not return within fetch_timeout"}}
 	}
 }
 
@@ -89,12 +89,12 @@ func Call(ctx context.Context, f Fetcher) (issued Issued, failed *Error) {
 	if e, ok := errors.AsType[*Error](err); ok && e != nil {
 		return Issued{}, e
 	}
-	return Issued{}, &Error{Kind: Unreadable, Reason: "the provider failed without saying why"}
+	return Issued{}, &Error{Kind: Unreadable, Cause: CauseProvider, Reason: "the provider failed without saying why"}
 }
 
 // panicked describes a panic by its type alone: its value may hold anything, a secret too.
 func panicked(p any) *Error {
-	return &Error{Kind: Unreadable, Reason: fmt.Sprintf("the provider panicked with a %T", p)}
+	return &Error{Kind: Unreadable, Cause: CauseProvider, Reason: fmt.Sprintf("the provider panicked with a %T", p)}
 }
 
 // proofChanged compares the proof of identity with the one that was refused, but not at every request. No request waits

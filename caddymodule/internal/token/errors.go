@@ -41,6 +41,9 @@ type Error struct {
 	// Reason says in constant words what happened.
 	Reason string
 
+	// Cause says what to look at; empty if Kind, Status and Code say enough.
+	Cause Cause
+
 	// RetryAfter is how long the token endpoint asked to be left alone; 0 if it did not ask.
 	RetryAfter time.Duration
 
