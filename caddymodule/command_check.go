@@ -155,7 +155,7 @@ func (c *Credential) check(ctx context.Context) checked {
 	ctx, cancel := context.WithTimeout(ctx, cmp.Or(time.Duration(c.FetchTimeout), token.DefaultFetchTimeout))
 	defer cancel()
 	began := time.Now()
-	issued, e := token.Call(ctx, &fetcher{credential: c})
+	issued, e := (&fetcher{credential: c}).Prepare().Make(ctx)
 	result := checked{Name: c.name, Duration: time.Since(began).Seconds()}
 	if e != nil {
 		d := explain(c.endpointHost, e, time.Now())

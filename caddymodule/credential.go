@@ -138,22 +138,13 @@ func (c *Credential) loadProvider(ctx caddy.Context) error {
 	}
 	if endpoint.Scheme != "https" && !oauth.IsLoopback(endpoint.Hostname()) && !c.AllowPlaintext {
 		option := "token_url"
-		if byIssuer(provider) {
+		if d, ok := provider.(Discoverer); ok && d.ByIssuer() {
 			option = "issuer"
 		}
 		return errors.New(option + ": the client secret would be sent in the clear: use https, or say allow_plaintext")
 	}
 	c.endpointHost = endpoint.Host
-	_, err = c.providerSecrets()
-	return err
-}
-
-// providerSecrets reads the secrets that the provider holds itself.
-func (c *Credential) providerSecrets() ([]Secret, error) {
-	if holder, ok := c.provider.(SecretHolder); ok {
-		return holder.Secrets()
-	}
-	return nil, nil
+	return nil
 }
 
 // loadTransport reads what the transport needs once, so that a mistyped name is refused now.
@@ -164,14 +155,13 @@ func (c *Credential) loadTransport() error {
 	if err := c.Transport.provision(); err != nil {
 		return fmt.Errorf("transport: %w", err)
 	}
-	_, certificate, err := c.tokenClient()
+	secrets, err := c.readSecrets()
+	if err != nil {
+		return err
+	}
+	_, certificate, err := c.httpClient(secrets)
 	c.hasCertificate = certificate != nil
 	return err
-}
-
-// secretChecker is a provider that cannot use just any client secret.
-type secretChecker interface {
-	checkSecret(secret Secret) error
 }
 
 // loadClient reads id and secret once, so that a mistyped name is refused now and not at the first request.
@@ -199,8 +189,8 @@ func (c *Credential) loadClient() error {
 	if c.secret, err = newSecretReader(string(c.ClientSecret)); err == nil {
 		secret, err = c.secret.read()
 	}
-	if checker, ok := c.provider.(secretChecker); ok && err == nil {
-		err = checker.checkSecret(secret)
+	if checker, ok := c.provider.(SecretChecker); ok && err == nil {
+		err = checker.CheckSecret(secret)
 	}
 	if err != nil {
 		return fmt.Errorf("client_secret: %w", err)

@@ -93,7 +93,7 @@ func credentialJSON(provider, id, secret string, options ...string) string {
 // fetchOnce asks the endpoint once, without the engine.
 func fetchOnce(t *testing.T, c *Credential) (Issued, error) {
 	t.Helper()
-	return (&fetcher{credential: c}).Fetch(t.Context())
+	return (&fetcher{credential: c}).Prepare().Fetch(t.Context())
 }
 
 // wantTokenError fails the test unless err is a *TokenError of this kind. It returns it, or an empty one.
@@ -710,8 +710,8 @@ func TestProof(t *testing.T) {
 		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		proof := f.Proof()
-		if proofs[proof] || proof != f.Proof() {
+		proof := f.Prepare().Proof
+		if proofs[proof] || proof != f.Prepare().Proof {
 			t.Errorf("%q: the proof %q is not one of this content", content, proof)
 		}
 		proofs[proof] = true
@@ -720,7 +720,7 @@ func TestProof(t *testing.T) {
 	if err := os.Remove(name); err != nil {
 		t.Fatal(err)
 	}
-	if proofs[f.Proof()] {
+	if proofs[f.Prepare().Proof] {
 		t.Error("a missing file has the proof of a file")
 	}
 }
@@ -746,6 +746,8 @@ func (f *inProcess) Fetch(ctx context.Context) (token.Issued, error) {
 }
 
 // Proof implements token.Fetcher.
+func (f *inProcess) Prepare() token.Call { return token.Call{Proof: f.Proof(), Fetch: f.Fetch} }
+
 func (f *inProcess) Proof() string { return "" }
 
 // memoryResponse keeps a response.
@@ -850,19 +852,19 @@ func TestProofCoversTheTransport(t *testing.T) {
 	config := credentialJSON("optoro", "id", "secret")
 	_, c, _ := provisionCredential(t, strings.TrimSuffix(config, "}")+`,"transport":{"ca":"{file.`+name+`}"}}`)
 	f := &fetcher{credential: c}
-	good := f.Proof()
+	good := f.Prepare().Proof
 	write("damaged")
-	damaged := f.Proof()
+	damaged := f.Prepare().Proof
 	if err := os.Remove(name); err != nil {
 		t.Fatal(err)
 	}
-	missing := f.Proof()
+	missing := f.Prepare().Proof
 	write(authority)
-	if again := f.Proof(); again != good || good == damaged || damaged == missing || good == missing {
+	if again := f.Prepare().Proof; again != good || good == damaged || damaged == missing || good == missing {
 		t.Errorf("the proofs are %q, %q, %q and %q", good, damaged, missing, again)
 	}
 	c.AllowPlaintext = true
-	if f.Proof() == good {
+	if f.Prepare().Proof == good {
 		t.Error("allow_plaintext is not in the proof")
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"net/http"
 	"slices"
 	"strconv"
@@ -20,75 +19,78 @@ import (
 // fetcher asks the credential's provider for tokens. It implements token.Fetcher.
 type fetcher struct {
 	credential *Credential
-	issued     atomic.Pointer[Secret] // the last token; an abandoned Fetch may run beside the next one
+	issued     atomic.Pointer[Secret] // the last token; an abandoned call may run beside the next one
 }
 
-// Fetch implements token.Fetcher.
-func (f *fetcher) Fetch(ctx context.Context) (token.Issued, error) {
-	c := f.credential
-	secrets, err := c.providerSecrets()
+// Prepare implements token.Fetcher. What cannot be read makes a call that fails, and that has a proof of its own.
+func (f *fetcher) Prepare() token.Call {
+	s, err := f.credential.readSecrets()
 	if err != nil {
-		return token.Issued{}, refused(err)
+		failed := misconfigured(err)
+		return token.Call{
+			Proof: failed.Reason,
+			Fetch: func(context.Context) (token.Issued, error) { return token.Issued{}, failed },
+		}
 	}
-	identity, err := c.identity()
-	if err != nil {
-		return token.Issued{}, refused(err)
+	return token.Call{
+		Proof: s.proof() + " " + strconv.FormatBool(f.credential.AllowPlaintext),
+		Fetch: func(ctx context.Context) (token.Issued, error) { return f.fetch(ctx, s) },
 	}
-	issued, err := c.fetch(ctx, identity, secrets)
+}
+
+// fetch makes a token request with these secrets, and lets none of them be seen.
+func (f *fetcher) fetch(ctx context.Context, s secrets) (token.Issued, error) {
+	issued, err := f.credential.fetch(ctx, s)
 	if err == nil {
 		f.issued.Store(&issued.Token)
 	}
-	secrets = append(secrets, identity.Secret, issued.Token)
+	hide := append(s.all(), issued.Token)
 	if last := f.issued.Load(); last != nil {
-		secrets = append(secrets, *last)
+		hide = append(hide, *last)
 	}
-	if slices.ContainsFunc(secrets, func(s Secret) bool { return s.In(issued.Note) }) {
+	if slices.ContainsFunc(hide, func(s Secret) bool { return s.In(issued.Note) }) {
 		issued.Note = "there is a remark that cannot be shown"
 	}
-	if remark := hideKept(issued.Kept, secrets); remark != "" {
+	if remark := hideKept(issued.Kept, hide); remark != "" {
 		issued.Note = remark
 	}
-	return issued, hideEcho(err, secrets)
-}
-
-// refused is the failure of what is configured here, whose errors are made to be shown.
-func refused(err error) *token.Error {
-	return &token.Error{Kind: token.Refused, Reason: err.Error()}
+	return issued, hideEcho(err, hide)
 }
 
 // inherit takes over what the same provider has learned before a reload. The source is the same only if the whole
 // identity is.
 func (c *Credential) inherit() {
-	learner, ok := c.provider.(learner)
+	learner, ok := c.provider.(Learner)
 	earlier, isOurs := c.source.Fetcher().(*fetcher)
 	if ok && isOurs && earlier.credential != c {
-		learner.inherit(earlier.credential.provider)
+		learner.Inherit(earlier.credential.provider)
 	}
 }
 
 // fetch makes one token request. None of the secrets can be its token.
-func (c *Credential) fetch(ctx context.Context, identity Client, secrets []Secret) (token.Issued, error) {
-	client, certificate, err := c.tokenClient()
+func (c *Credential) fetch(ctx context.Context, s secrets) (token.Issued, error) {
+	http, certificate, err := c.httpClient(s)
 	if err != nil {
-		return token.Issued{}, refused(err)
+		return token.Issued{}, misconfigured(err)
 	}
-	identity.http = client
-	req, err := c.provider.NewRequest(ctx, identity)
+	client := s.client
+	client.Do = http.Do
+	req, err := c.provider.NewRequest(ctx, client)
 	if e, ok := errors.AsType[*token.Error](err); ok && e != nil {
 		return token.Issued{}, e
 	}
 	if err != nil {
-		return token.Issued{}, &token.Error{Kind: token.Refused, Reason: "the token request cannot be built"}
+		return token.Issued{}, &token.Error{Kind: token.Refused, Cause: token.CauseProvider, Reason: "the token request cannot be built"}
 	}
-	issued, sent, err := c.exchange(client, req)
-	if err == nil && isReflected(issued.Token, req, identity, secrets) {
+	issued, sent, err := c.exchange(http, req)
+	if err == nil && isReflected(issued.Token, req, s) {
 		return token.Issued{}, errReflected
 	}
 	if err == nil && certificate != nil {
 		c.bind(&issued, certificate, sent)
 	}
-	if learner, ok := c.provider.(learner); ok && err != nil {
-		learner.doubt(err)
+	if learner, ok := c.provider.(Learner); ok && err != nil {
+		learner.Doubt(err)
 	}
 	return issued, err
 }
@@ -100,15 +102,6 @@ func (c *Credential) exchange(client *oauth.Client, req *http.Request) (issued t
 	}
 	issued, err = c.provider.ReadAnswer(answer)
 	return issued, answer.Sent, err
-}
-
-// learner is a provider that learns, while it is asked, where the token endpoint is.
-type learner interface {
-	// doubt tells it of a failed token request.
-	doubt(err error)
-
-	// inherit takes over what the same provider has learned before a reload.
-	inherit(from Provider)
 }
 
 // withLeaf parses the certificate itself, if whoever made it has not.
@@ -154,57 +147,4 @@ func hideEcho(err error, hide []Secret) error {
 		}
 	}
 	return &hidden
-}
-
-// Proof implements token.Fetcher.
-func (f *fetcher) Proof() string {
-	c := f.credential
-	secrets, err := c.providerSecrets()
-	if err != nil {
-		return err.Error()
-	}
-	identity, err := c.identity()
-	if err != nil {
-		return err.Error()
-	}
-	proof := identity.ID + " " + c.Transport.proof() + " " + strconv.FormatBool(c.AllowPlaintext)
-	for _, secret := range append(secrets, identity.Secret) {
-		proof += " " + secret.Fingerprint()
-	}
-	return proof
-}
-
-// identity reads id and secret as they are now.
-func (c *Credential) identity() (Client, error) {
-	id, err := c.id.read()
-	if err != nil {
-		return Client{}, fmt.Errorf("client_id: %w", err)
-	}
-	if !c.provider.NeedsSecret() {
-		return Client{ID: id.Reveal()}, nil
-	}
-	secret, err := c.secret.read()
-	if err != nil {
-		return Client{}, fmt.Errorf("client_secret: %w", err)
-	}
-	return Client{ID: id.Reveal(), Secret: secret}, nil
-}
-
-// tokenClient makes the client for one token request, with certificates as they are now. It returns the client
-// certificate too, if there is one.
-func (c *Credential) tokenClient() (*oauth.Client, *tls.Certificate, error) {
-	options, err := c.Transport.options()
-	if err != nil {
-		return nil, nil, fmt.Errorf("transport: %w", err)
-	}
-	if holder, ok := c.provider.(CertificateHolder); ok {
-		if options.Certificate, err = holder.Certificate(); err != nil {
-			return nil, nil, err
-		}
-		if err := withLeaf(options.Certificate); err != nil {
-			return nil, nil, err
-		}
-	}
-	options.AllowPlaintext = c.AllowPlaintext
-	return oauth.NewClient(options), options.Certificate, nil
 }

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"net/http"
@@ -90,7 +91,7 @@ func TestOAuth2DoubtsWhereTheEndpointIs(t *testing.T) {
 				if tc.failure != nil {
 					err = tc.failure
 				}
-				o.doubt(err)
+				o.Doubt(err)
 				look()
 				if again := asked > 1; again != tc.again {
 					t.Errorf("the issuer is asked again: %t, want %t", again, tc.again)
@@ -98,7 +99,7 @@ func TestOAuth2DoubtsWhereTheEndpointIs(t *testing.T) {
 			})
 		})
 	}
-	(&OAuth2{}).doubt(&token.Error{Kind: token.Unavailable}) // with a token URL there is nothing to doubt
+	(&OAuth2{}).Doubt(&token.Error{Kind: token.Unavailable}) // with a token URL there is nothing to doubt
 }
 
 // The history of one client tells nothing of another that has taken its name.
@@ -127,8 +128,8 @@ type learning struct {
 	told []error
 }
 
-func (l *learning) doubt(err error)  { l.told = append(l.told, err) }
-func (l *learning) inherit(Provider) {}
+func (l *learning) Doubt(err error)  { l.told = append(l.told, err) }
+func (l *learning) Inherit(Provider) {}
 
 func TestProviderIsToldOfFailedRequests(t *testing.T) {
 	endpoint := serveHTTP(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -145,5 +146,46 @@ func TestProviderIsToldOfFailedRequests(t *testing.T) {
 		if _, err := fetchOnce(t, c); len(l.told) != told || told == 1 && l.told[0].Error() != err.Error() {
 			t.Errorf("%s: told of %v, want %d failures; it ended with %v", url, l.told, told, err)
 		}
+	}
+}
+
+// rotating is a provider whose secret is another one each time that it is read.
+type rotating struct {
+	Provider
+	reads int
+	sent  []string
+}
+
+func (r *rotating) Secrets() (Secrets, error) {
+	r.reads++
+	return Secrets{"key": token.NewSecret(fmt.Sprintf("key-number-%d", r.reads))}, nil
+}
+
+func (r *rotating) NewRequest(ctx context.Context, client Client) (*http.Request, error) {
+	r.sent = append(r.sent, client.Secrets["key"].Reveal())
+	return r.Provider.NewRequest(ctx, client)
+}
+
+// What a request is made with, what tells whether it has changed, and what may not be seen are read together, once: a file
+// that is replaced meanwhile cannot make them disagree.
+func TestSecretsAreReadOnceForACall(t *testing.T) {
+	endpoint := serveHTTP(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusUnauthorized)
+		fmt.Fprint(w, `{"error": "key-number-1"}`)
+	}))
+	_, c, _ := provisionCredential(t, credentialJSON("oauth2", "id", "secret", "token_url", endpoint.URL+"/token"))
+	r := &rotating{Provider: c.provider}
+	c.provider = r
+	call := (&fetcher{credential: c}).Prepare()
+	for range 2 {
+		if _, err := call.Make(t.Context()); err == nil || strings.Contains(err.Error(), "key-number") {
+			t.Errorf("got error %v", err)
+		}
+	}
+	if r.reads != 1 || r.sent[0] != "key-number-1" || r.sent[1] != "key-number-1" {
+		t.Errorf("read %d times, sent %q", r.reads, r.sent)
+	}
+	if next := (&fetcher{credential: c}).Prepare(); next.Proof == call.Proof {
+		t.Error("a new secret has the proof of the old one")
 	}
 }

@@ -124,6 +124,8 @@ func explain(endpoint string, e *token.Error, now time.Time) diagnosis {
 	case e.Status == http.StatusTooManyRequests:
 		return diagnosis{"", causeEndpoint, "The token endpoint limits how often it may be asked (status 429).",
 			again + "If it happens often, look for other processes that use the same client id, or ask the provider for a higher limit."}
+	case e.Cause == token.CauseProvider:
+		return diagnosis{"", causeConfiguration, sentence(e.Error()), again + "Report it to the author of the provider: its code failed, not the token endpoint."}
 	case e.Kind == token.Unavailable && e.Status != 0:
 		return diagnosis{"", causeEndpoint, fmt.Sprintf("The token endpoint %s fails (status %d).", endpoint, e.Status),
 			again + "See the provider's status page."}
@@ -132,8 +134,6 @@ func explain(endpoint string, e *token.Error, now time.Time) diagnosis {
 			again + "See the provider's status page, and the network to it; fetch_timeout says how long to wait."}
 	case e.Kind == token.Unavailable:
 		return diagnosis{"", causeEndpoint, sentence(e.Error()), again + adviceOnNetwork(endpoint, e.Cause)}
-	case e.Cause == token.CauseProvider:
-		return diagnosis{"", causeConfiguration, sentence(e.Error()), again + "Report it to the author of the provider: its code failed, not the token endpoint."}
 	case e.Kind == token.Unreadable:
 		return diagnosis{"", causeEndpoint, sentence(e.Error()),
 			again + "Check the token URL: a login page, a gateway, or another service may be answering there."}

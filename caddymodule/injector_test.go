@@ -55,6 +55,8 @@ func (n *numberedTokens) Fetch(ctx context.Context) (token.Issued, error) {
 	return token.Issued{Token: token.NewSecret(fmt.Sprintf("token-%d", call)), Lifetime: lifetime}, nil
 }
 
+func (n *numberedTokens) Prepare() token.Call { return token.Call{Proof: n.Proof(), Fetch: n.Fetch} }
+
 func (n *numberedTokens) Proof() string { return "" }
 
 // roundTrip is a transport made of a function.

@@ -130,6 +130,8 @@ func (f *failingFetcher) Fetch(context.Context) (token.Issued, error) {
 	return token.Issued{}, f.err
 }
 
+func (f *failingFetcher) Prepare() token.Call { return token.Call{Proof: f.Proof(), Fetch: f.Fetch} }
+
 func (f *failingFetcher) Proof() string { return "" }
 
 func TestRepeatedFailuresAreSummarised(t *testing.T) {
@@ -525,5 +527,7 @@ func (f waitingFetcher) Fetch(context.Context) (token.Issued, error) {
 	<-f
 	return token.Issued{Token: token.NewSecret("a"), Lifetime: time.Hour}, nil
 }
+
+func (f waitingFetcher) Prepare() token.Call { return token.Call{Proof: f.Proof(), Fetch: f.Fetch} }
 
 func (waitingFetcher) Proof() string { return "" }

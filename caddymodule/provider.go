@@ -5,8 +5,6 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net/http"
-	"net/url"
-	"strings"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
@@ -20,7 +18,8 @@ import (
 // timeouts, limits, retries or redaction: all that happens around it. Its JSON configuration is a part of what its
 // tokens are known by: whatever shapes a token must be in it.
 //
-// What else there is to know of a provider, it says by implementing SecretHolder, CertificateHolder and Stubber.
+// What else there is to know of a provider, it says by implementing SecretHolder, SecretChecker, CertificateHolder,
+// Discoverer, Learner and Stubber.
 type Provider interface {
 	// Endpoint is the URL that tokens are asked from, or that says where. It is known after provisioning, and is
 	// checked then: https, or loopback, or allow_plaintext.
@@ -37,18 +36,46 @@ type Provider interface {
 	ReadAnswer(answer *Answer) (Issued, error)
 }
 
+// Secrets are the secrets that a provider holds itself, by the option that each comes from.
+type Secrets map[string]Secret
+
 // SecretHolder is a Provider with secrets of its own beside the client secret, such as a signing key.
 type SecretHolder interface {
-	// Secrets reads the secrets as they are now. None of them is ever shown, and if one has changed after the token
-	// endpoint has refused a request, the next request does not wait. An error names the option.
-	Secrets() ([]Secret, error)
+	// Secrets reads the secrets as they are now. It is called once for each token request, which gets what it returns in
+	// Client.Secrets: a file that is replaced meanwhile cannot give one request two halves. None of the secrets is ever
+	// shown, and if one has changed after the token endpoint has refused a request, the next request does not wait. An
+	// error names the option.
+	Secrets() (Secrets, error)
+}
+
+// SecretChecker is a Provider that cannot use just any client secret.
+type SecretChecker interface {
+	// CheckSecret says what is wrong with a client secret, when the configuration is loaded. The error must not show it.
+	CheckSecret(secret Secret) error
 }
 
 // CertificateHolder is a Provider whose client has a TLS certificate (RFC 8705). The token endpoint sees it, and so do
 // the APIs that ask for one, because tokens may be bound to it.
 type CertificateHolder interface {
-	// Certificate reads the certificate as it is now; nil if there is none. An error names the option.
-	Certificate() (*tls.Certificate, error)
+	// Certificate makes the certificate of the secrets that were read for a token request; nil if there is none. An error
+	// names the option.
+	Certificate(secrets Secrets) (*tls.Certificate, error)
+}
+
+// Discoverer is a Provider that may be told an issuer in the place of a token endpoint.
+type Discoverer interface {
+	// ByIssuer reports whether Endpoint is an issuer (RFC 8414), so that the token endpoint is known from its metadata
+	// alone.
+	ByIssuer() bool
+}
+
+// Learner is a Provider that learns, while it is asked, where the token endpoint is.
+type Learner interface {
+	// Doubt tells it of a failed token request.
+	Doubt(err error)
+
+	// Inherit takes over what the same provider has learned before a reload.
+	Inherit(from Provider)
 }
 
 // Client is the identity that a token is asked for, as it is at this moment: secrets in files are read again for
@@ -60,12 +87,13 @@ type Client struct {
 	// Secret is the client secret; empty if the provider needs none.
 	Secret Secret
 
-	http *oauth.Client
-}
+	// Secrets are those that the provider holds itself, if it is a SecretHolder.
+	Secrets Secrets
 
-// Do sends a request that has to come before the token request, such as for metadata, the way that token requests go.
-// The error, if any, is a *TokenError.
-func (c Client) Do(req *http.Request) (*Answer, error) { return c.http.Do(req) }
+	// Do sends a request that has to come before the token request, such as for metadata, the way that token requests go.
+	// The error, if any, is a *TokenError.
+	Do func(req *http.Request) (*Answer, error)
+}
 
 // What a Provider gets and returns.
 type (
@@ -85,33 +113,6 @@ type (
 	// Layout tells Answer.Read where to find what.
 	Layout = oauth.Layout
 )
-
-// tokenEndpoint is the part of a provider's configuration that says where its endpoint is.
-type tokenEndpoint struct {
-	url string
-}
-
-// resolve sets the URL: the configured one, with its global placeholders replaced, or else the standard one. If the
-// configured one has no path, it is a base URL and gets the standard path.
-func (e *tokenEndpoint) resolve(configured, standard string) error {
-	e.url = standard
-	if configured == "" {
-		return nil
-	}
-	if err := replaceGlobal("token_url", &configured); err != nil {
-		return err
-	}
-	u, err := oauth.ParseEndpoint(configured)
-	if err != nil {
-		return fmt.Errorf("token_url: %w", err)
-	}
-	if strings.Trim(u.Path, "/") == "" {
-		base, _ := url.Parse(standard)
-		u.Path = base.Path
-	}
-	e.url = u.String()
-	return nil
-}
 
 // replaceGlobal replaces global placeholders in the value of an option.
 func replaceGlobal(option string, value *string) error {

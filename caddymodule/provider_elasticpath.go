@@ -38,7 +38,7 @@ type ElasticPath struct {
 	// Default: none.
 	Store string `json:"store,omitempty"`
 
-	endpoint tokenEndpoint
+	endpoint string
 	logger   *zap.Logger
 }
 
@@ -76,15 +76,20 @@ func (e *ElasticPath) Provision(ctx caddy.Context) error {
 	default:
 		return errors.New("unknown grant: it is client_credentials or implicit")
 	}
-	if err := e.endpoint.resolve(e.TokenURL, standard); err != nil {
+	configured := e.TokenURL
+	if err := replaceGlobal("token_url", &configured); err != nil {
 		return err
+	}
+	var err error
+	if e.endpoint, err = oauth.ResolveEndpoint(configured, standard); err != nil {
+		return fmt.Errorf("token_url: %w", err)
 	}
 	e.warnOfLegacyHost()
 	return nil
 }
 
 func (e *ElasticPath) warnOfLegacyHost() {
-	u, err := url.Parse(e.endpoint.url)
+	u, err := url.Parse(e.endpoint)
 	if err != nil {
 		return
 	}
@@ -130,7 +135,7 @@ func (e *ElasticPath) unmarshalOption(d *caddyfile.Dispenser) error {
 }
 
 // Endpoint implements Provider.
-func (e *ElasticPath) Endpoint() string { return e.endpoint.url }
+func (e *ElasticPath) Endpoint() string { return e.endpoint }
 
 // NeedsSecret implements Provider.
 func (e *ElasticPath) NeedsSecret() bool { return e.Grant != grantImplicit }
@@ -141,7 +146,7 @@ func (e *ElasticPath) NewRequest(ctx context.Context, client Client) (*http.Requ
 	if e.NeedsSecret() {
 		params.Set("client_secret", client.Secret.Reveal())
 	}
-	req, err := oauth.NewFormRequest(ctx, e.endpoint.url, params)
+	req, err := oauth.NewFormRequest(ctx, e.endpoint, params)
 	if err == nil && e.Store != "" {
 		req.Header.Set("X-Moltin-Auth-Store", e.Store)
 	}

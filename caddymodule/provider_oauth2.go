@@ -235,20 +235,22 @@ func (o *OAuth2) NewRequest(ctx context.Context, client Client) (*http.Request, 
 	if err != nil {
 		return nil, err
 	}
-	r, err := o.request.fill()
-	if err != nil {
-		return nil, refused(err)
-	}
+	r := o.request.fill(client.Secrets)
 	r.URL = endpoint
 	if err := o.addAssertion(&r, client); err != nil {
-		return nil, refused(err)
+		return nil, misconfigured(err)
 	}
 	proof, err := o.proof(client, endpoint)
 	if err != nil {
-		return nil, refused(err)
+		return nil, misconfigured(err)
 	}
 	o.auth.Apply(&r, client.ID, proof)
 	return r.Build(ctx)
+}
+
+// misconfigured is the failure of what is configured here, whose errors are made to be shown.
+func misconfigured(err error) *TokenError {
+	return &TokenError{Kind: token.Refused, Reason: err.Error()}
 }
 
 func (o *OAuth2) tokenEndpoint(ctx context.Context, client Client) (string, error) {
@@ -258,8 +260,8 @@ func (o *OAuth2) tokenEndpoint(ctx context.Context, client Client) (string, erro
 	return o.discovery.TokenEndpoint(ctx, client.Do)
 }
 
-// doubt implements learner: what looks like no token endpoint may be one that has moved.
-func (o *OAuth2) doubt(err error) {
+// Doubt implements Learner: what looks like no token endpoint may be one that has moved.
+func (o *OAuth2) Doubt(err error) {
 	e, ok := errors.AsType[*TokenError](err)
 	if o.discovery == nil || !ok {
 		return
@@ -275,8 +277,8 @@ func (o *OAuth2) doubt(err error) {
 	}
 }
 
-// inherit implements learner.
-func (o *OAuth2) inherit(from Provider) {
+// Inherit implements Learner.
+func (o *OAuth2) Inherit(from Provider) {
 	if old, ok := from.(*OAuth2); ok && o.discovery != nil && old.discovery != nil {
 		o.discovery = old.discovery
 	}
@@ -286,20 +288,20 @@ func (o *OAuth2) inherit(from Provider) {
 func (o *OAuth2) ReadAnswer(answer *Answer) (Issued, error) { return answer.Read(o.layout) }
 
 // Secrets implements SecretHolder.
-func (o *OAuth2) Secrets() ([]Secret, error) {
-	var all []Secret
-	for _, read := range []func() ([]Secret, error){o.assertions.secrets, o.certificate.secrets, o.request.secrets} {
-		secrets, err := read()
-		if err != nil {
+func (o *OAuth2) Secrets() (Secrets, error) {
+	secrets := make(Secrets)
+	for _, read := range []func(Secrets) error{o.assertions.read, o.certificate.read, o.request.read} {
+		if err := read(secrets); err != nil {
 			return nil, err
 		}
-		all = append(all, secrets...)
 	}
-	return all, nil
+	return secrets, nil
 }
 
 // Certificate implements CertificateHolder.
-func (o *OAuth2) Certificate() (*tls.Certificate, error) { return o.certificate.read() }
+func (o *OAuth2) Certificate(secrets Secrets) (*tls.Certificate, error) {
+	return o.certificate.parse(secrets)
+}
 
 // Stub implements Stubber.
 func (o *OAuth2) Stub(token string, _ time.Time, lifetime time.Duration) any {
@@ -311,15 +313,12 @@ func (o *OAuth2) Stub(token string, _ time.Time, lifetime time.Duration) any {
 	}{token, "Bearer", int64(lifetime.Seconds()), strings.Join(o.Scope, " ")}
 }
 
-// byIssuer reports whether a provider's endpoint only says where the token endpoint is.
-func byIssuer(provider Provider) bool {
-	o, ok := provider.(*OAuth2)
-	return ok && o.Issuer != ""
-}
+// ByIssuer implements Discoverer.
+func (o *OAuth2) ByIssuer() bool { return o.Issuer != "" }
 
 func (o *OAuth2) grant() string {
 	if o.Grant == nil {
-		return grantClientCredentials
+		return "client_credentials"
 	}
 	return *o.Grant
 }
@@ -328,7 +327,9 @@ func (o *OAuth2) grant() string {
 var (
 	_ Provider              = (*OAuth2)(nil)
 	_ SecretHolder          = (*OAuth2)(nil)
-	_ learner               = (*OAuth2)(nil)
+	_ SecretChecker         = (*OAuth2)(nil)
+	_ Discoverer            = (*OAuth2)(nil)
+	_ Learner               = (*OAuth2)(nil)
 	_ CertificateHolder     = (*OAuth2)(nil)
 	_ Stubber               = (*OAuth2)(nil)
 	_ caddy.Provisioner     = (*OAuth2)(nil)

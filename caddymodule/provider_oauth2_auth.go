@@ -103,7 +103,11 @@ func (o *OAuth2) provisionAssertions() error {
 	if a.key == nil {
 		return nil
 	}
-	if _, err := a.signingKey(); err != nil {
+	secrets := make(Secrets)
+	if err := a.read(secrets); err != nil {
+		return err
+	}
+	if _, err := a.signingKey(secrets); err != nil {
 		return err
 	}
 	o.warnOfReaders("signing_key", *a.key)
@@ -138,8 +142,8 @@ func (o *OAuth2) checkAssertions(a assertions) error {
 	return nil
 }
 
-// checkSecret implements secretChecker: a secret that signs must be long enough (RFC 7518 section 3.2).
-func (o *OAuth2) checkSecret(secret Secret) error {
+// CheckSecret implements SecretChecker: a secret that signs must be long enough (RFC 7518 section 3.2).
+func (o *OAuth2) CheckSecret(secret Secret) error {
 	if o.auth.Method != oauth.ClientSecretJWT {
 		return nil
 	}
@@ -163,13 +167,9 @@ func (o *OAuth2) secretKey(secret Secret) (oauth.SigningKey, error) {
 	return key, nil
 }
 
-// signingKey reads the key as it is now.
-func (a assertions) signingKey() (oauth.SigningKey, error) {
-	text, err := a.key.readLines()
-	if err != nil {
-		return oauth.SigningKey{}, fmt.Errorf("signing_key: %w", err)
-	}
-	key, err := oauth.ParseSigningKey(text.Reveal())
+// signingKey parses the key.
+func (a assertions) signingKey(secrets Secrets) (oauth.SigningKey, error) {
+	key, err := oauth.ParseSigningKey(secrets["signing_key"].Reveal())
 	if err != nil {
 		return key, fmt.Errorf("signing_key: %w", err)
 	}
@@ -183,23 +183,19 @@ func (a assertions) signingKey() (oauth.SigningKey, error) {
 	return key, nil
 }
 
-func (a assertions) secrets() ([]Secret, error) {
-	var secrets []Secret
+// read reads what the assertions are made of.
+func (a assertions) read(into Secrets) (err error) {
 	if a.key != nil {
-		key, err := a.key.readLines()
-		if err != nil {
-			return nil, fmt.Errorf("signing_key: %w", err)
+		if into["signing_key"], err = a.key.readLines(); err != nil {
+			return fmt.Errorf("signing_key: %w", err)
 		}
-		secrets = append(secrets, key)
 	}
 	if a.file != nil {
-		assertion, err := a.file.read()
-		if err != nil {
-			return nil, fmt.Errorf("client_assertion_file: %w", err)
+		if into["client_assertion_file"], err = a.file.read(); err != nil {
+			return fmt.Errorf("client_assertion_file: %w", err)
 		}
-		secrets = append(secrets, assertion)
 	}
-	return secrets, nil
+	return nil
 }
 
 // proof makes what proves the client's identity.
@@ -215,10 +211,9 @@ func (o *OAuth2) proof(client Client, endpoint string) (oauth.Proof, error) {
 	case o.auth.Method != oauth.PrivateKeyJWT:
 		return oauth.Proof{Secret: client.Secret.Reveal()}, nil
 	case o.assertions.file != nil:
-		assertion, err := o.assertions.file.read()
-		return oauth.Proof{Assertion: assertion.Reveal()}, err
+		return oauth.Proof{Assertion: client.Secrets["client_assertion_file"].Reveal()}, nil
 	default:
-		assertion, err := o.sign(o.assertion(client, endpoint, oauth.TypeClientAuthentication))
+		assertion, err := o.sign(o.assertion(client, endpoint, oauth.TypeClientAuthentication), client.Secrets)
 		return oauth.Proof{Assertion: assertion}, err
 	}
 }
@@ -230,7 +225,7 @@ func (o *OAuth2) addAssertion(r *oauth.TokenRequest, client Client) error {
 	}
 	a := o.assertion(client, r.URL, oauth.TypeJWT)
 	a.Claims = o.AssertionClaims
-	signed, err := o.sign(a)
+	signed, err := o.sign(a, client.Secrets)
 	r.Params.Set("assertion", signed)
 	return err
 }
@@ -248,12 +243,12 @@ func (o *OAuth2) assertion(client Client, endpoint, typ string) oauth.Assertion 
 }
 
 // sign signs with the key. Servers that know the client by a certificate find the key by its thumbprint.
-func (o *OAuth2) sign(a oauth.Assertion) (string, error) {
-	key, err := o.assertions.signingKey()
+func (o *OAuth2) sign(a oauth.Assertion, secrets Secrets) (string, error) {
+	key, err := o.assertions.signingKey(secrets)
 	if err != nil {
 		return "", err
 	}
-	certificate, err := o.certificate.read()
+	certificate, err := o.certificate.parse(secrets)
 	if err != nil {
 		return "", err
 	}
@@ -289,22 +284,23 @@ func (o *OAuth2) provisionCertificate() error {
 		return fmt.Errorf("client_certificate_key: %w", err)
 	}
 	o.certificate = certificateReader{&certificate, &key}
-	if _, err := o.certificate.read(); err != nil {
+	secrets := make(Secrets)
+	if err := o.certificate.read(secrets); err != nil {
+		return err
+	}
+	if _, err := o.certificate.parse(secrets); err != nil {
 		return err
 	}
 	o.warnOfReaders("client_certificate_key", key)
 	return nil
 }
 
-func (c certificateReader) read() (*tls.Certificate, error) {
+// parse makes the certificate of what has been read; nil if there is none.
+func (c certificateReader) parse(secrets Secrets) (*tls.Certificate, error) {
 	if c.certificate == nil {
 		return nil, nil
 	}
-	texts, err := c.secrets()
-	if err != nil {
-		return nil, err
-	}
-	certificate, key := []byte(texts[0].Reveal()), []byte(texts[1].Reveal())
+	certificate, key := []byte(secrets["client_certificate"].Reveal()), []byte(secrets["client_certificate_key"].Reveal())
 	pair, err := tls.X509KeyPair(certificate, key)
 	if err == nil {
 		return &pair, nil
@@ -318,20 +314,18 @@ func (c certificateReader) read() (*tls.Certificate, error) {
 	return nil, errors.New("client_certificate_key: the key does not belong to client_certificate")
 }
 
-// secrets returns the certificate and its key. The certificate is no secret, but another one is another proof.
-func (c certificateReader) secrets() ([]Secret, error) {
+// read reads the certificate and its key. The certificate is no secret, but another one is another proof.
+func (c certificateReader) read(into Secrets) (err error) {
 	if c.certificate == nil {
-		return nil, nil
+		return nil
 	}
-	certificate, err := c.certificate.readLines()
-	if err != nil {
-		return nil, fmt.Errorf("client_certificate: %w", err)
+	if into["client_certificate"], err = c.certificate.readLines(); err != nil {
+		return fmt.Errorf("client_certificate: %w", err)
 	}
-	key, err := c.key.readLines()
-	if err != nil {
-		return nil, fmt.Errorf("client_certificate_key: %w", err)
+	if into["client_certificate_key"], err = c.key.readLines(); err != nil {
+		return fmt.Errorf("client_certificate_key: %w", err)
 	}
-	return []Secret{certificate, key}, nil
+	return nil
 }
 
 // warnOfReaders warns of a private key that stands in the configuration, or that others can read.

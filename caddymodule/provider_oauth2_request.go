@@ -54,15 +54,26 @@ func newRequestValue(configured string) (requestValue, error) {
 	return requestValue{text: text, hidden: partPlaceholder.MatchString(configured)}, nil
 }
 
-func (v requestValue) read() (string, error) {
+// read reads a value that comes from a file or a variable.
+func (v requestValue) read(into Secrets, name string) (err error) {
+	switch {
+	case v.secret != nil:
+		into[name], err = v.secret.read()
+	case v.hidden:
+		into[name] = token.NewSecret(v.text)
+	}
+	return err
+}
+
+// in returns the value, which may be among those that have been read.
+func (v requestValue) in(secrets Secrets, name string) string {
 	switch {
 	case v.uuid:
-		return uuid.NewString(), nil
+		return uuid.NewString()
 	case v.secret != nil:
-		secret, err := v.secret.read()
-		return secret.Reveal(), err
+		return secrets[name].Reveal()
 	default:
-		return v.text, nil
+		return v.text
 	}
 }
 
@@ -207,50 +218,31 @@ func (o *OAuth2) checkHeader(name string) error {
 	return nil
 }
 
-// fill makes a request, with values as they are now.
-func (t requestTemplate) fill() (oauth.TokenRequest, error) {
+// fill makes a request of the values that have been read.
+func (t requestTemplate) fill(secrets Secrets) oauth.TokenRequest {
 	r := t.fixed
 	r.Params = maps.Clone(t.fixed.Params)
 	r.Header = make(http.Header, len(t.headers)+1)
 	for name, value := range t.params {
-		text, err := value.read()
-		if err != nil {
-			return r, fmt.Errorf("param %s: %w", name, err)
-		}
-		r.Params.Set(name, text)
+		r.Params.Set(name, value.in(secrets, "param "+name))
 	}
 	for name, value := range t.headers {
-		text, err := value.read()
-		if err != nil {
-			return r, fmt.Errorf("header %s: %w", name, err)
-		}
-		r.Header.Set(name, text)
+		r.Header.Set(name, value.in(secrets, "header "+name))
 	}
-	return r, nil
+	return r
 }
 
-// secrets returns the values that come from files and variables.
-func (t requestTemplate) secrets() ([]Secret, error) {
-	params, err := secretValues("param", t.params)
-	if err != nil {
-		return nil, err
-	}
-	headers, err := secretValues("header", t.headers)
-	return append(params, headers...), err
-}
-
-func secretValues(option string, values map[string]requestValue) ([]Secret, error) {
-	var secrets []Secret
-	for _, name := range slices.Sorted(maps.Keys(values)) {
-		value := values[name]
-		if value.secret == nil && !value.hidden {
-			continue
+// read reads the values that come from files and variables.
+func (t requestTemplate) read(into Secrets) error {
+	for _, values := range []struct {
+		of     string
+		values map[string]requestValue
+	}{{"param ", t.params}, {"header ", t.headers}} {
+		for name, value := range values.values {
+			if err := value.read(into, values.of+name); err != nil {
+				return fmt.Errorf("%s%s: %w", values.of, name, err)
+			}
 		}
-		text, err := value.read()
-		if err != nil {
-			return nil, fmt.Errorf("%s %s: %w", option, name, err)
-		}
-		secrets = append(secrets, token.NewSecret(text))
 	}
-	return secrets, nil
+	return nil
 }

@@ -660,7 +660,12 @@ func TestOAuth2RequestsAtTheSameTime(t *testing.T) {
 	for range 8 {
 		group.Go(func() {
 			for range 20 {
-				req, err := c.provider.NewRequest(t.Context(), Client{ID: "id"})
+				read, err := c.readSecrets()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				req, err := c.provider.NewRequest(t.Context(), read.client)
 				if err != nil {
 					t.Error(err)
 					return
@@ -879,9 +884,9 @@ func TestOAuth2Rotation(t *testing.T) {
 			s.demand(t, oddID, oddSecret, known(step.param, step.header))
 			_, err := fetchOnce(t, c)
 			wantTokenError(t, err, token.Refused)
-			before := (&fetcher{credential: c}).Proof()
+			before := (&fetcher{credential: c}).Prepare().Proof
 			writeFile(t, step.file, step.content)
-			if _, err := fetchOnce(t, c); err != nil || (&fetcher{credential: c}).Proof() == before {
+			if _, err := fetchOnce(t, c); err != nil || (&fetcher{credential: c}).Prepare().Proof == before {
 				t.Errorf("%s: %v", step.content, err)
 			}
 		}
@@ -1145,7 +1150,11 @@ func TestOAuth2Transport(t *testing.T) {
 		for _, scheme := range []string{"http", "https", "socks5", "socks5h"} {
 			_, c, _ := provisionCredential(t, oauth2JSON(oddID, oddSecret, options{"token_url": s.URL}, options{"transport": options{
 				"proxy": scheme + "://user:pass@proxy.example:1", "dial_timeout": "7s"}}))
-			got, err := c.Transport.options()
+			files, err := c.Transport.read()
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := c.Transport.options(files)
 			if err != nil || got.Proxy.String() != scheme+"://user:pass@proxy.example:1" || got.NoProxy || got.DialTimeout != 7*time.Second {
 				t.Errorf("got %+v, %v", got, err)
 			}

@@ -27,7 +27,7 @@ type Optoro struct {
 	// Default: the environment's own.
 	TokenURL string `json:"token_url,omitempty"`
 
-	endpoint tokenEndpoint
+	endpoint string
 }
 
 // CaddyModule returns the Caddy module information.
@@ -50,7 +50,15 @@ func (o *Optoro) Provision(caddy.Context) error {
 	if !ok {
 		return errors.New("unknown environment: it is production or sandbox")
 	}
-	return o.endpoint.resolve(o.TokenURL, standard)
+	configured := o.TokenURL
+	if err := replaceGlobal("token_url", &configured); err != nil {
+		return err
+	}
+	var err error
+	if o.endpoint, err = oauth.ResolveEndpoint(configured, standard); err != nil {
+		return fmt.Errorf("token_url: %w", err)
+	}
+	return nil
 }
 
 // UnmarshalCaddyfile sets up the provider from Caddyfile tokens. Syntax:
@@ -81,14 +89,14 @@ func (o *Optoro) unmarshalOption(d *caddyfile.Dispenser) error {
 }
 
 // Endpoint implements Provider.
-func (o *Optoro) Endpoint() string { return o.endpoint.url }
+func (o *Optoro) Endpoint() string { return o.endpoint }
 
 // NeedsSecret implements Provider.
 func (o *Optoro) NeedsSecret() bool { return true }
 
 // NewRequest implements Provider. The description allows these three members and no other.
 func (o *Optoro) NewRequest(ctx context.Context, client Client) (*http.Request, error) {
-	return oauth.NewJSONRequest(ctx, o.endpoint.url, struct {
+	return oauth.NewJSONRequest(ctx, o.endpoint, struct {
 		GrantType    string `json:"grant_type"`
 		ClientID     string `json:"client_id"`
 		ClientSecret string `json:"client_secret"`

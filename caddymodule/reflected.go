@@ -19,11 +19,11 @@ var errReflected = &token.Error{Kind: token.Unreadable, Reason: "the answer hold
 
 // isReflected reports whether a token is something that the token endpoint was sent. Of an endpoint that reflects its request,
 // as echo services do, or that means harm, the API would get the client's secret or assertion.
-func isReflected(issued Secret, req *http.Request, client Client, secrets []Secret) bool {
-	if slices.ContainsFunc(secrets, issued.Equal) || issued.Equal(client.Secret) {
+func isReflected(issued Secret, req *http.Request, s secrets) bool {
+	if slices.ContainsFunc(s.all(), issued.Equal) {
 		return true
 	}
-	value, secret := issued.Reveal(), client.Secret.Reveal()
+	value, secret := issued.Reveal(), s.client.Secret.Reveal()
 	if len(secret) >= shortestReflected && (strings.Contains(value, secret) || strings.Contains(value, url.QueryEscape(secret))) {
 		return true
 	}

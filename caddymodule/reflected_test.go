@@ -103,7 +103,7 @@ func TestReflectedTokenIsRefused(t *testing.T) {
 func TestSecretThatIsNotSentIsNoToken(t *testing.T) {
 	const key = "0123456789abcdef0123456789abcdef"
 	req := httptest.NewRequest(http.MethodPost, "https://as.example", nil)
-	if !isReflected(token.NewSecret(key), req, Client{}, []Secret{token.NewSecret("other"), token.NewSecret(key)}) {
+	if !isReflected(token.NewSecret(key), req, secrets{client: Client{Secrets: Secrets{"a": token.NewSecret("other"), "b": token.NewSecret(key)}}}) {
 		t.Error("it is accepted")
 	}
 }
@@ -116,12 +116,12 @@ func TestTokensThatAreNotReflected(t *testing.T) {
 		t.Fatal(err)
 	}
 	req.SetBasicAuth("an-id", "short")
-	client := Client{ID: "an-id", Secret: token.NewSecret("short")}
+	read := secrets{client: Client{ID: "an-id", Secret: token.NewSecret("short"), Secrets: Secrets{"a": {}, "b": token.NewSecret("0123456789")}}}
 	for _, value := range []string{
 		"an-id-1", "acme-tenant.0123456789.x", "read", "01234567890", "a-shortened-token", base64.StdEncoding.EncodeToString([]byte("an-id:other")),
 		"urn:ietf:params:oauth:token-type:access_token",
 	} {
-		if isReflected(token.NewSecret(value), req, client, []Secret{{}, token.NewSecret("0123456789")}) {
+		if isReflected(token.NewSecret(value), req, read) {
 			t.Errorf("%q is refused", value)
 		}
 	}

@@ -72,7 +72,8 @@ func checkStubPath(path string) error {
 // endpointPath is the path that an SDK asks, unless it was told another one. An issuer's path is not it.
 func endpointPath(provider Provider) (string, error) {
 	endpoint, err := url.Parse(provider.Endpoint())
-	if err != nil || strings.Trim(endpoint.Path, "/") == "" || byIssuer(provider) {
+	discoverer, ok := provider.(Discoverer)
+	if err != nil || strings.Trim(endpoint.Path, "/") == "" || ok && discoverer.ByIssuer() {
 		return "", errors.New("the path of the token endpoint is not known: name the path that the SDK asks")
 	}
 	return endpoint.Path, nil

@@ -56,31 +56,44 @@ func (t *TokenTransport) provision() error {
 	return nil
 }
 
-// options reads what is in files.
-func (t *TokenTransport) options() (oauth.Options, error) {
+// transportFiles is what a TokenTransport has in files and variables.
+type transportFiles struct {
+	ca, proxy Secret
+}
+
+// read reads it as it is now.
+func (t *TokenTransport) read() (files transportFiles, err error) {
+	if t.CA != "" {
+		if files.ca, err = t.ca.readLines(); err != nil {
+			return files, fmt.Errorf("ca: %w", err)
+		}
+	}
+	if t.Proxy != "" && t.Proxy != proxyNone {
+		if files.proxy, err = t.proxy.read(); err != nil {
+			return files, fmt.Errorf("proxy: %w", err)
+		}
+	}
+	return files, nil
+}
+
+// options are those of a client that sends one token request.
+func (t *TokenTransport) options(files transportFiles) (oauth.Options, error) {
 	o := oauth.Options{
 		ServerName:  t.ServerName,
 		NoProxy:     t.Proxy == proxyNone,
 		DialTimeout: time.Duration(t.DialTimeout),
 	}
 	if t.CA != "" {
-		pem, err := t.ca.readLines()
-		if err != nil {
-			return o, fmt.Errorf("ca: %w", err)
-		}
 		o.RootCAs = x509.NewCertPool()
-		if !o.RootCAs.AppendCertsFromPEM([]byte(pem.Reveal())) {
+		if !o.RootCAs.AppendCertsFromPEM([]byte(files.ca.Reveal())) {
 			return o, errors.New("ca: there is no certificate in PEM in it")
 		}
 	}
 	if t.Proxy == "" || o.NoProxy {
 		return o, nil
 	}
-	proxy, err := t.proxy.read()
-	if err != nil {
-		return o, fmt.Errorf("proxy: %w", err)
-	}
-	o.Proxy, err = url.Parse(proxy.Reveal())
+	var err error
+	o.Proxy, err = url.Parse(files.proxy.Reveal())
 	if err != nil || o.Proxy.Hostname() == "" || !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, o.Proxy.Scheme) {
 		return o, errors.New("proxy: it is not the URL of a proxy, such as http://proxy.example.com:3128")
 	}
@@ -88,16 +101,6 @@ func (t *TokenTransport) options() (oauth.Options, error) {
 		return o, errors.New("proxy: an https proxy cannot be used together with server_name")
 	}
 	return o, nil
-}
-
-// proof tells whether what the files hold has changed.
-func (t *TokenTransport) proof() string {
-	var proof string
-	for _, reader := range []secretReader{t.ca, t.proxy} {
-		content, err := reader.readLines()
-		proof += fmt.Sprint(content.Fingerprint(), err != nil)
-	}
-	return proof
 }
 
 func (c *Credential) unmarshalTransport(d *caddyfile.Dispenser) error {

@@ -414,6 +414,8 @@ type proofPanicsOnce struct {
 	once sync.Once
 }
 
+func (p *proofPanicsOnce) Prepare() Call { return Call{Proof: p.Proof(), Fetch: p.Fetch} }
+
 func (p *proofPanicsOnce) Proof() string {
 	p.once.Do(func() { panic(canary) })
 	return p.endpoint.Proof()

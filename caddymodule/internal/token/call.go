@@ -66,20 +66,21 @@ func (s *Source) try(ctx context.Context, f Fetcher) attempt {
 }
 
 func makeAttempt(ctx context.Context, f Fetcher) attempt {
-	a := attempt{proof: f.Proof(), sent: time.Now()}
-	a.issued, a.err = Call(ctx, f)
-	a.rotated = a.err != nil && a.err.Kind == Refused && f.Proof() != a.proof
+	call := f.Prepare()
+	a := attempt{proof: call.Proof, sent: time.Now()}
+	a.issued, a.err = call.Make(ctx)
+	a.rotated = a.err != nil && a.err.Kind == Refused && f.Prepare().Proof != a.proof
 	return a
 }
 
-// Call makes one call, and turns whatever a Fetcher does into an answer or an *Error.
-func Call(ctx context.Context, f Fetcher) (issued Issued, failed *Error) {
+// Make makes the call, and turns whatever a Fetcher does into an answer or an *Error.
+func (c Call) Make(ctx context.Context) (issued Issued, failed *Error) {
 	defer func() {
 		if p := recover(); p != nil {
 			failed = panicked(p)
 		}
 	}()
-	issued, err := f.Fetch(ctx)
+	issued, err := c.Fetch(ctx)
 	if err == nil {
 		if issued.Token.Empty() {
 			return Issued{}, &Error{Kind: Unreadable, Reason: "the answer holds no token"}
@@ -127,7 +128,7 @@ func (s *Source) compareProof(f *failure) (changed bool) {
 			changed = false
 		}
 	}()
-	if s.config.Load().Fetcher.Proof() == f.proof {
+	if s.config.Load().Fetcher.Prepare().Proof == f.proof {
 		return false
 	}
 	s.failure.CompareAndSwap(f, nil)

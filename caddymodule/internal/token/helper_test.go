@@ -62,6 +62,8 @@ func (e *endpoint) Fetch(ctx context.Context) (Issued, error) {
 }
 
 // Proof implements Fetcher.
+func (e *endpoint) Prepare() Call { return Call{Proof: e.Proof(), Fetch: e.Fetch} }
+
 func (e *endpoint) Proof() string {
 	e.mu.Lock()
 	defer e.mu.Unlock()

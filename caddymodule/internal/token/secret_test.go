@@ -79,6 +79,8 @@ func (k *keeper) Fetch(context.Context) (Issued, error) {
 	return Issued{Token: k.secret, Lifetime: hour}, nil
 }
 
+func (k *keeper) Prepare() Call { return Call{Proof: k.Proof(), Fetch: k.Fetch} }
+
 func (k *keeper) Proof() string { return k.secret.Fingerprint() }
 
 // secretHolders are all that may be printed by accident, by name.

@@ -10,15 +10,22 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// Fetcher asks a token endpoint for tokens. One flight at a time calls it per Source, but a call that has not returned
-// when its context ended is abandoned, and may still run when the next one comes. Proof may be called at any time.
+// Fetcher asks a token endpoint for tokens.
 type Fetcher interface {
-	// Fetch asks for one token. Failures are of type *Error; any other error counts as Unreadable.
-	Fetch(ctx context.Context) (Issued, error)
+	// Prepare reads whatever proves the client's identity (a secret file, a key), once for one call. It may be called at
+	// any time, and calls that are never made cost nothing.
+	Prepare() Call
+}
 
-	// Proof identifies the present content of whatever proves the client's identity (a secret file, a key). When
-	// it changes, a refusal of the old content no longer counts.
-	Proof() string
+// Call is one call of a token endpoint that can be made. A call that has not returned when its context ended is
+// abandoned, and may still run when the next one is made.
+type Call struct {
+	// Proof identifies what the client proves its identity with in this call. When it changes, a refusal of the old one
+	// no longer counts.
+	Proof string
+
+	// Fetch asks for one token. Failures are of type *Error; any other error counts as Unreadable.
+	Fetch func(ctx context.Context) (Issued, error)
 }
 
 // Event is something that happened in a Source: a call of the token endpoint or, if Rejected is set, the end of a token

@@ -272,7 +272,7 @@ func TestPanicsBesideFetch(t *testing.T) {
 
 type panickingProof struct{ *endpoint }
 
-func (panickingProof) Proof() string { panic(canary) }
+func (panickingProof) Prepare() Call { panic(canary) }
 
 // TestFetcherThatExitsItsGoroutine says that even runtime.Goexit, after which singleflight never answers
 // (golang/go#52557), holds nobody longer than max_wait and does not spoil the source.

@@ -1,0 +1,88 @@
+package caddymodule
+
+import (
+	"crypto/tls"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
+)
+
+// secrets are all that one token request is made with, read once: what the request holds, what may not be seen, and what
+// tells whether anything has changed cannot disagree while a file is being replaced.
+type secrets struct {
+	client    Client
+	transport transportFiles
+}
+
+// readSecrets reads id, secret, and what the provider and the transport have in files, as they are now.
+func (c *Credential) readSecrets() (secrets, error) {
+	var s secrets
+	var err error
+	if s.client, err = c.readClient(); err != nil {
+		return s, err
+	}
+	if holder, ok := c.provider.(SecretHolder); ok {
+		if s.client.Secrets, err = holder.Secrets(); err != nil {
+			return s, err
+		}
+	}
+	if s.transport, err = c.Transport.read(); err != nil {
+		return s, fmt.Errorf("transport: %w", err)
+	}
+	return s, nil
+}
+
+func (c *Credential) readClient() (Client, error) {
+	id, err := c.id.read()
+	if err != nil {
+		return Client{}, fmt.Errorf("client_id: %w", err)
+	}
+	if !c.provider.NeedsSecret() {
+		return Client{ID: id.Reveal()}, nil
+	}
+	secret, err := c.secret.read()
+	if err != nil {
+		return Client{}, fmt.Errorf("client_secret: %w", err)
+	}
+	return Client{ID: id.Reveal(), Secret: secret}, nil
+}
+
+// all returns what may not be seen.
+func (s secrets) all() []Secret {
+	all := []Secret{s.client.Secret}
+	for _, secret := range s.client.Secrets {
+		all = append(all, secret)
+	}
+	return all
+}
+
+// proof tells one set of secrets from another, and shows none of them.
+func (s secrets) proof() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %s %s %s", s.client.ID, s.client.Secret.Fingerprint(), s.transport.ca.Fingerprint(), s.transport.proxy.Fingerprint())
+	for _, option := range slices.Sorted(maps.Keys(s.client.Secrets)) {
+		b.WriteString(" " + s.client.Secrets[option].Fingerprint())
+	}
+	return b.String()
+}
+
+// httpClient makes what sends one token request. It returns the client's certificate too, if there is one.
+func (c *Credential) httpClient(s secrets) (*oauth.Client, *tls.Certificate, error) {
+	options, err := c.Transport.options(s.transport)
+	if err != nil {
+		return nil, nil, fmt.Errorf("transport: %w", err)
+	}
+	if holder, ok := c.provider.(CertificateHolder); ok {
+		if options.Certificate, err = holder.Certificate(s.client.Secrets); err != nil {
+			return nil, nil, err
+		}
+		if err := withLeaf(options.Certificate); err != nil {
+			return nil, nil, err
+		}
+	}
+	options.AllowPlaintext = c.AllowPlaintext
+	return oauth.NewClient(options), options.Certificate, nil
+}
