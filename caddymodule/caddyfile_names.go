@@ -20,7 +20,7 @@ var optionNames = strings.Fields(`
 	client_certificate_key grant scope scope_separator audience resource param json_param method encoding response
 	token expires_in expires_at refresh_in default keep error retry retry_text retry_after
 	store
-	client_authorization on_unauthorized replay_buffer clients token_stub`)
+	client_authorization on_unauthorized replay_buffer clients cross_site token_stub`)
 
 // unrecognized refuses an option. It shows a word only if that is the name of an option, somewhere else.
 func unrecognized(d *caddyfile.Dispenser, where string) error {
