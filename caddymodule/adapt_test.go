@@ -15,6 +15,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
 )
 
 // adaptCanary stands in golden files where a secret would stand. No error may repeat it.
@@ -622,7 +624,7 @@ func TestTokenProxyRefusesWhatReverseProxyRefuses(t *testing.T) {
 				}
 				return strings.ReplaceAll(err.Error(), "token_proxy", "reverse_proxy")
 			}
-			want := hideSubdirective(errors.New(refusal("reverse_proxy", "lb_try_duration 1s", "lb_try_interval 1s"))).Error()
+			want := option.HideSubdirective(errors.New(refusal("reverse_proxy", "lb_try_duration 1s", "lb_try_interval 1s"))).Error()
 			for _, own := range ownSubdirectives {
 				if got := refusal("token_proxy catalog", own, "lb_try_interval 1s"); got != want {
 					t.Errorf("after %s: got %s, want %s", own, got, want)

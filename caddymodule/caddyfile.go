@@ -13,7 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/dustin/go-humanize"
 
-	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
 )
 
 func init() {
@@ -68,7 +68,7 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		if d.Val() != "credential" {
-			return unrecognized(d, "token_proxy")
+			return option.Unrecognized(d, "token_proxy")
 		}
 		if err := a.unmarshalCredential(d); err != nil {
 			return err
@@ -100,7 +100,7 @@ func (a *App) unmarshalCredential(d *caddyfile.Dispenser) error {
 }
 
 func (c *Credential) unmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	seen, err := eachOption(d, c.unmarshalOption)
+	seen, err := option.Block(d, c.unmarshalOption)
 	if err != nil {
 		return err
 	}
@@ -117,33 +117,33 @@ func (c *Credential) unmarshalOption(d *caddyfile.Dispenser) error {
 	case "provider":
 		return c.unmarshalProvider(d)
 	case "client_id":
-		return unmarshalSecret(d, &c.ClientID)
+		return option.Secret(d, &c.ClientID)
 	case "client_secret":
-		return unmarshalSecret(d, (*string)(&c.ClientSecret))
+		return option.Secret(d, (*string)(&c.ClientSecret))
 	case "api_hosts":
 		return c.unmarshalHosts(d)
 	case "allow_plaintext":
 		c.AllowPlaintext = true
-		return noArgs(d)
+		return option.NoValue(d)
 	case "refresh_margin":
-		return unmarshalDuration(d, &c.RefreshMargin)
+		return option.Duration(d, &c.RefreshMargin)
 	case "fetch_timeout":
-		return unmarshalDuration(d, &c.FetchTimeout)
+		return option.Duration(d, &c.FetchTimeout)
 	case "max_wait":
-		return unmarshalDuration(d, &c.MaxWait)
+		return option.Duration(d, &c.MaxWait)
 	case "default_lifetime":
-		return unmarshalDuration(d, &c.DefaultLifetime)
+		return option.Duration(d, &c.DefaultLifetime)
 	case "header":
 		return c.unmarshalHeader(d)
 	case "transport":
 		return c.unmarshalTransport(d)
 	case "prefetch":
 		var choice string
-		err := unmarshalChoice(d, &choice, "on", "off")
+		err := option.Choice(d, &choice, "on", "off")
 		c.Prefetch = choice == "on"
 		return err
 	default:
-		return unrecognized(d, "a credential")
+		return option.Unrecognized(d, "a credential")
 	}
 }
 
@@ -272,14 +272,14 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	d.RemainingArgs() // reverse_proxy's
 
-	seen := make(optionSet)
+	seen := make(option.Set)
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		parse := h.option(d.Val())
 		if parse == nil {
 			d.NextSegment() // reverse_proxy's
 			continue
 		}
-		if err := seen.add(d); err != nil {
+		if err := seen.Add(d); err != nil {
 			return err
 		}
 		args := d.CountRemainingArgs()
@@ -289,7 +289,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		d.DeleteN(1 + args)
 	}
 	d.Reset()
-	return hideSubdirective(h.Handler.UnmarshalCaddyfile(d))
+	return option.HideSubdirective(h.Handler.UnmarshalCaddyfile(d))
 }
 
 // option returns the parser of a subdirective of our own, nil for any other.
@@ -297,11 +297,11 @@ func (h *Handler) option(name string) func(*caddyfile.Dispenser) error {
 	switch name {
 	case "client_authorization":
 		return func(d *caddyfile.Dispenser) error {
-			return unmarshalChoice(d, &h.ClientAuthorization, authorizationReplace, authorizationKeep, authorizationReject)
+			return option.Choice(d, &h.ClientAuthorization, authorizationReplace, authorizationKeep, authorizationReject)
 		}
 	case "on_unauthorized":
 		return func(d *caddyfile.Dispenser) error {
-			return unmarshalChoice(d, &h.OnUnauthorized, unauthorizedReplay, unauthorizedPass)
+			return option.Choice(d, &h.OnUnauthorized, unauthorizedReplay, unauthorizedPass)
 		}
 	case "replay_buffer":
 		return h.unmarshalReplayBuffer
@@ -309,7 +309,7 @@ func (h *Handler) option(name string) func(*caddyfile.Dispenser) error {
 		return h.unmarshalClients
 	case "cross_site":
 		return func(d *caddyfile.Dispenser) error {
-			return unmarshalChoice(d, &h.CrossSite, crossSiteDeny, crossSiteAllow)
+			return option.Choice(d, &h.CrossSite, crossSiteDeny, crossSiteAllow)
 		}
 	case "token_stub":
 		return h.unmarshalTokenStub
@@ -320,7 +320,7 @@ func (h *Handler) option(name string) func(*caddyfile.Dispenser) error {
 
 func (h *Handler) unmarshalReplayBuffer(d *caddyfile.Dispenser) error {
 	var text string
-	if err := unmarshalString(d, &text); err != nil {
+	if err := option.String(d, &text); err != nil {
 		return err
 	}
 	size, err := humanize.ParseBytes(text)
@@ -352,111 +352,6 @@ func (h *Handler) unmarshalTokenStub(d *caddyfile.Dispenser) error {
 		if err := checkStubPath(path); err != nil {
 			return d.Errf("token_stub: %v", err)
 		}
-	}
-	return nil
-}
-
-// eachOption parses the options of a block, of which only the repeatable ones may stand more than once. It returns which
-// were there.
-func eachOption(d *caddyfile.Dispenser, parse func(*caddyfile.Dispenser) error, repeatable ...string) (optionSet, error) {
-	seen := make(optionSet)
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		if !slices.Contains(repeatable, d.Val()) {
-			if err := seen.add(d); err != nil {
-				return seen, err
-			}
-		}
-		if err := parse(d); err != nil {
-			return seen, err
-		}
-	}
-	return seen, nil
-}
-
-// optionSet remembers which options of a block were there.
-type optionSet map[string]bool
-
-// add refuses an option that stands twice: one of the two would be ignored.
-func (s optionSet) add(d *caddyfile.Dispenser) error {
-	if s[d.Val()] {
-		return d.Errf("%s is already specified", d.Val())
-	}
-	s[d.Val()] = true
-	return nil
-}
-
-// unmarshalString parses an option that takes exactly one argument. Its errors do not repeat it, as those of
-// d.ArgErr do.
-func unmarshalString(d *caddyfile.Dispenser, into *string) error {
-	option := d.Val()
-	if !d.AllArgs(into) {
-		return d.Errf("%s takes exactly one value: quote it if it has spaces in it", option)
-	}
-	if *into == "" {
-		return d.Errf("%s is empty", option)
-	}
-	return nil
-}
-
-// unmarshalSecret parses a value that may be secret; its errors do not repeat it.
-func unmarshalSecret(d *caddyfile.Dispenser, into *string) error {
-	option := d.Val()
-	if err := unmarshalString(d, into); err != nil {
-		return err
-	}
-	if _, err := newSecretReader(*into); err != nil {
-		return d.Errf("%s: %v", option, err)
-	}
-	return nil
-}
-
-// unmarshalChoice parses an option that takes one of a few words.
-func unmarshalChoice(d *caddyfile.Dispenser, into *string, words ...string) error {
-	option := d.Val()
-	if err := unmarshalString(d, into); err != nil {
-		return err
-	}
-	if !slices.Contains(words, *into) {
-		return d.Errf("%s: unknown value: it is one of %s", option, strings.Join(words, ", "))
-	}
-	return nil
-}
-
-// unmarshalDuration parses a duration above zero.
-func unmarshalDuration(d *caddyfile.Dispenser, into *caddy.Duration) error {
-	option := d.Val()
-	var text string
-	if err := unmarshalString(d, &text); err != nil {
-		return err
-	}
-	duration, err := caddy.ParseDuration(text)
-	if err != nil || duration <= 0 {
-		return d.Errf("%s: this is not a duration above zero, such as 30s or 5m", option)
-	}
-	*into = caddy.Duration(duration)
-	return nil
-}
-
-// unmarshalTokenURL parses the URL of a token endpoint, or of what leads to it. What can be checked without an
-// environment is checked here.
-func unmarshalTokenURL(d *caddyfile.Dispenser, into *string) error {
-	option := d.Val()
-	if err := unmarshalString(d, into); err != nil {
-		return err
-	}
-	if strings.Contains(*into, "{") {
-		return nil
-	}
-	if _, err := oauth.ParseEndpoint(*into); err != nil {
-		return d.Errf("%s: %v", option, err)
-	}
-	return nil
-}
-
-func noArgs(d *caddyfile.Dispenser) error {
-	option := d.Val()
-	if d.NextArg() {
-		return d.Errf("%s takes no value", option)
 	}
 	return nil
 }

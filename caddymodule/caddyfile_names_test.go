@@ -1,12 +1,13 @@
 package caddymodule
 
 import (
-	"errors"
 	"fmt"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
 )
 
 // strayed are secrets as they may get onto a place that is not theirs: alone, and with what stands before them.
@@ -101,12 +102,12 @@ func TestMistypedOptions(t *testing.T) {
 		"scopes": "perhaps scope is meant", "params": "perhaps param is meant", "client_secret=x": "client_secret…", "scope": "scope", "{": "{",
 		"cb": "it is not shown", "x": "it is not shown", "": "it is not shown", "=": "it is not shown", "hunterhunter": "it is not shown",
 	} {
-		if got := aboutWord(word); !strings.HasPrefix(got, want) {
+		if got := option.AboutWord(word); !strings.HasPrefix(got, want) {
 			t.Errorf("%q: %q, want %q", word, got, want)
 		}
 	}
-	for _, name := range optionNames {
-		if got := aboutWord(name); got != name {
+	for _, name := range option.Names {
+		if got := option.AboutWord(name); got != name {
 			t.Errorf("%s: %q", name, got)
 		}
 	}
@@ -125,44 +126,14 @@ func TestOptionNamesAreComplete(t *testing.T) {
 			if option, ok := singular[name]; ok {
 				name = option
 			}
-			if name != "" && !slices.Contains(optionNames, name) {
+			if name != "" && !slices.Contains(option.Names, name) {
 				t.Errorf("%T: %s is missing", module, name)
 			}
 		}
 	}
 	for _, name := range []string{"client_authorization", "on_unauthorized", "replay_buffer", "clients", "token_stub"} {
-		if !slices.Contains(optionNames, name) || new(Handler).option(name) == nil {
+		if !slices.Contains(option.Names, name) || new(Handler).option(name) == nil {
 			t.Errorf("%s is missing", name)
 		}
-	}
-}
-
-func TestDistance(t *testing.T) {
-	for _, tc := range []struct {
-		a, b string
-		want int
-	}{
-		{"", "", 0}, {"a", "a", 0}, {"scope", "scopes", 1}, {"scopes", "scope", 1}, {"scpoe", "scope", 2}, {"abc", "xbc", 1},
-		{"kitten", "sitting", 3}, {"abc", "", 3}, {"abcdefgh", "", 4},
-	} {
-		if got := distance(tc.a, tc.b, 3); got != tc.want {
-			t.Errorf("%q, %q: got %d, want %d", tc.a, tc.b, got, tc.want)
-		}
-	}
-}
-
-// Errors of reverse_proxy keep their place, and lose the word.
-func TestHideSubdirective(t *testing.T) {
-	for text, want := range map[string]string{
-		"unrecognized subdirective hunter, at 2, at Caddyfile:3 import chain ['a']": "unrecognized subdirective: it is not shown, because it could be a secret, at Caddyfile:3 import chain ['a']",
-		"unrecognized subdirective hunterhunter":                                    "unrecognized subdirective: it is not shown, because it could be a secret",
-		"another error, at Caddyfile:3":                                             "another error, at Caddyfile:3",
-	} {
-		if got := hideSubdirective(errors.New(text)).Error(); got != want {
-			t.Errorf("%q: got %q", text, got)
-		}
-	}
-	if hideSubdirective(nil) != nil {
-		t.Error("no error becomes one")
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -18,6 +17,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/goleak"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
@@ -104,16 +104,6 @@ func wantSourcesBack(t *testing.T) {
 	})
 }
 
-// secretFile makes a file with this content, and returns its placeholder.
-func secretFile(t *testing.T, content string) string {
-	t.Helper()
-	name := filepath.Join(t.TempDir(), "secret")
-	if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return "{file." + name + "}"
-}
-
 func TestConfigCredentialRefused(t *testing.T) {
 	t.Setenv("TOKEN_PROXY_TEST_EMPTY", "")
 	t.Setenv("TOKEN_PROXY_TEST_BLANK", " \t\n")
@@ -177,11 +167,11 @@ func TestConfigCredentialRefused(t *testing.T) {
 		{"variable blank", "{env.TOKEN_PROXY_TEST_BLANK}", "TOKEN_PROXY_TEST_BLANK"},
 		{"variable with lines", "{env.TOKEN_PROXY_TEST_LINES}", "TOKEN_PROXY_TEST_LINES"},
 		{"file missing", "{file./nonexistent/secret}", "/nonexistent/secret"},
-		{"file empty", secretFile(t, ""), "secret"},
-		{"file blank", secretFile(t, "\r\n \n"), "secret"},
-		{"file with lines", secretFile(t, "CANARY\nCANARY\n"), "secret"},
-		{"file with a NUL", secretFile(t, "CANARY\x00"), "secret"},
-		{"file too large", secretFile(t, strings.Repeat("CANARY", 20_000)), "secret"},
+		{"file empty", caddytest.SecretFile(t, ""), "secret"},
+		{"file blank", caddytest.SecretFile(t, "\r\n \n"), "secret"},
+		{"file with lines", caddytest.SecretFile(t, "CANARY\nCANARY\n"), "secret"},
+		{"file with a NUL", caddytest.SecretFile(t, "CANARY\x00"), "secret"},
+		{"file too large", caddytest.SecretFile(t, strings.Repeat("CANARY", 20_000)), "secret"},
 		{"file a directory", directory, "not a regular file"},
 		{"literal with lines", "CANARY\nCANARY", "line"},
 		{"partial placeholder", "CANARY{env.HOME}", "placeholder"},
@@ -235,8 +225,8 @@ func TestConfigCredentialAccepted(t *testing.T) {
 	}
 	for name, credential := range map[string]string{
 		"variables":                     `{"provider": {"name": "optoro"}, "client_id": "{env.TOKEN_PROXY_TEST_ID}", "client_secret": "{env.TOKEN_PROXY_TEST_SECRET}"}`,
-		"file":                          `{"provider": {"name": "optoro"}, "client_id": "a", "client_secret": ` + quoted(secretFile(t, "b\r\n")) + `}`,
-		"file of the largest size":      `{"provider": {"name": "optoro"}, "client_id": "a", "client_secret": ` + quoted(secretFile(t, strings.Repeat("b", 64<<10))) + `}`,
+		"file":                          `{"provider": {"name": "optoro"}, "client_id": "a", "client_secret": ` + quoted(caddytest.SecretFile(t, "b\r\n")) + `}`,
+		"file of the largest size":      `{"provider": {"name": "optoro"}, "client_id": "a", "client_secret": ` + quoted(caddytest.SecretFile(t, strings.Repeat("b", 64<<10))) + `}`,
 		"literal with braces":           `{"provider": {"name": "optoro"}, "client_id": "a", "client_secret": "p{a}ss{"}`, // pitfall 7.7
 		"durations of zero are default": `{"provider": {"name": "optoro"}, "client_id": "a", "client_secret": "b", "refresh_margin": 0, "fetch_timeout": 0, "max_wait": 0, "default_lifetime": 0}`,
 		"durations as text":             `{"provider": {"name": "optoro"}, "client_id": "a", "client_secret": "b", "refresh_margin": "1m", "default_lifetime": "1d"}`,
@@ -441,7 +431,7 @@ func TestConfigLiteralSecretWarns(t *testing.T) {
 	s := startCaddy(t, globalOptions(
 		credential("literal", "CANARY-in-the-configuration"),
 		credential("variable", "{env.TOKEN_PROXY_TEST_SECRET}"),
-		credential("file", secretFile(t, "CANARY")),
+		credential("file", caddytest.SecretFile(t, "CANARY")),
 		"credential none {\n provider elastic_path {\n grant implicit\n }\n client_id a\n}\n"))
 	var warned []string
 	for _, entry := range logEntries(t, s) {

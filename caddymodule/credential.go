@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
@@ -30,7 +31,7 @@ type Credential struct {
 	// ClientSecret is the client secret: one whole-value placeholder {env.NAME} or {file./path}, or a literal, which
 	// gets a warning. A file is read again for each token request. Required if the provider needs it, an error if
 	// it does not.
-	ClientSecret SecretSource `json:"client_secret,omitempty"`
+	ClientSecret option.Source `json:"client_secret,omitempty"`
 
 	// APIHosts is where the token may be sent to: `api.example.com`, `api.example.com:8443`, `*.example.com` for all
 	// hosts below example.com, an IP address, a range of addresses (`10.0.0.0/8`, without a port), or a unix socket
@@ -70,7 +71,7 @@ type Credential struct {
 	providerName string
 	provider     Provider
 	endpointHost string
-	id, secret   secretReader
+	id, secret   option.Reader
 	hosts        hostPatterns
 	header       TokenHeader
 	source       *token.Source
@@ -170,8 +171,8 @@ func (c *Credential) loadClient() error {
 		return errors.New("client_id is missing")
 	}
 	var err error
-	if c.id, err = newSecretReader(c.ClientID); err == nil {
-		_, err = c.id.read()
+	if c.id, err = option.NewReader(c.ClientID); err == nil {
+		_, err = c.id.Read()
 	}
 	if err != nil {
 		return fmt.Errorf("client_id: %w", err)
@@ -186,8 +187,8 @@ func (c *Credential) loadClient() error {
 		return fmt.Errorf("client_secret is missing: provider %s needs one, as it is configured", c.providerName)
 	}
 	var secret Secret
-	if c.secret, err = newSecretReader(string(c.ClientSecret)); err == nil {
-		secret, err = c.secret.read()
+	if c.secret, err = option.NewReader(string(c.ClientSecret)); err == nil {
+		secret, err = c.secret.Read()
 	}
 	if checker, ok := c.provider.(SecretChecker); ok && err == nil {
 		err = checker.CheckSecret(secret)
@@ -195,7 +196,7 @@ func (c *Credential) loadClient() error {
 	if err != nil {
 		return fmt.Errorf("client_secret: %w", err)
 	}
-	if c.secret.isLiteral() {
+	if c.secret.IsLiteral() {
 		c.ClientSecret = "" // for whoever prints or marshals a credential in use
 		c.logger.Warn("client_secret stands in the configuration itself, where the admin API and autosave.json show it: use {env.NAME} or {file./path}",
 			zap.String("credential", c.name))
@@ -233,12 +234,12 @@ func (c *Credential) key() (token.Key, error) {
 		Secret("provider configuration", token.NewSecret(string(provider))).
 		Secret("transport", token.NewSecret(string(transport))).
 		Field("endpoint", c.provider.Endpoint())
-	id, err := c.id.read()
+	id, err := c.id.Read()
 	if err != nil {
 		return "", fmt.Errorf("client_id: %w", err)
 	}
 	b.Secret("client_id", id)
-	c.secret.identity(b, "client_secret")
+	c.secret.Identity(b, "client_secret")
 	return b.Key(), nil
 }
 

@@ -22,8 +22,10 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
@@ -335,7 +337,7 @@ func eachChange(t *testing.T, name string, v reflect.Value, check func(string)) 
 func TestKeyOfClient(t *testing.T) {
 	t.Setenv("TOKEN_PROXY_TEST_A", "a-value")
 	t.Setenv("TOKEN_PROXY_TEST_B", "a-value")
-	first, second := secretFile(t, "a-value"), secretFile(t, "a-value")
+	first, second := caddytest.SecretFile(t, "a-value"), caddytest.SecretFile(t, "a-value")
 	keys := make(map[token.Key]string)
 	for _, client := range [][2]string{
 		{"id", "secret"},
@@ -509,7 +511,7 @@ func TestTokenHeader(t *testing.T) {
 func TestPrintingShowsNoSecret(t *testing.T) {
 	const secret = "s3cr3t-canary"
 	app, c, _ := provisionCredential(t, credentialJSON("optoro", "id", secret))
-	source := SecretSource(secret)
+	source := option.Source(secret)
 	values := map[string]any{
 		"App": *app, "*App": app, "Credential": *c, "*Credential": c, "map of credentials": app.Credentials,
 		"SecretSource": source, "*SecretSource": &source,
@@ -703,9 +705,9 @@ func TestSecretRotation(t *testing.T) {
 func TestProof(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "secret")
 	proofs := make(map[string]bool)
-	_, c, _ := provisionCredential(t, credentialJSON("optoro", "id", secretFile(t, "s3cr3t-canary")))
+	_, c, _ := provisionCredential(t, credentialJSON("optoro", "id", caddytest.SecretFile(t, "s3cr3t-canary")))
 	f := &fetcher{credential: c}
-	c.secret.file = name
+	c.secret = option.FromFile(name)
 	for _, content := range []string{"s3cr3t-canary", "s3cr3t-canary2", "", "s3cr3t-canary\ns3cr3t-canary"} {
 		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
 			t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
 )
 
 // hostPattern is one of a credential's api_hosts: a host, a range of addresses or a unix socket.
@@ -42,7 +43,7 @@ func parseHostPatterns(configured []string) (hostPatterns, error) {
 }
 
 func parseHostPattern(text string) (hostPattern, error) {
-	text, err := replaceGlobals(text)
+	text, err := option.ReplaceGlobals(text)
 	if err != nil {
 		return hostPattern{}, err
 	}

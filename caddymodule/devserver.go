@@ -13,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
 )
 
 func init() {
@@ -285,15 +286,15 @@ func (de *DevAPI) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 // argument; *string, *int and *caddy.Duration take one that is neither empty nor zero; a func reads its own and reports
 // whether their number was right. No option may be repeated but a repeatable one.
 func devOptions(d *caddyfile.Dispenser, module caddy.Validator, targets map[string]any) error {
-	seen := make(optionSet)
+	seen := make(option.Set)
 	for d.NextBlock(0) {
 		name := d.Val()
 		target, known := targets[name]
 		if !known {
-			return unrecognized(d, "a development server")
+			return option.Unrecognized(d, "a development server")
 		}
 		if _, ok := target.(repeatable); !ok {
-			if err := seen.add(d); err != nil {
+			if err := seen.Add(d); err != nil {
 				return err
 			}
 		}
@@ -314,14 +315,14 @@ func devOption(d *caddyfile.Dispenser, name string, target any) error {
 	switch t := target.(type) {
 	case *bool:
 		*t = true
-		return noArgs(d)
+		return option.NoValue(d)
 	case func() bool:
 		return devArgs(d, name, t)
 	case repeatable:
 		return devArgs(d, name, t)
 	}
 	var arg string
-	if err := unmarshalString(d, &arg); err != nil {
+	if err := option.String(d, &arg); err != nil {
 		return err
 	}
 	ok := true

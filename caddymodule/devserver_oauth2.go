@@ -8,6 +8,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
 )
 
 // devOAuth2Options are the targets for devOptions of what the dialect oauth2 has alone. Syntax:
@@ -104,7 +105,7 @@ func devFiles(o *devserver.Demands) map[string]*string {
 
 // devFile returns the path if a value is in a file.
 func devFile(value string) (path string, ok bool) {
-	m := wholePlaceholder.FindStringSubmatch(value)
+	m := option.WholePlaceholder.FindStringSubmatch(value)
 	if m == nil || m[1] != "file" {
 		return "", false
 	}
@@ -113,14 +114,14 @@ func devFile(value string) (path string, ok bool) {
 
 // readDevFiles puts what is in files into the place of their names. Unlike a credential's they are read only once.
 func readDevFiles(o *devserver.Demands) error {
-	for option, value := range devFiles(o) {
+	for name, value := range devFiles(o) {
 		path, ok := devFile(*value)
 		if !ok {
 			continue
 		}
-		content, err := readSmallFile(path)
+		content, err := option.ReadFile(path)
 		if err != nil {
-			return fmt.Errorf("%s: %w", option, err)
+			return fmt.Errorf("%s: %w", name, err)
 		}
 		*value = strings.TrimSpace(content)
 	}

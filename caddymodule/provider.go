@@ -3,7 +3,6 @@ package caddymodule
 import (
 	"context"
 	"crypto/tls"
-	"fmt"
 	"net/http"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
@@ -113,13 +112,3 @@ type (
 	// Layout tells Answer.Read where to find what.
 	Layout = oauth.Layout
 )
-
-// replaceGlobal replaces global placeholders in the value of an option.
-func replaceGlobal(option string, value *string) error {
-	replaced, err := replaceGlobals(*value)
-	if err != nil {
-		return fmt.Errorf("%s: %w", option, err)
-	}
-	*value = replaced
-	return nil
-}

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
 )
 
 func init() {
@@ -78,7 +79,7 @@ func (e *ElasticPath) Provision(ctx caddy.Context) error {
 		return errors.New("unknown grant: it is client_credentials or implicit")
 	}
 	configured := e.TokenURL
-	if err := replaceGlobal("token_url", &configured); err != nil {
+	if err := option.ReplaceGlobal("token_url", &configured); err != nil {
 		return err
 	}
 	var err error
@@ -118,20 +119,20 @@ func (e *ElasticPath) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.Err("provider elastic_path takes a region, and nothing else on its line")
 	}
-	_, err := eachOption(d, e.unmarshalOption)
+	_, err := option.Block(d, e.unmarshalOption)
 	return err
 }
 
 func (e *ElasticPath) unmarshalOption(d *caddyfile.Dispenser) error {
 	switch d.Val() {
 	case "token_url":
-		return unmarshalTokenURL(d, &e.TokenURL)
+		return option.Checked(d, &e.TokenURL, oauth.CheckEndpoint)
 	case "grant":
-		return unmarshalChoice(d, &e.Grant, grantClientCredentials, grantImplicit)
+		return option.Choice(d, &e.Grant, grantClientCredentials, grantImplicit)
 	case "store":
-		return unmarshalString(d, &e.Store)
+		return option.String(d, &e.Store)
 	default:
-		return unrecognized(d, "provider elastic_path")
+		return option.Unrecognized(d, "provider elastic_path")
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
@@ -55,7 +56,7 @@ type OAuth2 struct {
 
 	// SigningKey signs the client assertion of private_key_jwt, or the assertion of the grant jwt-bearer: a private
 	// key in PEM without a passphrase, a JWK, or a JSON key file as Google issues them.
-	SigningKey SecretSource `json:"signing_key,omitempty"`
+	SigningKey option.Source `json:"signing_key,omitempty"`
 
 	// SigningKeyID is the key's identifier (kid). Default: the one in the JWK or the key file, if any.
 	SigningKeyID string `json:"signing_key_id,omitempty"`
@@ -84,8 +85,8 @@ type OAuth2 struct {
 
 	// ClientCertificate and ClientCertificateKey are the client's TLS certificate and its key, in PEM. The token
 	// endpoint sees the certificate, and so does an API that asks for one.
-	ClientCertificate    SecretSource `json:"client_certificate,omitempty"`
-	ClientCertificateKey SecretSource `json:"client_certificate_key,omitempty"`
+	ClientCertificate    option.Source `json:"client_certificate,omitempty"`
+	ClientCertificateKey option.Source `json:"client_certificate_key,omitempty"`
 
 	// Grant is the grant type; empty sends none. Default: client_credentials.
 	Grant *string `json:"grant,omitempty"`
@@ -103,13 +104,13 @@ type OAuth2 struct {
 	Resource []string `json:"resource,omitempty"`
 
 	// Params are further parameters. An empty value is sent. {uuid} is a fresh UUID each time.
-	Params map[string]SecretSource `json:"params,omitempty"`
+	Params map[string]option.Source `json:"params,omitempty"`
 
 	// JSONParams are further parameters of the encoding json that are not strings.
 	JSONParams map[string]json.RawMessage `json:"json_params,omitempty"`
 
 	// Headers are further header fields of the token request, with values like those of Params.
-	Headers map[string]SecretSource `json:"headers,omitempty"`
+	Headers map[string]option.Source `json:"headers,omitempty"`
 
 	// Method is POST, or GET with the encoding query. Default: POST.
 	Method string `json:"method,omitempty"`
@@ -177,15 +178,15 @@ func (o *OAuth2) replacePlaceholders() error {
 	for i := range o.Resource {
 		texts["resource"] = append(texts["resource"], &o.Resource[i])
 	}
-	for option, values := range texts {
+	for name, values := range texts {
 		for _, value := range values {
-			if err := replaceGlobal(option, value); err != nil {
+			if err := option.ReplaceGlobal(name, value); err != nil {
 				return err
 			}
 		}
 	}
 	for name, value := range o.AssertionClaims {
-		if err := replaceGlobal("assertion_claim "+name, &value); err != nil {
+		if err := option.ReplaceGlobal("assertion_claim "+name, &value); err != nil {
 			return err
 		}
 		o.AssertionClaims[name] = value

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
 )
 
 // clientAuthMethods are the values of OAuth2.ClientAuth.
@@ -74,8 +75,8 @@ func (o *OAuth2) provisionAuth() error {
 
 // assertions makes the JWTs that prove who asks, or reads them.
 type assertions struct {
-	key  *secretReader // signing_key; nil if there is none
-	file *secretReader // client_assertion_file; nil if there is none
+	key  *option.Reader // signing_key; nil if there is none
+	file *option.Reader // client_assertion_file; nil if there is none
 	alg  string
 	id   string
 
@@ -86,14 +87,15 @@ type assertions struct {
 func (o *OAuth2) provisionAssertions() error {
 	a := assertions{alg: o.SigningAlg, id: o.SigningKeyID}
 	if o.SigningKey != "" {
-		key, err := newSecretReader(string(o.SigningKey))
+		key, err := option.NewReader(string(o.SigningKey))
 		if err != nil {
 			return fmt.Errorf("signing_key: %w", err)
 		}
 		a.key = &key
 	}
 	if o.ClientAssertionFile != "" {
-		a.file = &secretReader{file: o.ClientAssertionFile}
+		file := option.FromFile(o.ClientAssertionFile)
+		a.file = &file
 	}
 	a.grant = a.key != nil && o.grant() == oauth.GrantJWTBearer
 	if err := o.checkAssertions(a); err != nil {
@@ -186,12 +188,12 @@ func (a assertions) signingKey(secrets Secrets) (oauth.SigningKey, error) {
 // read reads what the assertions are made of.
 func (a assertions) read(into Secrets) (err error) {
 	if a.key != nil {
-		if into["signing_key"], err = a.key.readLines(); err != nil {
+		if into["signing_key"], err = a.key.ReadLines(); err != nil {
 			return fmt.Errorf("signing_key: %w", err)
 		}
 	}
 	if a.file != nil {
-		if into["client_assertion_file"], err = a.file.read(); err != nil {
+		if into["client_assertion_file"], err = a.file.Read(); err != nil {
 			return fmt.Errorf("client_assertion_file: %w", err)
 		}
 	}
@@ -260,7 +262,7 @@ func (o *OAuth2) sign(a oauth.Assertion, secrets Secrets) (string, error) {
 
 // certificateReader reads the client certificate.
 type certificateReader struct {
-	certificate, key *secretReader // nil if there is none
+	certificate, key *option.Reader // nil if there is none
 }
 
 func (o *OAuth2) provisionCertificate() error {
@@ -275,11 +277,11 @@ func (o *OAuth2) provisionCertificate() error {
 	case o.ClientCertificateKey == "":
 		return errors.New("client_certificate_key is missing: there is a client_certificate")
 	}
-	certificate, err := newSecretReader(string(o.ClientCertificate))
+	certificate, err := option.NewReader(string(o.ClientCertificate))
 	if err != nil {
 		return fmt.Errorf("client_certificate: %w", err)
 	}
-	key, err := newSecretReader(string(o.ClientCertificateKey))
+	key, err := option.NewReader(string(o.ClientCertificateKey))
 	if err != nil {
 		return fmt.Errorf("client_certificate_key: %w", err)
 	}
@@ -319,28 +321,25 @@ func (c certificateReader) read(into Secrets) (err error) {
 	if c.certificate == nil {
 		return nil
 	}
-	if into["client_certificate"], err = c.certificate.readLines(); err != nil {
+	if into["client_certificate"], err = c.certificate.ReadLines(); err != nil {
 		return fmt.Errorf("client_certificate: %w", err)
 	}
-	if into["client_certificate_key"], err = c.key.readLines(); err != nil {
+	if into["client_certificate_key"], err = c.key.ReadLines(); err != nil {
 		return fmt.Errorf("client_certificate_key: %w", err)
 	}
 	return nil
 }
 
 // warnOfReaders warns of a private key that stands in the configuration, or that others can read.
-func (o *OAuth2) warnOfReaders(option string, key secretReader) {
-	if key.isLiteral() {
-		o.logger.Warn(option + " stands in the configuration itself, where the admin API and autosave.json show it: use {file./path} or {env.NAME}")
+func (o *OAuth2) warnOfReaders(name string, key option.Reader) {
+	if key.IsLiteral() {
+		o.logger.Warn(name + " stands in the configuration itself, where the admin API and autosave.json show it: use {file./path} or {env.NAME}")
 		return
 	}
-	if key.file == "" {
+	path, mode, err := key.Permissions()
+	if err != nil || mode&0o077 == 0 {
 		return
 	}
-	file, err := files.Read(key.file)
-	if err != nil || file.mode.Perm()&0o077 == 0 {
-		return
-	}
-	o.logger.Warn(option+": others than the owner can read the file: chmod 600, or mount it so",
-		zap.String("file", key.file), zap.Stringer("mode", file.mode.Perm()))
+	o.logger.Warn(name+": others than the owner can read the file: chmod 600, or mount it so",
+		zap.String("file", path), zap.Stringer("mode", mode))
 }

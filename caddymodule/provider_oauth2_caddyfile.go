@@ -11,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
 )
 
 // UnmarshalCaddyfile sets up the provider from Caddyfile tokens. Syntax:
@@ -65,7 +66,7 @@ func (o *OAuth2) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.Err("provider oauth2 takes no value: its options stand in its block")
 	}
-	seen, err := eachOption(d, o.unmarshalOption, "assertion_claim", "param", "header", "json_param")
+	seen, err := option.Block(d, o.unmarshalOption, "assertion_claim", "param", "header", "json_param")
 	if err != nil {
 		return err
 	}
@@ -93,12 +94,12 @@ func (o *OAuth2) unmarshalHeader(d *caddyfile.Dispenser) error {
 // parseAny takes a value as it is.
 func parseAny(value string) (string, error) { return value, nil }
 
-func parseRequestValue(value string) (SecretSource, error) {
-	if wholePlaceholder.MatchString(value) {
-		_, err := newSecretReader(value)
-		return SecretSource(value), err
+func parseRequestValue(value string) (option.Source, error) {
+	if option.WholePlaceholder.MatchString(value) {
+		_, err := option.NewReader(value)
+		return option.Source(value), err
 	}
-	return SecretSource(value), nil
+	return option.Source(value), nil
 }
 
 // parseJSONValue refuses integers that Caddy would change: it reads configurations into float64.
@@ -147,37 +148,37 @@ func unmarshalNamed[V any](d *caddyfile.Dispenser, into *map[string]V, parse fun
 func (o *OAuth2) unmarshalOption(d *caddyfile.Dispenser) error {
 	switch d.Val() {
 	case "token_url":
-		return unmarshalTokenURL(d, &o.TokenURL)
+		return option.Checked(d, &o.TokenURL, oauth.CheckEndpoint)
 	case "issuer":
-		return unmarshalTokenURL(d, &o.Issuer)
+		return option.Checked(d, &o.Issuer, oauth.CheckEndpoint)
 	case "client_auth":
-		return unmarshalChoice(d, &o.ClientAuth, clientAuthMethods...)
+		return option.Choice(d, &o.ClientAuth, clientAuthMethods...)
 	case "basic_encoding":
-		return unmarshalChoice(d, &o.BasicEncoding, basicForm, basicRaw)
+		return option.Choice(d, &o.BasicEncoding, basicForm, basicRaw)
 	case "client_id_param":
 		return unmarshalOptional(d, &o.ClientIDParam)
 	case "client_secret_param":
-		return unmarshalString(d, &o.ClientSecretParam)
+		return option.String(d, &o.ClientSecretParam)
 	case "signing_key":
-		return unmarshalSecret(d, (*string)(&o.SigningKey))
+		return option.Secret(d, (*string)(&o.SigningKey))
 	case "signing_key_id":
-		return unmarshalString(d, &o.SigningKeyID)
+		return option.String(d, &o.SigningKeyID)
 	case "signing_alg":
-		return unmarshalString(d, &o.SigningAlg)
+		return option.String(d, &o.SigningAlg)
 	case "assertion_audience":
-		return unmarshalString(d, &o.AssertionAudience)
+		return option.String(d, &o.AssertionAudience)
 	case "assertion_typ":
 		return unmarshalOptional(d, &o.AssertionTyp)
 	case "assertion_claim":
 		return unmarshalNamed(d, &o.AssertionClaims, parseAny)
 	case "client_assertion_file":
-		return unmarshalString(d, &o.ClientAssertionFile)
+		return option.String(d, &o.ClientAssertionFile)
 	case "client_assertion_type":
-		return unmarshalString(d, &o.ClientAssertionType)
+		return option.String(d, &o.ClientAssertionType)
 	case "client_certificate":
-		return unmarshalSecret(d, (*string)(&o.ClientCertificate))
+		return option.Secret(d, (*string)(&o.ClientCertificate))
 	case "client_certificate_key":
-		return unmarshalSecret(d, (*string)(&o.ClientCertificateKey))
+		return option.Secret(d, (*string)(&o.ClientCertificateKey))
 	default:
 		return o.unmarshalRequestOption(d)
 	}
@@ -190,9 +191,9 @@ func (o *OAuth2) unmarshalRequestOption(d *caddyfile.Dispenser) error {
 	case "scope":
 		return unmarshalList(d, &o.Scope)
 	case "scope_separator":
-		return unmarshalString(d, &o.ScopeSeparator)
+		return option.String(d, &o.ScopeSeparator)
 	case "audience":
-		return unmarshalString(d, &o.Audience)
+		return option.String(d, &o.Audience)
 	case "resource":
 		return unmarshalList(d, &o.Resource)
 	case "param":
@@ -202,18 +203,18 @@ func (o *OAuth2) unmarshalRequestOption(d *caddyfile.Dispenser) error {
 	case "header":
 		return o.unmarshalHeader(d)
 	case "method":
-		return unmarshalChoice(d, &o.Method, http.MethodPost, http.MethodGet)
+		return option.Choice(d, &o.Method, http.MethodPost, http.MethodGet)
 	case "encoding":
-		return unmarshalChoice(d, &o.Encoding, string(oauth.Form), string(oauth.JSON), string(oauth.Query))
+		return option.Choice(d, &o.Encoding, string(oauth.Form), string(oauth.JSON), string(oauth.Query))
 	case "response":
-		if err := noArgs(d); err != nil {
+		if err := option.NoValue(d); err != nil {
 			return err
 		}
 		o.Response = new(OAuth2Response)
-		_, err := eachOption(d, o.Response.unmarshalOption, "keep")
+		_, err := option.Block(d, o.Response.unmarshalOption, "keep")
 		return err
 	default:
-		return unrecognized(d, "provider oauth2")
+		return option.Unrecognized(d, "provider oauth2")
 	}
 }
 
@@ -238,19 +239,19 @@ func (r *OAuth2Response) unmarshalValue(d *caddyfile.Dispenser) error {
 	case "expires_at":
 		return unmarshalTimeField(d, &r.ExpiresAt)
 	case "refresh_in":
-		return unmarshalString(d, &r.RefreshIn)
+		return option.String(d, &r.RefreshIn)
 	case "default":
-		return unmarshalDuration(d, &r.Default)
+		return option.Duration(d, &r.Default)
 	case "error":
 		return unmarshalList(d, &r.Error)
 	case "retry":
 		return unmarshalList(d, &r.Retry)
 	case "retry_text":
-		return unmarshalString(d, &r.RetryText)
+		return option.String(d, &r.RetryText)
 	case "retry_after":
-		return unmarshalString(d, &r.RetryAfter)
+		return option.String(d, &r.RetryAfter)
 	default:
-		return unrecognized(d, "response")
+		return option.Unrecognized(d, "response")
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
@@ -33,32 +34,32 @@ type requestValue struct {
 	text   string
 	hidden bool // there is something in the text that comes from a file or a variable
 	uuid   bool
-	secret *secretReader
+	secret *option.Reader
 }
 
 func newRequestValue(configured string) (requestValue, error) {
 	if configured == placeholderUUID {
 		return requestValue{uuid: true}, nil
 	}
-	if wholePlaceholder.MatchString(configured) {
-		secret, err := newSecretReader(configured)
+	if option.WholePlaceholder.MatchString(configured) {
+		secret, err := option.NewReader(configured)
 		return requestValue{secret: &secret}, err
 	}
 	if configured == "" {
 		return requestValue{}, nil
 	}
-	text, err := replaceGlobals(configured)
+	text, err := option.ReplaceGlobals(configured)
 	if err != nil {
 		return requestValue{}, err
 	}
-	return requestValue{text: text, hidden: partPlaceholder.MatchString(configured)}, nil
+	return requestValue{text: text, hidden: option.PartPlaceholder.MatchString(configured)}, nil
 }
 
 // read reads a value that comes from a file or a variable.
 func (v requestValue) read(into Secrets, name string) (err error) {
 	switch {
 	case v.secret != nil:
-		into[name], err = v.secret.read()
+		into[name], err = v.secret.Read()
 	case v.hidden:
 		into[name] = token.NewSecret(v.text)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
 )
 
 func init() {
@@ -52,7 +53,7 @@ func (o *Optoro) Provision(caddy.Context) error {
 		return errors.New("unknown environment: it is production or sandbox")
 	}
 	configured := o.TokenURL
-	if err := replaceGlobal("token_url", &configured); err != nil {
+	if err := option.ReplaceGlobal("token_url", &configured); err != nil {
 		return err
 	}
 	var err error
@@ -78,15 +79,15 @@ func (o *Optoro) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.Err("provider optoro takes an environment, and nothing else on its line")
 	}
-	_, err := eachOption(d, o.unmarshalOption)
+	_, err := option.Block(d, o.unmarshalOption)
 	return err
 }
 
 func (o *Optoro) unmarshalOption(d *caddyfile.Dispenser) error {
 	if d.Val() != "token_url" {
-		return unrecognized(d, "provider optoro")
+		return option.Unrecognized(d, "provider optoro")
 	}
-	return unmarshalTokenURL(d, &o.TokenURL)
+	return option.Checked(d, &o.TokenURL, oauth.CheckEndpoint)
 }
 
 // Endpoint implements Provider.

@@ -16,6 +16,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
@@ -143,7 +144,7 @@ func TestOptoro(t *testing.T) {
 	})
 	t.Run("OPT-08 a secret that JSON cannot carry is not changed into another", func(t *testing.T) {
 		const secret = "not\xff-utf-8"
-		app, err := tryProvisionCredential(t, credentialJSON("optoro", "id", secretFile(t, secret)))
+		app, err := tryProvisionCredential(t, credentialJSON("optoro", "id", caddytest.SecretFile(t, secret)))
 		if err != nil {
 			return // refused when it is loaded
 		}

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
@@ -69,9 +70,9 @@ func TestReflectedTokenIsRefused(t *testing.T) {
 				}
 				return ""
 			}},
-		"the signed assertion":       {withoutSecret(`"client_auth": "private_key_jwt", "signing_key": "` + secretFile(t, made.key) + `"`), inForm("client_assertion")},
+		"the signed assertion":       {withoutSecret(`"client_auth": "private_key_jwt", "signing_key": "` + caddytest.SecretFile(t, made.key) + `"`), inForm("client_assertion")},
 		"the assertion of a file":    {withoutSecret(`"client_auth": "private_key_jwt", "client_assertion_file": "FILE"`), inForm("client_assertion")},
-		"the assertion of the grant": {withoutSecret(`"client_auth": "none", "grant": "` + oauth.GrantJWTBearer + `", "signing_key": "` + secretFile(t, made.key) + `"`), inForm("assertion")},
+		"the assertion of the grant": {withoutSecret(`"client_auth": "none", "grant": "` + oauth.GrantJWTBearer + `", "signing_key": "` + caddytest.SecretFile(t, made.key) + `"`), inForm("assertion")},
 		"a header": {withoutSecret(`"client_auth": "none", "headers": {"Authorization": "ApiKey 0123456789abcdef"}`), func(r *http.Request, _ string) string {
 			return strings.TrimPrefix(r.Header.Get("Authorization"), "ApiKey ")
 		}},
@@ -84,7 +85,7 @@ func TestReflectedTokenIsRefused(t *testing.T) {
 				sent = tc.reflect(r, string(body))
 				_ = json.NewEncoder(w).Encode(map[string]any{"access_token": sent, "token_type": "Bearer", "expires_in": 60})
 			}))
-			assertion := strings.TrimSuffix(strings.TrimPrefix(secretFile(t, "an.assertion.of-somebody"), "{file."), "}")
+			assertion := strings.TrimSuffix(strings.TrimPrefix(caddytest.SecretFile(t, "an.assertion.of-somebody"), "{file."), "}")
 			config := strings.NewReplacer("URL", endpoint.URL, "FILE", assertion).Replace(tc.config)
 			_, c, _ := provisionCredential(t, config)
 			issued, err := fetchOnce(t, c)

@@ -36,14 +36,14 @@ func (c *Credential) readSecrets() (secrets, error) {
 }
 
 func (c *Credential) readClient() (Client, error) {
-	id, err := c.id.read()
+	id, err := c.id.Read()
 	if err != nil {
 		return Client{}, fmt.Errorf("client_id: %w", err)
 	}
 	if !c.provider.NeedsSecret() {
 		return Client{ID: id.Reveal()}, nil
 	}
-	secret, err := c.secret.read()
+	secret, err := c.secret.Read()
 	if err != nil {
 		return Client{}, fmt.Errorf("client_secret: %w", err)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
 )
 
 // TokenTransport is how token requests travel. Requests to the API are reverse_proxy's matter, and its transport's.
@@ -27,12 +28,12 @@ type TokenTransport struct {
 	// {env.NAME} or {file./path} may stand for it. Token endpoints on loopback are never asked through a proxy. CA
 	// applies to an https proxy too, and ServerName cannot be combined with one.
 	// Default: HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
-	Proxy SecretSource `json:"proxy,omitempty"`
+	Proxy option.Source `json:"proxy,omitempty"`
 
 	// DialTimeout bounds connecting. Default: 5s.
 	DialTimeout caddy.Duration `json:"dial_timeout,omitempty"`
 
-	ca, proxy secretReader
+	ca, proxy option.Reader
 }
 
 // proxyNone is the value of TokenTransport.Proxy that turns proxies off.
@@ -41,12 +42,12 @@ const proxyNone = "none"
 func (t *TokenTransport) provision() error {
 	var err error
 	if t.CA != "" {
-		if t.ca, err = newSecretReader(t.CA); err != nil {
+		if t.ca, err = option.NewReader(t.CA); err != nil {
 			return fmt.Errorf("ca: %w", err)
 		}
 	}
 	if t.Proxy != "" && t.Proxy != proxyNone {
-		if t.proxy, err = newSecretReader(string(t.Proxy)); err != nil {
+		if t.proxy, err = option.NewReader(string(t.Proxy)); err != nil {
 			return fmt.Errorf("proxy: %w", err)
 		}
 	}
@@ -64,12 +65,12 @@ type transportFiles struct {
 // read reads it as it is now.
 func (t *TokenTransport) read() (files transportFiles, err error) {
 	if t.CA != "" {
-		if files.ca, err = t.ca.readLines(); err != nil {
+		if files.ca, err = t.ca.ReadLines(); err != nil {
 			return files, fmt.Errorf("ca: %w", err)
 		}
 	}
 	if t.Proxy != "" && t.Proxy != proxyNone {
-		if files.proxy, err = t.proxy.read(); err != nil {
+		if files.proxy, err = t.proxy.Read(); err != nil {
 			return files, fmt.Errorf("proxy: %w", err)
 		}
 	}
@@ -104,25 +105,25 @@ func (t *TokenTransport) options(files transportFiles) (oauth.Options, error) {
 }
 
 func (c *Credential) unmarshalTransport(d *caddyfile.Dispenser) error {
-	if err := noArgs(d); err != nil {
+	if err := option.NoValue(d); err != nil {
 		return err
 	}
 	c.Transport = new(TokenTransport)
-	_, err := eachOption(d, c.Transport.unmarshalOption)
+	_, err := option.Block(d, c.Transport.unmarshalOption)
 	return err
 }
 
 func (t *TokenTransport) unmarshalOption(d *caddyfile.Dispenser) error {
 	switch d.Val() {
 	case "ca":
-		return unmarshalSecret(d, &t.CA)
+		return option.Secret(d, &t.CA)
 	case "server_name":
-		return unmarshalString(d, &t.ServerName)
+		return option.String(d, &t.ServerName)
 	case "proxy":
-		return unmarshalSecret(d, (*string)(&t.Proxy))
+		return option.Secret(d, (*string)(&t.Proxy))
 	case "dial_timeout":
-		return unmarshalDuration(d, &t.DialTimeout)
+		return option.Duration(d, &t.DialTimeout)
 	default:
-		return unrecognized(d, "transport")
+		return option.Unrecognized(d, "transport")
 	}
 }

@@ -79,3 +79,9 @@ func ResolveEndpoint(configured, standard string) (string, error) {
 	}
 	return u.String(), nil
 }
+
+// CheckEndpoint reports why a text is not the URL of a token endpoint.
+func CheckEndpoint(text string) error {
+	_, err := ParseEndpoint(text)
+	return err
+}

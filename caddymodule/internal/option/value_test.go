@@ -1,4 +1,4 @@
-package caddymodule
+package option
 
 import (
 	"fmt"
@@ -6,20 +6,22 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest"
 )
 
 // Whatever is not a placeholder is the secret itself, to the letter (pitfall 7.7: Caddy's replacer would change it).
-func TestSecretLiteral(t *testing.T) {
+func TestLiteral(t *testing.T) {
 	for _, text := range []string{
 		"x", "p{a}ss", "p{env}ss", "{", "}", `\{env`, "$X", "a$", " x ", "100%", "env.HOME", "file./etc/passwd",
 		"ключ", "{{x}}", "a\\b", "`", "'", `"`, "#", "+/=", strings.Repeat("x", 100_000),
 	} {
-		r, err := newSecretReader(text)
+		r, err := NewReader(text)
 		if err != nil {
 			t.Errorf("%.40q: %v", text, err)
 			continue
 		}
-		if got, err := r.read(); err != nil || got.Reveal() != text || !r.isLiteral() {
+		if got, err := r.Read(); err != nil || got.Reveal() != text || !r.IsLiteral() {
 			t.Errorf("%.40q: got %.40q, %v", text, got.Reveal(), err)
 		}
 	}
@@ -27,7 +29,7 @@ func TestSecretLiteral(t *testing.T) {
 
 // What could be a mistyped placeholder is refused, for else its text would be sent as the secret. The refusals do not
 // repeat the value.
-func TestSecretRefusedAsConfigured(t *testing.T) {
+func TestRefusedAsConfigured(t *testing.T) {
 	for _, tc := range []struct{ text, want string }{
 		{"", "empty"},
 		{" ", "empty"},
@@ -55,9 +57,9 @@ func TestSecretRefusedAsConfigured(t *testing.T) {
 		{"{env:C4N4RY}", "unknown placeholder"},
 		{"{vault.secret/data/c4n4ry#key}", "unknown placeholder"},
 	} {
-		r, err := newSecretReader(tc.text)
+		r, err := NewReader(tc.text)
 		if err == nil {
-			t.Errorf("%q is accepted, literal: %v", tc.text, r.isLiteral())
+			t.Errorf("%q is accepted, literal: %v", tc.text, r.IsLiteral())
 			continue
 		}
 		if !strings.Contains(err.Error(), tc.want) {
@@ -70,7 +72,7 @@ func TestSecretRefusedAsConfigured(t *testing.T) {
 }
 
 // Editors and secret managers put white space around a value, and nothing else about it may be changed.
-func TestSecretContent(t *testing.T) {
+func TestContent(t *testing.T) {
 	for content, want := range map[string]string{
 		"x":              "x",
 		"x\n":            "x",
@@ -96,17 +98,17 @@ func TestSecretContent(t *testing.T) {
 		"a\u0085b":       "",
 		"c4n4ry\nc4n4ry": "",
 	} {
-		sources := map[string]string{"the file": secretFile(t, content)}
+		sources := map[string]string{"the file": caddytest.SecretFile(t, content)}
 		if !strings.Contains(content, "\x00") { // no environment can hold it
 			t.Setenv("TOKEN_PROXY_TEST_SECRET", content)
 			sources["the environment variable TOKEN_PROXY_TEST_SECRET"] = "{env.TOKEN_PROXY_TEST_SECRET}"
 		}
 		for name, configured := range sources {
-			r, err := newSecretReader(configured)
+			r, err := NewReader(configured)
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := r.read()
+			got, err := r.Read()
 			if want != "" {
 				if err != nil || got.Reveal() != want {
 					t.Errorf("%q: got %q, %v", content, got.Reveal(), err)
@@ -124,53 +126,53 @@ func TestSecretContent(t *testing.T) {
 	}
 }
 
-func TestSecretLiteralWithControlCharacters(t *testing.T) {
-	r, err := newSecretReader("c4n4ry\nc4n4ry")
+func TestLiteralWithControlCharacters(t *testing.T) {
+	r, err := NewReader("c4n4ry\nc4n4ry")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := r.read(); err == nil || strings.Contains(err.Error(), "c4n4ry") {
+	if got, err := r.Read(); err == nil || strings.Contains(err.Error(), "c4n4ry") {
 		t.Errorf("got %q, %v", got.Reveal(), err)
 	}
 }
 
-func TestSecretFile(t *testing.T) {
+func TestFile(t *testing.T) {
 	dir := t.TempDir()
 	for _, size := range []int{1, 64 << 10} {
-		r, err := newSecretReader(secretFile(t, strings.Repeat("x", size)))
+		r, err := NewReader(caddytest.SecretFile(t, strings.Repeat("x", size)))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, err := r.read(); err != nil || len(got.Reveal()) != size {
+		if got, err := r.Read(); err != nil || len(got.Reveal()) != size {
 			t.Errorf("%d bytes: got %d, %v", size, len(got.Reveal()), err)
 		}
 	}
 	for what, configured := range map[string]string{
 		"missing":     "{file." + filepath.Join(dir, "missing") + "}",
 		"a directory": "{file." + dir + "}",
-		"too large":   secretFile(t, strings.Repeat("c4n4ry", 11_000)),
+		"too large":   caddytest.SecretFile(t, strings.Repeat("c4n4ry", 11_000)),
 		"no end":      "{file./dev/zero}",
 		"empty":       "{file." + os.DevNull + "}",
 	} {
-		r, err := newSecretReader(configured)
+		r, err := NewReader(configured)
 		if err != nil {
 			t.Fatal(err)
 		}
 		name := strings.TrimSuffix(strings.TrimPrefix(configured, "{file."), "}")
-		if got, err := r.read(); err == nil || !strings.Contains(err.Error(), name) || strings.Contains(err.Error(), "c4n4ry") {
+		if got, err := r.Read(); err == nil || !strings.Contains(err.Error(), name) || strings.Contains(err.Error(), "c4n4ry") {
 			t.Errorf("%s: got %d bytes and error %v, want one that names the file", what, len(got.Reveal()), err)
 		}
 	}
 }
 
 // Every read looks again: nothing is kept (pitfall 7.6).
-func TestSecretIsReadAgain(t *testing.T) {
+func TestIsReadAgain(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "secret")
-	fromFile, err := newSecretReader("{file." + name + "}")
+	fromFile, err := NewReader("{file." + name + "}")
 	if err != nil {
 		t.Fatal(err)
 	}
-	fromEnv, err := newSecretReader("{env.TOKEN_PROXY_TEST_SECRET}")
+	fromEnv, err := NewReader("{env.TOKEN_PROXY_TEST_SECRET}")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,8 +182,8 @@ func TestSecretIsReadAgain(t *testing.T) {
 		if err := os.WriteFile(name, []byte(want), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		for _, r := range []secretReader{fromFile, fromEnv} {
-			if got, err := r.read(); err != nil || got.Reveal() != want {
+		for _, r := range []Reader{fromFile, fromEnv} {
+			if got, err := r.Read(); err != nil || got.Reveal() != want {
 				t.Errorf("got %q, %v, want %q", got.Reveal(), err, want)
 			}
 		}

@@ -1,17 +1,13 @@
-package caddymodule
+package option
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
-
-	"github.com/caddyserver/caddy/v2"
 )
 
 const (
@@ -19,7 +15,7 @@ const (
 	maxSecretFile = 64 << 10
 
 	// fileTimeout bounds the reading of one file. A disk takes milliseconds; a mount whose server is gone takes for ever.
-	fileTimeout = 2 * time.Second
+	FileTimeout = 2 * time.Second
 
 	// maxStuckReads bounds, for each file, the readings that the operating system does not let go of: each holds a
 	// thread.
@@ -66,13 +62,13 @@ func newFileReader(read func(name string) (smallFile, error)) *fileReader {
 // Read returns what the file holds now, or an error that names the file and the cause.
 func (r *fileReader) Read(name string) (smallFile, error) {
 	reading := r.begin(name)
-	timer := time.NewTimer(time.Until(reading.began.Add(fileTimeout)))
+	timer := time.NewTimer(time.Until(reading.began.Add(FileTimeout)))
 	defer timer.Stop()
 	select {
 	case <-reading.done:
 		return reading.file, reading.err
 	case <-timer.C:
-		return smallFile{}, fmt.Errorf("the file %s could not be read within %s: the disk or the mount that it is on does not answer", name, fileTimeout)
+		return smallFile{}, fmt.Errorf("the file %s could not be read within %s: the disk or the mount that it is on does not answer", name, FileTimeout)
 	}
 }
 
@@ -86,7 +82,7 @@ func (r *fileReader) begin(name string) *fileReading {
 		p = new(filePath)
 		r.paths[name] = p
 	}
-	if p.latest != nil && (p.running >= maxStuckReads || time.Since(p.latest.began) < fileTimeout<<p.running) {
+	if p.latest != nil && (p.running >= maxStuckReads || time.Since(p.latest.began) < FileTimeout<<p.running) {
 		return p.latest
 	}
 	reading := &fileReading{began: time.Now(), done: make(chan struct{})}
@@ -150,32 +146,8 @@ func openRegular(name string) (smallFile, error) {
 
 func notRegular(name string) error { return fmt.Errorf("%s is not a regular file", name) }
 
-// readSmallFile returns the content of a file.
-func readSmallFile(name string) (string, error) {
+// ReadFile returns the content of a file.
+func ReadFile(name string) (string, error) {
 	file, err := files.Read(name)
 	return file.content, err
-}
-
-// replaceGlobals replaces global placeholders. Files are read as those of all other options are: Caddy's own {file.*}
-// would wait for a FIFO for ever, and turns a file that cannot be read into an empty text.
-func replaceGlobals(text string) (string, error) {
-	return caddy.NewReplacer().WithoutFile().ReplaceFunc(text, func(name string, value any) (any, error) {
-		if path, ok := strings.CutPrefix(name, "file."); ok {
-			content, err := readSmallFile(path)
-			if err != nil {
-				return nil, err
-			}
-			if value = strings.TrimSpace(content); value == "" {
-				return nil, fmt.Errorf("the file %s is empty", path)
-			}
-			return value, nil
-		}
-		if value == nil {
-			return nil, errors.New("unknown placeholder: use {env.NAME} or {file./path}")
-		}
-		if caddy.ToString(value) == "" {
-			return nil, fmt.Errorf("the placeholder {%s} stands for nothing", name)
-		}
-		return value, nil
-	})
 }

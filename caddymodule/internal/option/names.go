@@ -1,4 +1,4 @@
-package caddymodule
+package option
 
 import (
 	"errors"
@@ -9,9 +9,9 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
 
-// optionNames are the words that may be shown where an option's name belongs. Any other could be a secret that stands
+// Names are the words that may be shown where an option's name belongs. Any other could be a secret that stands
 // there by mistake: `client_secret=…` is one word, and a secret may have got onto a line of its own.
-var optionNames = strings.Fields(`
+var Names = strings.Fields(`
 	credential
 	provider client_id client_secret api_hosts allow_plaintext refresh_margin fetch_timeout max_wait default_lifetime header
 	prefetch transport ca server_name proxy dial_timeout
@@ -22,13 +22,13 @@ var optionNames = strings.Fields(`
 	store
 	client_authorization on_unauthorized replay_buffer clients cross_site token_stub`)
 
-// unrecognized refuses an option. It shows a word only if that is the name of an option, somewhere else.
-func unrecognized(d *caddyfile.Dispenser, where string) error {
-	return d.Errf("unrecognized option of %s: %s", where, aboutWord(d.Val()))
+// Unrecognized refuses an option. It shows a word only if that is the name of an option, somewhere else.
+func Unrecognized(d *caddyfile.Dispenser, where string) error {
+	return d.Errf("unrecognized option of %s: %s", where, AboutWord(d.Val()))
 }
 
-// aboutWord says what can be said of an unrecognized word.
-func aboutWord(word string) string {
+// AboutWord says what can be said of an unrecognized word.
+func AboutWord(word string) string {
 	if word == "{" {
 		return word
 	}
@@ -36,10 +36,10 @@ func aboutWord(word string) string {
 	if end := strings.IndexFunc(word, func(r rune) bool { return r != '_' && !unicode.IsLetter(r) }); end >= 0 {
 		name, rest = word[:end], "…"
 	}
-	if slices.Contains(optionNames, name) {
+	if slices.Contains(Names, name) {
 		return name + rest
 	}
-	for _, known := range optionNames {
+	for _, known := range Names {
 		if similar(name, known) {
 			return "perhaps " + known + " is meant"
 		}
@@ -81,8 +81,8 @@ func distance(a, b string, limit int) int {
 	return row[len(b)]
 }
 
-// hideSubdirective removes a word that reverse_proxy does not know from its error, for the same reason.
-func hideSubdirective(err error) error {
+// HideSubdirective removes a word that reverse_proxy does not know from its error, for the same reason.
+func HideSubdirective(err error) error {
 	const unknown = "unrecognized subdirective "
 	if err == nil {
 		return nil
@@ -95,5 +95,5 @@ func hideSubdirective(err error) error {
 	if place < 0 {
 		place = len(after)
 	}
-	return errors.New(before + strings.TrimSpace(unknown) + ": " + aboutWord(after[:place]) + after[place:])
+	return errors.New(before + strings.TrimSpace(unknown) + ": " + AboutWord(after[:place]) + after[place:])
 }
