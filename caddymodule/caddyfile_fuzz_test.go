@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/devmodules"
 )
 
 // FuzzCaddyfile parses the global option, and each directive, of any Caddyfile. Nothing may panic; what is accepted
@@ -29,9 +31,9 @@ func FuzzCaddyfile(f *testing.F) {
 				fuzzUnmarshal(t, d, new(App))
 				fuzzUnmarshal(t, d, new(Handler))
 			case "dev_token_endpoint":
-				fuzzUnmarshal(t, d, new(DevTokenEndpoint))
+				fuzzUnmarshal(t, d, new(devmodules.TokenEndpoint))
 			case "dev_api":
-				fuzzUnmarshal(t, d, new(DevAPI))
+				fuzzUnmarshal(t, d, new(devmodules.API))
 			}
 		}
 	})

@@ -1,4 +1,4 @@
-package caddymodule
+package devmodules
 
 import (
 	"encoding/json"
@@ -129,7 +129,7 @@ func readDevFiles(o *devserver.Demands) error {
 }
 
 // validateKeys checks keys and certificates. The Caddyfile adapter validates without Provision, and so without files.
-func (de *DevTokenEndpoint) validateKeys() error {
+func (de *TokenEndpoint) validateKeys() error {
 	if de.endpoint != nil {
 		return de.endpoint.ValidateKeys()
 	}

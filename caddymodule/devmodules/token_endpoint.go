@@ -1,4 +1,4 @@
-package caddymodule
+package devmodules
 
 import (
 	"fmt"
@@ -17,18 +17,18 @@ import (
 )
 
 func init() {
-	caddy.RegisterModule(new(DevTokenEndpoint))
-	caddy.RegisterModule(new(DevAPI))
-	httpcaddyfile.RegisterHandlerDirective("dev_token_endpoint", parseDevTokenEndpoint)
-	httpcaddyfile.RegisterHandlerDirective("dev_api", parseDevAPI)
+	caddy.RegisterModule(new(TokenEndpoint))
+	caddy.RegisterModule(new(API))
+	httpcaddyfile.RegisterHandlerDirective("dev_token_endpoint", parseTokenEndpoint)
+	httpcaddyfile.RegisterHandlerDirective("dev_api", parseAPI)
 	httpcaddyfile.RegisterDirectiveOrder("dev_token_endpoint", httpcaddyfile.Before, "reverse_proxy")
 	httpcaddyfile.RegisterDirectiveOrder("dev_api", httpcaddyfile.Before, "reverse_proxy")
 }
 
-// DevTokenEndpoint is a token endpoint for development, which behaves like Optoro's or Elastic Path's, or verifies
+// TokenEndpoint is a token endpoint for development, which behaves like Optoro's or Elastic Path's, or verifies
 // requests against a description, and can be told to misbehave, to rehearse an outage. It answers loopback and unix sockets only. The tokens that it issues stay good
 // across reloads of the configuration, so that a reload can change the fault alone.
-type DevTokenEndpoint struct {
+type TokenEndpoint struct {
 	// The service to behave like: optoro (POST /oauth/token) or elastic_path (POST /oauth/access_token); or oauth2, which
 	// takes at any path the requests that are described here, and no others. Required.
 	Dialect string `json:"dialect,omitempty"`
@@ -92,15 +92,15 @@ type DevTokenEndpoint struct {
 }
 
 // CaddyModule returns the Caddy module information.
-func (*DevTokenEndpoint) CaddyModule() caddy.ModuleInfo {
+func (*TokenEndpoint) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "http.handlers.dev_token_endpoint",
-		New: func() caddy.Module { return new(DevTokenEndpoint) },
+		New: func() caddy.Module { return new(TokenEndpoint) },
 	}
 }
 
 // Provision implements caddy.Provisioner.
-func (de *DevTokenEndpoint) Provision(ctx caddy.Context) error {
+func (de *TokenEndpoint) Provision(ctx caddy.Context) error {
 	de.endpoint = de.newEndpoint()
 	if err := readDevFiles(&de.endpoint.Demands); err != nil {
 		return err
@@ -111,7 +111,7 @@ func (de *DevTokenEndpoint) Provision(ctx caddy.Context) error {
 }
 
 // Validate implements caddy.Validator.
-func (de *DevTokenEndpoint) Validate() error {
+func (de *TokenEndpoint) Validate() error {
 	if de.EnforceContentType != "" && de.EnforceContentType != "form" {
 		return fmt.Errorf("enforce_content_type %q: must be form", de.EnforceContentType)
 	}
@@ -125,12 +125,12 @@ func (de *DevTokenEndpoint) Validate() error {
 }
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
-func (de *DevTokenEndpoint) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+func (de *TokenEndpoint) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
 	de.endpoint.ServeHTTP(w, r)
 	return nil
 }
 
-func (de *DevTokenEndpoint) newEndpoint() *devserver.TokenEndpoint {
+func (de *TokenEndpoint) newEndpoint() *devserver.TokenEndpoint {
 	return &devserver.TokenEndpoint{
 		Dialect:      devserver.Dialect(de.Dialect),
 		ClientID:     de.ClientID,
@@ -143,7 +143,7 @@ func (de *DevTokenEndpoint) newEndpoint() *devserver.TokenEndpoint {
 	}
 }
 
-func (de *DevTokenEndpoint) fault() devserver.Fault {
+func (de *TokenEndpoint) fault() devserver.Fault {
 	return devserver.Fault{
 		Status:     de.Status,
 		Error:      de.Error,
@@ -184,7 +184,7 @@ func (de *DevTokenEndpoint) fault() devserver.Fault {
 //	    latency              <duration>
 //	    count                <n>
 //	}
-func (de *DevTokenEndpoint) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+func (de *TokenEndpoint) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume directive name
 	if !d.AllArgs(&de.Dialect) {
 		return d.Err("dev_token_endpoint takes the name of a provider, and nothing else on its line")
@@ -210,76 +210,6 @@ func (de *DevTokenEndpoint) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	maps.Copy(targets, devOAuth2Options(d, &de.Demands))
 	return devOptions(d, de, targets)
-}
-
-// DevAPI is an API for development. It demands a live token of a development token endpoint of this process, and
-// shows what arrived with it, without the token. It answers loopback and unix sockets only.
-type DevAPI struct {
-	// The header field that must carry the token. Default: Authorization.
-	Header string `json:"header,omitempty"`
-
-	// What stands before the token in it; may be empty. Default: "Bearer ".
-	Prefix *string `json:"prefix,omitempty"`
-
-	// The status, 400 to 599, to answer even live tokens with. Default: none.
-	Reject int `json:"reject,omitempty"`
-
-	api *devserver.API
-}
-
-// CaddyModule returns the Caddy module information.
-func (*DevAPI) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{
-		ID:  "http.handlers.dev_api",
-		New: func() caddy.Module { return new(DevAPI) },
-	}
-}
-
-// Provision implements caddy.Provisioner.
-func (de *DevAPI) Provision(ctx caddy.Context) error {
-	de.api = &devserver.API{Header: de.Header, Prefix: de.Prefix, Reject: de.Reject}
-	ctx.Logger().Warn("serving a development API; not for production")
-	return nil
-}
-
-// Validate implements caddy.Validator.
-func (de *DevAPI) Validate() error {
-	if de.Reject != 0 && (de.Reject < 400 || de.Reject > 599) {
-		return fmt.Errorf("reject %d: must be 400 to 599", de.Reject)
-	}
-	return nil
-}
-
-// ServeHTTP implements caddyhttp.MiddlewareHandler.
-func (de *DevAPI) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
-	de.api.ServeHTTP(w, r)
-	return nil
-}
-
-// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
-//
-//	dev_api [<matcher>] {
-//	    header <name> [<prefix>] # a prefix with its space in quotes, or "" for the token alone
-//	    reject <status>
-//	}
-func (de *DevAPI) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	d.Next() // consume directive name
-	if d.NextArg() {
-		return d.Err("dev_api takes no value")
-	}
-	return devOptions(d, de, map[string]any{
-		"header": func() bool {
-			if !d.Args(&de.Header) || de.Header == "" {
-				return false
-			}
-			if d.CountRemainingArgs() > 0 {
-				de.Prefix = new(string)
-				return d.AllArgs(de.Prefix)
-			}
-			return true
-		},
-		"reject": &de.Reject,
-	})
 }
 
 // devOptions reads a block of options into their targets and has the module validate the whole. A *bool takes no
@@ -349,25 +279,20 @@ func devArgs(d *caddyfile.Dispenser, name string, read func() bool) error {
 	return nil
 }
 
-func parseDevTokenEndpoint(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
-	de := new(DevTokenEndpoint)
-	return de, de.UnmarshalCaddyfile(h.Dispenser)
-}
-
-func parseDevAPI(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
-	de := new(DevAPI)
+func parseTokenEndpoint(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	de := new(TokenEndpoint)
 	return de, de.UnmarshalCaddyfile(h.Dispenser)
 }
 
 // Interface guards
 var (
-	_ caddy.Provisioner           = (*DevTokenEndpoint)(nil)
-	_ caddy.Validator             = (*DevTokenEndpoint)(nil)
-	_ caddyhttp.MiddlewareHandler = (*DevTokenEndpoint)(nil)
-	_ caddyfile.Unmarshaler       = (*DevTokenEndpoint)(nil)
+	_ caddy.Provisioner           = (*TokenEndpoint)(nil)
+	_ caddy.Validator             = (*TokenEndpoint)(nil)
+	_ caddyhttp.MiddlewareHandler = (*TokenEndpoint)(nil)
+	_ caddyfile.Unmarshaler       = (*TokenEndpoint)(nil)
 
-	_ caddy.Provisioner           = (*DevAPI)(nil)
-	_ caddy.Validator             = (*DevAPI)(nil)
-	_ caddyhttp.MiddlewareHandler = (*DevAPI)(nil)
-	_ caddyfile.Unmarshaler       = (*DevAPI)(nil)
+	_ caddy.Provisioner           = (*API)(nil)
+	_ caddy.Validator             = (*API)(nil)
+	_ caddyhttp.MiddlewareHandler = (*API)(nil)
+	_ caddyfile.Unmarshaler       = (*API)(nil)
 )

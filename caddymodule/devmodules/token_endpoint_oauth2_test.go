@@ -1,4 +1,4 @@
-package caddymodule
+package devmodules
 
 import (
 	"context"
@@ -54,8 +54,8 @@ func TestDevOAuth2Caddyfile(t *testing.T) {
 	}
 	for _, tc := range tests {
 		in := "dev_token_endpoint oauth2 {\n" + tc.options + "\n}"
-		want := DevTokenEndpoint{Dialect: "oauth2", Demands: tc.want}
-		var got, again DevTokenEndpoint
+		want := TokenEndpoint{Dialect: "oauth2", Demands: tc.want}
+		var got, again TokenEndpoint
 		if err := got.UnmarshalCaddyfile(caddyfile.NewTestDispenser(in)); err != nil {
 			t.Errorf("%s: %v", in, err)
 			continue
@@ -101,9 +101,9 @@ func TestDevOAuth2CaddyfileErrors(t *testing.T) {
 	}
 	for _, tc := range tests {
 		in := "dev_token_endpoint " + tc.head + " {\n" + tc.options + "\n}"
-		err := new(DevTokenEndpoint).UnmarshalCaddyfile(caddyfile.NewTestDispenser(in))
+		err := new(TokenEndpoint).UnmarshalCaddyfile(caddyfile.NewTestDispenser(in))
 		checkDevError(t, in, err, tc.want)
-		if err != nil && strings.Contains(err.Error(), adaptCanary) {
+		if err != nil && strings.Contains(err.Error(), "CANARY") {
 			t.Errorf("%s: the error repeats the value: %v", in, err)
 		}
 	}
@@ -114,7 +114,7 @@ func TestDevOAuth2Files(t *testing.T) {
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
 	defer cancel()
 	file := filepath.Join(t.TempDir(), "jwt")
-	de := &DevTokenEndpoint{Dialect: "oauth2", Demands: devserver.Demands{
+	de := &TokenEndpoint{Dialect: "oauth2", Demands: devserver.Demands{
 		ClientAuth: "private_key_jwt", ClientAssertion: "{file." + file + "}",
 	}}
 	if err := de.Validate(); err != nil {
@@ -141,7 +141,7 @@ func TestDevOAuth2Files(t *testing.T) {
 		t.Errorf("got %d, %s, %v", w.Code, w.Header().Get(devserver.RefusalHeader), err)
 	}
 
-	de = &DevTokenEndpoint{Dialect: "oauth2", Demands: devserver.Demands{ClientAuth: "private_key_jwt", ClientKey: "{file." + file + "}"}}
+	de = &TokenEndpoint{Dialect: "oauth2", Demands: devserver.Demands{ClientAuth: "private_key_jwt", ClientKey: "{file." + file + "}"}}
 	if err := de.Provision(ctx); err != nil {
 		t.Fatal(err)
 	}

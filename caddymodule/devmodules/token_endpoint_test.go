@@ -1,4 +1,4 @@
-package caddymodule
+package devmodules
 
 import (
 	"context"
@@ -20,11 +20,11 @@ import (
 func TestDevTokenEndpointCaddyfile(t *testing.T) {
 	tests := []struct {
 		in   string
-		want DevTokenEndpoint
+		want TokenEndpoint
 	}{
-		{`dev_token_endpoint optoro`, DevTokenEndpoint{Dialect: "optoro"}},
+		{`dev_token_endpoint optoro`, TokenEndpoint{Dialect: "optoro"}},
 		{`dev_token_endpoint optoro {
-		}`, DevTokenEndpoint{Dialect: "optoro"}},
+		}`, TokenEndpoint{Dialect: "optoro"}},
 		{`dev_token_endpoint optoro {
 			client_id a
 			client_secret b
@@ -35,7 +35,7 @@ func TestDevTokenEndpointCaddyfile(t *testing.T) {
 			retry_after "Wed, 21 Oct 2015 07:28:00 GMT"
 			latency 250ms
 			count 3
-		}`, DevTokenEndpoint{
+		}`, TokenEndpoint{
 			Dialect: "optoro", ClientID: "a", ClientSecret: "b", Mode: "revoke_previous",
 			Lifetime: caddy.Duration(24 * time.Hour), EnforceContentType: "form", Status: 503,
 			RetryAfter: "Wed, 21 Oct 2015 07:28:00 GMT", Latency: caddy.Duration(250 * time.Millisecond), Count: 3,
@@ -43,28 +43,28 @@ func TestDevTokenEndpointCaddyfile(t *testing.T) {
 		{`dev_token_endpoint elastic_path {
 			wrapped
 			hang
-		}`, DevTokenEndpoint{Dialect: "elastic_path", Wrapped: true, Hang: true}},
+		}`, TokenEndpoint{Dialect: "elastic_path", Wrapped: true, Hang: true}},
 		{`dev_token_endpoint optoro {
 			status 200
 			error invalid_client
 			retry_after 5
-		}`, DevTokenEndpoint{Dialect: "optoro", Status: 200, Error: "invalid_client", RetryAfter: "5"}},
+		}`, TokenEndpoint{Dialect: "optoro", Status: 200, Error: "invalid_client", RetryAfter: "5"}},
 		{`dev_token_endpoint optoro {
 			reset
-		}`, DevTokenEndpoint{Dialect: "optoro", Reset: true}},
+		}`, TokenEndpoint{Dialect: "optoro", Reset: true}},
 		{`dev_token_endpoint optoro {
 			garbage bomb
-		}`, DevTokenEndpoint{Dialect: "optoro", Garbage: "bomb"}},
+		}`, TokenEndpoint{Dialect: "optoro", Garbage: "bomb"}},
 		{`dev_token_endpoint optoro {
 			garbage redirect http://127.0.0.1:9/
-		}`, DevTokenEndpoint{Dialect: "optoro", Garbage: "redirect", RedirectTo: "http://127.0.0.1:9/"}},
-		{"dev_token_endpoint optoro {\nexpires_in `\"3600\"`\n}", DevTokenEndpoint{Dialect: "optoro", ExpiresIn: `"3600"`}},
+		}`, TokenEndpoint{Dialect: "optoro", Garbage: "redirect", RedirectTo: "http://127.0.0.1:9/"}},
+		{"dev_token_endpoint optoro {\nexpires_in `\"3600\"`\n}", TokenEndpoint{Dialect: "optoro", ExpiresIn: `"3600"`}},
 		{`dev_token_endpoint optoro {
 			expires_in 0
-		}`, DevTokenEndpoint{Dialect: "optoro", ExpiresIn: "0"}},
+		}`, TokenEndpoint{Dialect: "optoro", ExpiresIn: "0"}},
 	}
 	for _, tc := range tests {
-		var got DevTokenEndpoint
+		var got TokenEndpoint
 		if err := got.UnmarshalCaddyfile(caddyfile.NewTestDispenser(tc.in)); err != nil {
 			t.Errorf("%s: %v", tc.in, err)
 			continue
@@ -72,7 +72,7 @@ func TestDevTokenEndpointCaddyfile(t *testing.T) {
 		if !reflect.DeepEqual(got, tc.want) {
 			t.Errorf("%s: got %+v", tc.in, got)
 		}
-		var again DevTokenEndpoint
+		var again TokenEndpoint
 		raw, err := json.Marshal(&got)
 		if err == nil {
 			err = json.Unmarshal(raw, &again)
@@ -123,19 +123,19 @@ func TestDevTokenEndpointCaddyfileErrors(t *testing.T) {
 		if tc.options != "" {
 			in += " {\n" + tc.options + "\n}"
 		}
-		checkDevError(t, in, new(DevTokenEndpoint).UnmarshalCaddyfile(caddyfile.NewTestDispenser(in)), tc.want)
+		checkDevError(t, in, new(TokenEndpoint).UnmarshalCaddyfile(caddyfile.NewTestDispenser(in)), tc.want)
 	}
 }
 
 func TestDevAPICaddyfile(t *testing.T) {
-	for in, want := range map[string]DevAPI{
+	for in, want := range map[string]API{
 		`dev_api`:                                       {},
 		"dev_api {\nreject 403\n}":                      {Reject: 403},
 		"dev_api {\nheader X-Token\n}":                  {Header: "X-Token"},
 		"dev_api {\nheader X-Token \"\"\n}":             {Header: "X-Token", Prefix: new("")},
 		"dev_api {\nheader Authorization \"Token \"\n}": {Header: "Authorization", Prefix: new("Token ")},
 	} {
-		var got DevAPI
+		var got API
 		if err := got.UnmarshalCaddyfile(caddyfile.NewTestDispenser(in)); err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: got %+v, %v", in, got, err)
 		}
@@ -151,7 +151,7 @@ func TestDevAPICaddyfile(t *testing.T) {
 		"dev_api {\nreject no\n}":              "reject: wrong value",
 		"dev_api {\nreject 401\nreject 403\n}": "reject is already specified",
 	} {
-		checkDevError(t, in, new(DevAPI).UnmarshalCaddyfile(caddyfile.NewTestDispenser(in)), want)
+		checkDevError(t, in, new(API).UnmarshalCaddyfile(caddyfile.NewTestDispenser(in)), want)
 	}
 }
 
@@ -206,14 +206,14 @@ func TestDevServersAcrossReload(t *testing.T) {
 		return r
 	}
 
-	reuse := DevTokenEndpoint{Dialect: "optoro", ClientID: "reload", Mode: "reuse"}
+	reuse := TokenEndpoint{Dialect: "optoro", ClientID: "reload", Mode: "reuse"}
 	first, second, third := reuse, reuse, reuse
 	token := read(load(&first)(askToken()))
 	second.Status, second.RetryAfter = 503, "2"
 	if w := load(&second)(askToken()); w.Code != 503 || w.Header().Get("Retry-After") != "2" {
 		t.Errorf("got %d %v", w.Code, w.Header())
 	}
-	if w := load(new(DevAPI))(askAPI(token)); w.Code != 200 || w.Header().Get(devserver.HeaderName) == "" {
+	if w := load(new(API))(askAPI(token)); w.Code != 200 || w.Header().Get(devserver.HeaderName) == "" {
 		t.Errorf("the API got %d", w.Code)
 	}
 	if again := read(load(&third)(askToken())); again != token {
@@ -221,13 +221,13 @@ func TestDevServersAcrossReload(t *testing.T) {
 	}
 	third.Mode = "revoke_previous"
 	read(load(&third)(askToken()))
-	if w := load(new(DevAPI))(askAPI(token)); w.Code != 401 {
+	if w := load(new(API))(askAPI(token)); w.Code != 401 {
 		t.Errorf("with a revoked token the API got %d", w.Code)
 	}
-	if w := load(&DevAPI{Reject: 403})(askAPI(read(load(&first)(askToken())))); w.Code != 403 {
+	if w := load(&API{Reject: 403})(askAPI(read(load(&first)(askToken())))); w.Code != 403 {
 		t.Errorf("the rejecting API got %d", w.Code)
 	}
-	if err := (&DevTokenEndpoint{Dialect: "optoro", Hang: true, Status: 500}).Validate(); err == nil {
+	if err := (&TokenEndpoint{Dialect: "optoro", Hang: true, Status: 500}).Validate(); err == nil {
 		t.Error("a contradiction in JSON was not found")
 	}
 }

@@ -1,0 +1,7 @@
+package caddymodule
+
+// The modules that come with the app. Another provider is added in the same way: a package that registers it, and a
+// blank import beside this one.
+import (
+	_ "github.com/tokenproxy/caddy-token-proxy/caddymodule/devmodules"
+)
