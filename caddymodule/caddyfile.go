@@ -14,6 +14,7 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
 func init() {
@@ -160,7 +161,7 @@ func (c *Credential) unmarshalProvider(d *caddyfile.Dispenser) error {
 	if err != nil {
 		return err
 	}
-	provider, ok := mod.(Provider)
+	provider, ok := mod.(provider.Provider)
 	if !ok {
 		return d.Errf("provider %s (%T) is not a provider", name, mod)
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
 // Credential is one OAuth 2.0 client registration: who asks, which token endpoint is asked, where the token may go,
@@ -69,7 +70,7 @@ type Credential struct {
 
 	name         string
 	providerName string
-	provider     Provider
+	provider     provider.Provider
 	endpointHost string
 	id, secret   option.Reader
 	hosts        hostPatterns
@@ -126,20 +127,20 @@ func (c *Credential) loadProvider(ctx caddy.Context) error {
 	if err != nil {
 		return fmt.Errorf("provider: %w", err)
 	}
-	provider, ok := mod.(Provider)
+	p, ok := mod.(provider.Provider)
 	if !ok {
 		return fmt.Errorf("provider: %T is not a provider", mod)
 	}
-	c.provider = provider
+	c.provider = p
 	c.providerName = mod.(caddy.Module).CaddyModule().ID.Name()
 
-	endpoint, err := url.Parse(provider.Endpoint())
+	endpoint, err := url.Parse(p.Endpoint())
 	if err != nil {
 		return errors.New("provider: the token URL is not a URL")
 	}
 	if endpoint.Scheme != "https" && !oauth.IsLoopback(endpoint.Hostname()) && !c.AllowPlaintext {
 		option := "token_url"
-		if d, ok := provider.(Discoverer); ok && d.ByIssuer() {
+		if d, ok := p.(provider.Discoverer); ok && d.ByIssuer() {
 			option = "issuer"
 		}
 		return errors.New(option + ": the client secret would be sent in the clear: use https, or say allow_plaintext")
@@ -186,11 +187,11 @@ func (c *Credential) loadClient() error {
 	if c.ClientSecret == "" {
 		return fmt.Errorf("client_secret is missing: provider %s needs one, as it is configured", c.providerName)
 	}
-	var secret Secret
+	var secret provider.Secret
 	if c.secret, err = option.NewReader(string(c.ClientSecret)); err == nil {
 		secret, err = c.secret.Read()
 	}
-	if checker, ok := c.provider.(SecretChecker); ok && err == nil {
+	if checker, ok := c.provider.(provider.SecretChecker); ok && err == nil {
 		err = checker.CheckSecret(secret)
 	}
 	if err != nil {

@@ -27,6 +27,9 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/providers/elasticpath"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/providers/optoro"
 )
 
 // provisionCredential provisions an app with one credential, "test", from JSON. What the credential logs later on is
@@ -93,18 +96,18 @@ func credentialJSON(provider, id, secret string, options ...string) string {
 }
 
 // fetchOnce asks the endpoint once, without the engine.
-func fetchOnce(t *testing.T, c *Credential) (Issued, error) {
+func fetchOnce(t *testing.T, c *Credential) (provider.Issued, error) {
 	t.Helper()
 	return (&fetcher{credential: c}).Prepare().Fetch(t.Context())
 }
 
 // wantTokenError fails the test unless err is a *TokenError of this kind. It returns it, or an empty one.
-func wantTokenError(t *testing.T, err error, kind token.Kind) *TokenError {
+func wantTokenError(t *testing.T, err error, kind token.Kind) *provider.Error {
 	t.Helper()
-	e, ok := errors.AsType[*TokenError](err)
+	e, ok := errors.AsType[*provider.Error](err)
 	if !ok {
 		t.Errorf("got error %v (%T), want a *TokenError of kind %s", err, err, kind)
-		return new(TokenError)
+		return new(provider.Error)
 	}
 	if e.Kind != kind {
 		t.Errorf("got kind %s (%v), want %s", e.Kind, e, kind)
@@ -147,7 +150,7 @@ func TestKeyOfProviderFields(t *testing.T) {
 			"store":     {"a", "b", "A", " a"},
 		},
 	}
-	for provider, module := range map[string]any{"optoro": Optoro{}, "elastic_path": ElasticPath{}} {
+	for provider, module := range map[string]any{"optoro": optoro.Provider{}, "elastic_path": elasticpath.Provider{}} {
 		for _, field := range jsonFields(module) {
 			if fields[provider][field] == nil && field != "grant" {
 				t.Errorf("provider %s: nobody says what %s does to the key", provider, field)
@@ -515,7 +518,7 @@ func TestPrintingShowsNoSecret(t *testing.T) {
 	values := map[string]any{
 		"App": *app, "*App": app, "Credential": *c, "*Credential": c, "map of credentials": app.Credentials,
 		"SecretSource": source, "*SecretSource": &source,
-		"Client": Client{ID: "id", Secret: token.NewSecret(secret)}, "secretReader": c.secret,
+		"Client": provider.Client{ID: "id", Secret: token.NewSecret(secret)}, "secretReader": c.secret,
 		"a struct around": struct{ Credential *Credential }{c}, "fetcher": &fetcher{credential: c}, "Config": c.config(),
 	}
 	for what, v := range values {
@@ -729,8 +732,8 @@ func TestProof(t *testing.T) {
 
 // inProcess asks a handler without a network, so that the clock of a synctest bubble can run.
 type inProcess struct {
-	provider Provider
-	client   Client
+	provider provider.Provider
+	client   provider.Client
 	handler  http.Handler
 }
 
@@ -744,7 +747,7 @@ func (f *inProcess) Fetch(ctx context.Context) (token.Issued, error) {
 	sent := time.Now()
 	w := new(memoryResponse)
 	f.handler.ServeHTTP(w, req)
-	return f.provider.ReadAnswer(&Answer{Status: w.status, Header: w.Header(), Body: w.body.Bytes(), Sent: sent})
+	return f.provider.ReadAnswer(&provider.Answer{Status: w.status, Header: w.Header(), Body: w.body.Bytes(), Sent: sent})
 }
 
 // Proof implements token.Fetcher.
@@ -778,15 +781,15 @@ func (w *memoryResponse) Write(p []byte) (int, error) {
 }
 
 // newInProcessSource is a source of a provider's tokens that come from an endpoint in the same bubble.
-func newInProcessSource(t *testing.T, provider Provider, endpoint *devserver.TokenEndpoint, policy token.Policy) *token.Source {
+func newInProcessSource(t *testing.T, p provider.Provider, endpoint *devserver.TokenEndpoint, policy token.Policy) *token.Source {
 	t.Helper()
-	if err := provider.(caddy.Provisioner).Provision(caddy.Context{Context: t.Context()}); err != nil {
+	if err := p.(caddy.Provisioner).Provision(caddy.Context{Context: t.Context()}); err != nil {
 		t.Fatal(err)
 	}
 	if endpoint.Registry == nil {
 		endpoint.Registry = devserver.NewRegistry()
 	}
-	f := &inProcess{provider, Client{ID: devserver.DefaultClientID, Secret: token.NewSecret(devserver.DefaultClientSecret)}, endpoint}
+	f := &inProcess{p, provider.Client{ID: devserver.DefaultClientID, Secret: token.NewSecret(devserver.DefaultClientSecret)}, endpoint}
 	s := token.NewSource(token.Config{Fetcher: f, Policy: policy})
 	t.Cleanup(s.Rest)
 	return s
@@ -810,12 +813,12 @@ func demand(t *testing.T, s *token.Source, step, while time.Duration) (served, f
 }
 
 // readAnswer has a provider read exact bytes.
-func readAnswer(provider Provider, status int, contentType, body string, header ...string) (Issued, error) {
-	a := &Answer{Status: status, Header: http.Header{"Content-Type": {contentType}}, Body: []byte(body), Sent: time.Now()}
+func readAnswer(p provider.Provider, status int, contentType, body string, header ...string) (provider.Issued, error) {
+	a := &provider.Answer{Status: status, Header: http.Header{"Content-Type": {contentType}}, Body: []byte(body), Sent: time.Now()}
 	for i := 0; i+1 < len(header); i += 2 {
 		a.Header.Set(header[i], header[i+1])
 	}
-	return provider.ReadAnswer(a)
+	return p.ReadAnswer(a)
 }
 
 // capturedRequest is a token request as it arrived.

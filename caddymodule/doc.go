@@ -18,8 +18,8 @@
 //	}
 //
 // A request goes through [Handler], which gets a token from the credential's source, through reverse_proxy, and
-// through the injector, which puts the token on it. [OAuth2] speaks to every OAuth 2.0 token endpoint; another kind is
-// added by implementing [Provider].
+// through the injector, which puts the token on it. The providers are packages of their own below providers; another one is
+// added with package provider.
 //
 // The package is thin: the engine is in internal/token, the wire in internal/oauth. The README has the reference.
 package caddymodule

@@ -14,19 +14,20 @@ import (
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
 // fetcher asks the credential's provider for tokens. It implements token.Fetcher.
 type fetcher struct {
 	credential *Credential
-	issued     atomic.Pointer[Secret] // the last token; an abandoned call may run beside the next one
+	issued     atomic.Pointer[provider.Secret] // the last token; an abandoned call may run beside the next one
 }
 
 // Prepare implements token.Fetcher. What cannot be read makes a call that fails, and that has a proof of its own.
 func (f *fetcher) Prepare() token.Call {
 	s, err := f.credential.readSecrets()
 	if err != nil {
-		failed := misconfigured(err)
+		failed := provider.Misconfigured(err)
 		return token.Call{
 			Proof: failed.Reason,
 			Fetch: func(context.Context) (token.Issued, error) { return token.Issued{}, failed },
@@ -48,7 +49,7 @@ func (f *fetcher) fetch(ctx context.Context, s secrets) (token.Issued, error) {
 	if last := f.issued.Load(); last != nil {
 		hide = append(hide, *last)
 	}
-	if slices.ContainsFunc(hide, func(s Secret) bool { return s.In(issued.Note) }) {
+	if slices.ContainsFunc(hide, func(s provider.Secret) bool { return s.In(issued.Note) }) {
 		issued.Note = "there is a remark that cannot be shown"
 	}
 	if remark := hideKept(issued.Kept, hide); remark != "" {
@@ -60,7 +61,7 @@ func (f *fetcher) fetch(ctx context.Context, s secrets) (token.Issued, error) {
 // inherit takes over what the same provider has learned before a reload. The source is the same only if the whole
 // identity is.
 func (c *Credential) inherit() {
-	learner, ok := c.provider.(Learner)
+	learner, ok := c.provider.(provider.Learner)
 	earlier, isOurs := c.source.Fetcher().(*fetcher)
 	if ok && isOurs && earlier.credential != c {
 		learner.Inherit(earlier.credential.provider)
@@ -71,7 +72,7 @@ func (c *Credential) inherit() {
 func (c *Credential) fetch(ctx context.Context, s secrets) (token.Issued, error) {
 	http, certificate, err := c.httpClient(s)
 	if err != nil {
-		return token.Issued{}, misconfigured(err)
+		return token.Issued{}, provider.Misconfigured(err)
 	}
 	client := s.client
 	client.Do = http.Do
@@ -89,7 +90,7 @@ func (c *Credential) fetch(ctx context.Context, s secrets) (token.Issued, error)
 	if err == nil && certificate != nil {
 		c.bind(&issued, certificate, sent)
 	}
-	if learner, ok := c.provider.(Learner); ok && err != nil {
+	if learner, ok := c.provider.(provider.Learner); ok && err != nil {
 		learner.Doubt(err)
 	}
 	return issued, err
@@ -132,7 +133,7 @@ func (c *Credential) bind(issued *token.Issued, certificate *tls.Certificate, se
 
 // hideEcho removes from a failure what shows a secret or a token: a hostile endpoint may send what it got, or what it
 // gave, as its error code, and a provider may put anything into its reason.
-func hideEcho(err error, hide []Secret) error {
+func hideEcho(err error, hide []provider.Secret) error {
 	e, ok := errors.AsType[*token.Error](err)
 	if !ok || e == nil {
 		return err

@@ -7,11 +7,10 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
-	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
 // A certificate of somebody else's provider may come without its parsed form, which is needed to tell it from others.
@@ -55,53 +54,6 @@ func TestKeptValueThatIsLeftOutIsTold(t *testing.T) {
 	}
 }
 
-// What looks like no token endpoint makes the issuer be asked again; what a token endpoint says does not.
-func TestOAuth2DoubtsWhereTheEndpointIs(t *testing.T) {
-	for name, tc := range map[string]struct {
-		failure *token.Error
-		again   bool
-	}{
-		"unreachable":    {&token.Error{Kind: token.Unavailable}, true},
-		"moved":          {&token.Error{Kind: token.Refused, Status: 307}, true},
-		"not found":      {&token.Error{Kind: token.Refused, Status: 404}, true},
-		"no such method": {&token.Error{Kind: token.Refused, Status: 405}, true},
-		"gone":           {&token.Error{Kind: token.Refused, Status: 410}, true},
-		"overloaded":     {&token.Error{Kind: token.Unavailable, Status: 503}, false},
-		"wrong secret":   {&token.Error{Kind: token.Refused, Status: 401, Code: "invalid_client"}, false},
-		"not our error":  {nil, false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				const issuer = "https://as.example"
-				asked := 0
-				do := func(*http.Request) (*Answer, error) {
-					asked++
-					return &Answer{Status: http.StatusOK, Body: []byte(`{"issuer": "` + issuer + `", "token_endpoint": "` + issuer + `/token"}`)}, nil
-				}
-				o := &OAuth2{discovery: &oauth.Discovery{Issuer: issuer}}
-				look := func() {
-					t.Helper()
-					if _, err := o.discovery.TokenEndpoint(t.Context(), do); err != nil {
-						t.Fatal(err)
-					}
-				}
-				look()
-				time.Sleep(2 * time.Minute)
-				var err error = http.ErrHandlerTimeout
-				if tc.failure != nil {
-					err = tc.failure
-				}
-				o.Doubt(err)
-				look()
-				if again := asked > 1; again != tc.again {
-					t.Errorf("the issuer is asked again: %t, want %t", again, tc.again)
-				}
-			})
-		})
-	}
-	(&OAuth2{}).Doubt(&token.Error{Kind: token.Unavailable}) // with a token URL there is nothing to doubt
-}
-
 // The history of one client tells nothing of another that has taken its name.
 func TestHistoryEndsWithItsClient(t *testing.T) {
 	o := &observation{calls: make(map[outcome]uint64)}
@@ -124,12 +76,12 @@ func TestHistoryEndsWithItsClient(t *testing.T) {
 
 // learning is a provider that is told of failed token requests.
 type learning struct {
-	Provider
+	provider.Provider
 	told []error
 }
 
-func (l *learning) Doubt(err error)  { l.told = append(l.told, err) }
-func (l *learning) Inherit(Provider) {}
+func (l *learning) Doubt(err error)           { l.told = append(l.told, err) }
+func (l *learning) Inherit(provider.Provider) {}
 
 func TestProviderIsToldOfFailedRequests(t *testing.T) {
 	endpoint := serveHTTP(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -151,17 +103,17 @@ func TestProviderIsToldOfFailedRequests(t *testing.T) {
 
 // rotating is a provider whose secret is another one each time that it is read.
 type rotating struct {
-	Provider
+	provider.Provider
 	reads int
 	sent  []string
 }
 
-func (r *rotating) Secrets() (Secrets, error) {
+func (r *rotating) Secrets() (provider.Secrets, error) {
 	r.reads++
-	return Secrets{"key": token.NewSecret(fmt.Sprintf("key-number-%d", r.reads))}, nil
+	return provider.Secrets{"key": token.NewSecret(fmt.Sprintf("key-number-%d", r.reads))}, nil
 }
 
-func (r *rotating) NewRequest(ctx context.Context, client Client) (*http.Request, error) {
+func (r *rotating) NewRequest(ctx context.Context, client provider.Client) (*http.Request, error) {
 	r.sent = append(r.sent, client.Secrets["key"].Reveal())
 	return r.Provider.NewRequest(ctx, client)
 }

@@ -8,13 +8,10 @@ import (
 	"strings"
 
 	"golang.org/x/net/http/httpguts"
-)
 
-// forbiddenHeaders cannot carry a token: a proxy removes them, or they frame the message.
-var forbiddenHeaders = map[string]bool{
-	"Alt-Svc": true, "Connection": true, "Content-Length": true, "Host": true, "Keep-Alive": true,
-	"Proxy-Connection": true, "Te": true, "Trailer": true, "Transfer-Encoding": true, "Upgrade": true,
-}
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
+)
 
 // TokenHeader is the header field that carries the token to the API.
 type TokenHeader struct {
@@ -39,7 +36,7 @@ func (t *TokenHeader) provision() error {
 		return errors.New("this is not a header field name")
 	}
 	t.Name = http.CanonicalHeaderKey(t.Name)
-	if forbiddenHeaders[t.Name] {
+	if oauth.ReservedHeaders[t.Name] {
 		return fmt.Errorf("%s cannot carry a token", t.Name)
 	}
 	if t.Format == "" {
@@ -59,7 +56,7 @@ func (t *TokenHeader) provision() error {
 }
 
 // value returns the field's value for a token.
-func (t *TokenHeader) value(s Secret) string { return t.prefix + s.Reveal() + t.suffix }
+func (t *TokenHeader) value(s provider.Secret) string { return t.prefix + s.Reveal() + t.suffix }
 
 // sentBy reports whether the application sent credentials of its own.
 func (t *TokenHeader) sentBy(r *http.Request) bool {

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
 // injector is the transport around reverse_proxy's transport. It sees the final request, after all that Caddy does
@@ -36,7 +37,7 @@ type injector struct {
 
 // tokenField is the header field of one token, made once and shared by all its requests.
 type tokenField struct {
-	token  Secret
+	token  provider.Secret
 	values []string
 }
 

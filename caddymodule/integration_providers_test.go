@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/providers/elasticpath"
 )
 
 // echoOf reads the answer of a development API.
@@ -223,7 +224,7 @@ func (s *elasticPathServer) api() *devserver.API { return &devserver.API{Registr
 // credential is the configuration of a credential with a grant.
 func (s *elasticPathServer) credential(name, grant string) string {
 	secret := "client_secret " + devserver.DefaultClientSecret
-	if grant == grantImplicit {
+	if grant == elasticpath.GrantImplicit {
 		secret = ""
 	}
 	return fmt.Sprintf("credential %s {\n provider elastic_path {\n token_url %s\n grant %s\n }\n client_id %s\n %s\n}\n",
@@ -257,7 +258,7 @@ func TestElasticPathProxied(t *testing.T) {
 	t.Run("EP-09 the store on API calls", func(t *testing.T) {
 		tokens := newElasticPathServer(t)
 		api := newRecordingAPI(t, nil)
-		_, base := startProxy(t, tokens.credential("api", grantClientCredentials), fmt.Sprintf(`token_proxy api %s {
+		_, base := startProxy(t, tokens.credential("api", elasticpath.GrantClientCredentials), fmt.Sprintf(`token_proxy api %s {
 			header_up X-MOLTIN-AUTH-STORE store-1
 		}`, api.URL))
 		get(t, base).wantStatus(t, http.StatusOK)
@@ -266,7 +267,7 @@ func TestElasticPathProxied(t *testing.T) {
 		}
 	})
 
-	for _, grant := range []string{grantClientCredentials, grantImplicit} {
+	for _, grant := range []string{elasticpath.GrantClientCredentials, elasticpath.GrantImplicit} {
 		t.Run("EP-50 one Authorization, Bearer without a colon, with "+grant, func(t *testing.T) {
 			tokens := newElasticPathServer(t)
 			api := newRecordingAPI(t, nil)
@@ -287,7 +288,7 @@ func TestElasticPathProxied(t *testing.T) {
 	t.Run("EP-51 many 401s at once cost one token, and every body is sent again", func(t *testing.T) {
 		tokens := newElasticPathServer(t)
 		api := tokens.api()
-		_, base := startProxy(t, tokens.credential("api", grantClientCredentials), "token_proxy api "+serveHTTP(t, api).URL)
+		_, base := startProxy(t, tokens.credential("api", elasticpath.GrantClientCredentials), "token_proxy api "+serveHTTP(t, api).URL)
 		echoOf(t, get(t, base))
 		tokens.Registry.RevokeAll(tokens.ClientID)
 		const n = 8
@@ -315,13 +316,13 @@ func TestElasticPathProxied(t *testing.T) {
 	t.Run("EP-52 the shopper's tokens go with the implicit token", func(t *testing.T) {
 		tokens := newElasticPathServer(t)
 		api := newRecordingAPI(t, nil)
-		_, base := startProxy(t, tokens.credential("api", grantImplicit), "token_proxy api "+api.URL)
+		_, base := startProxy(t, tokens.credential("api", elasticpath.GrantImplicit), "token_proxy api "+api.URL)
 		get(t, base, "EP-Account-Management-Authentication-Token", "account", "X-Moltin-Customer-Token", "customer").wantStatus(t, http.StatusOK)
 		got := api.only(t).Header
 		if got.Get("EP-Account-Management-Authentication-Token") != "account" || got.Get("X-Moltin-Customer-Token") != "customer" {
 			t.Errorf("they became %q and %q", got.Get("EP-Account-Management-Authentication-Token"), got.Get("X-Moltin-Customer-Token"))
 		}
-		if got := tokens.Requests()[0].GrantType; !strings.HasPrefix(api.only(t).Header.Get("Authorization"), "Bearer ") || got != grantImplicit {
+		if got := tokens.Requests()[0].GrantType; !strings.HasPrefix(api.only(t).Header.Get("Authorization"), "Bearer ") || got != elasticpath.GrantImplicit {
 			t.Errorf("beside them went no token of the grant implicit, but of %s", got)
 		}
 	})
@@ -330,7 +331,7 @@ func TestElasticPathProxied(t *testing.T) {
 		tokens := newElasticPathServer(t)
 		full, implicit := freeAddr(t), freeAddr(t)
 		upstream := serveHTTP(t, tokens.api()).URL
-		startCaddy(t, globalOptions(tokens.credential("full", grantClientCredentials), tokens.credential("shopper", grantImplicit))+
+		startCaddy(t, globalOptions(tokens.credential("full", elasticpath.GrantClientCredentials), tokens.credential("shopper", elasticpath.GrantImplicit))+
 			siteConfig(full, "token_proxy full "+upstream)+siteConfig(implicit, "token_proxy shopper "+upstream))
 		if first, second := echoOf(t, get(t, "http://"+full)), echoOf(t, get(t, "http://"+implicit)); first.Token == second.Token {
 			t.Error("the shopper acts with full access")
@@ -339,14 +340,14 @@ func TestElasticPathProxied(t *testing.T) {
 		for _, r := range tokens.Requests() {
 			grants = append(grants, r.GrantType)
 		}
-		if !slices.Equal(grants, []string{grantClientCredentials, grantImplicit}) {
+		if !slices.Equal(grants, []string{elasticpath.GrantClientCredentials, elasticpath.GrantImplicit}) {
 			t.Errorf("the endpoint was asked for %q", grants)
 		}
 	})
 
 	t.Run("EP-54 an implicit token may write", func(t *testing.T) {
 		tokens := newElasticPathServer(t)
-		_, base := startProxy(t, tokens.credential("api", grantImplicit), "token_proxy api "+serveHTTP(t, tokens.api()).URL)
+		_, base := startProxy(t, tokens.credential("api", elasticpath.GrantImplicit), "token_proxy api "+serveHTTP(t, tokens.api()).URL)
 		for _, method := range []string{http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
 			if echo := echoOf(t, send(t, method, base+"/v2/carts/1/items", "{}")); echo.Method != method || echo.BodyBytes != 2 {
 				t.Errorf("%s became %+v", method, echo)
@@ -362,7 +363,7 @@ func TestElasticPathProxied(t *testing.T) {
 			w.WriteHeader(http.StatusUnauthorized)
 			_, _ = io.WriteString(w, `{"errors":[{"title":"Unauthorized","status":401}]}`)
 		})
-		_, base := startProxy(t, tokens.credential("api", grantClientCredentials), "token_proxy api "+api.URL)
+		_, base := startProxy(t, tokens.credential("api", elasticpath.GrantClientCredentials), "token_proxy api "+api.URL)
 		a := get(t, base)
 		a.wantStatus(t, http.StatusUnauthorized)
 		if a.body != `{"errors":[{"title":"Unauthorized","status":401}]}` {

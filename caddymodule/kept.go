@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
 // keptPlaceholder is the beginning of the placeholders with what a token's answer said besides.
@@ -34,10 +36,10 @@ func exposeKept(r *http.Request, kept map[string]string) {
 // are logged. A URL is no secret, but a parameter such as an audience, which can well be where the API is.
 //
 // It returns a remark that names what it has removed, or nothing.
-func hideKept(kept map[string]string, hide []Secret) string {
+func hideKept(kept map[string]string, hide []provider.Secret) string {
 	var removed []string
 	maps.DeleteFunc(kept, func(name, value string) bool {
-		shows := slices.ContainsFunc(hide, func(s Secret) bool {
+		shows := slices.ContainsFunc(hide, func(s provider.Secret) bool {
 			_, isURL := hostPortOf(s.Reveal())
 			return !isURL && s.In(value)
 		})

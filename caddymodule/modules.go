@@ -4,4 +4,7 @@ package caddymodule
 // blank import beside this one.
 import (
 	_ "github.com/tokenproxy/caddy-token-proxy/caddymodule/devmodules"
+	_ "github.com/tokenproxy/caddy-token-proxy/caddymodule/providers/elasticpath"
+	_ "github.com/tokenproxy/caddy-token-proxy/caddymodule/providers/oauth2"
+	_ "github.com/tokenproxy/caddy-token-proxy/caddymodule/providers/optoro"
 )

@@ -28,6 +28,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
 // The client of the tests of provider oauth2: what goes through an encoding wrongly shows.
@@ -246,7 +247,7 @@ func (s *oauth2Server) transport() options {
 }
 
 // knows reports whether the server has issued a token.
-func (s *oauth2Server) knows(issued Issued) bool {
+func (s *oauth2Server) knows(issued provider.Issued) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	_, state := s.endpoint.Registry.Lookup(issued.Token.Reveal())

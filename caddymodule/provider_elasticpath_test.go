@@ -14,17 +14,19 @@ import (
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/providers/elasticpath"
 )
 
 // newElasticPath is a provisioned provider that no test asks over the network.
-func newElasticPath(t *testing.T, grant string) *ElasticPath {
+func newElasticPath(t *testing.T, grant string) *elasticpath.Provider {
 	t.Helper()
 	secret := "secret"
-	if grant == grantImplicit {
+	if grant == elasticpath.GrantImplicit {
 		secret = ""
 	}
 	_, c, _ := provisionCredential(t, credentialJSON("elastic_path", "id", secret, "grant", grant))
-	return c.provider.(*ElasticPath)
+	return c.provider.(*elasticpath.Provider)
 }
 
 func TestElasticPath(t *testing.T) {
@@ -43,7 +45,7 @@ func TestElasticPath(t *testing.T) {
 				provided = nil
 			}
 			_, c, _ := provisionCredential(t, credentialJSON("elastic_path", "id", "secret", provided...))
-			req, err := c.provider.NewRequest(t.Context(), Client{ID: "id", Secret: token.NewSecret("secret")})
+			req, err := c.provider.NewRequest(t.Context(), provider.Client{ID: "id", Secret: token.NewSecret("secret")})
 			if err != nil || req.URL.String() != want || c.provider.Endpoint() != want || req.Method != http.MethodPost {
 				t.Errorf("%q: got %v, %v, want %s", options, req, err, want)
 			}
@@ -135,7 +137,7 @@ func TestElasticPath(t *testing.T) {
 }
 
 func TestElasticPathSuccess(t *testing.T) {
-	provider := newElasticPath(t, grantClientCredentials)
+	provider := newElasticPath(t, elasticpath.GrantClientCredentials)
 	const (
 		value = "xa3521ca621113e44eeed9232fa3e54571cb08bc"
 		seed  = `{"access_token":"` + value + `","token_type":"Bearer","expires_in":3600,"expires":1524486008,"identifier":"client_credentials"}`
@@ -195,12 +197,12 @@ func TestElasticPathSuccess(t *testing.T) {
 			grant, identifier string
 			noted             bool
 		}{
-			{grantClientCredentials, `"client_credentials"`, false},
-			{grantImplicit, `"implicit"`, false},
-			{grantClientCredentials, `null`, false},
-			{grantClientCredentials, `"implicit"`, true},
-			{grantImplicit, `"client_credentials"`, true},
-			{grantClientCredentials, `"c4n4ry"`, true},
+			{elasticpath.GrantClientCredentials, `"client_credentials"`, false},
+			{elasticpath.GrantImplicit, `"implicit"`, false},
+			{elasticpath.GrantClientCredentials, `null`, false},
+			{elasticpath.GrantClientCredentials, `"implicit"`, true},
+			{elasticpath.GrantImplicit, `"client_credentials"`, true},
+			{elasticpath.GrantClientCredentials, `"c4n4ry"`, true},
 		} {
 			for _, body := range []string{
 				`{"access_token":"T","expires_in":60,"identifier":` + tc.identifier + `}`,
@@ -307,7 +309,7 @@ func TestElasticPathFailures(t *testing.T) {
 // Every way to ask, at a server that behaves like Elastic Path's, and checks what it is sent.
 func TestElasticPathRoundTrip(t *testing.T) {
 	for _, wrapped := range []bool{false, true} {
-		for _, grant := range []string{grantClientCredentials, grantImplicit} {
+		for _, grant := range []string{elasticpath.GrantClientCredentials, elasticpath.GrantImplicit} {
 			name := fmt.Sprintf("EP-10 %s", grant)
 			if wrapped {
 				name = fmt.Sprintf("EP-11 %s, below data", grant)
@@ -315,7 +317,7 @@ func TestElasticPathRoundTrip(t *testing.T) {
 			t.Run(name, func(t *testing.T) {
 				endpoint := &devserver.TokenEndpoint{Dialect: devserver.ElasticPath, ClientID: newClientID(), Wrapped: wrapped, Registry: devserver.NewRegistry()}
 				secret := devserver.DefaultClientSecret
-				if grant == grantImplicit {
+				if grant == elasticpath.GrantImplicit {
 					secret = ""
 				}
 				_, c, _ := provisionCredential(t, credentialJSON("elastic_path", endpoint.ClientID, secret, "grant", grant, "store", "store-1", "token_url", serveHTTP(t, endpoint).URL))
@@ -350,7 +352,7 @@ func TestElasticPathSource(t *testing.T) {
 	source := func(t *testing.T, endpoint *devserver.TokenEndpoint) *token.Source {
 		t.Helper()
 		endpoint.Dialect = devserver.ElasticPath
-		return newInProcessSource(t, &ElasticPath{TokenURL: "http://127.0.0.1/"}, endpoint, token.Policy{})
+		return newInProcessSource(t, &elasticpath.Provider{TokenURL: "http://127.0.0.1/"}, endpoint, token.Policy{})
 	}
 	bubble := func(name string, f func(t *testing.T)) {
 		t.Helper()
@@ -410,9 +412,9 @@ func TestElasticPathSource(t *testing.T) {
 	scripted := func(t *testing.T, members func() string) (*token.Source, *atomic.Int32) {
 		t.Helper()
 		calls := new(atomic.Int32)
-		p := &ElasticPath{TokenURL: "http://127.0.0.1/"}
+		p := &elasticpath.Provider{TokenURL: "http://127.0.0.1/"}
 		s := newInProcessSource(t, p, new(devserver.TokenEndpoint), token.Policy{})
-		s.Start(token.Config{Fetcher: &inProcess{p, Client{ID: "id"}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.Start(token.Config{Fetcher: &inProcess{p, provider.Client{ID: "id"}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			fmt.Fprintf(w, `{"access_token":"T%d"%s}`, calls.Add(1), members())
 		})}})
 		return s, calls

@@ -28,6 +28,7 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/providers/oauth2"
 )
 
 // oauth2Trip is a token request that a server demands and gets, and others that it must refuse: else it would prove
@@ -1104,9 +1105,9 @@ func TestOAuth2RefreshAdvice(t *testing.T) {
 		`{"access_token":"$token","expires_in":$expires_in,"advice":{"refresh_after":1800}}`: 2,
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			provider := &OAuth2{TokenURL: "http://127.0.0.1/token"}
+			provider := &oauth2.Provider{TokenURL: "http://127.0.0.1/token"}
 			if strings.Contains(answer, "advice") {
-				provider.Response = &OAuth2Response{RefreshIn: "advice.refresh_after"}
+				provider.Response = &oauth2.Response{RefreshIn: "advice.refresh_after"}
 			}
 			endpoint := &devserver.TokenEndpoint{Dialect: devserver.OAuth2, Demands: devserver.Demands{Answer: answer}}
 			s := newInProcessSource(t, provider, endpoint, token.Policy{})

@@ -19,6 +19,8 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/providers/optoro"
 )
 
 // optoroSeed is the example of Optoro's published description.
@@ -28,7 +30,7 @@ const optoroSeed = `{"access_token":"G0ybScDl_7CA3tWVou","token_type":"Bearer","
 const doorkeeperJSON = "application/json; charset=utf-8"
 
 // newOptoro is a provider that no test asks over the network.
-func newOptoro() *Optoro { return &Optoro{TokenURL: "http://127.0.0.1/"} }
+func newOptoro() *optoro.Provider { return &optoro.Provider{TokenURL: "http://127.0.0.1/"} }
 
 // optoroSource is a source of Optoro tokens from an endpoint in the same bubble.
 func optoroSource(t *testing.T, endpoint *devserver.TokenEndpoint, policy token.Policy) *token.Source {
@@ -57,7 +59,7 @@ func TestOptoro(t *testing.T) {
 			if got := c.provider.Endpoint(); got != want {
 				t.Errorf("%q: got %s, want %s", options, got, want)
 			}
-			req, err := c.provider.NewRequest(t.Context(), Client{ID: "id", Secret: token.NewSecret("secret")})
+			req, err := c.provider.NewRequest(t.Context(), provider.Client{ID: "id", Secret: token.NewSecret("secret")})
 			if err != nil || req.URL.String() != want || req.Method != http.MethodPost {
 				t.Errorf("%q: got %v, %v", options, req, err)
 			}
@@ -148,7 +150,7 @@ func TestOptoro(t *testing.T) {
 		if err != nil {
 			return // refused when it is loaded
 		}
-		req, err := app.Credentials["test"].provider.NewRequest(t.Context(), Client{ID: "id", Secret: token.NewSecret(secret)})
+		req, err := app.Credentials["test"].provider.NewRequest(t.Context(), provider.Client{ID: "id", Secret: token.NewSecret(secret)})
 		if err != nil {
 			return // or when it is sent
 		}
@@ -583,7 +585,7 @@ func TestOptoroEnvironments(t *testing.T) {
 		for environment, host := range map[string]string{"production": "auth.optiturn.com", "sandbox": "auth.sandbox.optiturn.com"} {
 			config := credentialJSON("optoro", "id", "secret", "environment", environment)
 			_, c, _ := provisionCredential(t, config)
-			req, err := c.provider.NewRequest(t.Context(), Client{ID: "id", Secret: token.NewSecret("secret")})
+			req, err := c.provider.NewRequest(t.Context(), provider.Client{ID: "id", Secret: token.NewSecret("secret")})
 			if err != nil || req.URL.Host != host || c.endpointHost != host {
 				t.Errorf("%s: asks %v, %v", environment, req.URL, err)
 			}

@@ -36,6 +36,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
 // planted is a text that is unique to one run and may be in certain places only.
@@ -932,7 +933,7 @@ func (l *leakyProvider) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 func (l *leakyProvider) Endpoint() string { return l.URL }
 func (*leakyProvider) NeedsSecret() bool  { return true }
 
-func (l *leakyProvider) NewRequest(ctx context.Context, client Client) (*http.Request, error) {
+func (l *leakyProvider) NewRequest(ctx context.Context, client provider.Client) (*http.Request, error) {
 	secret := client.Secret.Reveal()
 	switch l.How {
 	case "panic while asking":
@@ -942,7 +943,7 @@ func (l *leakyProvider) NewRequest(ctx context.Context, client Client) (*http.Re
 	case "error while asking":
 		return nil, fmt.Errorf("cannot send %q", secret)
 	case "token error while asking":
-		return nil, &TokenError{Kind: "refused", Reason: "cannot send " + secret, Code: secret}
+		return nil, &provider.Error{Kind: "refused", Reason: "cannot send " + secret, Code: secret}
 	case "secret in the URL":
 		return http.NewRequestWithContext(ctx, http.MethodPost, "http://127.0.0.1:1/?client_secret="+url.QueryEscape(secret), nil)
 	}
@@ -954,31 +955,31 @@ func (l *leakyProvider) NewRequest(ctx context.Context, client Client) (*http.Re
 }
 
 // ReadAnswer finds the secret in the answer, where the hostile endpoints repeat it.
-func (l *leakyProvider) ReadAnswer(answer *Answer) (Issued, error) {
+func (l *leakyProvider) ReadAnswer(answer *provider.Answer) (provider.Issued, error) {
 	secret, _ := answer.Text("client_secret")
 	switch l.How {
 	case "panic while reading":
 		panic(answer)
 	case "error while reading":
-		return Issued{}, fmt.Errorf("got %s", answer.Body)
+		return provider.Issued{}, fmt.Errorf("got %s", answer.Body)
 	case "wrapped token error":
-		return Issued{}, fmt.Errorf("got %s: %w", secret, &TokenError{Kind: "refused", Code: secret, Reason: "it says no"})
+		return provider.Issued{}, fmt.Errorf("got %s: %w", secret, &provider.Error{Kind: "refused", Code: secret, Reason: "it says no"})
 	case "joined token error":
-		return Issued{}, errors.Join(errors.New(secret), &TokenError{Kind: "refused", Reason: "it says no"})
+		return provider.Issued{}, errors.Join(errors.New(secret), &provider.Error{Kind: "refused", Reason: "it says no"})
 	case "reason":
-		return Issued{}, &TokenError{Kind: "refused", Reason: "it does not like " + secret}
+		return provider.Issued{}, &provider.Error{Kind: "refused", Reason: "it does not like " + secret}
 	case "note":
-		issued, err := answer.Read(Layout{Token: []string{"access_token"}})
+		issued, err := answer.Read(provider.Layout{Token: []string{"access_token"}})
 		issued.Note = "it repeats " + secret
 		return issued, err
 	}
-	return answer.Read(Layout{Token: []string{"access_token"}})
+	return answer.Read(provider.Layout{Token: []string{"access_token"}})
 }
 
 // Interface guards
 var (
 	_ caddy.Provisioner           = (*redactionSpy)(nil)
 	_ caddyhttp.MiddlewareHandler = (*redactionSpy)(nil)
-	_ Provider                    = (*leakyProvider)(nil)
+	_ provider.Provider           = (*leakyProvider)(nil)
 	_ caddyfile.Unmarshaler       = (*leakyProvider)(nil)
 )

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
 // shortestReflected is how long a secret must be for no token to have it in it: shorter ones may be there by chance.
@@ -19,7 +20,7 @@ var errReflected = &token.Error{Kind: token.Unreadable, Reason: "the answer hold
 
 // isReflected reports whether a token is something that the token endpoint was sent. Of an endpoint that reflects its request,
 // as echo services do, or that means harm, the API would get the client's secret or assertion.
-func isReflected(issued Secret, req *http.Request, s secrets) bool {
+func isReflected(issued provider.Secret, req *http.Request, s secrets) bool {
 	if slices.ContainsFunc(s.all(), issued.Equal) {
 		return true
 	}

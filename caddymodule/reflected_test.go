@@ -14,6 +14,7 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
 // An endpoint that answers with what it was sent has issued no token: the API would get the client's secret, its key, or
@@ -104,7 +105,7 @@ func TestReflectedTokenIsRefused(t *testing.T) {
 func TestSecretThatIsNotSentIsNoToken(t *testing.T) {
 	const key = "0123456789abcdef0123456789abcdef"
 	req := httptest.NewRequest(http.MethodPost, "https://as.example", nil)
-	if !isReflected(token.NewSecret(key), req, secrets{client: Client{Secrets: Secrets{"a": token.NewSecret("other"), "b": token.NewSecret(key)}}}) {
+	if !isReflected(token.NewSecret(key), req, secrets{client: provider.Client{Secrets: provider.Secrets{"a": token.NewSecret("other"), "b": token.NewSecret(key)}}}) {
 		t.Error("it is accepted")
 	}
 }
@@ -117,7 +118,7 @@ func TestTokensThatAreNotReflected(t *testing.T) {
 		t.Fatal(err)
 	}
 	req.SetBasicAuth("an-id", "short")
-	read := secrets{client: Client{ID: "an-id", Secret: token.NewSecret("short"), Secrets: Secrets{"a": {}, "b": token.NewSecret("0123456789")}}}
+	read := secrets{client: provider.Client{ID: "an-id", Secret: token.NewSecret("short"), Secrets: provider.Secrets{"a": {}, "b": token.NewSecret("0123456789")}}}
 	for _, value := range []string{
 		"an-id-1", "acme-tenant.0123456789.x", "read", "01234567890", "a-shortened-token", base64.StdEncoding.EncodeToString([]byte("an-id:other")),
 		"urn:ietf:params:oauth:token-type:access_token",

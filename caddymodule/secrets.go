@@ -8,12 +8,13 @@ import (
 	"strings"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
 // secrets are all that one token request is made with, read once: what the request holds, what may not be seen, and what
 // tells whether anything has changed cannot disagree while a file is being replaced.
 type secrets struct {
-	client    Client
+	client    provider.Client
 	transport transportFiles
 }
 
@@ -24,7 +25,7 @@ func (c *Credential) readSecrets() (secrets, error) {
 	if s.client, err = c.readClient(); err != nil {
 		return s, err
 	}
-	if holder, ok := c.provider.(SecretHolder); ok {
+	if holder, ok := c.provider.(provider.SecretHolder); ok {
 		if s.client.Secrets, err = holder.Secrets(); err != nil {
 			return s, err
 		}
@@ -35,24 +36,24 @@ func (c *Credential) readSecrets() (secrets, error) {
 	return s, nil
 }
 
-func (c *Credential) readClient() (Client, error) {
+func (c *Credential) readClient() (provider.Client, error) {
 	id, err := c.id.Read()
 	if err != nil {
-		return Client{}, fmt.Errorf("client_id: %w", err)
+		return provider.Client{}, fmt.Errorf("client_id: %w", err)
 	}
 	if !c.provider.NeedsSecret() {
-		return Client{ID: id.Reveal()}, nil
+		return provider.Client{ID: id.Reveal()}, nil
 	}
 	secret, err := c.secret.Read()
 	if err != nil {
-		return Client{}, fmt.Errorf("client_secret: %w", err)
+		return provider.Client{}, fmt.Errorf("client_secret: %w", err)
 	}
-	return Client{ID: id.Reveal(), Secret: secret}, nil
+	return provider.Client{ID: id.Reveal(), Secret: secret}, nil
 }
 
 // all returns what may not be seen.
-func (s secrets) all() []Secret {
-	all := []Secret{s.client.Secret}
+func (s secrets) all() []provider.Secret {
+	all := []provider.Secret{s.client.Secret}
 	for _, secret := range s.client.Secrets {
 		all = append(all, secret)
 	}
@@ -75,7 +76,7 @@ func (c *Credential) httpClient(s secrets) (*oauth.Client, *tls.Certificate, err
 	if err != nil {
 		return nil, nil, fmt.Errorf("transport: %w", err)
 	}
-	if holder, ok := c.provider.(CertificateHolder); ok {
+	if holder, ok := c.provider.(provider.CertificateHolder); ok {
 		if options.Certificate, err = holder.Certificate(s.client.Secrets); err != nil {
 			return nil, nil, err
 		}

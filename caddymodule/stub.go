@@ -8,13 +8,9 @@ import (
 	"slices"
 	"strings"
 	"time"
-)
 
-// Stubber is a Provider whose token endpoint can be imitated, for SDKs that insist on fetching a token themselves.
-type Stubber interface {
-	// Stub returns the JSON of an answer with this token, which lives from now for that long.
-	Stub(token string, now time.Time, lifetime time.Duration) any
-}
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
+)
 
 const (
 	// stubToken is what such an SDK gets. It is worthless: the proxy puts the real token in its place.
@@ -26,7 +22,7 @@ const (
 // tokenStub answers an SDK's token requests, whose id and secret are not even read.
 type tokenStub struct {
 	paths   []string
-	stubber Stubber
+	stubber provider.Stubber
 }
 
 // stubDefault stands for the path of the provider's own token endpoint.
@@ -37,7 +33,7 @@ func newTokenStub(h *Handler) (*tokenStub, error) {
 	if len(h.TokenStub) == 0 {
 		return nil, nil
 	}
-	stubber, ok := h.credential.provider.(Stubber)
+	stubber, ok := h.credential.provider.(provider.Stubber)
 	if !ok {
 		return nil, errors.New("the token endpoint of this provider cannot be imitated")
 	}
@@ -70,9 +66,9 @@ func checkStubPath(path string) error {
 }
 
 // endpointPath is the path that an SDK asks, unless it was told another one. An issuer's path is not it.
-func endpointPath(provider Provider) (string, error) {
-	endpoint, err := url.Parse(provider.Endpoint())
-	discoverer, ok := provider.(Discoverer)
+func endpointPath(p provider.Provider) (string, error) {
+	endpoint, err := url.Parse(p.Endpoint())
+	discoverer, ok := p.(provider.Discoverer)
 	if err != nil || strings.Trim(endpoint.Path, "/") == "" || ok && discoverer.ByIssuer() {
 		return "", errors.New("the path of the token endpoint is not known: name the path that the SDK asks")
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/providers/elasticpath"
 )
 
 // stubbed is a provider whose token endpoint is imitated, and what the real one is asked and answers.
@@ -30,11 +31,11 @@ type stubbed struct {
 
 var stubs = map[string]stubbed{
 	"optoro": {provider: "optoro {\n token_url ENDPOINT\n}", path: "/oauth/token",
-		dialect: devserver.Optoro, grant: grantClientCredentials},
+		dialect: devserver.Optoro, grant: elasticpath.GrantClientCredentials},
 	"elastic_path, client_credentials": {provider: "elastic_path {\n token_url ENDPOINT\n}", path: "/oauth/access_token",
-		dialect: devserver.ElasticPath, grant: grantClientCredentials},
+		dialect: devserver.ElasticPath, grant: elasticpath.GrantClientCredentials},
 	"elastic_path, implicit": {provider: "elastic_path {\n token_url ENDPOINT\n grant implicit\n}", path: "/oauth/access_token",
-		dialect: devserver.ElasticPath, grant: grantImplicit},
+		dialect: devserver.ElasticPath, grant: elasticpath.GrantImplicit},
 	// RFC 6749 section 5.1
 	"oauth2": {provider: "oauth2 {\n token_url ENDPOINT/a/token\n}", path: "/a/token",
 		answer: `{"access_token": "t", "token_type": "Bearer", "expires_in": 3600}`},
@@ -50,7 +51,7 @@ func (s stubbed) realAnswer(t *testing.T) string {
 	}
 	endpoint := serveHTTP(t, &devserver.TokenEndpoint{Dialect: s.dialect, Registry: devserver.NewRegistry()})
 	form := url.Values{"grant_type": {s.grant}, "client_id": {devserver.DefaultClientID}}
-	if s.grant != grantImplicit {
+	if s.grant != elasticpath.GrantImplicit {
 		form.Set("client_secret", devserver.DefaultClientSecret)
 	}
 	a := send(t, http.MethodPost, endpoint.URL+s.path, form.Encode(), "Content-Type", "application/x-www-form-urlencoded")
@@ -65,7 +66,7 @@ func TestStubAnswersLikeTheEndpoint(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			want := fieldsOf(t, s.realAnswer(t))
 			secret := "client_secret b\n"
-			if s.grant == grantImplicit {
+			if s.grant == elasticpath.GrantImplicit {
 				secret = ""
 			}
 			_, base := startProxy(t, "credential api {\n provider "+strings.ReplaceAll(s.provider, "ENDPOINT", "http://127.0.0.1:1")+

@@ -13,6 +13,7 @@ import (
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
 // TokenTransport is how token requests travel. Requests to the API are reverse_proxy's matter, and its transport's.
@@ -59,7 +60,7 @@ func (t *TokenTransport) provision() error {
 
 // transportFiles is what a TokenTransport has in files and variables.
 type transportFiles struct {
-	ca, proxy Secret
+	ca, proxy provider.Secret
 }
 
 // read reads it as it is now.

@@ -1,4 +1,4 @@
-package caddymodule
+package oauth2
 
 import (
 	"encoding/json"
@@ -61,7 +61,7 @@ import (
 //	}
 //
 // assertion_claim, param, json_param, header and keep may stand more than once, with different names.
-func (o *OAuth2) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+func (o *Provider) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume the provider's name
 	if d.NextArg() {
 		return d.Err("provider oauth2 takes no value: its options stand in its block")
@@ -76,7 +76,7 @@ func (o *OAuth2) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-func (o *OAuth2) unmarshalHeader(d *caddyfile.Dispenser) error {
+func (o *Provider) unmarshalHeader(d *caddyfile.Dispenser) error {
 	if err := unmarshalNamed(d, &o.Headers, parseRequestValue); err != nil {
 		return err
 	}
@@ -145,7 +145,7 @@ func unmarshalNamed[V any](d *caddyfile.Dispenser, into *map[string]V, parse fun
 	return nil
 }
 
-func (o *OAuth2) unmarshalOption(d *caddyfile.Dispenser) error {
+func (o *Provider) unmarshalOption(d *caddyfile.Dispenser) error {
 	switch d.Val() {
 	case "token_url":
 		return option.Checked(d, &o.TokenURL, oauth.CheckEndpoint)
@@ -184,7 +184,7 @@ func (o *OAuth2) unmarshalOption(d *caddyfile.Dispenser) error {
 	}
 }
 
-func (o *OAuth2) unmarshalRequestOption(d *caddyfile.Dispenser) error {
+func (o *Provider) unmarshalRequestOption(d *caddyfile.Dispenser) error {
 	switch d.Val() {
 	case "grant":
 		return unmarshalOptional(d, &o.Grant)
@@ -210,7 +210,7 @@ func (o *OAuth2) unmarshalRequestOption(d *caddyfile.Dispenser) error {
 		if err := option.NoValue(d); err != nil {
 			return err
 		}
-		o.Response = new(OAuth2Response)
+		o.Response = new(Response)
 		_, err := option.Block(d, o.Response.unmarshalOption, "keep")
 		return err
 	default:
@@ -218,7 +218,7 @@ func (o *OAuth2) unmarshalRequestOption(d *caddyfile.Dispenser) error {
 	}
 }
 
-func (r *OAuth2Response) unmarshalOption(d *caddyfile.Dispenser) error {
+func (r *Response) unmarshalOption(d *caddyfile.Dispenser) error {
 	if err := r.unmarshalValue(d); err != nil {
 		return err
 	}
@@ -228,7 +228,7 @@ func (r *OAuth2Response) unmarshalOption(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-func (r *OAuth2Response) unmarshalValue(d *caddyfile.Dispenser) error {
+func (r *Response) unmarshalValue(d *caddyfile.Dispenser) error {
 	switch d.Val() {
 	case "keep":
 		return unmarshalNamed(d, &r.Keep, parseAny)

@@ -1,4 +1,5 @@
-package caddymodule
+// Package oauth2 asks any OAuth 2.0 token endpoint for tokens (RFC 6749).
+package oauth2
 
 import (
 	"cmp"
@@ -18,20 +19,21 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
 func init() {
-	caddy.RegisterModule(OAuth2{})
+	caddy.RegisterModule(Provider{})
 }
 
-// OAuth2 asks any OAuth 2.0 token endpoint (RFC 6749) for tokens. With a token URL or an issuer alone, it does what
+// Provider asks any OAuth 2.0 token endpoint (RFC 6749) for tokens. With a token URL or an issuer alone, it does what
 // RFC 6749 section 4.4 says: the client-credentials grant, as a form, with the client secret in Basic. Everything
 // that servers do otherwise can be said.
 //
 // Values may have global placeholders such as {env.NAME} in them. SigningKey, ClientCertificate,
 // ClientCertificateKey, and the values of Params and Headers may be secret: there, {env.NAME} or {file./path} is the
 // whole value, and a file is read again for each token request.
-type OAuth2 struct {
+type Provider struct {
 	// TokenURL is the token endpoint. Required, unless there is an issuer.
 	TokenURL string `json:"token_url,omitempty"`
 
@@ -120,7 +122,7 @@ type OAuth2 struct {
 	Encoding string `json:"encoding,omitempty"`
 
 	// Response says where the answer has what, if it is not where RFC 6749 section 5 says.
-	Response *OAuth2Response `json:"response,omitempty"`
+	Response *Response `json:"response,omitempty"`
 
 	endpoint    string
 	discovery   *oauth.Discovery
@@ -128,20 +130,20 @@ type OAuth2 struct {
 	assertions  assertions
 	certificate certificateReader
 	request     requestTemplate
-	layout      Layout
+	layout      provider.Layout
 	logger      *zap.Logger
 }
 
 // CaddyModule returns the Caddy module information.
-func (OAuth2) CaddyModule() caddy.ModuleInfo {
+func (Provider) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "token_proxy.providers.oauth2",
-		New: func() caddy.Module { return new(OAuth2) },
+		New: func() caddy.Module { return new(Provider) },
 	}
 }
 
 // Provision checks all that can be checked without a network.
-func (o *OAuth2) Provision(ctx caddy.Context) error {
+func (o *Provider) Provision(ctx caddy.Context) error {
 	o.logger = ctx.Logger()
 	for _, step := range []func() error{
 		o.replacePlaceholders,
@@ -160,7 +162,7 @@ func (o *OAuth2) Provision(ctx caddy.Context) error {
 }
 
 // replacePlaceholders replaces global placeholders in all that is not secret.
-func (o *OAuth2) replacePlaceholders() error {
+func (o *Provider) replacePlaceholders() error {
 	if strings.Contains(o.ClientAssertionFile, "{file.") { // what is in the file would be taken for its name, and shown
 		return errors.New("client_assertion_file: give the path alone, without {file.…}")
 	}
@@ -194,7 +196,7 @@ func (o *OAuth2) replacePlaceholders() error {
 	return nil
 }
 
-func (o *OAuth2) provisionEndpoint() error {
+func (o *Provider) provisionEndpoint() error {
 	if (o.TokenURL == "") == (o.Issuer == "") {
 		return errors.New("provider oauth2 needs token_url or issuer: the one or the other")
 	}
@@ -217,11 +219,11 @@ func (o *OAuth2) provisionEndpoint() error {
 	return nil
 }
 
-// Endpoint implements Provider.
-func (o *OAuth2) Endpoint() string { return o.endpoint }
+// Endpoint implements provider.Provider.
+func (o *Provider) Endpoint() string { return o.endpoint }
 
-// NeedsSecret implements Provider.
-func (o *OAuth2) NeedsSecret() bool {
+// NeedsSecret implements provider.Provider.
+func (o *Provider) NeedsSecret() bool {
 	switch o.auth.Method {
 	case oauth.ClientSecretBasic, oauth.ClientSecretPost, oauth.ClientSecretJWT:
 		return true
@@ -230,8 +232,8 @@ func (o *OAuth2) NeedsSecret() bool {
 	}
 }
 
-// NewRequest implements Provider.
-func (o *OAuth2) NewRequest(ctx context.Context, client Client) (*http.Request, error) {
+// NewRequest implements provider.Provider.
+func (o *Provider) NewRequest(ctx context.Context, client provider.Client) (*http.Request, error) {
 	endpoint, err := o.tokenEndpoint(ctx, client)
 	if err != nil {
 		return nil, err
@@ -239,31 +241,26 @@ func (o *OAuth2) NewRequest(ctx context.Context, client Client) (*http.Request, 
 	r := o.request.fill(client.Secrets)
 	r.URL = endpoint
 	if err := o.addAssertion(&r, client); err != nil {
-		return nil, misconfigured(err)
+		return nil, provider.Misconfigured(err)
 	}
 	proof, err := o.proof(client, endpoint)
 	if err != nil {
-		return nil, misconfigured(err)
+		return nil, provider.Misconfigured(err)
 	}
 	o.auth.Apply(&r, client.ID, proof)
 	return r.Build(ctx)
 }
 
-// misconfigured is the failure of what is configured here, whose errors are made to be shown.
-func misconfigured(err error) *TokenError {
-	return &TokenError{Kind: token.Refused, Reason: err.Error()}
-}
-
-func (o *OAuth2) tokenEndpoint(ctx context.Context, client Client) (string, error) {
+func (o *Provider) tokenEndpoint(ctx context.Context, client provider.Client) (string, error) {
 	if o.discovery == nil {
 		return o.endpoint, nil
 	}
 	return o.discovery.TokenEndpoint(ctx, client.Do)
 }
 
-// Doubt implements Learner: what looks like no token endpoint may be one that has moved.
-func (o *OAuth2) Doubt(err error) {
-	e, ok := errors.AsType[*TokenError](err)
+// Doubt implements provider.Learner: what looks like no token endpoint may be one that has moved.
+func (o *Provider) Doubt(err error) {
+	e, ok := errors.AsType[*provider.Error](err)
 	if o.discovery == nil || !ok {
 		return
 	}
@@ -278,20 +275,22 @@ func (o *OAuth2) Doubt(err error) {
 	}
 }
 
-// Inherit implements Learner.
-func (o *OAuth2) Inherit(from Provider) {
-	if old, ok := from.(*OAuth2); ok && o.discovery != nil && old.discovery != nil {
+// Inherit implements provider.Learner.
+func (o *Provider) Inherit(from provider.Provider) {
+	if old, ok := from.(*Provider); ok && o.discovery != nil && old.discovery != nil {
 		o.discovery = old.discovery
 	}
 }
 
-// ReadAnswer implements Provider.
-func (o *OAuth2) ReadAnswer(answer *Answer) (Issued, error) { return answer.Read(o.layout) }
+// ReadAnswer implements provider.Provider.
+func (o *Provider) ReadAnswer(answer *provider.Answer) (provider.Issued, error) {
+	return answer.Read(o.layout)
+}
 
-// Secrets implements SecretHolder.
-func (o *OAuth2) Secrets() (Secrets, error) {
-	secrets := make(Secrets)
-	for _, read := range []func(Secrets) error{o.assertions.read, o.certificate.read, o.request.read} {
+// Secrets implements provider.SecretHolder.
+func (o *Provider) Secrets() (provider.Secrets, error) {
+	secrets := make(provider.Secrets)
+	for _, read := range []func(provider.Secrets) error{o.assertions.read, o.certificate.read, o.request.read} {
 		if err := read(secrets); err != nil {
 			return nil, err
 		}
@@ -299,13 +298,13 @@ func (o *OAuth2) Secrets() (Secrets, error) {
 	return secrets, nil
 }
 
-// Certificate implements CertificateHolder.
-func (o *OAuth2) Certificate(secrets Secrets) (*tls.Certificate, error) {
+// Certificate implements provider.CertificateHolder.
+func (o *Provider) Certificate(secrets provider.Secrets) (*tls.Certificate, error) {
 	return o.certificate.parse(secrets)
 }
 
-// Stub implements Stubber.
-func (o *OAuth2) Stub(token string, _ time.Time, lifetime time.Duration) any {
+// Stub implements provider.Stubber.
+func (o *Provider) Stub(token string, _ time.Time, lifetime time.Duration) any {
 	return struct {
 		AccessToken string `json:"access_token"`
 		TokenType   string `json:"token_type"`
@@ -314,10 +313,10 @@ func (o *OAuth2) Stub(token string, _ time.Time, lifetime time.Duration) any {
 	}{token, "Bearer", int64(lifetime.Seconds()), strings.Join(o.Scope, " ")}
 }
 
-// ByIssuer implements Discoverer.
-func (o *OAuth2) ByIssuer() bool { return o.Issuer != "" }
+// ByIssuer implements provider.Discoverer.
+func (o *Provider) ByIssuer() bool { return o.Issuer != "" }
 
-func (o *OAuth2) grant() string {
+func (o *Provider) grant() string {
 	if o.Grant == nil {
 		return "client_credentials"
 	}
@@ -326,13 +325,13 @@ func (o *OAuth2) grant() string {
 
 // Interface guards
 var (
-	_ Provider              = (*OAuth2)(nil)
-	_ SecretHolder          = (*OAuth2)(nil)
-	_ SecretChecker         = (*OAuth2)(nil)
-	_ Discoverer            = (*OAuth2)(nil)
-	_ Learner               = (*OAuth2)(nil)
-	_ CertificateHolder     = (*OAuth2)(nil)
-	_ Stubber               = (*OAuth2)(nil)
-	_ caddy.Provisioner     = (*OAuth2)(nil)
-	_ caddyfile.Unmarshaler = (*OAuth2)(nil)
+	_ provider.Provider          = (*Provider)(nil)
+	_ provider.SecretHolder      = (*Provider)(nil)
+	_ provider.SecretChecker     = (*Provider)(nil)
+	_ provider.Discoverer        = (*Provider)(nil)
+	_ provider.Learner           = (*Provider)(nil)
+	_ provider.CertificateHolder = (*Provider)(nil)
+	_ provider.Stubber           = (*Provider)(nil)
+	_ caddy.Provisioner          = (*Provider)(nil)
+	_ caddyfile.Unmarshaler      = (*Provider)(nil)
 )

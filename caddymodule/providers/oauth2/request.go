@@ -1,4 +1,4 @@
-package caddymodule
+package oauth2
 
 import (
 	"cmp"
@@ -17,6 +17,7 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
 // requestTemplate is a token request without what changes from one to the next.
@@ -56,7 +57,7 @@ func newRequestValue(configured string) (requestValue, error) {
 }
 
 // read reads a value that comes from a file or a variable.
-func (v requestValue) read(into Secrets, name string) (err error) {
+func (v requestValue) read(into provider.Secrets, name string) (err error) {
 	switch {
 	case v.secret != nil:
 		into[name], err = v.secret.Read()
@@ -67,7 +68,7 @@ func (v requestValue) read(into Secrets, name string) (err error) {
 }
 
 // in returns the value, which may be among those that have been read.
-func (v requestValue) in(secrets Secrets, name string) string {
+func (v requestValue) in(secrets provider.Secrets, name string) string {
 	switch {
 	case v.uuid:
 		return uuid.NewString()
@@ -78,7 +79,7 @@ func (v requestValue) in(secrets Secrets, name string) string {
 	}
 }
 
-func (o *OAuth2) provisionRequest() error {
+func (o *Provider) provisionRequest() error {
 	if err := o.checkEncoding(); err != nil {
 		return err
 	}
@@ -136,7 +137,7 @@ func (o *OAuth2) provisionRequest() error {
 	return nil
 }
 
-func (o *OAuth2) checkEncoding() error {
+func (o *Provider) checkEncoding() error {
 	switch {
 	case !slices.Contains([]oauth.Encoding{"", oauth.Form, oauth.JSON, oauth.Query}, oauth.Encoding(o.Encoding)):
 		return fmt.Errorf("encoding: unknown value: it is %s, %s or %s", oauth.Form, oauth.JSON, oauth.Query)
@@ -156,7 +157,7 @@ func (o *OAuth2) checkEncoding() error {
 }
 
 // standardParams are the parameters that have options of their own. Those without a value are not sent.
-func (o *OAuth2) standardParams() url.Values {
+func (o *Provider) standardParams() url.Values {
 	params := make(url.Values)
 	for name, value := range map[string]string{
 		"grant_type": o.grant(),
@@ -174,7 +175,7 @@ func (o *OAuth2) standardParams() url.Values {
 }
 
 // checkClientParams refuses a name for the parameter with the client id, or the secret, that another parameter has.
-func (o *OAuth2) checkClientParams(standard url.Values) error {
+func (o *Provider) checkClientParams(standard url.Values) error {
 	taken := func(name string) bool {
 		return standard.Has(name) ||
 			usesAssertion(o.auth.Method) && slices.Contains([]string{"client_assertion", "client_assertion_type"}, name) ||
@@ -192,7 +193,7 @@ func (o *OAuth2) checkClientParams(standard url.Values) error {
 }
 
 // checkParam refuses a parameter that the request has anyway, or that would be a second way to authenticate.
-func (o *OAuth2) checkParam(name string, standard url.Values) error {
+func (o *Provider) checkParam(name string, standard url.Values) error {
 	switch {
 	case name == "":
 		return errors.New("the name is empty")
@@ -208,10 +209,10 @@ func (o *OAuth2) checkParam(name string, standard url.Values) error {
 	return nil
 }
 
-func (o *OAuth2) checkHeader(name string) error {
+func (o *Provider) checkHeader(name string) error {
 	canonical := textproto.CanonicalMIMEHeaderKey(name)
 	switch {
-	case forbiddenHeaders[canonical] || canonical == "Content-Type":
+	case oauth.ReservedHeaders[canonical] || canonical == "Content-Type":
 		return errors.New("this field belongs to the request itself")
 	case canonical == "Authorization" && o.auth.Method != oauth.NoClientAuth:
 		return fmt.Errorf("say how the client authenticates with client_auth; beside a header, it is %s", oauth.NoClientAuth)
@@ -220,7 +221,7 @@ func (o *OAuth2) checkHeader(name string) error {
 }
 
 // fill makes a request of the values that have been read.
-func (t requestTemplate) fill(secrets Secrets) oauth.TokenRequest {
+func (t requestTemplate) fill(secrets provider.Secrets) oauth.TokenRequest {
 	r := t.fixed
 	r.Params = maps.Clone(t.fixed.Params)
 	r.Header = make(http.Header, len(t.headers)+1)
@@ -234,7 +235,7 @@ func (t requestTemplate) fill(secrets Secrets) oauth.TokenRequest {
 }
 
 // read reads the values that come from files and variables.
-func (t requestTemplate) read(into Secrets) error {
+func (t requestTemplate) read(into provider.Secrets) error {
 	for _, values := range []struct {
 		of     string
 		values map[string]requestValue

@@ -1,4 +1,4 @@
-package caddymodule
+package oauth2
 
 import (
 	"cmp"
@@ -12,11 +12,12 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
-// OAuth2Response says where a token endpoint's answer has what. A path is made of member names and array indexes joined
+// Response says where a token endpoint's answer has what. A path is made of member names and array indexes joined
 // by dots, such as data.access_token or errors.0.code; "$" is the whole body.
-type OAuth2Response struct {
+type Response struct {
 	// Token holds the token: the first of these paths where there is one. Default: access_token.
 	Token []string `json:"token,omitempty"`
 
@@ -62,15 +63,15 @@ type TimeField struct {
 	Unit string `json:"unit,omitempty"`
 }
 
-func (o *OAuth2) provisionLayout() error {
+func (o *Provider) provisionLayout() error {
 	r := o.Response
 	if r == nil {
-		r = new(OAuth2Response)
+		r = new(Response)
 	}
 	if err := r.check(); err != nil {
 		return fmt.Errorf("response: %w", err)
 	}
-	o.layout = Layout{
+	o.layout = provider.Layout{
 		Token:           orDefault(r.Token, "access_token"),
 		Type:            []string{"token_type"},
 		ExpiresIn:       []string{"expires_in"},
@@ -109,7 +110,7 @@ func orDefault(paths []string, standard ...string) []string {
 	return standard
 }
 
-func (r *OAuth2Response) check() error {
+func (r *Response) check() error {
 	for option, paths := range map[string][]string{"token": r.Token, "error": r.Error} {
 		for _, path := range paths {
 			if err := checkPath(path); err != nil {

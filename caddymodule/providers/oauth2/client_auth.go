@@ -1,4 +1,4 @@
-package caddymodule
+package oauth2
 
 import (
 	"cmp"
@@ -13,9 +13,10 @@ import (
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
-// clientAuthMethods are the values of OAuth2.ClientAuth.
+// clientAuthMethods are the values of Provider.ClientAuth.
 var clientAuthMethods = []string{
 	oauth.ClientSecretBasic,
 	oauth.ClientSecretPost,
@@ -26,7 +27,7 @@ var clientAuthMethods = []string{
 	oauth.NoClientAuth,
 }
 
-// The values of OAuth2.BasicEncoding.
+// The values of Provider.BasicEncoding.
 const (
 	basicForm = "form"
 	basicRaw  = "raw"
@@ -41,7 +42,7 @@ func usesAssertion(method string) bool {
 }
 
 // provisionAuth refuses options that the method has no use for: whoever gives one expects it to matter.
-func (o *OAuth2) provisionAuth() error {
+func (o *Provider) provisionAuth() error {
 	method := cmp.Or(o.ClientAuth, oauth.ClientSecretBasic)
 	basic := method == oauth.ClientSecretBasic
 	switch {
@@ -84,7 +85,7 @@ type assertions struct {
 	grant bool
 }
 
-func (o *OAuth2) provisionAssertions() error {
+func (o *Provider) provisionAssertions() error {
 	a := assertions{alg: o.SigningAlg, id: o.SigningKeyID}
 	if o.SigningKey != "" {
 		key, err := option.NewReader(string(o.SigningKey))
@@ -105,7 +106,7 @@ func (o *OAuth2) provisionAssertions() error {
 	if a.key == nil {
 		return nil
 	}
-	secrets := make(Secrets)
+	secrets := make(provider.Secrets)
 	if err := a.read(secrets); err != nil {
 		return err
 	}
@@ -117,7 +118,7 @@ func (o *OAuth2) provisionAssertions() error {
 }
 
 // checkAssertions refuses what is missing, superfluous, or contradictory.
-func (o *OAuth2) checkAssertions(a assertions) error {
+func (o *Provider) checkAssertions(a assertions) error {
 	method := o.auth.Method
 	private := method == oauth.PrivateKeyJWT
 	signed := a.key != nil || method == oauth.ClientSecretJWT
@@ -144,8 +145,8 @@ func (o *OAuth2) checkAssertions(a assertions) error {
 	return nil
 }
 
-// CheckSecret implements SecretChecker: a secret that signs must be long enough (RFC 7518 section 3.2).
-func (o *OAuth2) CheckSecret(secret Secret) error {
+// CheckSecret implements provider.SecretChecker: a secret that signs must be long enough (RFC 7518 section 3.2).
+func (o *Provider) CheckSecret(secret provider.Secret) error {
 	if o.auth.Method != oauth.ClientSecretJWT {
 		return nil
 	}
@@ -157,7 +158,7 @@ func (o *OAuth2) CheckSecret(secret Secret) error {
 	return err
 }
 
-func (o *OAuth2) secretKey(secret Secret) (oauth.SigningKey, error) {
+func (o *Provider) secretKey(secret provider.Secret) (oauth.SigningKey, error) {
 	key := oauth.SecretKey(secret.Reveal())
 	if o.SigningAlg == "" {
 		return key, nil
@@ -170,7 +171,7 @@ func (o *OAuth2) secretKey(secret Secret) (oauth.SigningKey, error) {
 }
 
 // signingKey parses the key.
-func (a assertions) signingKey(secrets Secrets) (oauth.SigningKey, error) {
+func (a assertions) signingKey(secrets provider.Secrets) (oauth.SigningKey, error) {
 	key, err := oauth.ParseSigningKey(secrets["signing_key"].Reveal())
 	if err != nil {
 		return key, fmt.Errorf("signing_key: %w", err)
@@ -186,7 +187,7 @@ func (a assertions) signingKey(secrets Secrets) (oauth.SigningKey, error) {
 }
 
 // read reads what the assertions are made of.
-func (a assertions) read(into Secrets) (err error) {
+func (a assertions) read(into provider.Secrets) (err error) {
 	if a.key != nil {
 		if into["signing_key"], err = a.key.ReadLines(); err != nil {
 			return fmt.Errorf("signing_key: %w", err)
@@ -201,7 +202,7 @@ func (a assertions) read(into Secrets) (err error) {
 }
 
 // proof makes what proves the client's identity.
-func (o *OAuth2) proof(client Client, endpoint string) (oauth.Proof, error) {
+func (o *Provider) proof(client provider.Client, endpoint string) (oauth.Proof, error) {
 	switch {
 	case o.auth.Method == oauth.ClientSecretJWT:
 		key, err := o.secretKey(client.Secret)
@@ -221,7 +222,7 @@ func (o *OAuth2) proof(client Client, endpoint string) (oauth.Proof, error) {
 }
 
 // addAssertion adds the proof of the grant jwt-bearer (RFC 7523 section 2.1), if the key signs one.
-func (o *OAuth2) addAssertion(r *oauth.TokenRequest, client Client) error {
+func (o *Provider) addAssertion(r *oauth.TokenRequest, client provider.Client) error {
 	if !o.assertions.grant {
 		return nil
 	}
@@ -232,7 +233,7 @@ func (o *OAuth2) addAssertion(r *oauth.TokenRequest, client Client) error {
 	return err
 }
 
-func (o *OAuth2) assertion(client Client, endpoint, typ string) oauth.Assertion {
+func (o *Provider) assertion(client provider.Client, endpoint, typ string) oauth.Assertion {
 	if o.AssertionTyp != nil {
 		typ = *o.AssertionTyp
 	}
@@ -245,7 +246,7 @@ func (o *OAuth2) assertion(client Client, endpoint, typ string) oauth.Assertion 
 }
 
 // sign signs with the key. Servers that know the client by a certificate find the key by its thumbprint.
-func (o *OAuth2) sign(a oauth.Assertion, secrets Secrets) (string, error) {
+func (o *Provider) sign(a oauth.Assertion, secrets provider.Secrets) (string, error) {
 	key, err := o.assertions.signingKey(secrets)
 	if err != nil {
 		return "", err
@@ -265,7 +266,7 @@ type certificateReader struct {
 	certificate, key *option.Reader // nil if there is none
 }
 
-func (o *OAuth2) provisionCertificate() error {
+func (o *Provider) provisionCertificate() error {
 	switch {
 	case o.ClientCertificate == "" && o.ClientCertificateKey == "":
 		if usesTLS(o.auth.Method) {
@@ -286,7 +287,7 @@ func (o *OAuth2) provisionCertificate() error {
 		return fmt.Errorf("client_certificate_key: %w", err)
 	}
 	o.certificate = certificateReader{&certificate, &key}
-	secrets := make(Secrets)
+	secrets := make(provider.Secrets)
 	if err := o.certificate.read(secrets); err != nil {
 		return err
 	}
@@ -298,7 +299,7 @@ func (o *OAuth2) provisionCertificate() error {
 }
 
 // parse makes the certificate of what has been read; nil if there is none.
-func (c certificateReader) parse(secrets Secrets) (*tls.Certificate, error) {
+func (c certificateReader) parse(secrets provider.Secrets) (*tls.Certificate, error) {
 	if c.certificate == nil {
 		return nil, nil
 	}
@@ -317,7 +318,7 @@ func (c certificateReader) parse(secrets Secrets) (*tls.Certificate, error) {
 }
 
 // read reads the certificate and its key. The certificate is no secret, but another one is another proof.
-func (c certificateReader) read(into Secrets) (err error) {
+func (c certificateReader) read(into provider.Secrets) (err error) {
 	if c.certificate == nil {
 		return nil
 	}
@@ -331,7 +332,7 @@ func (c certificateReader) read(into Secrets) (err error) {
 }
 
 // warnOfReaders warns of a private key that stands in the configuration, or that others can read.
-func (o *OAuth2) warnOfReaders(name string, key option.Reader) {
+func (o *Provider) warnOfReaders(name string, key option.Reader) {
 	if key.IsLiteral() {
 		o.logger.Warn(name + " stands in the configuration itself, where the admin API and autosave.json show it: use {file./path} or {env.NAME}")
 		return

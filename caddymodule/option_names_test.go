@@ -8,6 +8,9 @@ import (
 	"testing"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/providers/elasticpath"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/providers/oauth2"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/providers/optoro"
 )
 
 // strayed are secrets as they may get onto a place that is not theirs: alone, and with what stands before them.
@@ -120,7 +123,7 @@ func TestOptionNamesAreComplete(t *testing.T) {
 		"region": "", "environment": "", // which stand beside the provider's name
 		"format": "", "name": "", // which stand beside their option
 	}
-	for _, module := range []any{App{}, Credential{}, TokenTransport{}, OAuth2{}, OAuth2Response{}, ElasticPath{}, Optoro{}} {
+	for _, module := range []any{App{}, Credential{}, TokenTransport{}, oauth2.Provider{}, oauth2.Response{}, elasticpath.Provider{}, optoro.Provider{}} {
 		for _, field := range reflect.VisibleFields(reflect.TypeOf(module)) {
 			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
 			if option, ok := singular[name]; ok {

@@ -1,4 +1,5 @@
-package caddymodule
+// Package optoro asks Optoro's Auth API for tokens.
+package optoro
 
 import (
 	"context"
@@ -12,15 +13,16 @@ import (
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
 func init() {
-	caddy.RegisterModule(Optoro{})
+	caddy.RegisterModule(Provider{})
 }
 
-// Optoro asks Optoro's Auth API for tokens: JSON in the request, the standard fields in the answer.
+// Provider asks Optoro's Auth API for tokens: JSON in the request, the standard fields in the answer.
 // Its endpoint is a Doorkeeper server. Source: Optoro's published description "Auth 1.0.0".
-type Optoro struct {
+type Provider struct {
 	// Environment is "production" (https://auth.optiturn.com) or "sandbox" (https://auth.sandbox.optiturn.com).
 	// Default: production.
 	Environment string `json:"environment,omitempty"`
@@ -33,10 +35,10 @@ type Optoro struct {
 }
 
 // CaddyModule returns the Caddy module information.
-func (Optoro) CaddyModule() caddy.ModuleInfo {
+func (Provider) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "token_proxy.providers.optoro",
-		New: func() caddy.Module { return new(Optoro) },
+		New: func() caddy.Module { return new(Provider) },
 	}
 }
 
@@ -47,7 +49,7 @@ var optoroURLs = map[string]string{
 }
 
 // Provision resolves the endpoint.
-func (o *Optoro) Provision(caddy.Context) error {
+func (o *Provider) Provision(caddy.Context) error {
 	standard, ok := optoroURLs[o.Environment]
 	if !ok {
 		return errors.New("unknown environment: it is production or sandbox")
@@ -68,7 +70,7 @@ func (o *Optoro) Provision(caddy.Context) error {
 //	provider optoro [production|sandbox] {
 //	    token_url <url>
 //	}
-func (o *Optoro) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+func (o *Provider) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume the provider's name
 	if d.NextArg() {
 		o.Environment = d.Val()
@@ -83,21 +85,21 @@ func (o *Optoro) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return err
 }
 
-func (o *Optoro) unmarshalOption(d *caddyfile.Dispenser) error {
+func (o *Provider) unmarshalOption(d *caddyfile.Dispenser) error {
 	if d.Val() != "token_url" {
 		return option.Unrecognized(d, "provider optoro")
 	}
 	return option.Checked(d, &o.TokenURL, oauth.CheckEndpoint)
 }
 
-// Endpoint implements Provider.
-func (o *Optoro) Endpoint() string { return o.endpoint }
+// Endpoint implements provider.Provider.
+func (o *Provider) Endpoint() string { return o.endpoint }
 
-// NeedsSecret implements Provider.
-func (o *Optoro) NeedsSecret() bool { return true }
+// NeedsSecret implements provider.Provider.
+func (o *Provider) NeedsSecret() bool { return true }
 
-// NewRequest implements Provider. The description allows these three members and no other.
-func (o *Optoro) NewRequest(ctx context.Context, client Client) (*http.Request, error) {
+// NewRequest implements provider.Provider. The description allows these three members and no other.
+func (o *Provider) NewRequest(ctx context.Context, client provider.Client) (*http.Request, error) {
 	return oauth.NewJSONRequest(ctx, o.endpoint, struct {
 		GrantType    string `json:"grant_type"`
 		ClientID     string `json:"client_id"`
@@ -105,10 +107,10 @@ func (o *Optoro) NewRequest(ctx context.Context, client Client) (*http.Request, 
 	}{"client_credentials", client.ID, client.Secret.Reveal()})
 }
 
-// ReadAnswer implements Provider. created_at is ignored: with token reuse on, created_at + expires_in lies in the
+// ReadAnswer implements provider.Provider. created_at is ignored: with token reuse on, created_at + expires_in lies in the
 // past while the token is good. invalid_token_reuse is a race in the server, reported as a 400.
-func (o *Optoro) ReadAnswer(answer *Answer) (Issued, error) {
-	return answer.Read(Layout{
+func (o *Provider) ReadAnswer(answer *provider.Answer) (provider.Issued, error) {
+	return answer.Read(provider.Layout{
 		Token:     []string{"access_token"},
 		Type:      []string{"token_type"},
 		ExpiresIn: []string{"expires_in"},
@@ -117,8 +119,8 @@ func (o *Optoro) ReadAnswer(answer *Answer) (Issued, error) {
 	})
 }
 
-// Stub implements Stubber.
-func (o *Optoro) Stub(token string, now time.Time, lifetime time.Duration) any {
+// Stub implements provider.Stubber.
+func (o *Provider) Stub(token string, now time.Time, lifetime time.Duration) any {
 	return struct {
 		AccessToken string `json:"access_token"`
 		TokenType   string `json:"token_type"`
@@ -130,8 +132,8 @@ func (o *Optoro) Stub(token string, now time.Time, lifetime time.Duration) any {
 
 // Interface guards
 var (
-	_ Provider              = (*Optoro)(nil)
-	_ Stubber               = (*Optoro)(nil)
-	_ caddy.Provisioner     = (*Optoro)(nil)
-	_ caddyfile.Unmarshaler = (*Optoro)(nil)
+	_ provider.Provider     = (*Provider)(nil)
+	_ provider.Stubber      = (*Provider)(nil)
+	_ caddy.Provisioner     = (*Provider)(nil)
+	_ caddyfile.Unmarshaler = (*Provider)(nil)
 )

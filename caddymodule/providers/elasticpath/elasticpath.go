@@ -1,4 +1,5 @@
-package caddymodule
+// Package elasticpath asks Elastic Path's Authentication API for tokens.
+package elasticpath
 
 import (
 	"context"
@@ -14,15 +15,16 @@ import (
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
 func init() {
-	caddy.RegisterModule(ElasticPath{})
+	caddy.RegisterModule(Provider{})
 }
 
-// ElasticPath asks Elastic Path's Authentication API for tokens: a form in the request; in the answer, the fields at
+// Provider asks Elastic Path's Authentication API for tokens: a form in the request; in the answer, the fields at
 // the top level, as the service sends them, or below "data", as its published description says.
-type ElasticPath struct {
+type Provider struct {
 	// Region is "euwest" (https://euwest.api.elasticpath.com) or "useast" (https://useast.api.elasticpath.com).
 	// Default: euwest.
 	Region string `json:"region,omitempty"`
@@ -45,10 +47,10 @@ type ElasticPath struct {
 }
 
 // CaddyModule returns the Caddy module information.
-func (ElasticPath) CaddyModule() caddy.ModuleInfo {
+func (Provider) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "token_proxy.providers.elastic_path",
-		New: func() caddy.Module { return new(ElasticPath) },
+		New: func() caddy.Module { return new(Provider) },
 	}
 }
 
@@ -58,14 +60,14 @@ var elasticPathURLs = map[string]string{
 	"useast": "https://useast.api.elasticpath.com/oauth/access_token",
 }
 
-// The values of ElasticPath.Grant.
+// The values of Provider.Grant.
 const (
-	grantClientCredentials = "client_credentials"
-	grantImplicit          = "implicit"
+	GrantClientCredentials = "client_credentials"
+	GrantImplicit          = "implicit"
 )
 
 // Provision resolves the endpoint and the grant.
-func (e *ElasticPath) Provision(ctx caddy.Context) error {
+func (e *Provider) Provision(ctx caddy.Context) error {
 	e.logger = ctx.Logger()
 	standard, ok := elasticPathURLs[e.Region]
 	if !ok {
@@ -73,8 +75,8 @@ func (e *ElasticPath) Provision(ctx caddy.Context) error {
 	}
 	switch e.Grant {
 	case "":
-		e.Grant = grantClientCredentials
-	case grantClientCredentials, grantImplicit:
+		e.Grant = GrantClientCredentials
+	case GrantClientCredentials, GrantImplicit:
 	default:
 		return errors.New("unknown grant: it is client_credentials or implicit")
 	}
@@ -90,7 +92,7 @@ func (e *ElasticPath) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-func (e *ElasticPath) warnOfLegacyHost() {
+func (e *Provider) warnOfLegacyHost() {
 	u, err := url.Parse(e.endpoint)
 	if err != nil {
 		return
@@ -108,7 +110,7 @@ func (e *ElasticPath) warnOfLegacyHost() {
 //	    grant     client_credentials|implicit
 //	    store     <id>
 //	}
-func (e *ElasticPath) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+func (e *Provider) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume the provider's name
 	if d.NextArg() {
 		e.Region = d.Val()
@@ -123,12 +125,12 @@ func (e *ElasticPath) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return err
 }
 
-func (e *ElasticPath) unmarshalOption(d *caddyfile.Dispenser) error {
+func (e *Provider) unmarshalOption(d *caddyfile.Dispenser) error {
 	switch d.Val() {
 	case "token_url":
 		return option.Checked(d, &e.TokenURL, oauth.CheckEndpoint)
 	case "grant":
-		return option.Choice(d, &e.Grant, grantClientCredentials, grantImplicit)
+		return option.Choice(d, &e.Grant, GrantClientCredentials, GrantImplicit)
 	case "store":
 		return option.String(d, &e.Store)
 	default:
@@ -136,14 +138,14 @@ func (e *ElasticPath) unmarshalOption(d *caddyfile.Dispenser) error {
 	}
 }
 
-// Endpoint implements Provider.
-func (e *ElasticPath) Endpoint() string { return e.endpoint }
+// Endpoint implements provider.Provider.
+func (e *Provider) Endpoint() string { return e.endpoint }
 
-// NeedsSecret implements Provider.
-func (e *ElasticPath) NeedsSecret() bool { return e.Grant != grantImplicit }
+// NeedsSecret implements provider.Provider.
+func (e *Provider) NeedsSecret() bool { return e.Grant != GrantImplicit }
 
-// NewRequest implements Provider.
-func (e *ElasticPath) NewRequest(ctx context.Context, client Client) (*http.Request, error) {
+// NewRequest implements provider.Provider.
+func (e *Provider) NewRequest(ctx context.Context, client provider.Client) (*http.Request, error) {
 	params := url.Values{"grant_type": {e.Grant}, "client_id": {client.ID}}
 	if e.NeedsSecret() {
 		params.Set("client_secret", client.Secret.Reveal())
@@ -155,9 +157,9 @@ func (e *ElasticPath) NewRequest(ctx context.Context, client Client) (*http.Requ
 	return req, err
 }
 
-// ReadAnswer implements Provider. Errors are JSON:API objects in more shapes than the description has, or OAuth's.
-func (e *ElasticPath) ReadAnswer(answer *Answer) (Issued, error) {
-	issued, err := answer.Read(Layout{
+// ReadAnswer implements provider.Provider. Errors are JSON:API objects in more shapes than the description has, or OAuth's.
+func (e *Provider) ReadAnswer(answer *provider.Answer) (provider.Issued, error) {
+	issued, err := answer.Read(provider.Layout{
 		Token:     []string{"access_token", "data.access_token"},
 		Type:      []string{"token_type", "data.token_type"},
 		ExpiresIn: []string{"expires_in", "data.expires_in"},
@@ -173,8 +175,8 @@ func (e *ElasticPath) ReadAnswer(answer *Answer) (Issued, error) {
 	return issued, nil
 }
 
-// Stub implements Stubber. Elastic Path's own SDKs go by expires, not by expires_in.
-func (e *ElasticPath) Stub(token string, now time.Time, lifetime time.Duration) any {
+// Stub implements provider.Stubber. Elastic Path's own SDKs go by expires, not by expires_in.
+func (e *Provider) Stub(token string, now time.Time, lifetime time.Duration) any {
 	return struct {
 		Expires     int64  `json:"expires"`
 		Identifier  string `json:"identifier"`
@@ -186,8 +188,8 @@ func (e *ElasticPath) Stub(token string, now time.Time, lifetime time.Duration) 
 
 // Interface guards
 var (
-	_ Provider              = (*ElasticPath)(nil)
-	_ Stubber               = (*ElasticPath)(nil)
-	_ caddy.Provisioner     = (*ElasticPath)(nil)
-	_ caddyfile.Unmarshaler = (*ElasticPath)(nil)
+	_ provider.Provider     = (*Provider)(nil)
+	_ provider.Stubber      = (*Provider)(nil)
+	_ caddy.Provisioner     = (*Provider)(nil)
+	_ caddyfile.Unmarshaler = (*Provider)(nil)
 )
