@@ -8,53 +8,48 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// account is what one request says of itself, in metrics and in the access log.
+// account is what one request adds to the access log.
 type account struct {
 	credential string
-	served     string
+	served     status.Served
 	waited     time.Duration
 	replayed   bool
 }
-
-// How a request was served that got no token.
-const (
-	servedFailed = "failed"
-	servedLeft   = "left" // the application did not wait for one
-)
 
 // acquire gets a lease, and keeps count.
 func (h *Handler) acquire(r *http.Request) (token.Lease, account, error) {
 	began := time.Now()
 	lease, err := h.credential.acquire(r.Context())
 	a := account{credential: h.Credential, served: servedAs(lease, err)}
-	counted := h.credential.counted()
-	counted.served[a.served].Inc()
-	if a.served == string(token.ServedFresh) || a.served == string(token.ServedStale) {
+	known := h.credential.status
+	known.Served(a.served)
+	if a.served == status.ServedFresh || a.served == status.ServedStale {
 		return lease, a, nil
 	}
 	a.waited = time.Since(began)
-	counted.wait.Observe(a.waited.Seconds())
-	traceWait(r.Context(), h.credential, began, a)
+	known.Waited(a.waited)
+	known.TraceWait(r.Context(), began, a.served)
 	return lease, a, err
 }
 
-func servedAs(lease token.Lease, err error) string {
+func servedAs(lease token.Lease, err error) status.Served {
 	switch {
 	case err == nil:
-		return string(lease.Served())
+		return status.ServedBy(lease)
 	case clientGone(err):
-		return servedLeft
+		return status.ServedLeft
 	default:
-		return servedFailed
+		return status.ServedFailed
 	}
 }
 
-// refuse counts a request that is not sent on.
-func (h *Handler) refuse(w http.ResponseWriter, p *problem, reason string) {
-	h.credential.counted().refused[reason].Inc()
+// deny answers a request that is not sent on, and counts it.
+func (h *Handler) deny(w http.ResponseWriter, p *problem, why status.Denied) {
+	h.credential.status.Denied(why)
 	p.write(w, h.Credential)
 }
 
@@ -72,7 +67,7 @@ func (a account) log(r *http.Request) {
 // MarshalLogObject implements zapcore.ObjectMarshaler.
 func (a account) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	enc.AddString("credential", a.credential)
-	enc.AddString("served", a.served)
+	enc.AddString("served", a.served.String())
 	enc.AddDuration("waited", a.waited)
 	enc.AddBool("replayed", a.replayed)
 	return nil

@@ -6,12 +6,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
@@ -109,24 +112,26 @@ func serveCredentials(w http.ResponseWriter, r *http.Request) error {
 	if err := allow(w, r, http.MethodGet, http.MethodHead); err != nil {
 		return err
 	}
-	all := []report{}
+	all := []status.Report{} // an empty list, not null
 	if app := runningApp(); app != nil {
-		all = app.reports()
+		for _, name := range slices.Sorted(maps.Keys(app.clients)) {
+			all = append(all, app.clients[name].status.Report())
+		}
 	}
 	return writeJSON(w, http.StatusOK, struct {
-		Now         time.Time `json:"now"`
-		Credentials []report  `json:"credentials"`
+		Now         time.Time       `json:"now"`
+		Credentials []status.Report `json:"credentials"`
 	}{time.Now(), all})
 }
 
-func serveCredential(w http.ResponseWriter, r *http.Request, c *Credential) error {
+func serveCredential(w http.ResponseWriter, r *http.Request, c *client) error {
 	if err := allow(w, r, http.MethodGet, http.MethodHead); err != nil {
 		return err
 	}
-	return writeJSON(w, http.StatusOK, c.report())
+	return writeJSON(w, http.StatusOK, c.status.Report())
 }
 
-func serveRefresh(w http.ResponseWriter, r *http.Request, c *Credential) error {
+func serveRefresh(w http.ResponseWriter, r *http.Request, c *client) error {
 	if err := allow(w, r, http.MethodPost); err != nil {
 		return err
 	}
@@ -135,25 +140,25 @@ func serveRefresh(w http.ResponseWriter, r *http.Request, c *Credential) error {
 		return nil // nobody is there to be told
 	}
 	if e, ok := errors.AsType[*token.Error](err); ok {
-		status := http.StatusBadGateway
+		code := http.StatusBadGateway
 		if e.Kind == token.Unavailable {
-			status = http.StatusServiceUnavailable
+			code = http.StatusServiceUnavailable
 		}
-		d := explain(c.endpointHost, e, time.Now())
-		return adminError(status, strings.TrimSpace(d.summary+" "+d.advice))
+		d := status.Explain(c.status.Endpoint, e, time.Now())
+		return adminError(code, strings.TrimSpace(d.Summary+" "+d.Advice))
 	}
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, http.StatusOK, c.report())
+	return writeJSON(w, http.StatusOK, c.status.Report())
 }
 
-func servePurge(w http.ResponseWriter, r *http.Request, c *Credential) error {
+func servePurge(w http.ResponseWriter, r *http.Request, c *client) error {
 	if err := allow(w, r, http.MethodPost); err != nil {
 		return err
 	}
 	c.source.Purge()
-	return writeJSON(w, http.StatusOK, c.report())
+	return writeJSON(w, http.StatusOK, c.status.Report())
 }
 
 func servePurgeAll(w http.ResponseWriter, r *http.Request) error {
@@ -162,7 +167,7 @@ func servePurgeAll(w http.ResponseWriter, r *http.Request) error {
 	}
 	purged := 0
 	if app := runningApp(); app != nil {
-		for _, c := range app.Credentials {
+		for _, c := range app.clients {
 			c.source.Purge()
 			purged++
 		}
@@ -170,12 +175,12 @@ func servePurgeAll(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, http.StatusOK, map[string]int{"purged": purged})
 }
 
-func findRunning(name string) (*Credential, error) {
+func findRunning(name string) (*client, error) {
 	app := runningApp()
 	if app == nil {
 		return nil, adminError(http.StatusNotFound, "no credentials are configured")
 	}
-	c, err := app.credential(name)
+	c, err := app.client(name)
 	if err != nil {
 		return nil, adminError(http.StatusNotFound, err.Error())
 	}

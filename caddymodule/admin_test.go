@@ -3,11 +3,9 @@ package caddymodule
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"path/filepath"
-	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -539,55 +537,6 @@ func TestAdminAfterAReload(t *testing.T) {
 	})
 }
 
-// Each counter of the report is the metric of the same name.
-func TestReportedCounters(t *testing.T) {
-	c := &Credential{counted: metrics.of("counted-" + newClientID())}
-	counted := c.counted()
-	counted.served["fresh"].Add(1)
-	counted.served["stale"].Add(2)
-	counted.served["waited"].Add(3)
-	counted.served["failed"].Add(4)
-	counted.served["left"].Add(100)
-	counted.unauthorized.Add(5)
-	counted.replays.Add(6)
-	counted.refused["destination"].Add(7)
-	counted.refused["client"].Add(8)
-	got := c.counters(snapshot{invalidations: 9, calls: map[outcome]uint64{outcomeObtained: 10}})
-	want := reportCounters{
-		Requests:      map[string]uint64{"fresh": 1, "stale": 2, "waited": 3, "failed": 4},
-		Calls:         map[outcome]uint64{"obtained": 10, "unavailable": 0, "refused": 0, "unreadable": 0},
-		Unauthorized:  5,
-		Replays:       6,
-		Refusals:      map[string]uint64{"destination": 7, "client": 8},
-		Invalidations: 9,
-	}
-	if !reflect.DeepEqual(got, want) {
-		t.Errorf("got %+v, want %+v", got, want)
-	}
-}
-
-func TestHistoryIsBounded(t *testing.T) {
-	o := &observation{calls: make(map[outcome]uint64)}
-	for i := range 2 * maxRecent {
-		o.add(occurrence{Outcome: outcomeObtained, Reason: fmt.Sprint(i)})
-	}
-	seen := o.snapshot()
-	if len(seen.recent) != maxRecent || seen.recent[0].Reason != "50" || seen.recent[maxRecent-1].Reason != "99" {
-		t.Errorf("%d entries, from %s", len(seen.recent), seen.recent[0].Reason)
-	}
-	if seen.calls[outcomeObtained] != 2*maxRecent {
-		t.Errorf("%d calls are counted", seen.calls[outcomeObtained])
-	}
-	o.add(occurrence{Outcome: outcomeRejected})
-	o.add(occurrence{Outcome: outcomeDestination})
-	if again := o.snapshot(); again.invalidations != 1 || again.calls[outcomeRejected] != 0 || again.calls[outcomeDestination] != 0 || again.lastError != nil {
-		t.Errorf("what is no call is counted as one: %+v", again)
-	}
-	if seen.recent[maxRecent-1].Outcome != outcomeObtained {
-		t.Error("a snapshot changes")
-	}
-}
-
 // While a configuration is replaced there are two apps, and the new one may be given up.
 func TestRunningApp(t *testing.T) {
 	before, one, two := runningApp(), new(App), new(App)
@@ -609,17 +558,18 @@ func TestRunningApp(t *testing.T) {
 func TestReportOfAFailureThatIsDue(t *testing.T) {
 	c, _ := observedCredential(t)
 	synctest.Test(t, func(t *testing.T) {
-		c.source = token.NewSource(token.Config{Observe: c.observe,
+		c.source = token.NewSource(token.Config{Observe: c.status.Observe,
 			Fetcher: &failingFetcher{err: &token.Error{Kind: token.Refused, Status: 401, Code: "invalid_client", Reason: "it says no"}}})
+		c.status.Begin("identity", c.source)
 		if c.source.Refresh(t.Context()) == nil {
 			t.Fatal("it did not fail")
 		}
-		r := c.report()
-		if r.NextTry == nil || r.Health != healthFailing {
+		r := c.status.Report()
+		if r.NextTry == nil || r.Health != "failing" {
 			t.Fatalf("while calls are held back: %+v", r)
 		}
 		<-time.After(time.Until(*r.NextTry))
-		if r := c.report(); r.NextTry != nil || r.Health != healthFailing || r.LastError == nil {
+		if r := c.status.Report(); r.NextTry != nil || r.Health != "failing" || r.LastError == nil {
 			t.Errorf("when a call is due: %+v", r)
 		}
 		c.source.Rest()

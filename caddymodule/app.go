@@ -8,7 +8,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
-	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
 )
 
 func init() {
@@ -24,10 +24,9 @@ type App struct {
 	// Credentials are the OAuth 2.0 client registrations by name. A name is made of letters, digits, '_', '-', '.'.
 	Credentials map[string]*Credential `json:"credentials,omitempty"`
 
-	events   *eventEmitter
-	observed []*observation
-	acquired []token.Key
-	ends     []func()
+	clients map[string]*client
+	events  *status.Events
+	ends    []func()
 }
 
 // CaddyModule returns the Caddy module information. Caddy's events ask for it at any time, so it must not copy the app.
@@ -42,53 +41,31 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 // too, and for configurations that are then refused.
 func (a *App) Provision(ctx caddy.Context) error {
 	var err error
-	if a.events, err = newEventEmitter(ctx); err != nil {
+	if a.events, err = status.NewEvents(ctx); err != nil {
 		return err
 	}
-	if err := metrics.register(ctx.GetMetricsRegistry()); err != nil {
+	if err := status.Register(ctx.GetMetricsRegistry(), a.statusInForce, madeVault.Load); err != nil {
 		return err
 	}
+	a.clients = make(map[string]*client, len(a.Credentials))
 	for _, name := range slices.Sorted(maps.Keys(a.Credentials)) {
-		c := a.Credentials[name]
-		if c == nil {
+		config := a.Credentials[name]
+		if config == nil {
 			return fmt.Errorf("credential %q: it is null", name)
 		}
-		c.events = a.events
-		if err := a.provisionCredential(ctx, name, c); err != nil {
+		if a.clients[name], err = newClient(ctx, name, config, a.events); err != nil {
+			delete(a.clients, name)
 			return fmt.Errorf("credential %q: %w", name, err)
 		}
 	}
 	return nil
 }
 
-func (a *App) provisionCredential(ctx caddy.Context, name string, c *Credential) error {
-	c.observation = observations.acquire(name)
-	a.observed = append(a.observed, c.observation)
-	if err := c.provision(ctx, name); err != nil {
-		return err
-	}
-	key, err := c.key()
-	if err != nil {
-		return err
-	}
-	c.identityKey = key
-	c.source, err = acquireSource(key, c.config())
-	if err != nil {
-		return err
-	}
-	a.acquired = append(a.acquired, key)
-	c.inherit()
-	return nil
-}
-
 // Start puts the configuration into force: sources that were there before go on with their tokens, under this
 // configuration's policy. It never waits for a token endpoint.
 func (a *App) Start() error {
-	for _, name := range slices.Sorted(maps.Keys(a.Credentials)) { // of two that share a source, the last one counts
-		c := a.Credentials[name]
-		c.counted()
-		c.observation.begin(c.identityKey)
-		a.ends = append(a.ends, c.source.Start(c.config()))
+	for _, name := range slices.Sorted(maps.Keys(a.clients)) { // of two that share a source, the policy of the last one counts
+		a.ends = append(a.ends, a.clients[name].start())
 	}
 	a.enterForce()
 	return nil
@@ -105,22 +82,30 @@ func (a *App) Cleanup() error {
 		end()
 	}
 	a.ends = nil
-	a.events.end()
+	a.events.End()
 	var errs []error
-	for _, key := range a.acquired {
-		errs = append(errs, releaseSource(key))
+	for _, c := range a.clients {
+		errs = append(errs, c.release())
 	}
-	a.acquired = nil
-	for _, o := range a.observed {
-		observations.release(o)
-	}
-	a.observed = nil
+	a.clients = nil
 	return errors.Join(errs...)
 }
 
-// credential returns the credential of that name.
-func (a *App) credential(name string) (*Credential, error) {
-	c, ok := a.Credentials[name]
+// statusInForce returns what is known of the credentials, once they have been started.
+func (a *App) statusInForce() []*status.Credential {
+	if runningApp() != a {
+		return nil
+	}
+	var all []*status.Credential
+	for _, c := range a.clients {
+		all = append(all, c.status)
+	}
+	return all
+}
+
+// client returns the credential of that name.
+func (a *App) client(name string) (*client, error) {
+	c, ok := a.clients[name]
 	if !ok {
 		return nil, unknownCredential(name, slices.Collect(maps.Keys(a.Credentials)))
 	}

@@ -213,6 +213,15 @@ func (c *Credential) unmarshalHeader(d *caddyfile.Dispenser) error {
 	return nil
 }
 
+func (c *Credential) unmarshalTransport(d *caddyfile.Dispenser) error {
+	if err := option.NoValue(d); err != nil {
+		return err
+	}
+	c.Transport = new(TokenTransport)
+	_, err := option.Block(d, c.Transport.unmarshalOption)
+	return err
+}
+
 // parseDirective parses the directive into a Handler.
 func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	h.Next() // consume the directive's name

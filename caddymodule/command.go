@@ -16,6 +16,7 @@ import (
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
@@ -60,7 +61,7 @@ func listCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var answer struct {
-				Credentials []report `json:"credentials"`
+				Credentials []status.Report `json:"credentials"`
 			}
 			if err := askAdmin(cmd, http.MethodGet, "credentials", &answer); err != nil {
 				return err
@@ -119,10 +120,10 @@ func purgeCommand() *cobra.Command {
 
 // steer does the same with each credential, and goes on if it fails with one.
 func steer(cmd *cobra.Command, names []string, action string) error {
-	reports := []report{} // an empty list, not null
+	reports := []status.Report{} // an empty list, not null
 	var failures []error
 	for _, name := range names {
-		var r report
+		var r status.Report
 		if err := askAdmin(cmd, http.MethodPost, "credentials/"+url.PathEscape(name)+"/"+action, &r); err != nil {
 			failures = append(failures, fmt.Errorf("%s: %w", name, err))
 			continue
@@ -167,7 +168,7 @@ func adminFailure(address string, err error) error {
 }
 
 // printReports prints a table, or JSON.
-func printReports(cmd *cobra.Command, reports []report) error {
+func printReports(cmd *cobra.Command, reports []status.Report) error {
 	out := cmd.OutOrStdout()
 	if asJSON(cmd) {
 		return printJSON(out, reports)
@@ -180,7 +181,7 @@ func printReports(cmd *cobra.Command, reports []report) error {
 	for _, r := range reports {
 		expires := "-"
 		if r.Expires != nil && r.State != token.StateExpired {
-			expires = in(*r.Expires, time.Now())
+			expires = status.In(*r.Expires, time.Now())
 		}
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, r.Health, cmp.Or(r.Cause, "-"), r.State, expires, cmp.Or(r.Fingerprint, "-"), strings.TrimSpace(r.Summary+" "+r.Advice))
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
@@ -38,15 +39,15 @@ and all. That needs a terminal, so that the token ends up in no file or log.`,
 
 // checked is what came of one credential.
 type checked struct {
-	Name        string         `json:"name"`
-	OK          bool           `json:"ok"`
-	Duration    float64        `json:"duration"`           // seconds
-	Lifetime    float64        `json:"lifetime,omitempty"` // seconds
-	Fingerprint string         `json:"fingerprint,omitempty"`
-	Note        string         `json:"note,omitempty"`
-	Error       *reportedError `json:"error,omitempty"`
-	Summary     string         `json:"summary,omitempty"`
-	Advice      string         `json:"advice,omitempty"`
+	Name        string                `json:"name"`
+	OK          bool                  `json:"ok"`
+	Duration    float64               `json:"duration"`           // seconds
+	Lifetime    float64               `json:"lifetime,omitempty"` // seconds
+	Fingerprint string                `json:"fingerprint,omitempty"`
+	Note        string                `json:"note,omitempty"`
+	Error       *status.ReportedError `json:"error,omitempty"`
+	Summary     string                `json:"summary,omitempty"`
+	Advice      string                `json:"advice,omitempty"`
 
 	header string
 }
@@ -65,17 +66,17 @@ func check(cmd *cobra.Command, names []string) error {
 		names = append(names, shown)
 	}
 	if len(names) == 0 {
-		names = slices.Sorted(maps.Keys(app.Credentials))
+		names = slices.Sorted(maps.Keys(app.clients))
 	}
 	for _, name := range names { // before any call
-		if _, err := app.credential(name); err != nil {
+		if _, err := app.client(name); err != nil {
 			return err
 		}
 	}
 	results := []checked{}
 	failed := 0
 	for _, name := range names {
-		result := app.Credentials[name].check(cmd.Context())
+		result := app.clients[name].check(cmd.Context())
 		if !result.OK {
 			failed++
 		}
@@ -104,7 +105,7 @@ func headerToShow(cmd *cobra.Command, app *App) (string, error) {
 	if name == "" {
 		return "", nil
 	}
-	if _, err := app.credential(name); err != nil {
+	if _, err := app.client(name); err != nil {
 		return "", err
 	}
 	if out, ok := cmd.OutOrStdout().(*os.File); !ok || !term.IsTerminal(int(out.Fd())) {
@@ -151,22 +152,22 @@ func loadApp(cmd *cobra.Command) (*App, func(), error) {
 }
 
 // check makes one token call.
-func (c *Credential) check(ctx context.Context) checked {
+func (c *client) check(ctx context.Context) checked {
 	ctx, cancel := context.WithTimeout(ctx, cmp.Or(time.Duration(c.FetchTimeout), token.DefaultFetchTimeout))
 	defer cancel()
 	began := time.Now()
-	issued, e := (&fetcher{credential: c}).Prepare().Make(ctx)
+	issued, e := (&fetcher{client: c}).Prepare().Make(ctx)
 	result := checked{Name: c.name, Duration: time.Since(began).Seconds()}
 	if e != nil {
-		d := explain(c.endpointHost, e, time.Now())
-		result.Error = &reportedError{time.Now(), e.Kind, e.Status, e.Code, e.Reason}
-		result.Summary, result.Advice = d.summary, d.advice
+		d := status.Explain(c.status.Endpoint, e, time.Now())
+		result.Error = &status.ReportedError{At: time.Now(), Kind: e.Kind, Status: e.Status, Code: e.Code, Reason: e.Reason}
+		result.Summary, result.Advice = d.Summary, d.Advice
 		return result
 	}
 	result.OK = true
 	result.Fingerprint = issued.Token.Fingerprint()
 	result.Note = issued.Note
-	result.Lifetime = max(0, c.config().Policy.Trusted(issued.Lifetime).Seconds())
+	result.Lifetime = max(0, c.policy().Trusted(issued.Lifetime).Seconds())
 	result.header = c.header.Name + ": " + c.header.value(issued.Token)
 	return result
 }
@@ -178,7 +179,7 @@ func (r checked) print(cmd *cobra.Command) {
 		return
 	}
 	fmt.Fprintf(out, "✓ %s (%.2f s): a token for %s, fingerprint %s\n", r.Name, r.Duration,
-		lasting(time.Duration(r.Lifetime*float64(time.Second))), r.Fingerprint)
+		status.Lasting(time.Duration(r.Lifetime*float64(time.Second))), r.Fingerprint)
 	if r.Note != "" {
 		fmt.Fprintf(out, "  but %s\n", r.Note)
 	}

@@ -1,22 +1,15 @@
 package caddymodule
 
 import (
-	"cmp"
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"net/url"
 	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"go.uber.org/zap"
 
-	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
-	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
 // Credential is one OAuth 2.0 client registration: who asks, which token endpoint is asked, where the token may go,
@@ -67,142 +60,6 @@ type Credential struct {
 	// credentials, 4 at a time are fetched from one token endpoint; a request that needs a token does not wait for that.
 	// Default: false: the first request waits for the token.
 	Prefetch bool `json:"prefetch,omitempty"`
-
-	name         string
-	providerName string
-	provider     provider.Provider
-	endpointHost string
-	id, secret   option.Reader
-	hosts        hostPatterns
-	header       TokenHeader
-	source       *token.Source
-	events       *eventEmitter
-	failures     failureLog
-	observation  *observation
-	identityKey  token.Key
-	counted      func() credentialMetrics
-	logger       *zap.Logger
-
-	hasCertificate bool // token requests are made with a client certificate
-}
-
-// provision resolves and checks everything that can be checked without a network.
-func (c *Credential) provision(ctx caddy.Context, name string) error {
-	c.name = name
-	c.logger = ctx.Logger()
-	if !validCredentialName(name) {
-		return errors.New("a credential's name is made of letters, digits, '_', '-' and '.'")
-	}
-	c.counted = metrics.of(name)
-	if err := c.loadProvider(ctx); err != nil {
-		return err
-	}
-	if err := c.loadClient(); err != nil {
-		return err
-	}
-	if err := c.loadTransport(); err != nil {
-		return err
-	}
-	if err := c.checkDurations(); err != nil {
-		return err
-	}
-	var err error
-	if c.hosts, err = parseHostPatterns(c.APIHosts); err != nil {
-		return fmt.Errorf("api_hosts: %w", err)
-	}
-	if c.Header != nil {
-		c.header = *c.Header
-	}
-	if err := c.header.provision(); err != nil {
-		return fmt.Errorf("header: %w", err)
-	}
-	return nil
-}
-
-func (c *Credential) loadProvider(ctx caddy.Context) error {
-	if c.ProviderRaw == nil {
-		return errors.New("provider is missing")
-	}
-	mod, err := ctx.LoadModule(c, "ProviderRaw")
-	if err != nil {
-		return fmt.Errorf("provider: %w", err)
-	}
-	p, ok := mod.(provider.Provider)
-	if !ok {
-		return fmt.Errorf("provider: %T is not a provider", mod)
-	}
-	c.provider = p
-	c.providerName = mod.(caddy.Module).CaddyModule().ID.Name()
-
-	endpoint, err := url.Parse(p.Endpoint())
-	if err != nil {
-		return errors.New("provider: the token URL is not a URL")
-	}
-	if endpoint.Scheme != "https" && !oauth.IsLoopback(endpoint.Hostname()) && !c.AllowPlaintext {
-		option := "token_url"
-		if d, ok := p.(provider.Discoverer); ok && d.ByIssuer() {
-			option = "issuer"
-		}
-		return errors.New(option + ": the client secret would be sent in the clear: use https, or say allow_plaintext")
-	}
-	c.endpointHost = endpoint.Host
-	return nil
-}
-
-// loadTransport reads what the transport needs once, so that a mistyped name is refused now.
-func (c *Credential) loadTransport() error {
-	if c.Transport == nil {
-		c.Transport = new(TokenTransport)
-	}
-	if err := c.Transport.provision(); err != nil {
-		return fmt.Errorf("transport: %w", err)
-	}
-	secrets, err := c.readSecrets()
-	if err != nil {
-		return err
-	}
-	_, certificate, err := c.httpClient(secrets)
-	c.hasCertificate = certificate != nil
-	return err
-}
-
-// loadClient reads id and secret once, so that a mistyped name is refused now and not at the first request.
-func (c *Credential) loadClient() error {
-	if c.ClientID == "" {
-		return errors.New("client_id is missing")
-	}
-	var err error
-	if c.id, err = option.NewReader(c.ClientID); err == nil {
-		_, err = c.id.Read()
-	}
-	if err != nil {
-		return fmt.Errorf("client_id: %w", err)
-	}
-	if !c.provider.NeedsSecret() {
-		if c.ClientSecret != "" {
-			return fmt.Errorf("client_secret: provider %s sends none, as it is configured: remove it", c.providerName)
-		}
-		return nil
-	}
-	if c.ClientSecret == "" {
-		return fmt.Errorf("client_secret is missing: provider %s needs one, as it is configured", c.providerName)
-	}
-	var secret provider.Secret
-	if c.secret, err = option.NewReader(string(c.ClientSecret)); err == nil {
-		secret, err = c.secret.Read()
-	}
-	if checker, ok := c.provider.(provider.SecretChecker); ok && err == nil {
-		err = checker.CheckSecret(secret)
-	}
-	if err != nil {
-		return fmt.Errorf("client_secret: %w", err)
-	}
-	if c.secret.IsLiteral() {
-		c.ClientSecret = "" // for whoever prints or marshals a credential in use
-		c.logger.Warn("client_secret stands in the configuration itself, where the admin API and autosave.json show it: use {env.NAME} or {file./path}",
-			zap.String("credential", c.name))
-	}
-	return nil
 }
 
 func (c *Credential) checkDurations() error {
@@ -219,49 +76,15 @@ func (c *Credential) checkDurations() error {
 	return nil
 }
 
-// key identifies the source: everything that shapes the token, and nothing else. Policy is left out, so that a
-// changed timeout costs no token.
-func (c *Credential) key() (token.Key, error) {
-	provider, err := json.Marshal(c.provider)
-	if err != nil {
-		return "", fmt.Errorf("provider: %w", err)
+// policy is how the credential's source treats time.
+func (c *Credential) policy() token.Policy {
+	return token.Policy{
+		RefreshMargin:   time.Duration(c.RefreshMargin),
+		FetchTimeout:    time.Duration(c.FetchTimeout),
+		MaxWait:         time.Duration(c.MaxWait),
+		DefaultLifetime: time.Duration(c.DefaultLifetime),
+		Prefetch:        c.Prefetch,
 	}
-	transport, err := json.Marshal(c.Transport)
-	if err != nil {
-		return "", fmt.Errorf("transport: %w", err)
-	}
-	b := token.NewKeyBuilder().
-		Field("provider", c.providerName).
-		Secret("provider configuration", token.NewSecret(string(provider))).
-		Secret("transport", token.NewSecret(string(transport))).
-		Field("endpoint", c.provider.Endpoint())
-	id, err := c.id.Read()
-	if err != nil {
-		return "", fmt.Errorf("client_id: %w", err)
-	}
-	b.Secret("client_id", id)
-	c.secret.Identity(b, "client_secret")
-	return b.Key(), nil
-}
-
-func (c *Credential) config() token.Config {
-	return token.Config{
-		Fetcher: &fetcher{credential: c},
-		Policy: token.Policy{
-			RefreshMargin:   time.Duration(c.RefreshMargin),
-			FetchTimeout:    time.Duration(c.FetchTimeout),
-			MaxWait:         time.Duration(c.MaxWait),
-			DefaultLifetime: time.Duration(c.DefaultLifetime),
-			Prefetch:        c.Prefetch,
-		},
-		Endpoint: c.endpointHost,
-		Observe:  c.observe,
-	}
-}
-
-// acquire gets a lease on a token. Credentials may share a source, but each has its own patience.
-func (c *Credential) acquire(ctx context.Context) (token.Lease, error) {
-	return c.source.AcquireWithin(ctx, cmp.Or(time.Duration(c.MaxWait), token.DefaultMaxWait))
 }
 
 // validCredentialName keeps names usable in URLs, metrics and logs.

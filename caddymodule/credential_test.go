@@ -34,16 +34,17 @@ import (
 
 // provisionCredential provisions an app with one credential, "test", from JSON. What the credential logs later on is
 // in the buffer.
-func provisionCredential(t *testing.T, config string) (*App, *Credential, *bytes.Buffer) {
+func provisionCredential(t *testing.T, config string) (*App, *client, *bytes.Buffer) {
 	t.Helper()
 	app, err := tryProvisionCredential(t, config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := app.Credentials["test"]
+	c := app.clients["test"]
 	var log bytes.Buffer
 	c.logger = zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()),
 		zapcore.Lock(zapcore.AddSync(&log)), zap.DebugLevel))
+	c.status.LogTo(c.logger)
 	return app, c, &log
 }
 
@@ -96,9 +97,9 @@ func credentialJSON(provider, id, secret string, options ...string) string {
 }
 
 // fetchOnce asks the endpoint once, without the engine.
-func fetchOnce(t *testing.T, c *Credential) (provider.Issued, error) {
+func fetchOnce(t *testing.T, c *client) (provider.Issued, error) {
 	t.Helper()
-	return (&fetcher{credential: c}).Prepare().Fetch(t.Context())
+	return (&fetcher{client: c}).Prepare().Fetch(t.Context())
 }
 
 // wantTokenError fails the test unless err is a *TokenError of this kind. It returns it, or an empty one.
@@ -118,11 +119,7 @@ func wantTokenError(t *testing.T, err error, kind token.Kind) *provider.Error {
 func keyOf(t *testing.T, config string) token.Key {
 	t.Helper()
 	_, c, _ := provisionCredential(t, config)
-	key, err := c.key()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
+	return c.key
 }
 
 // jsonFields returns the names of a struct's JSON members.
@@ -211,11 +208,10 @@ func TestKeyOfOAuth2(t *testing.T) {
 		_, c, _ := provisionCredential(t, config)
 		key := func() token.Key {
 			t.Helper()
-			key, err := c.key()
-			if err != nil {
+			if err := c.identify(); err != nil {
 				t.Fatal(err)
 			}
-			return key
+			return c.key
 		}
 		original := key()
 		if keyOf(t, config) != original {
@@ -516,10 +512,10 @@ func TestPrintingShowsNoSecret(t *testing.T) {
 	app, c, _ := provisionCredential(t, credentialJSON("optoro", "id", secret))
 	source := option.Source(secret)
 	values := map[string]any{
-		"App": *app, "*App": app, "Credential": *c, "*Credential": c, "map of credentials": app.Credentials,
+		"App": *app, "*App": app, "client": *c, "*client": c, "Credential": *c.Credential, "*Credential": c.Credential, "map of credentials": app.Credentials,
 		"SecretSource": source, "*SecretSource": &source,
 		"Client": provider.Client{ID: "id", Secret: token.NewSecret(secret)}, "secretReader": c.secret,
-		"a struct around": struct{ Credential *Credential }{c}, "fetcher": &fetcher{credential: c}, "Config": c.config(),
+		"a struct around": struct{ Credential *Credential }{c.Credential}, "fetcher": &fetcher{client: c}, "Config": c.sourceConfig(),
 	}
 	for what, v := range values {
 		printed := make(map[string]string)
@@ -587,10 +583,10 @@ func TestErrorCodeThatRepeatsTheSecret(t *testing.T) {
 func TestObserveShowsNoSecret(t *testing.T) {
 	const secret = "s3cr3t-canary"
 	_, c, log := provisionCredential(t, credentialJSON("optoro", "id", secret, "token_url", "https://login.example/token?tenant=q-canary"))
-	c.observe(token.Event{Token: token.NewSecret("t0ken-canary"), Lifetime: time.Hour})
-	c.observe(token.Event{Token: token.NewSecret("t0ken-canary"), Note: "it is odd"})
+	c.status.Observe(token.Event{Token: token.NewSecret("t0ken-canary"), Lifetime: time.Hour})
+	c.status.Observe(token.Event{Token: token.NewSecret("t0ken-canary"), Note: "it is odd"})
 	for _, kind := range []token.Kind{token.Unavailable, token.Refused, token.Unreadable} {
-		c.observe(token.Event{Err: &token.Error{Kind: kind, Status: 503, Code: "a_code", Reason: "a reason", RetryAt: time.Now()}})
+		c.status.Observe(token.Event{Err: &token.Error{Kind: kind, Status: 503, Code: "a_code", Reason: "a reason", RetryAt: time.Now()}})
 	}
 	if lines := strings.Count(log.String(), `"credential":"test"`); lines != 5 {
 		t.Errorf("%d of 5 lines name the credential: %s", lines, log)
@@ -608,7 +604,7 @@ func TestSecretRotation(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	rotating := func(t *testing.T, content string) (*devserver.TokenEndpoint, *Credential, string) {
+	rotating := func(t *testing.T, content string) (*devserver.TokenEndpoint, *client, string) {
 		t.Helper()
 		name := filepath.Join(t.TempDir(), "secret")
 		write(t, name, content)
@@ -709,7 +705,7 @@ func TestProof(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "secret")
 	proofs := make(map[string]bool)
 	_, c, _ := provisionCredential(t, credentialJSON("optoro", "id", caddytest.SecretFile(t, "s3cr3t-canary")))
-	f := &fetcher{credential: c}
+	f := &fetcher{client: c}
 	c.secret = option.FromFile(name)
 	for _, content := range []string{"s3cr3t-canary", "s3cr3t-canary2", "", "s3cr3t-canary\ns3cr3t-canary"} {
 		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
@@ -856,7 +852,7 @@ func TestProofCoversTheTransport(t *testing.T) {
 	write(authority)
 	config := credentialJSON("optoro", "id", "secret")
 	_, c, _ := provisionCredential(t, strings.TrimSuffix(config, "}")+`,"transport":{"ca":"{file.`+name+`}"}}`)
-	f := &fetcher{credential: c}
+	f := &fetcher{client: c}
 	good := f.Prepare().Proof
 	write("damaged")
 	damaged := f.Prepare().Proof

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
 )
 
 // openAPI lets every page in the world use it, if it has a token, and speaks WebSocket.
@@ -64,11 +66,11 @@ var siteAttacks = []siteAttack{
 // crossSiteDenials counts what the credential's handlers have denied to pages of other sites.
 func crossSiteDenials(t *testing.T, credential string) uint64 {
 	t.Helper()
-	c, err := runningApp().credential(credential)
+	c, err := runningApp().client(credential)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return valueOf(c.counted().refused[refusedCrossSite])
+	return c.status.CountDenied(status.DeniedCrossSite)
 }
 
 func TestBrowserCrossSite(t *testing.T) {

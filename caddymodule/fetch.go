@@ -19,13 +19,13 @@ import (
 
 // fetcher asks the credential's provider for tokens. It implements token.Fetcher.
 type fetcher struct {
-	credential *Credential
-	issued     atomic.Pointer[provider.Secret] // the last token; an abandoned call may run beside the next one
+	client *client
+	issued atomic.Pointer[provider.Secret] // the last token; an abandoned call may run beside the next one
 }
 
 // Prepare implements token.Fetcher. What cannot be read makes a call that fails, and that has a proof of its own.
 func (f *fetcher) Prepare() token.Call {
-	s, err := f.credential.readSecrets()
+	s, err := f.client.readSecrets()
 	if err != nil {
 		failed := provider.Misconfigured(err)
 		return token.Call{
@@ -34,14 +34,14 @@ func (f *fetcher) Prepare() token.Call {
 		}
 	}
 	return token.Call{
-		Proof: s.proof() + " " + strconv.FormatBool(f.credential.AllowPlaintext),
+		Proof: s.proof() + " " + strconv.FormatBool(f.client.AllowPlaintext),
 		Fetch: func(ctx context.Context) (token.Issued, error) { return f.fetch(ctx, s) },
 	}
 }
 
 // fetch makes a token request with these secrets, and lets none of them be seen.
 func (f *fetcher) fetch(ctx context.Context, s secrets) (token.Issued, error) {
-	issued, err := f.credential.fetch(ctx, s)
+	issued, err := f.client.fetch(ctx, s)
 	if err == nil {
 		f.issued.Store(&issued.Token)
 	}
@@ -60,16 +60,16 @@ func (f *fetcher) fetch(ctx context.Context, s secrets) (token.Issued, error) {
 
 // inherit takes over what the same provider has learned before a reload. The source is the same only if the whole
 // identity is.
-func (c *Credential) inherit() {
+func (c *client) inherit() {
 	learner, ok := c.provider.(provider.Learner)
 	earlier, isOurs := c.source.Fetcher().(*fetcher)
-	if ok && isOurs && earlier.credential != c {
-		learner.Inherit(earlier.credential.provider)
+	if ok && isOurs && earlier.client != c {
+		learner.Inherit(earlier.client.provider)
 	}
 }
 
 // fetch makes one token request. None of the secrets can be its token.
-func (c *Credential) fetch(ctx context.Context, s secrets) (token.Issued, error) {
+func (c *client) fetch(ctx context.Context, s secrets) (token.Issued, error) {
 	http, certificate, err := c.httpClient(s)
 	if err != nil {
 		return token.Issued{}, provider.Misconfigured(err)
@@ -96,7 +96,7 @@ func (c *Credential) fetch(ctx context.Context, s secrets) (token.Issued, error)
 	return issued, err
 }
 
-func (c *Credential) exchange(client *oauth.Client, req *http.Request) (issued token.Issued, sent time.Time, err error) {
+func (c *client) exchange(client *oauth.Client, req *http.Request) (issued token.Issued, sent time.Time, err error) {
 	answer, err := client.Do(req)
 	if err != nil {
 		return token.Issued{}, time.Time{}, err
@@ -120,7 +120,7 @@ func withLeaf(certificate *tls.Certificate) error {
 
 // bind binds a token to the certificate that it was asked for with: it may be of no use without (RFC 8705 section 3),
 // and so not for longer.
-func (c *Credential) bind(issued *token.Issued, certificate *tls.Certificate, sent time.Time) {
+func (c *client) bind(issued *token.Issued, certificate *tls.Certificate, sent time.Time) {
 	issued.Certificate = certificate
 	lifetime := issued.Lifetime
 	if lifetime == token.UnknownLifetime {

@@ -54,26 +54,6 @@ func TestKeptValueThatIsLeftOutIsTold(t *testing.T) {
 	}
 }
 
-// The history of one client tells nothing of another that has taken its name.
-func TestHistoryEndsWithItsClient(t *testing.T) {
-	o := &observation{calls: make(map[outcome]uint64)}
-	o.begin("one")
-	o.add(occurrence{At: time.Now(), Outcome: outcomeObtained})
-	o.add(occurrence{At: time.Now(), Outcome: outcome(token.Refused)})
-	o.begin("one") // a reload
-	if seen := o.snapshot(); len(seen.recent) != 2 || seen.lastError == nil || seen.lastSuccess.IsZero() {
-		t.Errorf("a reload has lost history: %+v", seen)
-	}
-	o.begin("other")
-	seen := o.snapshot()
-	if len(seen.recent) != 0 || seen.lastError != nil || !seen.lastSuccess.IsZero() {
-		t.Errorf("another client has inherited history: %+v", seen)
-	}
-	if seen.calls[outcomeObtained] != 1 {
-		t.Error("a counter has gone back")
-	}
-}
-
 // learning is a provider that is told of failed token requests.
 type learning struct {
 	provider.Provider
@@ -128,7 +108,7 @@ func TestSecretsAreReadOnceForACall(t *testing.T) {
 	_, c, _ := provisionCredential(t, credentialJSON("oauth2", "id", "secret", "token_url", endpoint.URL+"/token"))
 	r := &rotating{Provider: c.provider}
 	c.provider = r
-	call := (&fetcher{credential: c}).Prepare()
+	call := (&fetcher{client: c}).Prepare()
 	for range 2 {
 		if _, err := call.Make(t.Context()); err == nil || strings.Contains(err.Error(), "key-number") {
 			t.Errorf("got error %v", err)
@@ -137,7 +117,7 @@ func TestSecretsAreReadOnceForACall(t *testing.T) {
 	if r.reads != 1 || r.sent[0] != "key-number-1" || r.sent[1] != "key-number-1" {
 		t.Errorf("read %d times, sent %q", r.reads, r.sent)
 	}
-	if next := (&fetcher{credential: c}).Prepare(); next.Proof == call.Proof {
+	if next := (&fetcher{client: c}).Prepare(); next.Proof == call.Proof {
 		t.Error("a new secret has the proof of the old one")
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
@@ -65,7 +66,7 @@ type Handler struct {
 	reverseproxy.Handler
 
 	stub            *tokenStub
-	credential      *Credential
+	credential      *client
 	clients         clientList
 	logger          *zap.Logger
 	clientRefused   *rate.Sometimes
@@ -116,7 +117,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	if h.credential, err = app.(*App).credential(h.Credential); err != nil {
+	if h.credential, err = app.(*App).client(h.Credential); err != nil {
 		return err
 	}
 	if err := h.provisionOptions(); err != nil {
@@ -191,24 +192,24 @@ func (h *Handler) Cleanup() error {
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	if !h.clients.admit(r) {
 		h.warnOfClient(r)
-		h.refuse(w, &problemClient, refusedClient)
+		h.deny(w, &problemClient, status.DeniedClient)
 		return nil
 	}
 	if h.CrossSite != crossSiteAllow && crossSite(r) {
 		h.warnOfCrossSite(r)
-		h.refuse(w, &problemCrossSite, refusedCrossSite)
+		h.deny(w, &problemCrossSite, status.DeniedCrossSite)
 		return nil
 	}
 	if loops(r) {
 		h.warnOfLoop()
-		h.refuse(w, &problemLoop, refusedLoop)
+		h.deny(w, &problemLoop, status.DeniedLoop)
 		return nil
 	}
 	if h.stub.takes(r) {
 		return h.stub.write(w)
 	}
 	if !mayCarryToken(r) {
-		h.refuse(w, &problemMethod, refusedMethod)
+		h.deny(w, &problemMethod, status.DeniedMethod)
 		return nil
 	}
 	if h.credential.header.sentBy(r) {
@@ -216,7 +217,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		case authorizationKeep:
 			return h.proxy(w, r, next, &proxied{Context: r.Context(), keeps: true})
 		case authorizationReject:
-			h.refuse(w, &problemAuthorization, refusedAuthorization)
+			h.deny(w, &problemAuthorization, status.DeniedAuthorization)
 			return nil
 		}
 		h.credential.header.deleteFrom(r.Header)

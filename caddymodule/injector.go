@@ -9,13 +9,13 @@ import (
 	"net/http/httptrace"
 	"net/url"
 	"sync/atomic"
-	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
@@ -27,7 +27,7 @@ type injector struct {
 	bound        *boundTransport // nil if there is nothing to show
 	destinations *destinations
 	route        *route // nil if the transport is not reverse_proxy's own
-	credential   *Credential
+	credential   *client
 	replay       bool
 	replayBuffer int
 	logger       *zap.Logger
@@ -51,7 +51,7 @@ func newInjector(h *Handler, next http.RoundTripper, d *destinations) *injector 
 		replay:       h.OnUnauthorized == unauthorizedReplay,
 		replayBuffer: int(*h.ReplayBuffer),
 		logger:       h.logger,
-		refused:      rate.Sometimes{Interval: warnInterval},
+		refused:      rate.Sometimes{Interval: status.DestinationInterval},
 	}
 }
 
@@ -119,9 +119,9 @@ func (i *injector) refuse(req *http.Request, p *proxied) *problem {
 
 // refuseDestination counts and logs that a request may not go to its upstream.
 func (i *injector) refuseDestination(di reverseproxy.DialInfo, reason error) *problem {
-	i.credential.counted().refused[refusedDestination].Inc()
+	i.credential.status.Denied(status.DeniedDestination)
 	i.refused.Do(func() {
-		i.credential.observation.add(occurrence{At: time.Now(), Outcome: outcomeDestination, Reason: reason.Error() + ": " + di.Address})
+		i.credential.status.DeniedDestination(reason.Error() + ": " + di.Address)
 		i.logger.Error("the token may not go to this upstream",
 			zap.String("credential", i.credential.name),
 			zap.String("upstream", di.Address),
@@ -249,17 +249,16 @@ func (i *injector) fieldFor(lease token.Lease) []string {
 // the request once more. RFC 9110 section 15.5.2: a 401 says that the request has not been applied.
 func (i *injector) unauthorized(req *http.Request, res *http.Response, p *proxied, body *replayBody) (*http.Response, error) {
 	defer body.finish()
-	counted := i.credential.counted()
-	counted.unauthorized.Inc()
+	i.credential.status.Unauthorized()
 	doubt, ours := judgeChallenge(res.Header.Values("WWW-Authenticate"))
 	if !ours {
 		return res, nil
 	}
 	if !i.replay || !body.replayable() {
-		i.credential.source.Discard(p.lease, doubt)
+		p.lease.Discard(doubt)
 		return res, nil
 	}
-	other, ok := i.credential.source.Reject(req.Context(), p.lease, doubt)
+	other, ok := p.lease.Reject(req.Context(), doubt)
 	if !ok {
 		return res, nil
 	}
@@ -268,7 +267,7 @@ func (i *injector) unauthorized(req *http.Request, res *http.Response, p *proxie
 		return res, nil
 	}
 	p.lease, p.replayed = other, true
-	counted.replays.Inc()
+	i.credential.status.Replayed()
 	// Unread, because the API may not have finished it; and not waited for, because HTTP/2 waits until nobody reads the
 	// first attempt's body, which may be when the client sends more.
 	go res.Body.Close()
@@ -281,7 +280,7 @@ func (i *injector) sendAgain(req *http.Request, p *proxied, body io.ReadCloser) 
 	switch {
 	case err != nil:
 	case res.StatusCode == http.StatusUnauthorized:
-		i.credential.source.RejectedAgain(p.lease)
+		p.lease.RejectedAgain()
 	default:
 		p.lease.Accepted()
 	}

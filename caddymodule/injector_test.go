@@ -31,6 +31,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"golang.org/x/time/rate"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
@@ -76,8 +77,8 @@ func apiResponse(status int, body string, header ...string) *http.Response {
 // newTestInjector is an injector around next, to 127.0.0.1:8080 only, with the default options.
 func newTestInjector(t testing.TB, f token.Fetcher, next http.RoundTripper) *injector {
 	t.Helper()
-	c := &Credential{name: "api", source: token.NewSource(token.Config{Fetcher: f}), logger: zap.NewNop(),
-		observation: observations.acquire("api"), counted: metrics.of("api")}
+	c := &client{Credential: new(Credential), name: "api", source: token.NewSource(token.Config{Fetcher: f}), logger: zap.NewNop(),
+		status: status.New("api", nil, zap.NewNop())}
 	if err := c.header.provision(); err != nil {
 		t.Fatal(err)
 	}
@@ -315,7 +316,7 @@ func TestInjectorKeepsTokensApart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	second, ok := i.credential.source.Reject(t.Context(), first, token.Certain)
+	second, ok := first.Reject(t.Context(), token.Certain)
 	if !ok {
 		t.Fatal("no second token")
 	}

@@ -978,7 +978,7 @@ func TestStopWhileRequestsWaitForAToken(t *testing.T) {
 func TestReloadLetsGoOfTheConfiguration(t *testing.T) {
 	tokens := newTokenServer(t)
 	s := startCaddy(t, globalOptions(tokens.credential("api", "prefetch on")))
-	source := runningApp().Credentials["api"].source
+	source := runningApp().clients["api"].source
 	eventually(t, "the token", func() bool { return source.Status().State == token.StateFresh })
 	old := weak.Make(runningApp())
 	if err := s.load(globalOptions(newTokenServer(t).credential("api"))); err != nil {

@@ -14,10 +14,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
-	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
 )
 
 // exposition is what Prometheus gets to see of this module.
+// metricsPrefix is what the names of all metrics begin with.
+const metricsPrefix = "caddy_token_proxy_"
+
 type exposition struct {
 	types  map[string]string  // of the families
 	series map[string]float64 // by name and labels, as they are written
@@ -260,62 +263,6 @@ func TestMetricsOfAScriptedRun(t *testing.T) {
 	s.readMetrics().wantNoDecreaseSince(t, e)
 }
 
-func TestMetricsOfEachState(t *testing.T) {
-	now := time.Now()
-	collect := func(s token.Status) map[string]float64 {
-		ch := make(chan prometheus.Metric, 10)
-		collectCredential(ch, &Credential{name: "nobody", observation: new(observation)}, s, now)
-		close(ch)
-		got := make(map[string]float64)
-		for metric := range ch {
-			family, value := readMetric(t, metric)
-			got[family] = value
-		}
-		return got
-	}
-	issued := now.Add(-time.Hour)
-	failure := &token.Error{RetryAt: now.Add(20 * time.Second)}
-	past := &token.Error{RetryAt: now.Add(-20 * time.Second)}
-	for name, tc := range map[string]struct {
-		status                                token.Status
-		remaining, lifetime, overdue, backoff float64
-	}{
-		"none":     {token.Status{State: token.StateNone}, 0, 0, 0, 0},
-		"fresh":    {token.Status{State: token.StateFresh, Issued: issued, RefreshAt: now.Add(time.Minute), Expires: now.Add(time.Hour)}, 3600, 7200, 0, 0},
-		"stale":    {token.Status{State: token.StateStale, Issued: issued, RefreshAt: now.Add(-time.Minute), Expires: now.Add(time.Hour)}, 3600, 7200, 60, 0},
-		"rejected": {token.Status{State: token.StateRejected, Issued: issued, Expires: now.Add(time.Hour)}, 3600, 7200, 0, 0},
-		"expired":  {token.Status{State: token.StateExpired, Issued: issued, RefreshAt: now.Add(-time.Minute), Expires: now.Add(-time.Second)}, 0, 3599, 0, 0},
-		"held":     {token.Status{State: token.StateNone, Failure: failure}, 0, 0, 0, 20},
-		"due":      {token.Status{State: token.StateNone, Failure: past}, 0, 0, 0, 0},
-	} {
-		want := map[string]float64{"token_remaining_seconds": tc.remaining, "token_lifetime_seconds": tc.lifetime,
-			"token_refresh_overdue_seconds": tc.overdue, "backoff_seconds": tc.backoff}
-		if got := collect(tc.status); !maps.Equal(got, want) {
-			t.Errorf("%s: got %v, want %v", name, got, want)
-		}
-	}
-}
-
-var familyName = regexp.MustCompile(`fqName: "` + metricsPrefix + `([a-z_]+)"`)
-
-// readMetric returns the family and the value of a gauge.
-func readMetric(t *testing.T, metric prometheus.Metric) (string, float64) {
-	t.Helper()
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(oneMetric{metric})
-	families, err := registry.Gather()
-	if err != nil || len(families) != 1 {
-		t.Fatalf("%d families: %v", len(families), err)
-	}
-	match := familyName.FindStringSubmatch(metric.Desc().String())
-	return match[1], families[0].GetMetric()[0].GetGauge().GetValue()
-}
-
-type oneMetric struct{ prometheus.Metric }
-
-func (m oneMetric) Describe(ch chan<- *prometheus.Desc) { ch <- m.Desc() }
-func (m oneMetric) Collect(ch chan<- prometheus.Metric) { ch <- m.Metric }
-
 func TestMetricsSurviveReloads(t *testing.T) {
 	tokens, other := newTokenServer(t), newTokenServer(t)
 	kept, comes := "kept-"+newClientID(), "comes-"+newClientID()
@@ -411,7 +358,7 @@ func TestMetricsOfRefusedConfigurations(t *testing.T) {
 		t.Fatal(err)
 	}
 	registry := prometheus.NewRegistry()
-	if err := metrics.register(registry); err != nil {
+	if err := status.Register(registry, new(App).statusInForce, madeVault.Load); err != nil {
 		t.Fatal(err)
 	}
 	families, err := registry.Gather()
@@ -444,7 +391,7 @@ func TestMetricsHaveBoundedCodes(t *testing.T) {
 	s := startOperated(t, globalOptions(credentialConfig(name, endpoint.URL, newClientID())), nil)
 	app := runningApp()
 	for range 1000 {
-		if app.Credentials[name].source.Refresh(t.Context()) == nil {
+		if app.clients[name].source.Refresh(t.Context()) == nil {
 			t.Fatal("it did not fail")
 		}
 	}
@@ -461,27 +408,5 @@ func TestMetricsHaveBoundedCodes(t *testing.T) {
 	}
 	if calls != 1000 || series > 5 {
 		t.Errorf("%d series for %v calls", series, calls)
-	}
-	for _, code := range append(labeledCodes, "") {
-		if codeLabel(code) != code {
-			t.Errorf("the code %q is %q", code, codeLabel(code))
-		}
-	}
-}
-
-func TestMetricsRegisterTwice(t *testing.T) {
-	registry := prometheus.NewRegistry()
-	for range 2 {
-		if err := metrics.register(registry); err != nil {
-			t.Error(err)
-		}
-	}
-	if err := metrics.register(nil); err != nil {
-		t.Error(err)
-	}
-	clash := prometheus.NewRegistry()
-	clash.MustRegister(prometheus.NewGauge(prometheus.GaugeOpts{Name: metricsPrefix + "calls_total", Help: "another"}))
-	if metrics.register(clash) == nil {
-		t.Error("a clash goes unnoticed")
 	}
 }

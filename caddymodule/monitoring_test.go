@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
 )
 
 const monitoring = "../examples/monitoring/"
@@ -378,7 +380,7 @@ func exposeAll(t *testing.T) (exposedMetrics, string) {
 	get(t, sites["failing"]).wantStatus(t, 502)
 
 	registry := prometheus.NewRegistry()
-	if err := metrics.register(registry); err != nil {
+	if err := status.Register(registry, runningApp().statusInForce, madeVault.Load); err != nil {
 		t.Fatal(err)
 	}
 	families, err := registry.Gather()

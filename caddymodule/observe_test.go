@@ -27,19 +27,18 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
 // observedCredential is a credential whose log is in the buffer. Nobody subscribes to its events.
-func observedCredential(t *testing.T) (*Credential, *bytes.Buffer) {
+func observedCredential(t *testing.T) (*client, *bytes.Buffer) {
 	t.Helper()
 	log := new(bytes.Buffer)
+	logger := zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.AddSync(log), zap.DebugLevel))
 	name := "observed-" + newClientID()
-	c := &Credential{
-		name: name, providerName: "optoro", endpointHost: "login.example.com:8443",
-		observation: observations.acquire(name), counted: metrics.of(name),
-		logger: zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.AddSync(log), zap.DebugLevel)),
-	}
+	c := &client{Credential: new(Credential), name: name, status: status.New(name, nil, logger), logger: logger}
+	c.status.Provider, c.status.Endpoint = "optoro", "login.example.com:8443"
 	return c, log
 }
 
@@ -68,48 +67,6 @@ func wantLine(t *testing.T, entry map[string]any, level, message string, fields 
 	delete(got, "credential")
 	if fmt.Sprint(got) != fmt.Sprint(want) || entry["credential"] == nil {
 		t.Errorf("logged %v\nwant   %v", got, want)
-	}
-}
-
-func TestLogLines(t *testing.T) {
-	c, log := observedCredential(t)
-	value := token.NewSecret("a-token-that-nobody-may-see")
-	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	refused := &token.Error{Kind: token.Refused, Status: 401, Code: "invalid_client", Reason: "it says no", RetryAt: at}
-	down := &token.Error{Kind: token.Unavailable, Status: 503, Reason: "it is down", RetryAt: at}
-
-	c.observe(token.Event{Token: value, Lifetime: time.Hour, Duration: time.Second})
-	c.observe(token.Event{Token: value, Lifetime: time.Hour, Duration: time.Second, Unchanged: true, Note: "it is odd"})
-	c.observe(token.Event{Rejected: true, Token: value})
-	c.observe(token.Event{Err: refused, Duration: 2 * time.Second})
-	c.observe(token.Event{Err: refused, Duration: 2 * time.Second}) // the same: not told
-	c.observe(token.Event{Err: down, Duration: 3 * time.Second})
-	c.observe(token.Event{Token: value, Lifetime: time.Hour, Recovered: true})
-	c.observe(token.Event{Token: value, Lifetime: time.Hour})
-	text := log.String()
-	lines := logLines(t, log)
-	if len(lines) != 7 {
-		t.Fatalf("%d lines:\n%s", len(lines), text)
-	}
-	obtained := map[string]any{"duration": 1.0, "lifetime": 3600.0, "fingerprint": value.Fingerprint(), "unchanged": false}
-	with := func(fields map[string]any, more ...any) map[string]any {
-		fields = maps.Clone(fields)
-		for i := 0; i+1 < len(more); i += 2 {
-			fields[more[i].(string)] = more[i+1]
-		}
-		return fields
-	}
-	wantLine(t, lines[0], "info", "token obtained", obtained)
-	wantLine(t, lines[1], "warn", "token obtained, but it is odd", with(obtained, "unchanged", true))
-	wantLine(t, lines[2], "warn", "token rejected by the API", map[string]any{"fingerprint": value.Fingerprint()})
-	wantLine(t, lines[3], "error", "no token", map[string]any{"duration": 2.0, "kind": "refused", "error_code": "invalid_client",
-		"error": "it says no (status 401) (error code invalid_client)", "next_try": float64(at.Unix())})
-	wantLine(t, lines[4], "warn", "no token", map[string]any{"duration": 3.0, "kind": "unavailable", "error_code": "",
-		"error": "it is down (status 503)", "next_try": float64(at.Unix()), "repeated": 1.0})
-	wantLine(t, lines[5], "info", "token obtained", with(obtained, "duration", 0.0, "recovered", true, "failures", 3.0))
-	wantLine(t, lines[6], "info", "token obtained", with(obtained, "duration", 0.0))
-	if strings.Contains(text, value.Reveal()) {
-		t.Error("the token is in the log")
 	}
 }
 
@@ -144,7 +101,7 @@ func TestRepeatedFailuresAreSummarised(t *testing.T) {
 			c, log := observedCredential(t)
 			synctest.Test(t, func(t *testing.T) {
 				f := &failingFetcher{err: failure}
-				s := token.NewSource(token.Config{Fetcher: f, Observe: c.observe})
+				s := token.NewSource(token.Config{Fetcher: f, Observe: c.status.Observe})
 				began := time.Now()
 				for f.calls < 1000 {
 					_ = s.Refresh(t.Context()) // far more often than it would call by itself
@@ -174,49 +131,11 @@ func TestRepeatedFailuresAreSummarised(t *testing.T) {
 				if len(last) != 1 || last[0]["recovered"] != true || last[0]["failures"] != float64(f.calls) {
 					t.Errorf("the recovery says %v, want %d failures", last, f.calls)
 				}
-				if told > f.calls || f.calls-told > int(summaryInterval/(100*time.Millisecond))*3 {
+				if told > f.calls || f.calls-told > int(time.Minute/(100*time.Millisecond))*3 {
 					t.Errorf("the lines tell of %d failures, there were %d", told, f.calls)
 				}
 			})
 		})
-	}
-}
-
-func TestFailureLog(t *testing.T) {
-	now := time.Now()
-	at := func(code string, retryAt time.Time) *token.Error {
-		return &token.Error{Kind: token.Refused, Code: code, RetryAt: retryAt}
-	}
-	var l failureLog
-	steps := []struct {
-		err      *token.Error
-		after    time.Duration
-		told     bool
-		silenced uint64
-	}{
-		{at("a", time.Time{}), 0, false, 0}, // a quick try: the last one tells
-		{at("a", time.Time{}), 0, false, 0},
-		{at("a", now), 0, true, 2},
-		{at("a", now.Add(time.Hour)), summaryInterval - 1, false, 0}, // only its times differ
-		{at("a", now), 1, true, 1},
-		{at("b", now), 0, true, 0},
-		{at("a", now), 0, true, 0},
-		{at("a", now), 0, false, 0},
-	}
-	for i, step := range steps {
-		now = now.Add(step.after)
-		if silenced, told := l.tell(step.err, now); told != step.told || silenced != step.silenced {
-			t.Errorf("step %d: told %t, silenced %d; want %t, %d", i, told, silenced, step.told, step.silenced)
-		}
-	}
-	if n := l.recover(); n != uint64(len(steps)) {
-		t.Errorf("%d failures, want %d", n, len(steps))
-	}
-	if n := l.recover(); n != 0 {
-		t.Errorf("%d failures after a recovery", n)
-	}
-	if _, told := l.tell(at("a", now), now); !told {
-		t.Error("the first failure after a recovery is not told")
 	}
 }
 
@@ -384,7 +303,7 @@ func TestEventHandlersDelayNobody(t *testing.T) {
 func tracedHandler(t *testing.T, f token.Fetcher) (*Handler, *sdktrace.TracerProvider, *tracetest.InMemoryExporter) {
 	t.Helper()
 	c, _ := observedCredential(t)
-	c.source = token.NewSource(token.Config{Fetcher: f, Observe: c.observe})
+	c.source = token.NewSource(token.Config{Fetcher: f, Observe: c.status.Observe})
 	t.Cleanup(c.source.Rest)
 	exporter := tracetest.NewInMemoryExporter()
 	return &Handler{Credential: c.name, credential: c}, sdktrace.NewTracerProvider(sdktrace.WithSyncer(exporter)), exporter
@@ -418,7 +337,7 @@ func TestSpans(t *testing.T) {
 			before := time.Now()
 			_, a, err := h.acquire(r)
 			after := time.Now()
-			if a.served != tc.served || (err != nil) != (tc.served == "failed") {
+			if a.served.String() != tc.served || (err != nil) != (tc.served == "failed") {
 				t.Fatalf("served %s: %v", a.served, err)
 			}
 			spans := exporter.GetSpans()
@@ -466,7 +385,7 @@ func TestSpans(t *testing.T) {
 
 			exporter.Reset()
 			if tc.served == "waited" { // a fresh token takes no time, and makes no span
-				if _, a, _ := h.acquire(r); a.served != "fresh" || len(exporter.GetSpans()) != 0 {
+				if _, a, _ := h.acquire(r); a.served != status.ServedFresh || len(exporter.GetSpans()) != 0 {
 					t.Errorf("served %s with %d spans", a.served, len(exporter.GetSpans()))
 				}
 			} else if _, _, err := h.acquire(r); err == nil || len(exporter.GetSpans()) != 1 { // it waits for no call now
@@ -492,31 +411,15 @@ func TestSpansNeedATrace(t *testing.T) {
 	}
 }
 
-func TestServerAttributes(t *testing.T) {
-	for host, want := range map[string]string{
-		"a.example": "a.example", "a.example:1": "a.example 1", "[::1]:8443": "::1 8443", "[::1]": "::1",
-	} {
-		var got []string
-		for _, kv := range serverAttributes(host) {
-			got = append(got, kv.Value.String())
-		}
-		if strings.Join(got, " ") != want {
-			t.Errorf("%s: got %v, want %s", host, got, want)
-		}
-	}
-}
-
 // A client that leaves is no failure of the credential's.
 func TestClientThatLeavesIsNoFailure(t *testing.T) {
 	gate := make(chan struct{})
 	h, _, _ := tracedHandler(t, waitingFetcher(gate))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	failed := h.credential.counted().served[servedFailed]
-	before := valueOf(failed)
 	_, a, err := h.acquire(httptest.NewRequest(http.MethodGet, "/", nil).WithContext(ctx))
 	close(gate)
-	if !errors.Is(err, context.Canceled) || a.served != servedLeft || valueOf(failed) != before {
+	if !errors.Is(err, context.Canceled) || a.served != status.ServedLeft || h.credential.status.CountServed(status.ServedFailed) != 0 {
 		t.Errorf("served %s: %v", a.served, err)
 	}
 }

@@ -60,7 +60,7 @@ func TestManyCredentialsTakeTurns(t *testing.T) {
 					probe(t, "http://"+addr)
 				}
 				ready := 0
-				for _, c := range runningApp().Credentials {
+				for _, c := range runningApp().clients {
 					if c.source.Status().State == token.StateFresh {
 						ready++
 					}

@@ -150,7 +150,7 @@ func TestOptoro(t *testing.T) {
 		if err != nil {
 			return // refused when it is loaded
 		}
-		req, err := app.Credentials["test"].provider.NewRequest(t.Context(), provider.Client{ID: "id", Secret: token.NewSecret(secret)})
+		req, err := app.clients["test"].provider.NewRequest(t.Context(), provider.Client{ID: "id", Secret: token.NewSecret(secret)})
 		if err != nil {
 			return // or when it is sent
 		}
@@ -586,7 +586,7 @@ func TestOptoroEnvironments(t *testing.T) {
 			config := credentialJSON("optoro", "id", "secret", "environment", environment)
 			_, c, _ := provisionCredential(t, config)
 			req, err := c.provider.NewRequest(t.Context(), provider.Client{ID: "id", Secret: token.NewSecret("secret")})
-			if err != nil || req.URL.Host != host || c.endpointHost != host {
+			if err != nil || req.URL.Host != host || c.status.Endpoint != host {
 				t.Errorf("%s: asks %v, %v", environment, req.URL, err)
 			}
 			keys[keyOf(t, config)] = true

@@ -33,7 +33,7 @@ type Ready struct {
 	// Credentials are the names of the credentials to ask for. Default: all.
 	Credentials []string `json:"credentials,omitempty"`
 
-	checked []*Credential
+	checked []*client
 }
 
 // CaddyModule returns the Caddy module information.
@@ -54,10 +54,10 @@ func (h *Ready) Provision(ctx caddy.Context) error {
 	app := loaded.(*App)
 	names := h.Credentials
 	if len(names) == 0 {
-		names = slices.Sorted(maps.Keys(app.Credentials))
+		names = slices.Sorted(maps.Keys(app.clients))
 	}
 	for _, name := range names {
-		c, err := app.credential(name)
+		c, err := app.client(name)
 		if err != nil {
 			return err
 		}

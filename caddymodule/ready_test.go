@@ -161,7 +161,7 @@ func TestReadinessByPeer(t *testing.T) {
 		{"127.0.0.1:1", "tcp", true}, {"[::1]:1", "tcp", true}, {"[::ffff:127.0.0.1]:1", "tcp", true}, {"@", "unix", true},
 		{"192.0.2.1:1", "tcp", false}, {"10.0.0.1:1", "tcp", false}, {"[2001:db8::1]:1", "tcp", false}, {"", "tcp", false},
 	} {
-		h := &Ready{checked: []*Credential{{name: "catalog", source: token.NewSource(token.Config{Fetcher: new(failingFetcher)})}}}
+		h := &Ready{checked: []*client{{name: "catalog", source: token.NewSource(token.Config{Fetcher: new(failingFetcher)})}}}
 		h.checked[0].source.Rest() // so that nothing is fetched
 		w := httptest.NewRecorder()
 		if err := h.ServeHTTP(w, peerRequest(tc.remote, tc.network), nil); err != nil {
@@ -185,7 +185,7 @@ func TestReadinessInAnOutage(t *testing.T) {
 			addr := freeAddr(t)
 			startCaddy(t, globalOptions(tokens.credential("api", "refresh_margin 1400ms", "fetch_timeout 300ms"))+siteConfig(addr, "token_proxy_ready"))
 			eventually(t, "readiness", func() bool { status, _ := probe(t, "http://"+addr); return status == 200 })
-			expires := runningApp().Credentials["api"].source.Status().Expires
+			expires := runningApp().clients["api"].source.Status().Expires
 			tokens.SetFault(fault)
 			poll(t, "the token to expire", func() bool {
 				status, answer := probe(t, "http://"+addr)

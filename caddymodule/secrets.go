@@ -19,7 +19,7 @@ type secrets struct {
 }
 
 // readSecrets reads id, secret, and what the provider and the transport have in files, as they are now.
-func (c *Credential) readSecrets() (secrets, error) {
+func (c *client) readSecrets() (secrets, error) {
 	var s secrets
 	var err error
 	if s.client, err = c.readClient(); err != nil {
@@ -36,7 +36,7 @@ func (c *Credential) readSecrets() (secrets, error) {
 	return s, nil
 }
 
-func (c *Credential) readClient() (provider.Client, error) {
+func (c *client) readClient() (provider.Client, error) {
 	id, err := c.id.Read()
 	if err != nil {
 		return provider.Client{}, fmt.Errorf("client_id: %w", err)
@@ -71,7 +71,7 @@ func (s secrets) proof() string {
 }
 
 // httpClient makes what sends one token request. It returns the client's certificate too, if there is one.
-func (c *Credential) httpClient(s secrets) (*oauth.Client, *tls.Certificate, error) {
+func (c *client) httpClient(s secrets) (*oauth.Client, *tls.Certificate, error) {
 	options, err := c.Transport.options(s.transport)
 	if err != nil {
 		return nil, nil, fmt.Errorf("transport: %w", err)

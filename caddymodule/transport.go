@@ -105,15 +105,6 @@ func (t *TokenTransport) options(files transportFiles) (oauth.Options, error) {
 	return o, nil
 }
 
-func (c *Credential) unmarshalTransport(d *caddyfile.Dispenser) error {
-	if err := option.NoValue(d); err != nil {
-		return err
-	}
-	c.Transport = new(TokenTransport)
-	_, err := option.Block(d, c.Transport.unmarshalOption)
-	return err
-}
-
 func (t *TokenTransport) unmarshalOption(d *caddyfile.Dispenser) error {
 	switch d.Val() {
 	case "ca":

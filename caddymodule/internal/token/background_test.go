@@ -290,7 +290,7 @@ func TestStartDuringFailure(t *testing.T) {
 						for e.count() < 2 { // until the timer finds the endpoint failing
 							advance(time.Second)
 						}
-					} else if _, ok := s.Reject(context.Background(), held, Certain); ok {
+					} else if _, ok := held.Reject(context.Background(), Certain); ok {
 						t.Fatal("replaced, though the endpoint fails")
 					}
 					e.wantCalls(t, 2)

@@ -160,7 +160,7 @@ func BenchmarkStorm500(b *testing.B) {
 		s := NewSource(e.config(Policy{}))
 		l := mustAcquire(b, s)
 		herd(500, func() string {
-			_, ok := s.Reject(context.Background(), l, Certain)
+			_, ok := l.Reject(context.Background(), Certain)
 			return fmt.Sprint(ok)
 		})
 		s.Rest()

@@ -52,10 +52,10 @@ func (c *contested) ask(path bool) bool {
 		return true
 	}
 	if !c.replays {
-		c.s.Discard(l, c.doubt)
+		l.Discard(c.doubt)
 		return false
 	}
-	l, ok := c.s.Reject(context.Background(), l, c.doubt)
+	l, ok := l.Reject(context.Background(), c.doubt)
 	if !ok {
 		return false
 	}
@@ -63,7 +63,7 @@ func (c *contested) ask(path bool) bool {
 		l.Accepted()
 		return true
 	}
-	c.s.RejectedAgain(l)
+	l.RejectedAgain()
 	return false
 }
 
@@ -237,7 +237,7 @@ func TestRevocationWhileAnswersAreUnderWay(t *testing.T) {
 			c.ask(true)
 			c.revoke()
 			rejected := mustAcquire(t, c.s)
-			c.s.RejectedAgain(rejected) // a replay that the endpoint's answer came too late for
+			rejected.RejectedAgain() // a replay that the endpoint's answer came too late for
 			early.Accepted()
 			if c.s.current.Load().accepted.Load() {
 				t.Fatal("an answer to an earlier request counts")
@@ -256,13 +256,13 @@ func TestTokensThatAreNotKnownAtOnce(t *testing.T) {
 	for _, later := range []time.Duration{3 * time.Second, 10 * time.Minute} {
 		inBubble(t, later.String(), func(t *testing.T) {
 			c := newContested(t, Certain, false)
-			c.s.Discard(mustAcquire(t, c.s), Certain) // revoked
+			mustAcquire(t, c.s).Discard(Certain) // revoked
 			l := mustAcquire(t, c.s)
-			c.s.RejectedAgain(l) // not known yet
+			l.RejectedAgain() // not known yet
 			c.run(later, 50*time.Millisecond, 0)
 			for range 3 {
 				c.revoke()
-				c.s.Discard(mustAcquire(t, c.s), Certain)
+				mustAcquire(t, c.s).Discard(Certain)
 				if got := mustAcquire(t, c.s); !c.accepts(got.Value()) {
 					t.Error("a revoked token was handed out while another could be had")
 				}

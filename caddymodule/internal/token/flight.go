@@ -82,7 +82,7 @@ func (s *Source) fetch(ctx context.Context, config *Config) (*Token, *Error) {
 		if n == coldAttempts || !a.rotated && !(s.cold() && mayPass(a.err) && sleep(ctx, coldPause(n))) {
 			return nil, s.fail(a, config)
 		}
-		config.Observe(Event{Err: a.err, Duration: time.Since(a.sent)})
+		s.observe(config, Event{Err: a.err, Duration: time.Since(a.sent)})
 	}
 }
 
@@ -108,7 +108,7 @@ func (s *Source) succeed(issued Issued, sent time.Time, config *Config) *Token {
 	}
 	lifetime := config.Policy.lifetime(issued.Lifetime)
 	t := newToken(issued, s.generation, sent, lifetime)
-	config.Observe(Event{
+	s.observe(config, Event{
 		Token: t.value, Lifetime: lifetime, Unchanged: unchanged, Note: issued.Note,
 		Duration: now.Sub(sent), Recovered: s.failing,
 	})
@@ -167,7 +167,7 @@ func (t *Token) followAdvice(refreshIn time.Duration) {
 // fail remembers the failure and reports it.
 func (s *Source) fail(a attempt, config *Config) *Error {
 	remembered := s.remember(a.err, a.proof)
-	config.Observe(Event{Err: remembered, Duration: time.Since(a.sent)})
+	s.observe(config, Event{Err: remembered, Duration: time.Since(a.sent)})
 	return remembered
 }
 

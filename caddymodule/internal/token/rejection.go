@@ -138,7 +138,8 @@ func (i *invalidations) allow(now time.Time, doubt Doubt, v verdict) bool {
 // Reject reports that the API answered 401 to the lease's token. It returns a lease on another token if there is
 // one or one can be had: one flight serves all who hold the rejected token, and the token is dropped only if it is
 // still the current one.
-func (s *Source) Reject(ctx context.Context, l Lease, doubt Doubt) (Lease, bool) {
+func (l Lease) Reject(ctx context.Context, doubt Doubt) (Lease, bool) {
+	s := l.source
 	if !s.invalidate(l.token, doubt) {
 		return Lease{}, false
 	}
@@ -159,7 +160,8 @@ func (s *Source) another(ctx context.Context, l Lease) (Lease, error) {
 }
 
 // Discard reports the same where nobody can use another token at once: it gets one in the background.
-func (s *Source) Discard(l Lease, doubt Doubt) {
+func (l Lease) Discard(doubt Doubt) {
+	s := l.source
 	if s.invalidate(l.token, doubt) && !s.current.Load().fresh(time.Now()) && s.backingOff(time.Now()) == nil {
 		s.refresh()
 	}
@@ -167,7 +169,8 @@ func (s *Source) Discard(l Lease, doubt Doubt) {
 
 // RejectedAgain reports that the API answered 401 to a replay too. It replaces nothing: the token is new, and the
 // request has had its second chance. But if the API accepts the token from others, the next rejections are no news.
-func (s *Source) RejectedAgain(l Lease) {
+func (l Lease) RejectedAgain() {
+	s := l.source
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if t := s.current.Load(); t != nil && t.generation == l.token.generation {
@@ -179,7 +182,7 @@ func (s *Source) RejectedAgain(l Lease) {
 func (s *Source) invalidate(rejected *Token, doubt Doubt) bool {
 	invalidated, another := s.judge(rejected, doubt)
 	if invalidated {
-		s.config.Load().Observe(Event{Rejected: true, Token: rejected.value})
+		s.observe(s.config.Load(), Event{Rejected: true, Token: rejected.value})
 	}
 	return another
 }

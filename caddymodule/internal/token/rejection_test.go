@@ -27,7 +27,7 @@ func (a *api) request(t testing.TB) bool {
 	if !a.refuses(l.Value()) {
 		return true
 	}
-	other, ok := a.s.Reject(context.Background(), l, a.doubt)
+	other, ok := l.Reject(context.Background(), a.doubt)
 	if ok {
 		a.replays++
 		if other.Value().Equal(l.Value()) {
@@ -135,8 +135,8 @@ func TestStormOfManyAtOnce(t *testing.T) {
 					if err != nil {
 						return err.Error()
 					}
-					if other, ok := s.Reject(context.Background(), l, doubt); ok {
-						s.Discard(other, doubt) // the replay was rejected too
+					if other, ok := l.Reject(context.Background(), doubt); ok {
+						other.Discard(doubt) // the replay was rejected too
 					}
 					return ""
 				})
@@ -233,15 +233,15 @@ func TestRejectionOfAnOldGeneration(t *testing.T) {
 			before := w.e.count()
 			current := mustAcquire(t, w.s)
 			got := herd(500, func() string {
-				l, ok := w.s.Reject(context.Background(), w.held, doubt)
-				w.s.Discard(w.held, doubt)
+				l, ok := w.held.Reject(context.Background(), doubt)
+				w.held.Discard(doubt)
 				return fmt.Sprint(ok, " ", l.Value().Reveal())
 			})
 			if want := "true " + current.Value().Reveal(); got[want] != 500 {
 				t.Errorf("callers got %v, want all 500 %q", got, want)
 			}
 			w.e.wantCalls(t, before)
-			if _, ok := w.s.Reject(context.Background(), current, doubt); !ok {
+			if _, ok := current.Reject(context.Background(), doubt); !ok {
 				t.Error("the current token's rejection was not taken")
 			}
 			w.e.wantCalls(t, before+1)
@@ -255,7 +255,7 @@ func TestRejectedTokenIsServedWhenThereIsNoOther(t *testing.T) {
 	for name, down := range outages() {
 		inBubble(t, name, func(t *testing.T) {
 			w := newWorld(t, "fresh", down)
-			if l, ok := w.s.Reject(context.Background(), w.held, Certain); ok {
+			if l, ok := w.held.Reject(context.Background(), Certain); ok {
 				t.Errorf("replaced by %s, though the endpoint fails", describe(l, nil, w.held))
 			}
 			f := &traffic{e: w.e, s: w.s}
@@ -289,7 +289,7 @@ func TestSameTokenAfterRejection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "fresh", repeats(hour))
 		for range 100 {
-			if _, ok := w.s.Reject(context.Background(), w.held, Certain); ok {
+			if _, ok := w.held.Reject(context.Background(), Certain); ok {
 				t.Fatal("the rejected token was given again as another")
 			}
 		}

@@ -65,7 +65,11 @@ type Config struct {
 	// one.
 	Endpoint string
 
-	// Observe, if not nil, is told of every call's outcome.
+	// Observer is who Observe is. Of configurations in force with the same one, which are one credential before and after a
+	// reload, only the latest is told.
+	Observer string
+
+	// Observe, if not nil, is told of every event while the configuration is in force.
 	Observe func(Event)
 }
 
@@ -170,6 +174,25 @@ func (s *Source) wake(config *Config) {
 		s.arm(t.refreshAt)
 	case config.Policy.Prefetch:
 		s.refreshInTurn()
+	}
+}
+
+// observe tells every credential that shares the source, or, if none is in force any more, the one that made the call.
+func (s *Source) observe(caller *Config, e Event) {
+	s.mu.Lock()
+	inForce := slices.Clone(s.started)
+	s.mu.Unlock()
+	if len(inForce) == 0 {
+		caller.Observe(e)
+		return
+	}
+	var told []string
+	for _, c := range slices.Backward(inForce) {
+		if slices.Contains(told, c.Observer) {
+			continue
+		}
+		told = append(told, c.Observer)
+		c.Observe(e)
 	}
 }
 

@@ -336,7 +336,7 @@ func TestReject(t *testing.T) {
 				"flight in the background": {"grants": {"replaced new", 0, latency}, "refuses": {"kept", 0, latency}},
 				"replaced":                 always("replaced new", 0),
 			}, func(w *world) string {
-				l, ok := w.s.Reject(context.Background(), w.held, doubt)
+				l, ok := w.held.Reject(context.Background(), doubt)
 				switch {
 				case !ok:
 					return "kept"
@@ -376,7 +376,7 @@ func TestDiscard(t *testing.T) {
 		"flight in the background": {"grants": {}, "refuses": {}},
 		"replaced":                 always("", 0),
 	}, func(w *world) string {
-		w.s.Discard(w.held, Certain)
+		w.held.Discard(Certain)
 		return ""
 	}, nil)
 }
@@ -385,7 +385,7 @@ func TestDiscard(t *testing.T) {
 func TestAcquireAfterDiscard(t *testing.T) {
 	inBubble(t, "granted", func(t *testing.T) {
 		w := newWorld(t, "fresh", grants(hour))
-		w.s.Discard(w.held, Certain)
+		w.held.Discard(Certain)
 		synctest.Wait()
 		if l := mustAcquire(t, w.s); describe(l, nil, w.held) != "fresh new" {
 			t.Errorf("got %s, want fresh new", describe(l, nil, w.held))
@@ -393,7 +393,7 @@ func TestAcquireAfterDiscard(t *testing.T) {
 	})
 	inBubble(t, "refused", func(t *testing.T) {
 		w := newWorld(t, "fresh", fails(errRefused))
-		w.s.Discard(w.held, Certain)
+		w.held.Discard(Certain)
 		synctest.Wait()
 		if l := mustAcquire(t, w.s); describe(l, nil, w.held) != "stale old" {
 			t.Errorf("got %s, want stale old", describe(l, nil, w.held))

@@ -66,7 +66,7 @@ func TestStatusInEveryState(t *testing.T) {
 		e := newEndpoint(script(grants(time.Hour), gated(gate, grants(time.Hour))))
 		s := e.source(t, Policy{})
 		l := mustAcquire(t, s)
-		s.Discard(l, Certain)
+		l.Discard(Certain)
 		synctest.Wait()
 		if status := wantState(t, s, StateRejected); !status.Fetching || !status.RefreshAt.IsZero() {
 			t.Errorf("%+v", status)
@@ -219,7 +219,7 @@ func TestReady(t *testing.T) {
 		gate := make(chan struct{})
 		e := newEndpoint(script(grants(time.Hour), gated(gate, fails(errRefused))))
 		s := e.source(t, Policy{})
-		s.Discard(mustAcquire(t, s), Certain)
+		mustAcquire(t, s).Discard(Certain)
 		synctest.Wait()
 		ready(t, s)
 		close(gate)
@@ -554,7 +554,7 @@ func TestPurge(t *testing.T) {
 		if before.Value().Empty() || before.Expired() {
 			t.Error("a lease ended with the purge")
 		}
-		l, ok := s.Reject(t.Context(), before, Certain)
+		l, ok := before.Reject(t.Context(), Certain)
 		if !ok || l.Value().Equal(before.Value()) {
 			t.Error("a request whose token was purged and then refused gets no other")
 		}
@@ -585,7 +585,7 @@ func TestRejectionIsToldOnce(t *testing.T) {
 		s := e.source(t, Policy{})
 		l := mustAcquire(t, s)
 		got := herd(100, func() string {
-			other, ok := s.Reject(context.Background(), l, Certain)
+			other, ok := l.Reject(context.Background(), Certain)
 			if !ok {
 				return "none"
 			}
@@ -595,7 +595,7 @@ func TestRejectionIsToldOnce(t *testing.T) {
 			t.Errorf("got %v", got)
 		}
 		want(t, e, "token-1")
-		s.Discard(l, Certain) // a straggler
+		l.Discard(Certain) // a straggler
 		synctest.Wait()
 		want(t, e, "token-1")
 		e.wantCalls(t, 2)
@@ -605,7 +605,7 @@ func TestRejectionIsToldOnce(t *testing.T) {
 		e := newEndpoint(grants(time.Hour))
 		s := e.source(t, Policy{})
 		l := mustAcquire(t, s)
-		herd(10, func() string { s.Discard(l, Certain); return "" })
+		herd(10, func() string { l.Discard(Certain); return "" })
 		synctest.Wait()
 		want(t, e, "token-1")
 		for _, event := range e.told() {
@@ -619,17 +619,17 @@ func TestRejectionIsToldOnce(t *testing.T) {
 		e := newEndpoint(grants(time.Hour))
 		s := e.source(t, Policy{})
 		first := mustAcquire(t, s)
-		second, ok := s.Reject(t.Context(), first, Certain)
+		second, ok := first.Reject(t.Context(), Certain)
 		if !ok {
 			t.Fatal("no other token")
 		}
-		if _, ok := s.Reject(t.Context(), second, Certain); ok { // too soon after the first
+		if _, ok := second.Reject(t.Context(), Certain); ok { // too soon after the first
 			t.Fatal("a third token at once")
 		}
 		want(t, e, "token-1")
 		s.Rest()
 		advance(2 * time.Hour)
-		if _, ok := s.Reject(t.Context(), second, Certain); !ok { // it has expired: nothing is lost
+		if _, ok := second.Reject(t.Context(), Certain); !ok { // it has expired: nothing is lost
 			t.Fatal("no other token")
 		}
 		want(t, e, "token-1")
@@ -639,7 +639,7 @@ func TestRejectionIsToldOnce(t *testing.T) {
 		e := newEndpoint(grants(time.Hour))
 		s := e.source(t, Policy{})
 		for range 3 {
-			if _, ok := s.Reject(t.Context(), mustAcquire(t, s), Certain); !ok {
+			if _, ok := mustAcquire(t, s).Reject(t.Context(), Certain); !ok {
 				t.Fatal("no other token")
 			}
 			advance(time.Minute)
@@ -652,7 +652,7 @@ func TestRejectionIsToldOnce(t *testing.T) {
 		e := newEndpoint(grants(0))
 		s := e.source(t, Policy{})
 		l := mustAcquire(t, s)
-		herd(10, func() string { s.Discard(l, Certain); return "" })
+		herd(10, func() string { l.Discard(Certain); return "" })
 		advance(time.Minute)
 		want(t, e, "token-1")
 	})

@@ -334,7 +334,7 @@ func TestRejectWithin(t *testing.T) {
 			t.Fatal(err)
 		}
 		var ok bool
-		if waited := took(func() { _, ok = w.s.Reject(context.Background(), l, Certain) }); ok || waited != 2*time.Second {
+		if waited := took(func() { _, ok = l.Reject(context.Background(), Certain) }); ok || waited != 2*time.Second {
 			t.Errorf("replaced: %t after %v, want that it gives up after 2 s", ok, waited)
 		}
 	})

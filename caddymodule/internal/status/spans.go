@@ -1,4 +1,4 @@
-package caddymodule
+package status
 
 import (
 	"context"
@@ -12,42 +12,43 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// traceWait adds two spans to the trace of a request that Caddy's tracing directive has begun: the wait for the token
+// TraceWait adds two spans to the trace of a request that Caddy's tracing directive has begun: the wait for the token
 // and, inside, the token call that it waited for. The call belongs to all who wait for it, so it is in the trace of
 // each. Their attributes follow OpenTelemetry's semantic conventions for HTTP clients; none is secret.
-func traceWait(ctx context.Context, c *Credential, began time.Time, a account) {
+func (c *Credential) TraceWait(ctx context.Context, began time.Time, how Served) {
 	parent := trace.SpanFromContext(ctx)
 	if !parent.IsRecording() {
 		return
 	}
 	tracer := parent.TracerProvider().Tracer("github.com/tokenproxy/caddy-token-proxy")
 	ctx, wait := tracer.Start(ctx, "token_proxy wait", trace.WithTimestamp(began), trace.WithAttributes(
-		attribute.String("token_proxy.credential", a.credential),
-		attribute.String("token_proxy.served", a.served),
+		attribute.String("token_proxy.credential", c.Name),
+		attribute.String("token_proxy.served", how.String()),
 	))
-	if a.served == servedFailed {
+	if how == ServedFailed {
 		wait.SetStatus(codes.Error, "")
 	}
-	for _, call := range c.observation.callsSince(began) {
-		traceCall(ctx, tracer, c, call)
+	seen, _ := c.record.snapshot()
+	for _, call := range seen.callsSince(began) {
+		c.traceCall(ctx, tracer, call)
 	}
 	wait.End()
 }
 
-func traceCall(ctx context.Context, tracer trace.Tracer, c *Credential, call occurrence) {
+func (c *Credential) traceCall(ctx context.Context, tracer trace.Tracer, call Occurrence) {
 	duration := time.Duration(call.Duration * float64(time.Second))
 	_, span := tracer.Start(ctx, "token_proxy fetch",
 		trace.WithTimestamp(call.At.Add(-duration)),
 		trace.WithSpanKind(trace.SpanKindClient),
 		trace.WithAttributes(
-			attribute.String("token_proxy.credential", c.name),
-			attribute.String("token_proxy.provider", c.providerName),
+			attribute.String("token_proxy.credential", c.Name),
+			attribute.String("token_proxy.provider", c.Provider),
 		))
-	span.SetAttributes(serverAttributes(c.endpointHost)...)
+	span.SetAttributes(serverAttributes(c.Endpoint)...)
 	if call.Status != 0 {
 		span.SetAttributes(attribute.Int("http.response.status_code", call.Status))
 	}
-	if call.Outcome != outcomeObtained {
+	if call.Outcome != Obtained {
 		span.SetStatus(codes.Error, "")
 		span.SetAttributes(attribute.String("error.type", string(call.Outcome)))
 	}

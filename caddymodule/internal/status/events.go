@@ -1,4 +1,4 @@
-package caddymodule
+package status
 
 import (
 	"context"
@@ -18,9 +18,9 @@ const (
 	eventRejected = "token_rejected"
 )
 
-// eventEmitter emits Caddy's events, once the configuration has been started: until then, subscriptions are added, and
+// Events emits Caddy's events, once the configuration has been started: until then, subscriptions are added, and
 // tokens may be prefetched. Nil emits none.
-type eventEmitter struct {
+type Events struct {
 	system  atomic.Pointer[eventSystem] // nil when the configuration is gone
 	started chan struct{}               // closed when it has been started
 	once    sync.Once
@@ -32,33 +32,33 @@ type eventSystem struct {
 	ctx caddy.Context
 }
 
-func newEventEmitter(ctx caddy.Context) (*eventEmitter, error) {
+func NewEvents(ctx caddy.Context) (*Events, error) {
 	app, err := ctx.App("events")
 	if err != nil {
 		return nil, err
 	}
-	e := &eventEmitter{started: make(chan struct{})}
+	e := &Events{started: make(chan struct{})}
 	system := &eventSystem{app.(*caddyevents.App), ctx}
 	e.system.Store(system)
 	return e, system.app.On("started", e)
 }
 
 // Handle implements caddyevents.Handler for the event that a configuration has been started.
-func (e *eventEmitter) Handle(context.Context, caddy.Event) error {
+func (e *Events) Handle(context.Context, caddy.Event) error {
 	e.once.Do(func() { close(e.started) })
 	return nil
 }
 
-// end lets go of the configuration. A source that the vault remembers still holds its credential, and so this emitter;
+// End lets go of the configuration. A source that the vault remembers still holds its credential, and so this emitter;
 // it must not keep all that Caddy made of the same configuration.
-func (e *eventEmitter) end() {
+func (e *Events) End() {
 	if e != nil {
 		e.system.Store(nil)
 	}
 }
 
 // emit runs the handlers of whoever subscribed. They take their time, so it does not wait for them.
-func (e *eventEmitter) emit(name string, data map[string]any) {
+func (e *Events) emit(name string, data map[string]any) {
 	if e == nil {
 		return
 	}
@@ -76,11 +76,11 @@ func (e *eventEmitter) emit(name string, data map[string]any) {
 }
 
 // emit tells Caddy's event system.
-func (c *Credential) emit(entry occurrence, e token.Event) {
+func (c *Credential) emit(entry Occurrence, e token.Event) {
 	data := map[string]any{
-		"credential": c.name,
-		"provider":   c.providerName,
-		"endpoint":   c.endpointHost,
+		"credential": c.Name,
+		"provider":   c.Provider,
+		"endpoint":   c.Endpoint,
 	}
 	switch {
 	case e.Rejected:
@@ -97,4 +97,4 @@ func (c *Credential) emit(entry occurrence, e token.Event) {
 }
 
 // Interface guards
-var _ caddyevents.Handler = (*eventEmitter)(nil)
+var _ caddyevents.Handler = (*Events)(nil)

@@ -1,4 +1,4 @@
-package caddymodule
+package status
 
 import (
 	"time"
@@ -9,22 +9,12 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// observe is told of every token call and of every token that is given up. It keeps the history, counts, logs, and
-// emits Caddy's events.
-func (c *Credential) observe(e token.Event) {
-	entry := occurrenceOf(e)
-	c.observation.add(entry)
-	c.observation.whileKept(func() { metrics.event(c.name, e) })
-	c.log(e)
-	c.emit(entry, e)
-}
-
 // log writes one line for each event, but no more than one a minute for failures that are all the same.
 func (c *Credential) log(e token.Event) {
 	fields := []zap.Field{
-		zap.String("credential", c.name),
-		zap.String("provider", c.providerName),
-		zap.String("endpoint", c.endpointHost),
+		zap.String("credential", c.Name),
+		zap.String("provider", c.Provider),
+		zap.String("endpoint", c.Endpoint),
 	}
 	switch {
 	case e.Rejected:

@@ -1,4 +1,4 @@
-package caddymodule
+package status
 
 import (
 	"fmt"
@@ -9,15 +9,15 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// health says in one word how a credential is.
-type health string
+// Health says in one word how a credential is.
+type Health string
 
 // The healths, from best to worst.
 const (
-	healthOK       health = "ok"       // a valid token, and nothing wrong
-	healthIdle     health = "idle"     // no token, because nobody has asked for one
-	healthDegraded health = "degraded" // requests are served, but something is wrong
-	healthFailing  health = "failing"  // requests fail
+	healthOK       Health = "ok"       // a valid token, and nothing wrong
+	healthIdle     Health = "idle"     // no token, because nobody has asked for one
+	healthDegraded Health = "degraded" // requests are served, but something is wrong
+	healthFailing  Health = "failing"  // requests fail
 )
 
 const (
@@ -29,82 +29,82 @@ const (
 	recently = 10 * time.Minute
 )
 
-// cause says where to look first.
-type cause string
+// Cause says where to look first.
+type Cause string
 
 // The causes.
 const (
-	causeConfiguration cause = "configuration"
-	causeEndpoint      cause = "token endpoint"
-	causeAPI           cause = "API"
+	causeConfiguration Cause = "configuration"
+	causeEndpoint      Cause = "token endpoint"
+	causeAPI           Cause = "API"
 )
 
-// diagnosis is the health of a credential in words for the person who must act.
-type diagnosis struct {
-	health          health
-	cause           cause // empty if nothing is wrong
-	summary, advice string
+// Diagnosis is the health of a credential in words for the person who must act.
+type Diagnosis struct {
+	Health          Health
+	Cause           Cause // empty if nothing is wrong
+	Summary, Advice string
 }
 
 // diagnose judges from what is and what has been. The worst comes first.
-func diagnose(endpoint string, s token.Status, seen snapshot, now time.Time) diagnosis {
+func diagnose(endpoint string, s token.Status, seen history, now time.Time) Diagnosis {
 	valid := s.State == token.StateFresh || s.State == token.StateStale || s.State == token.StateRejected
-	destination := latest(seen.recent, outcomeDestination.is)
+	destination := seen.latest(Destination.is)
 	rejected := rejections(seen.recent, now)
-	call := latest(seen.recent, outcome.isCall)
+	call := seen.latest(Outcome.isCall)
 	switch {
 	case s.Failure != nil && !valid:
-		d := explain(endpoint, s.Failure, now)
-		d.health = healthFailing
+		d := Explain(endpoint, s.Failure, now)
+		d.Health = healthFailing
 		return d
 	case now.Sub(destination.At) < recently:
-		return diagnosis{destinationHealth(destination, now), causeConfiguration,
+		return Diagnosis{destinationHealth(destination, now), causeConfiguration,
 			"Requests are refused because the token may not go to their upstream: " + destination.Reason + ".",
 			"If the upstream is meant to get this token, add its host to api_hosts of this credential. If not, somebody nearly got a token: correct the upstream."}
 	case s.Failure != nil:
-		d := explain(endpoint, s.Failure, now)
-		d.health = healthDegraded
-		d.summary += " The present token serves until it expires " + in(s.Expires, now) + "."
+		d := Explain(endpoint, s.Failure, now)
+		d.Health = healthDegraded
+		d.Summary += " The present token serves until it expires " + In(s.Expires, now) + "."
 		return d
 	case rejected > 1:
-		return diagnosis{healthDegraded, causeAPI,
+		return Diagnosis{healthDegraded, causeAPI,
 			"The API refuses tokens with 401, new ones too.",
 			"Check that the client has the rights (scope, audience) that the API wants, and that upstream and token endpoint belong together (sandbox, production)."}
 	case s.State == token.StateRejected:
-		return diagnosis{healthDegraded, causeAPI, "The API refused the token with 401, and there is no other yet.",
+		return Diagnosis{healthDegraded, causeAPI, "The API refused the token with 401, and there is no other yet.",
 			"Nothing, if it was revoked on purpose: another is on its way."}
 	case rejected == 1:
-		return diagnosis{healthDegraded, causeAPI,
-			"The API refused a token with 401 " + ago(latest(seen.recent, outcomeRejected.is).At, now) + ", most likely because it was revoked early. Another has taken its place.",
+		return Diagnosis{healthDegraded, causeAPI,
+			"The API refused a token with 401 " + ago(seen.latest(Rejected.is).At, now) + ", most likely because it was revoked early. Another has taken its place.",
 			"Nothing, if it was revoked on purpose. If it happens again, look for another client with the same id whose tokens revoke these."}
 	case s.Fetching && !valid:
-		return diagnosis{healthDegraded, causeEndpoint, "Waiting for the token endpoint " + endpoint + ".",
+		return Diagnosis{healthDegraded, causeEndpoint, "Waiting for the token endpoint " + endpoint + ".",
 			"If this takes longer than a moment, the token endpoint is slow: requests wait up to max_wait."}
 	case valid && call.slow() && now.Sub(call.At) < recently:
-		return diagnosis{healthDegraded, causeEndpoint,
+		return Diagnosis{healthDegraded, causeEndpoint,
 			fmt.Sprintf("The token endpoint is slow: the last call took %.1f s.", call.Duration),
 			"Tokens are refreshed before they expire, so requests do not notice. See the status page of the token endpoint, or the network to " + endpoint + "."}
 	case valid:
-		return diagnosis{health: healthOK, summary: "The token is valid for " + lasting(s.Expires.Sub(now)) + "."}
+		return Diagnosis{Health: healthOK, Summary: "The token is valid for " + Lasting(s.Expires.Sub(now)) + "."}
 	case s.State == token.StateExpired:
-		return diagnosis{health: healthIdle, summary: "The last token has expired unused. The next request fetches one."}
+		return Diagnosis{Health: healthIdle, Summary: "The last token has expired unused. The next request fetches one."}
 	default:
-		return diagnosis{health: healthIdle, summary: "There is no token yet. The next request fetches one."}
+		return Diagnosis{Health: healthIdle, Summary: "There is no token yet. The next request fetches one."}
 	}
 }
 
 // destinationHealth is failing while requests are being refused, which is told once a minute.
-func destinationHealth(last occurrence, now time.Time) health {
-	if now.Sub(last.At) < 2*warnInterval {
+func destinationHealth(last Occurrence, now time.Time) Health {
+	if now.Sub(last.At) < 2*DestinationInterval {
 		return healthFailing
 	}
 	return healthDegraded
 }
 
 // rejections counts the tokens that the API has refused recently.
-func rejections(recent []occurrence, now time.Time) (n int) {
+func rejections(recent []Occurrence, now time.Time) (n int) {
 	for _, entry := range recent {
-		if entry.Outcome == outcomeRejected && now.Sub(entry.At) < recently {
+		if entry.Outcome == Rejected && now.Sub(entry.At) < recently {
 			n++
 		}
 	}
@@ -112,37 +112,37 @@ func rejections(recent []occurrence, now time.Time) (n int) {
 }
 
 // slow reports whether a token call took too long.
-func (o occurrence) slow() bool { return o.Duration >= slowCall.Seconds() }
+func (o Occurrence) slow() bool { return o.Duration >= slowCall.Seconds() }
 
-// explain says what a failed token call means, and what to do.
-func explain(endpoint string, e *token.Error, now time.Time) diagnosis {
+// Explain says what a failed token call means, and what to do.
+func Explain(endpoint string, e *token.Error, now time.Time) Diagnosis {
 	again := ""
 	if e.RetryAt.After(now) {
 		again = "The next call follows by itself. "
 	}
 	switch {
 	case e.Status == http.StatusTooManyRequests:
-		return diagnosis{"", causeEndpoint, "The token endpoint limits how often it may be asked (status 429).",
+		return Diagnosis{"", causeEndpoint, "The token endpoint limits how often it may be asked (status 429).",
 			again + "If it happens often, look for other processes that use the same client id, or ask the provider for a higher limit."}
 	case e.Cause == token.CauseProvider:
-		return diagnosis{"", causeConfiguration, sentence(e.Error()), again + "Report it to the author of the provider: its code failed, not the token endpoint."}
+		return Diagnosis{"", causeConfiguration, sentence(e.Error()), again + "Report it to the author of the provider: its code failed, not the token endpoint."}
 	case e.Kind == token.Unavailable && e.Status != 0:
-		return diagnosis{"", causeEndpoint, fmt.Sprintf("The token endpoint %s fails (status %d).", endpoint, e.Status),
+		return Diagnosis{"", causeEndpoint, fmt.Sprintf("The token endpoint %s fails (status %d).", endpoint, e.Status),
 			again + "See the provider's status page."}
 	case e.Cause == token.CauseTimeout:
-		return diagnosis{"", causeEndpoint, "The token endpoint " + endpoint + " does not answer in time.",
+		return Diagnosis{"", causeEndpoint, "The token endpoint " + endpoint + " does not answer in time.",
 			again + "See the provider's status page, and the network to it; fetch_timeout says how long to wait."}
 	case e.Kind == token.Unavailable:
-		return diagnosis{"", causeEndpoint, sentence(e.Error()), again + adviceOnNetwork(endpoint, e.Cause)}
+		return Diagnosis{"", causeEndpoint, sentence(e.Error()), again + adviceOnNetwork(endpoint, e.Cause)}
 	case e.Kind == token.Unreadable:
-		return diagnosis{"", causeEndpoint, sentence(e.Error()),
+		return Diagnosis{"", causeEndpoint, sentence(e.Error()),
 			again + "Check the token URL: a login page, a gateway, or another service may be answering there."}
 	case e.Status == 0: // our own configuration
-		return diagnosis{"", causeConfiguration, sentence(e.Error()),
+		return Diagnosis{"", causeConfiguration, sentence(e.Error()),
 			"Correct it. Files are read again within moments; anything else needs a reload."}
 	default:
 		summary, advice := explainRefusal(e)
-		return diagnosis{"", causeConfiguration, summary, advice}
+		return Diagnosis{"", causeConfiguration, summary, advice}
 	}
 }
 
@@ -196,12 +196,12 @@ func sentence(text string) string {
 	return strings.ToUpper(text[:1]) + text[1:] + "."
 }
 
-// in, ago and lasting tell times as people do.
-func in(t, now time.Time) string { return "in " + lasting(t.Sub(now)) }
+// In, ago and Lasting tell times as people do.
+func In(t, now time.Time) string { return "in " + Lasting(t.Sub(now)) }
 
-func ago(t, now time.Time) string { return lasting(now.Sub(t)) + " ago" }
+func ago(t, now time.Time) string { return Lasting(now.Sub(t)) + " ago" }
 
-func lasting(d time.Duration) string {
+func Lasting(d time.Duration) string {
 	switch {
 	case d < 2*time.Second:
 		return "a moment"

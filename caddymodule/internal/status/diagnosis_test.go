@@ -1,0 +1,188 @@
+package status
+
+import (
+	"errors"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+)
+
+var badlyFormed = regexp.MustCompile(`  |\.\.|%!|: \.|\( |\(\)| \.|\.[A-Z]|;$`)
+
+// wantSentences checks that the text is made of sentences; empty says that it may be none.
+func wantSentences(t *testing.T, text string, empty bool) {
+	t.Helper()
+	if text == "" {
+		if !empty {
+			t.Error("there is no text")
+		}
+		return
+	}
+	first, _ := utf8.DecodeRuneInString(text)
+	if !unicode.IsUpper(first) || !strings.HasSuffix(text, ".") || badlyFormed.MatchString(text) || strings.TrimSpace(text) != text {
+		t.Errorf("it is not made of sentences: %q", text)
+	}
+}
+
+// errorsOfEndpoints are failures as providers report them.
+var errorsOfEndpoints = map[string]*token.Error{
+	"connection":      {Kind: token.Unavailable, Cause: token.CauseConnection, Reason: "the token endpoint cannot be reached: connection refused"},
+	"timeout":         {Kind: token.Unavailable, Cause: token.CauseTimeout, Reason: "the token endpoint cannot be reached: it did not answer within fetch_timeout"},
+	"503":             {Kind: token.Unavailable, Status: 503, Reason: "the token endpoint asks to try again later"},
+	"429":             {Kind: token.Unavailable, Status: 429, Reason: "the token endpoint asks to try again later"},
+	"garbage":         {Kind: token.Unreadable, Status: 200, Reason: "the answer holds no token"},
+	"panic":           {Kind: token.Unreadable, Cause: token.CauseProvider, Reason: "the provider panicked with a string"},
+	"name":            {Kind: token.Unavailable, Cause: token.CauseName, Reason: "the token endpoint cannot be reached: its host name does not exist"},
+	"authority":       {Kind: token.Unavailable, Cause: token.CauseAuthority, Reason: "the token endpoint cannot be reached: its certificate is signed by an authority that is not trusted here"},
+	"handshake":       {Kind: token.Unavailable, Cause: token.CauseHandshake, Reason: "the token endpoint cannot be reached: it broke off the TLS handshake"},
+	"proxy":           {Kind: token.Unavailable, Cause: token.CauseProxy, Reason: "the proxy cannot be used: connection refused"},
+	"cut":             {Kind: token.Unavailable, Cause: token.CauseCut, Reason: "the token endpoint cannot be reached: connection reset"},
+	"unknown code":    {Kind: token.Refused, Status: 400, Code: "AADSTS7000215", Reason: "the token endpoint refused the request"},
+	"no code":         {Kind: token.Refused, Status: 400, Reason: "the token endpoint refused the request"},
+	"401, no code":    {Kind: token.Refused, Status: 401, Reason: "the token endpoint refused the request"},
+	"403, no code":    {Kind: token.Refused, Status: 403, Code: "odd", Reason: "the token endpoint refused the request"},
+	"404":             {Kind: token.Refused, Status: 404, Reason: "there is no token endpoint at this URL: check token_url"},
+	"own secret":      {Kind: token.Refused, Reason: "client_secret: the file does not exist"},
+	"invalid_client":  {Kind: token.Refused, Status: 401, Code: "invalid_client", Reason: "the token endpoint refused the request"},
+	"invalid_scope":   {Kind: token.Refused, Status: 400, Code: "invalid_scope", Reason: "the token endpoint refused the request"},
+	"invalid_target":  {Kind: token.Refused, Status: 400, Code: "invalid_target", Reason: "the token endpoint refused the request"},
+	"invalid_grant":   {Kind: token.Refused, Status: 400, Code: "invalid_grant", Reason: "the token endpoint refused the request"},
+	"invalid_request": {Kind: token.Refused, Status: 400, Code: "invalid_request", Reason: "the token endpoint refused the request"},
+	"unauthorized_client": {
+		Kind: token.Refused, Status: 400, Code: "unauthorized_client", Reason: "the token endpoint refused the request"},
+	"unsupported_grant_type": {
+		Kind: token.Refused, Status: 400, Code: "unsupported_grant_type", Reason: "the token endpoint refused the request"},
+}
+
+func TestExplain(t *testing.T) {
+	const endpoint = "login.example.com"
+	now := time.Now()
+	said := make(map[string]string)
+	for name, e := range errorsOfEndpoints {
+		for _, next := range []time.Duration{0, 42*time.Second + 1} {
+			failure := *e
+			if next > 0 {
+				failure.RetryAt = now.Add(next)
+			}
+			d := Explain(endpoint, &failure, now)
+			wantSentences(t, d.Summary, false)
+			wantSentences(t, d.Advice, false)
+			if e.Code != "" && !strings.Contains(d.Summary, e.Code) {
+				t.Errorf("%s: the code is not in %q", name, d.Summary)
+			}
+			if other, ok := said[d.Summary]; ok && other != name {
+				t.Errorf("%s and %s are both: %q", other, name, d.Summary)
+			}
+			said[d.Summary] = name
+			if d.Cause == "" {
+				t.Errorf("%s: nothing says where to look", name)
+			}
+			if says := strings.Contains(d.Advice, "follows by itself"); says != (next > 0 && e.Kind != token.Refused) {
+				t.Errorf("%s, next try in %s: %q", name, next, d.Advice)
+			}
+		}
+	}
+	for name, want := range map[string]string{
+		"connection": "firewall", "timeout": "fetch_timeout", "503": "status page", "name": "name resolution",
+		"authority": "server_name", "handshake": "client certificate", "proxy": "HTTPS_PROXY", "cut": "network", "panic": "author of the provider", "429": "higher limit", "garbage": "token URL",
+		"own secret": "Files are read again", "404": "token URL", "invalid_client": "client_secret", "401, no code": "client_secret",
+		"403, no code": "client_secret", "invalid_scope": "scope", "invalid_target": "audience", "invalid_grant": "clock",
+		"unauthorized_client": "grant", "unsupported_grant_type": "grant", "unknown code": "documentation", "invalid_request": "param",
+	} {
+		if d := Explain(endpoint, errorsOfEndpoints[name], now); !strings.Contains(d.Advice, want) {
+			t.Errorf("%s: the advice is %q, want %q in it", name, d.Advice, want)
+		}
+	}
+}
+
+func TestDiagnose(t *testing.T) {
+	const endpoint = "login.example.com"
+	now := time.Now()
+	down := &token.Error{Kind: token.Unavailable, Status: 503, Reason: "x", RetryAt: now.Add(time.Minute)}
+	past := &token.Error{Kind: token.Unavailable, Status: 503, Reason: "x", RetryAt: now.Add(-time.Minute)}
+	in := func(state token.State, failure *token.Error) token.Status {
+		return token.Status{State: state, Failure: failure, Expires: now.Add(30 * time.Minute)}
+	}
+	at := func(o Outcome, ago time.Duration) Occurrence {
+		return Occurrence{At: now.Add(-ago), Outcome: o, Reason: "the host is not among api_hosts: x:1"}
+	}
+	tests := []struct {
+		name          string
+		status        token.Status
+		seen          history
+		health        Health
+		words, nowise string // in summary and advice
+	}{
+		{"nothing yet", in(token.StateNone, nil), history{}, healthIdle, "There is no token yet", ""},
+		{"asleep", in(token.StateExpired, nil), history{}, healthIdle, "expired unused", ""},
+		{"good", in(token.StateFresh, nil), history{}, healthOK, "30 minutes", ""},
+		{"stale", in(token.StateStale, nil), history{}, healthOK, "30 minutes", ""},
+		{"first call", token.Status{State: token.StateNone, Fetching: true}, history{}, healthDegraded, "Waiting", ""},
+		{"refresh", token.Status{State: token.StateStale, Fetching: true, Expires: now.Add(time.Hour)}, history{}, healthOK, "60 minutes", ""},
+		{"down", in(token.StateNone, down), history{}, healthFailing, "status 503", "present token"},
+		{"down, expired", in(token.StateExpired, down), history{}, healthFailing, "status 503", "present token"},
+		{"down, next try is due", in(token.StateExpired, past), history{}, healthFailing, "status 503", "by themselves"},
+		{"down, trying", token.Status{State: token.StateNone, Fetching: true, Failure: past}, history{}, healthFailing, "status 503", "Waiting"},
+		{"refresh fails", in(token.StateStale, down), history{}, healthDegraded, "serves until it expires in 30 minutes", ""},
+		{"refresh fails, trying", in(token.StateStale, past), history{}, healthDegraded, "status 503", ""},
+		{"forced refresh failed", in(token.StateFresh, down), history{}, healthDegraded, "status 503", ""},
+		{"rejected, and no other", in(token.StateRejected, down), history{recent: []Occurrence{at(Rejected, 0)}}, healthDegraded, "status 503", ""},
+		{"rejected, another on its way", in(token.StateRejected, nil), history{recent: []Occurrence{at(Rejected, 0)}}, healthDegraded, "no other yet", "new ones too"},
+		{"revoked", in(token.StateFresh, nil), history{recent: []Occurrence{at(Rejected, time.Minute)}}, healthDegraded, "60 seconds ago", "new ones too"},
+		{"revoked long ago", in(token.StateFresh, nil), history{recent: []Occurrence{at(Rejected, recently)}}, healthOK, "", ""},
+		{"all are rejected", in(token.StateFresh, nil), history{recent: []Occurrence{at(Rejected, 301*time.Second), at(Rejected, time.Second)}},
+			healthDegraded, "new ones too", ""},
+		{"destination", in(token.StateFresh, nil), history{recent: []Occurrence{at(Destination, time.Second)}}, healthFailing, "api_hosts: x:1", ""},
+		{"destination, a while ago", in(token.StateFresh, nil), history{recent: []Occurrence{at(Destination, 2*DestinationInterval)}}, healthDegraded, "api_hosts: x:1", ""},
+		{"destination, long ago", in(token.StateFresh, nil), history{recent: []Occurrence{at(Destination, recently)}}, healthOK, "", "api_hosts"},
+		{"destination, and no token", in(token.StateNone, down), history{recent: []Occurrence{at(Destination, 0)}}, healthFailing, "status 503", "api_hosts"},
+		{"slow", in(token.StateFresh, nil), slowly(slowCall, now), healthDegraded, "2.0 s", ""},
+		{"not slow", in(token.StateFresh, nil), slowly(slowCall-1, now), healthOK, "", "slow"},
+		{"slow, long ago", in(token.StateFresh, nil), slowly(slowCall, now.Add(-recently)), healthOK, "", "slow"},
+		{"slow, long ago expired", in(token.StateExpired, nil), slowly(slowCall, now), healthIdle, "", "slow"},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			d := diagnose(endpoint, tc.status, tc.seen, now)
+			if d.Health != tc.health {
+				t.Errorf("health is %s, want %s: %s", d.Health, tc.health, d.Summary)
+			}
+			wantSentences(t, d.Summary, false)
+			wantSentences(t, d.Advice, tc.health == healthOK || tc.health == healthIdle)
+			all := d.Summary + " " + d.Advice
+			if !strings.Contains(all, tc.words) || tc.nowise != "" && strings.Contains(all, tc.nowise) {
+				t.Errorf("it says %q; want %q, and not %q", all, tc.words, tc.nowise)
+			}
+		})
+	}
+}
+
+func TestSentence(t *testing.T) {
+	if got := sentence(errors.New("it fails").Error()); got != "It fails." {
+		t.Errorf("got %q", got)
+	}
+	if got := sentence(""); got != "" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestLasting(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		-time.Hour: "a moment", 0: "a moment", 2 * time.Second: "2 seconds", 119 * time.Second: "119 seconds", 2 * time.Minute: "2 minutes",
+		119 * time.Minute: "119 minutes", 2 * time.Hour: "2 hours", 47 * time.Hour: "47 hours", 48 * time.Hour: "2 days",
+	} {
+		if got := Lasting(d); got != want {
+			t.Errorf("%s is %q, want %q", d, got, want)
+		}
+	}
+}
+
+// slowly is the history of one call that took this long.
+func slowly(took time.Duration, at time.Time) history {
+	return history{recent: []Occurrence{{At: at, Outcome: Obtained, Duration: took.Seconds()}}}
+}

@@ -1,0 +1,103 @@
+package status
+
+import (
+	"slices"
+	"time"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+)
+
+// Outcome is what came of a token call, or what else happened to a token.
+type Outcome string
+
+// The outcomes. Those of failed calls are the kinds of failure.
+const (
+	Obtained    Outcome = "obtained"
+	Rejected    Outcome = "rejected"    // the API rejected the token
+	Destination Outcome = "destination" // the token may not go to an upstream
+)
+
+// callOutcomes are the outcomes of token calls.
+var callOutcomes = []Outcome{Obtained, Outcome(token.Unavailable), Outcome(token.Refused), Outcome(token.Unreadable)}
+
+func (o Outcome) is(other Outcome) bool { return o == other }
+
+// isCall reports whether this is what came of a token call.
+func (o Outcome) isCall() bool { return o != Rejected && o != Destination }
+
+// Occurrence is one entry of a credential's history.
+type Occurrence struct {
+	At          time.Time `json:"at"`
+	Outcome     Outcome   `json:"outcome"`
+	Duration    float64   `json:"duration,omitempty"` // seconds
+	Lifetime    float64   `json:"lifetime,omitempty"` // seconds
+	Status      int       `json:"status,omitempty"`
+	Code        string    `json:"code,omitempty"`
+	Reason      string    `json:"reason,omitempty"`
+	Fingerprint string    `json:"fingerprint,omitempty"`
+}
+
+// occurrenceOf turns an event of the engine into an entry of the history.
+func occurrenceOf(e token.Event) Occurrence {
+	o := Occurrence{At: time.Now(), Outcome: Obtained, Duration: e.Duration.Seconds()}
+	switch {
+	case e.Rejected:
+		o.Outcome = Rejected
+		o.Fingerprint = e.Token.Fingerprint()
+	case e.Err != nil:
+		o.Outcome = Outcome(e.Err.Kind)
+		o.Status, o.Code, o.Reason = e.Err.Status, e.Err.Code, e.Err.Reason
+	default:
+		o.Lifetime = e.Lifetime.Seconds()
+		o.Fingerprint = e.Token.Fingerprint()
+	}
+	return o
+}
+
+// maxRecent bounds the history of a credential.
+const maxRecent = 50
+
+// history is what has happened lately.
+type history struct {
+	lastSuccess time.Time
+	lastError   *Occurrence
+	recent      []Occurrence // oldest first
+}
+
+func (h *history) add(o Occurrence) {
+	switch {
+	case o.Outcome == Obtained:
+		h.lastSuccess = o.At
+	case o.Outcome.isCall():
+		h.lastError = &o
+	}
+	if len(h.recent) == maxRecent {
+		h.recent = append(h.recent[:0], h.recent[1:]...)
+	}
+	h.recent = append(h.recent, o)
+}
+
+func (h *history) clone() history {
+	return history{h.lastSuccess, h.lastError, append([]Occurrence{}, h.recent...)}
+}
+
+// latest returns the last entry that is wanted; the zero one if there is none.
+func (h *history) latest(wanted func(Outcome) bool) Occurrence {
+	for _, o := range slices.Backward(h.recent) {
+		if wanted(o.Outcome) {
+			return o
+		}
+	}
+	return Occurrence{}
+}
+
+// callsSince returns the token calls that ended after a time.
+func (h *history) callsSince(began time.Time) []Occurrence {
+	var calls []Occurrence
+	for _, o := range h.recent {
+		if o.At.After(began) && o.Outcome.isCall() {
+			calls = append(calls, o)
+		}
+	}
+	return calls
+}

@@ -1,0 +1,149 @@
+package status
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+)
+
+// observed is a credential whose log is in the buffer. It has no events.
+func observed(t *testing.T) (*Credential, *bytes.Buffer) {
+	t.Helper()
+	log := new(bytes.Buffer)
+	logger := zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.AddSync(log), zap.DebugLevel))
+	c := New("observed", nil, logger)
+	t.Cleanup(c.Release)
+	c.Provider, c.Endpoint = "optoro", "login.example.com:8443"
+	return c, log
+}
+
+// logLines parses a log, and empties it.
+func logLines(t *testing.T, log *bytes.Buffer) []map[string]any {
+	t.Helper()
+	var entries []map[string]any
+	for line := range strings.Lines(log.String()) {
+		entry := make(map[string]any)
+		if err := json.Unmarshal([]byte(line), &entry); err != nil {
+			t.Fatalf("%v: %s", err, line)
+		}
+		entries = append(entries, entry)
+	}
+	log.Reset()
+	return entries
+}
+
+// wantLine checks one log line: all of its fields but its time.
+func wantLine(t *testing.T, entry map[string]any, level, message string, fields map[string]any) {
+	t.Helper()
+	want := map[string]any{"level": level, "msg": message, "provider": "optoro", "endpoint": "login.example.com:8443"}
+	maps.Copy(want, fields)
+	got := maps.Clone(entry)
+	delete(got, "ts")
+	delete(got, "credential")
+	if fmt.Sprint(got) != fmt.Sprint(want) || entry["credential"] == nil {
+		t.Errorf("logged %v\nwant   %v", got, want)
+	}
+}
+
+func TestLogLines(t *testing.T) {
+	c, log := observed(t)
+	value := token.NewSecret("a-token-that-nobody-may-see")
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	refused := &token.Error{Kind: token.Refused, Status: 401, Code: "invalid_client", Reason: "it says no", RetryAt: at}
+	down := &token.Error{Kind: token.Unavailable, Status: 503, Reason: "it is down", RetryAt: at}
+
+	c.Observe(token.Event{Token: value, Lifetime: time.Hour, Duration: time.Second})
+	c.Observe(token.Event{Token: value, Lifetime: time.Hour, Duration: time.Second, Unchanged: true, Note: "it is odd"})
+	c.Observe(token.Event{Rejected: true, Token: value})
+	c.Observe(token.Event{Err: refused, Duration: 2 * time.Second})
+	c.Observe(token.Event{Err: refused, Duration: 2 * time.Second}) // the same: not told
+	c.Observe(token.Event{Err: down, Duration: 3 * time.Second})
+	c.Observe(token.Event{Token: value, Lifetime: time.Hour, Recovered: true})
+	c.Observe(token.Event{Token: value, Lifetime: time.Hour})
+	text := log.String()
+	lines := logLines(t, log)
+	if len(lines) != 7 {
+		t.Fatalf("%d lines:\n%s", len(lines), text)
+	}
+	obtained := map[string]any{"duration": 1.0, "lifetime": 3600.0, "fingerprint": value.Fingerprint(), "unchanged": false}
+	with := func(fields map[string]any, more ...any) map[string]any {
+		fields = maps.Clone(fields)
+		for i := 0; i+1 < len(more); i += 2 {
+			fields[more[i].(string)] = more[i+1]
+		}
+		return fields
+	}
+	wantLine(t, lines[0], "info", "token obtained", obtained)
+	wantLine(t, lines[1], "warn", "token obtained, but it is odd", with(obtained, "unchanged", true))
+	wantLine(t, lines[2], "warn", "token rejected by the API", map[string]any{"fingerprint": value.Fingerprint()})
+	wantLine(t, lines[3], "error", "no token", map[string]any{"duration": 2.0, "kind": "refused", "error_code": "invalid_client",
+		"error": "it says no (status 401) (error code invalid_client)", "next_try": float64(at.Unix())})
+	wantLine(t, lines[4], "warn", "no token", map[string]any{"duration": 3.0, "kind": "unavailable", "error_code": "",
+		"error": "it is down (status 503)", "next_try": float64(at.Unix()), "repeated": 1.0})
+	wantLine(t, lines[5], "info", "token obtained", with(obtained, "duration", 0.0, "recovered", true, "failures", 3.0))
+	wantLine(t, lines[6], "info", "token obtained", with(obtained, "duration", 0.0))
+	if strings.Contains(text, value.Reveal()) {
+		t.Error("the token is in the log")
+	}
+}
+
+func TestFailureLog(t *testing.T) {
+	now := time.Now()
+	at := func(code string, retryAt time.Time) *token.Error {
+		return &token.Error{Kind: token.Refused, Code: code, RetryAt: retryAt}
+	}
+	var l failureLog
+	steps := []struct {
+		err      *token.Error
+		after    time.Duration
+		told     bool
+		silenced uint64
+	}{
+		{at("a", time.Time{}), 0, false, 0}, // a quick try: the last one tells
+		{at("a", time.Time{}), 0, false, 0},
+		{at("a", now), 0, true, 2},
+		{at("a", now.Add(time.Hour)), summaryInterval - 1, false, 0}, // only its times differ
+		{at("a", now), 1, true, 1},
+		{at("b", now), 0, true, 0},
+		{at("a", now), 0, true, 0},
+		{at("a", now), 0, false, 0},
+	}
+	for i, step := range steps {
+		now = now.Add(step.after)
+		if silenced, told := l.tell(step.err, now); told != step.told || silenced != step.silenced {
+			t.Errorf("step %d: told %t, silenced %d; want %t, %d", i, told, silenced, step.told, step.silenced)
+		}
+	}
+	if n := l.recover(); n != uint64(len(steps)) {
+		t.Errorf("%d failures, want %d", n, len(steps))
+	}
+	if n := l.recover(); n != 0 {
+		t.Errorf("%d failures after a recovery", n)
+	}
+	if _, told := l.tell(at("a", now), now); !told {
+		t.Error("the first failure after a recovery is not told")
+	}
+}
+
+func TestServerAttributes(t *testing.T) {
+	for host, want := range map[string]string{
+		"a.example": "a.example", "a.example:1": "a.example 1", "[::1]:8443": "::1 8443", "[::1]": "::1",
+	} {
+		var got []string
+		for _, kv := range serverAttributes(host) {
+			got = append(got, kv.Value.String())
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%s: got %v, want %s", host, got, want)
+		}
+	}
+}

@@ -1,0 +1,151 @@
+package status
+
+import (
+	"errors"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+)
+
+const metricsPrefix = "caddy_token_proxy_"
+
+func credentialDesc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(metricsPrefix+name, help, append([]string{"credential"}, labels...), nil)
+}
+
+// What is counted of a credential since the process began.
+var (
+	descCalls         = credentialDesc("calls_total", "Token calls by outcome and by the error code of the token endpoint.", "outcome", "code")
+	descRequests      = credentialDesc("requests_total", "Requests by how they came by a token: fresh, stale, waited, failed, or left before there was one.", "served")
+	descDenied        = credentialDesc("refused_requests_total", "Requests that were not sent on: client, cross_site, method, authorization, destination or loop.", "reason")
+	descUnauthorized  = credentialDesc("unauthorized_total", "Answers of the API with status 401.")
+	descInvalidations = credentialDesc("invalidations_total", "Tokens given up because the API rejected them.")
+	descReplays       = credentialDesc("replays_total", "Requests sent again with another token.")
+
+	callDuration = durations("call_duration_seconds", "How long token calls took.")
+	waitDuration = durations("wait_duration_seconds", "How long requests waited for a token, of those that had to.")
+)
+
+func durations(name, help string) *prometheus.HistogramVec {
+	return prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    metricsPrefix + name,
+		Help:    help,
+		Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 20},
+	}, []string{"credential"})
+}
+
+func forgetDurations(credential string) {
+	for _, vec := range []*prometheus.HistogramVec{callDuration, waitDuration} {
+		vec.DeletePartialMatch(prometheus.Labels{"credential": credential})
+	}
+}
+
+// What is now, of the credentials of a configuration and of the vault.
+var (
+	descRemaining = credentialDesc("token_remaining_seconds", "Seconds until the token expires; 0 if there is no valid token.")
+	descLifetime  = credentialDesc("token_lifetime_seconds", "Lifetime of the token, from when it was asked for to its expiry.")
+	descOverdue   = credentialDesc("token_refresh_overdue_seconds", "Seconds since the token was due to be refreshed; 0 if it is not due, or there is no valid token.")
+	descAge       = credentialDesc("last_success_age_seconds", "Seconds since a token was last obtained.")
+	descBackoff   = credentialDesc("backoff_seconds", "Seconds until the token endpoint is called again after a failure; 0 if calls are not held back.")
+
+	descEntries       = prometheus.NewDesc(metricsPrefix+"vault_entries", "Sources that are remembered.", nil, nil)
+	descVaultEvicted  = prometheus.NewDesc(metricsPrefix+"vault_evictions_total", "Sources forgotten for want of room.", nil, nil)
+	descVaultRejected = prometheus.NewDesc(metricsPrefix+"vault_rejections_total", "Sources not remembered for want of room.", nil, nil)
+	allDescs          = []*prometheus.Desc{
+		descCalls, descRequests, descDenied, descUnauthorized, descInvalidations, descReplays,
+		descRemaining, descLifetime, descOverdue, descAge, descBackoff,
+		descEntries, descVaultEvicted, descVaultRejected,
+	}
+)
+
+// Vault returns the vault of the process, or nil if it has none yet.
+type Vault func() *token.Vault
+
+// Register adds all metrics to the registry that Caddy makes for each configuration; it is nil in contexts that some
+// modules derive. Counters belong to the process, so that they go on across reloads. What is now is reported of the
+// credentials that inForce returns.
+func Register(registry *prometheus.Registry, inForce func() []*Credential, vault Vault) error {
+	if registry == nil {
+		return nil
+	}
+	for _, c := range []prometheus.Collector{callDuration, waitDuration, collector{inForce, vault}} {
+		err := registry.Register(c)
+		if _, again := errors.AsType[prometheus.AlreadyRegisteredError](err); err != nil && !again {
+			return err
+		}
+	}
+	return nil
+}
+
+type collector struct {
+	inForce func() []*Credential
+	vault   Vault
+}
+
+// Describe implements prometheus.Collector.
+func (collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, desc := range allDescs {
+		ch <- desc
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c collector) Collect(ch chan<- prometheus.Metric) {
+	for _, r := range records.all() {
+		r.collect(ch)
+	}
+	for _, credential := range c.inForce() {
+		seen, _ := credential.record.snapshot()
+		collectState(ch, credential.Name, credential.source.Status(), seen.lastSuccess, time.Now())
+	}
+	if v := c.vault(); v != nil {
+		stats := v.Stats()
+		ch <- prometheus.MustNewConstMetric(descEntries, prometheus.GaugeValue, float64(stats.Entries))
+		ch <- prometheus.MustNewConstMetric(descVaultEvicted, prometheus.CounterValue, float64(stats.Evicted))
+		ch <- prometheus.MustNewConstMetric(descVaultRejected, prometheus.CounterValue, float64(stats.Rejected))
+	}
+}
+
+// collect reports what is counted.
+func (r *record) collect(ch chan<- prometheus.Metric) {
+	count := func(desc *prometheus.Desc, n uint64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(n), append([]string{r.name}, labels...)...)
+	}
+	for i := range r.served {
+		count(descRequests, r.served[i].Load(), servedLabels[i])
+	}
+	for i := range r.denied {
+		count(descDenied, r.denied[i].Load(), deniedLabels[i])
+	}
+	count(descUnauthorized, r.unauthorized.Load())
+	count(descInvalidations, r.invalidations.Load())
+	count(descReplays, r.replays.Load())
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for labels, n := range r.calls {
+		count(descCalls, n, string(labels.outcome), labels.code)
+	}
+}
+
+// collectState reports what is now.
+func collectState(ch chan<- prometheus.Metric, credential string, s token.Status, lastSuccess, now time.Time) {
+	gauge := func(desc *prometheus.Desc, d time.Duration) {
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, max(0, d.Seconds()), credential)
+	}
+	gauge(descRemaining, s.Expires.Sub(now))
+	gauge(descLifetime, s.Expires.Sub(s.Issued))
+	var overdue, backoff time.Duration
+	if s.State == token.StateStale {
+		overdue = now.Sub(s.RefreshAt)
+	}
+	if s.Failure != nil {
+		backoff = s.Failure.RetryAt.Sub(now)
+	}
+	gauge(descOverdue, overdue)
+	gauge(descBackoff, backoff)
+	if !lastSuccess.IsZero() {
+		gauge(descAge, now.Sub(lastSuccess))
+	}
+}

@@ -1,0 +1,90 @@
+package status
+
+import (
+	"sync"
+	"time"
+)
+
+// forgetAfter is how long a record is kept once no configuration names its credential. It spans a mistaken reload and its
+// correction, and many scrapes, so that the last failures of what was removed are not lost. For names that come and go
+// with each deployment it bounds what is kept.
+const forgetAfter = time.Hour
+
+// records holds the records of this process.
+var records = newRecordSet(forgetAfter, forgetDurations)
+
+// recordSet holds records by name.
+type recordSet struct {
+	forget func(name string) // what else is kept under the name
+
+	mu     sync.Mutex // guards what follows
+	after  time.Duration
+	byName map[string]*record
+}
+
+func newRecordSet(after time.Duration, forget func(name string)) *recordSet {
+	return &recordSet{forget: forget, after: after, byName: make(map[string]*record)}
+}
+
+// acquire returns the record of that name. Each call must be matched by one of release.
+func (s *recordSet) acquire(name string) *record {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, ok := s.byName[name]
+	if !ok {
+		r = newRecord(name)
+		s.byName[name] = r
+	}
+	r.users++
+	if r.timer != nil {
+		r.timer.Stop()
+		r.timer = nil
+	}
+	return r
+}
+
+// release lets go of a record. After the last user it is kept for a while, unless none of the configurations was ever in
+// force: then there is nothing to keep.
+func (s *recordSet) release(r *record) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r.users--
+	if r.users > 0 {
+		return
+	}
+	if !r.begun() {
+		s.drop(r)
+		return
+	}
+	var timer *time.Timer
+	timer = time.AfterFunc(s.after, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if r.timer == timer { // else it was acquired at the last moment
+			s.drop(r)
+		}
+	})
+	r.timer = timer
+}
+
+// drop forgets a record. Requests and token calls that outlive it bring nothing back.
+func (s *recordSet) drop(r *record) {
+	delete(s.byName, r.name)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.forgotten = true
+	s.forget(r.name)
+}
+
+// all returns the records of credentials that are or were in force.
+func (s *recordSet) all() []*record {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make([]*record, 0, len(s.byName))
+	for _, r := range s.byName {
+		if r.begun() {
+			all = append(all, r)
+		}
+	}
+	return all
+}

@@ -1,0 +1,108 @@
+package status
+
+import (
+	"time"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+)
+
+// Report is what the admin API says of one credential. No secret and no token is in it.
+type Report struct {
+	Name        string         `json:"name"`
+	Provider    string         `json:"provider"`
+	Endpoint    string         `json:"endpoint"`
+	State       token.State    `json:"state"`
+	Health      Health         `json:"health"`
+	Cause       Cause          `json:"cause,omitempty"`
+	Summary     string         `json:"summary"`
+	Advice      string         `json:"advice"`
+	Fetching    bool           `json:"fetching"`
+	Fingerprint string         `json:"fingerprint,omitempty"`
+	Issued      *time.Time     `json:"issued,omitempty"`
+	Refresh     *time.Time     `json:"refresh,omitempty"`
+	Expires     *time.Time     `json:"expires,omitempty"`
+	NextTry     *time.Time     `json:"next_try,omitempty"`
+	LastSuccess *time.Time     `json:"last_success,omitempty"`
+	LastError   *ReportedError `json:"last_error,omitempty"`
+	Counters    Counters       `json:"counters"`
+	Recent      []Occurrence   `json:"recent"`
+}
+
+// ReportedError is a failed token call.
+type ReportedError struct {
+	At     time.Time  `json:"at"`
+	Kind   token.Kind `json:"kind"`
+	Status int        `json:"status,omitempty"`
+	Code   string     `json:"code,omitempty"`
+	Reason string     `json:"reason"`
+}
+
+// Counters is what has been counted since the process began.
+type Counters struct {
+	Requests      map[string]uint64  `json:"requests"`
+	Calls         map[Outcome]uint64 `json:"calls"`
+	Unauthorized  uint64             `json:"unauthorized"`
+	Invalidations uint64             `json:"invalidations"`
+	Replays       uint64             `json:"replays"`
+	Refusals      map[string]uint64  `json:"refusals"`
+}
+
+// Report says how the credential is, and how it came to that.
+func (c *Credential) Report() Report {
+	now := time.Now()
+	status := c.source.Status()
+	seen, calls := c.record.snapshot()
+	d := diagnose(c.Endpoint, status, seen, now)
+	r := Report{
+		Name:        c.Name,
+		Provider:    c.Provider,
+		Endpoint:    c.Endpoint,
+		State:       status.State,
+		Health:      d.Health,
+		Cause:       d.Cause,
+		Summary:     d.Summary,
+		Advice:      d.Advice,
+		Fetching:    status.Fetching,
+		LastSuccess: timeOrNil(seen.lastSuccess),
+		Counters:    c.record.counters(calls),
+		Recent:      seen.recent,
+	}
+	if status.State != token.StateNone {
+		r.Fingerprint = status.Token.Fingerprint()
+		r.Issued, r.Refresh, r.Expires = timeOrNil(status.Issued), timeOrNil(status.RefreshAt), timeOrNil(status.Expires)
+	}
+	if status.Failure != nil && status.Failure.RetryAt.After(now) {
+		r.NextTry = timeOrNil(status.Failure.RetryAt)
+	}
+	if e := seen.lastError; e != nil {
+		r.LastError = &ReportedError{e.At, token.Kind(e.Outcome), e.Status, e.Code, e.Reason}
+	}
+	return r
+}
+
+func timeOrNil(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
+
+// counters returns what is counted, as the admin API has it.
+func (r *record) counters(calls map[Outcome]uint64) Counters {
+	return Counters{
+		Requests: map[string]uint64{
+			ServedFresh.String():  r.served[ServedFresh].Load(),
+			ServedStale.String():  r.served[ServedStale].Load(),
+			ServedWaited.String(): r.served[ServedWaited].Load(),
+			ServedFailed.String(): r.served[ServedFailed].Load(),
+		},
+		Calls:         calls,
+		Unauthorized:  r.unauthorized.Load(),
+		Invalidations: r.invalidations.Load(),
+		Replays:       r.replays.Load(),
+		Refusals: map[string]uint64{
+			DeniedDestination.String(): r.denied[DeniedDestination].Load(),
+			DeniedClient.String():      r.denied[DeniedClient].Load(),
+		},
+	}
+}
