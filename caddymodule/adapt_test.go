@@ -96,6 +96,12 @@ const optionLine = "OPTION"
 
 // optionPlaces are Caddyfiles that are right as soon as optionLine is replaced by an option that is.
 var optionPlaces = map[string]string{
+	"app": `{
+	token_proxy {
+		OPTION
+	}
+}
+`,
 	"credential": `{
 	token_proxy {
 		credential catalog {
@@ -276,6 +282,8 @@ var adaptOptions = []struct {
 	value         string // a right one
 	beside        string // what the option needs to be right
 }{
+	{"app", "replay_memory", takesOne, "8MiB", ""},
+
 	{"credential without id", "client_id", takesOne, "a", ""},
 	{"credential", "client_secret", takesOne, "{env.SECRET}", ""},
 	{"credential", "api_hosts", takesMany, "api.example.com", ""},

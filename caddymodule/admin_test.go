@@ -539,15 +539,24 @@ func TestAdminAfterAReload(t *testing.T) {
 
 // While a configuration is replaced there are two apps, and the new one may be given up.
 func TestRunningApp(t *testing.T) {
-	before, one, two := runningApp(), new(App), new(App)
+	limit := replayMemory.limit.Load()
+	t.Cleanup(func() { replayMemory.limit.Store(limit) })
+	small := int64(1000)
+	before, one, two := runningApp(), new(App), &App{ReplayMemory: &small}
 	one.enterForce()
 	two.enterForce()
 	if runningApp() != two {
 		t.Error("the latest is not in force")
 	}
+	if n := replayMemory.limit.Load(); n != small {
+		t.Errorf("replay_memory is %d, want that of the latest, %d", n, small)
+	}
 	two.leaveForce()
 	if runningApp() != one {
 		t.Error("the one before is not in force again")
+	}
+	if n := replayMemory.limit.Load(); n != defaultReplayMemory {
+		t.Errorf("replay_memory is %d, want that of the one before", n)
 	}
 	one.leaveForce()
 	if runningApp() != before {

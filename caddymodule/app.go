@@ -24,6 +24,10 @@ type App struct {
 	// Credentials are the OAuth 2.0 client registrations by name. A name is made of letters, digits, '_', '-', '.'.
 	Credentials map[string]*Credential `json:"credentials,omitempty"`
 
+	// ReplayMemory is how many bytes the request bodies that are kept for a replay take together, in the whole process. A
+	// body for which there is no room is not kept: it is sent on, and cannot be replayed. Default: 8388608 (8 MiB).
+	ReplayMemory *int64 `json:"replay_memory,omitempty"`
+
 	clients map[string]*client
 	events  *status.Events
 	ends    []func()
@@ -40,11 +44,15 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 // Provision checks the credentials. It makes no network connection and starts nothing: it runs for `caddy validate`
 // too, and for configurations that are then refused.
 func (a *App) Provision(ctx caddy.Context) error {
+	guardStandardLog()
+	if n := a.replayMemory(); n < 0 || n > maxReplayMemory {
+		return fmt.Errorf("replay_memory: it must be between 0 and %d bytes", int64(maxReplayMemory))
+	}
 	var err error
 	if a.events, err = status.NewEvents(ctx); err != nil {
 		return err
 	}
-	if err := status.Register(ctx.GetMetricsRegistry(), a.statusInForce, madeVault.Load); err != nil {
+	if err := status.Register(ctx.GetMetricsRegistry(), a.statusInForce, madeVault.Load, replayMemory); err != nil {
 		return err
 	}
 	a.clients = make(map[string]*client, len(a.Credentials))
@@ -89,6 +97,14 @@ func (a *App) Cleanup() error {
 	}
 	a.clients = nil
 	return errors.Join(errs...)
+}
+
+// replayMemory is the value of the option.
+func (a *App) replayMemory() int64 {
+	if a.ReplayMemory == nil {
+		return defaultReplayMemory
+	}
+	return *a.ReplayMemory
 }
 
 // statusInForce returns what is known of the credentials, once they have been started.

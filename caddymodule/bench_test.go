@@ -26,6 +26,12 @@ type contender struct {
 // nothing: what is left is what a handler costs.
 func newContenders(tb testing.TB, body string) (static, proxy *contender) {
 	tb.Helper()
+	return newContendersBefore(tb, body, emptyAPI{})
+}
+
+// newContendersBefore is newContenders before another API.
+func newContendersBefore(tb testing.TB, body string, api http.RoundTripper) (static, proxy *contender) {
+	tb.Helper()
 	parent, err := caddy.ProvisionContext(new(caddy.Config))
 	if err != nil {
 		tb.Fatal(err)
@@ -36,7 +42,7 @@ func newContenders(tb testing.TB, body string) (static, proxy *contender) {
 
 	fixed := &reverseproxy.Handler{
 		Upstreams: upstreams(),
-		Transport: emptyAPI{},
+		Transport: api,
 		Headers: &headers.Handler{Request: &headers.HeaderOps{
 			Set: http.Header{"Authorization": {"Bearer token-1"}},
 		}},
@@ -44,7 +50,7 @@ func newContenders(tb testing.TB, body string) (static, proxy *contender) {
 	if err := fixed.Provision(ctx); err != nil {
 		tb.Fatal(err)
 	}
-	i := newTestInjector(tb, new(numberedTokens), emptyAPI{})
+	i := newTestInjector(tb, new(numberedTokens), api)
 	if _, err := i.credential.acquire(tb.Context()); err != nil {
 		tb.Fatal(err)
 	}
@@ -74,6 +80,12 @@ var loopbackConnection = func() *connection {
 }()
 
 func (c *contender) serve(tb testing.TB) {
+	if err := c.tryServe(); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+func (c *contender) tryServe() error {
 	r := httptest.NewRequest(http.MethodGet, "http://127.0.0.1/orders", nil)
 	if c.body != "" {
 		r = httptest.NewRequest(http.MethodPost, "http://127.0.0.1/orders", strings.NewReader(c.body))
@@ -83,9 +95,7 @@ func (c *contender) serve(tb testing.TB) {
 	r.Header.Set("Accept", "application/json")
 	w := discard{}
 	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, c.server)
-	if err := c.handler.ServeHTTP(w, r, nil); err != nil {
-		tb.Fatal(err)
-	}
+	return c.handler.ServeHTTP(w, r, nil)
 }
 
 // discard is a ResponseWriter.
@@ -140,6 +150,7 @@ func BenchmarkReplayBuffer(b *testing.B) {
 				body := newReplayBody(req, defaultReplayBuffer)
 				_, _ = io.CopyBuffer(struct{ io.Writer }{io.Discard}, body.first(), buffer)
 				body.finish()
+				body.discard()
 			}
 		})
 	}

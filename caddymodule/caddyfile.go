@@ -11,7 +11,6 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/dustin/go-humanize"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
@@ -40,6 +39,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 // UnmarshalCaddyfile sets up the app from Caddyfile tokens. Syntax:
 //
 //	token_proxy {
+//	    replay_memory <size>
 //	    credential <name> {
 //	        provider         <name> [<args...>] {
 //	            ...
@@ -68,14 +68,25 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		return d.Err("token_proxy takes no value: credentials stand in its block")
 	}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		if d.Val() != "credential" {
-			return option.Unrecognized(d, "token_proxy")
-		}
-		if err := a.unmarshalCredential(d); err != nil {
+		if err := a.unmarshalOption(d); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (a *App) unmarshalOption(d *caddyfile.Dispenser) error {
+	switch d.Val() {
+	case "credential":
+		return a.unmarshalCredential(d)
+	case "replay_memory":
+		if a.ReplayMemory != nil {
+			return d.Err("replay_memory is already specified")
+		}
+		return option.Size(d, &a.ReplayMemory, maxReplayMemory)
+	default:
+		return option.Unrecognized(d, "token_proxy")
+	}
 }
 
 func (a *App) unmarshalCredential(d *caddyfile.Dispenser) error {
@@ -314,7 +325,7 @@ func (h *Handler) option(name string) func(*caddyfile.Dispenser) error {
 			return option.Choice(d, &h.OnUnauthorized, unauthorizedReplay, unauthorizedPass)
 		}
 	case "replay_buffer":
-		return h.unmarshalReplayBuffer
+		return func(d *caddyfile.Dispenser) error { return option.Size(d, &h.ReplayBuffer, maxReplayBuffer) }
 	case "clients":
 		return h.unmarshalClients
 	case "cross_site":
@@ -326,20 +337,6 @@ func (h *Handler) option(name string) func(*caddyfile.Dispenser) error {
 	default:
 		return nil
 	}
-}
-
-func (h *Handler) unmarshalReplayBuffer(d *caddyfile.Dispenser) error {
-	var text string
-	if err := option.String(d, &text); err != nil {
-		return err
-	}
-	size, err := humanize.ParseBytes(text)
-	if err != nil || size > maxReplayBuffer {
-		return d.Errf("replay_buffer: %q is not a size of at most %s", text, humanize.IBytes(maxReplayBuffer))
-	}
-	bytes := int64(size)
-	h.ReplayBuffer = &bytes
-	return nil
 }
 
 func (h *Handler) unmarshalClients(d *caddyfile.Dispenser) error {

@@ -270,6 +270,7 @@ func TestConfigUndecodable(t *testing.T) {
 	}
 	for name, tc := range map[string]struct{ app, want string }{
 		"unknown field of the app":        {`"token_proxy": {"credential": {}}`, "credential"},
+		"negative replay_memory":          {`"token_proxy": {"replay_memory": -1}`, "replay_memory"},
 		"unknown field of a credential":   {credential(`"client_secert": "CANARY"`), "client_secert"},
 		"unknown field of a header":       {credential(`"header": {"value": "CANARY"}`), "value"},
 		"secret that is a list":           {credential(`"client_secret": ["CANARY"]`), "client_secret"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"time"
@@ -231,6 +232,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	exposeKept(r, lease.Kept())
 	p := &proxied{Context: r.Context(), lease: lease}
+	defer p.end()
 	err = h.proxy(w, r, next, p)
 	account.replayed = p.replayed
 	account.log(r)
@@ -291,6 +293,8 @@ type proxied struct {
 	replayed bool
 	refusal  *problem // what the injector refused the request with
 	found    foundUpstreams
+	body     *replayBody
+	answer   answerBody
 }
 
 // proxiedKey is the context key of a *proxied. Only this package can ask for one.
@@ -303,6 +307,42 @@ func (p *proxied) Value(key any) any {
 	}
 	return p.Context.Value(key)
 }
+
+// keepBody takes over the body of one try of reverse_proxy, of which there may be several, one after another.
+func (p *proxied) keepBody(b *replayBody) *replayBody {
+	p.body.discard()
+	p.body = b
+	return b
+}
+
+// end lets go of what the request has kept, however it has ended.
+func (p *proxied) end() { p.body.discard() }
+
+// guard puts the guard around the body of an answer. That of 101 Switching Protocols is a connection, of which no error
+// quotes anything.
+func (p *proxied) guard(res *http.Response, i *injector) {
+	if _, connection := res.Body.(io.Writer); connection || res.Body == http.NoBody {
+		return
+	}
+	p.answer = answerBody{res.Body, i}
+	res.Body = &p.answer
+}
+
+// answerBody is the body of an answer. Errors of reading it may quote what the upstream has sent, such as a trailer or
+// the reason why it closes the connection, and reverse_proxy logs them.
+type answerBody struct {
+	io.ReadCloser
+	injector *injector
+}
+
+// Read implements io.Reader.
+func (b *answerBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	return n, b.injector.withoutEcho(err)
+}
+
+// Close implements io.Closer.
+func (b *answerBody) Close() error { return b.injector.withoutEcho(b.ReadCloser.Close()) }
 
 // errRefused is what the injector tells reverse_proxy when it has refused a request. reverse_proxy takes it for a
 // client that has left: it does not try again, and holds nothing against the upstream.

@@ -37,8 +37,9 @@ type injector struct {
 
 // tokenField is the header field of one token, made once and shared by all its requests.
 type tokenField struct {
-	token  provider.Secret
-	values []string
+	token    provider.Secret
+	values   []string
+	previous provider.Secret // the token before, which an upstream may send back late
 }
 
 func newInjector(h *Handler, next http.RoundTripper, d *destinations) *injector {
@@ -68,8 +69,16 @@ func (i *injector) RoundTrip(req *http.Request) (*http.Response, error) {
 	if p.keeps {
 		return i.roundTrip(i.next, i.copyOf(req), p)
 	}
-	body := newReplayBody(req, i.replayBuffer)
-	res, err := i.send(req, p, body.first())
+	res, err := i.exchange(req, p, p.keepBody(newReplayBody(req, i.replayBuffer)))
+	if err == nil {
+		p.guard(res, i)
+	}
+	return res, err
+}
+
+// exchange sends the request, and sends it again if the token is rejected.
+func (i *injector) exchange(req *http.Request, p *proxied, body *replayBody) (*http.Response, error) {
+	res, err := i.send(req, p, body, body.first())
 	if err != nil {
 		body.finish()
 		return nil, err
@@ -100,6 +109,7 @@ func (i *injector) checkHealth(req *http.Request) (*http.Response, error) {
 // with the application's own credentials may go is judged as well, because its connection is kept for the next request.
 func (i *injector) refuse(req *http.Request, p *proxied) *problem {
 	if !p.keeps && !mayCarryToken(req) { // reverse_proxy can change the method
+		i.credential.status.Denied(status.DeniedMethod)
 		return &problemMethod
 	}
 	di, _ := reverseproxy.GetDialInfo(req.Context())
@@ -145,15 +155,32 @@ func (i *injector) renew(req *http.Request, p *proxied) error {
 	return nil
 }
 
-// send sends a copy of the request that carries the token. An error that quotes the token, because the upstream sent it
-// back in place of an answer, is replaced: errors are logged.
-func (i *injector) send(req *http.Request, p *proxied, body io.ReadCloser) (*http.Response, error) {
-	lease := p.lease
-	res, err := i.roundTrip(i.transport(lease), i.withToken(req, lease, body), p)
-	if err != nil && lease.Value().In(err.Error()) {
-		return nil, errEcho
+// send sends a copy of the request that carries the token. If the upstream says that it has not processed it, which may
+// happen whenever it closes an HTTP/2 connection, send does it again.
+func (i *injector) send(req *http.Request, p *proxied, body *replayBody, attempt io.ReadCloser) (*http.Response, error) {
+	for resends := 0; ; resends++ {
+		res, err := i.roundTrip(i.transport(p.lease), i.withToken(req, p.lease, attempt), p)
+		if err == nil || resends == maxResends || !unprocessed(err) {
+			return res, i.withoutEcho(err)
+		}
+		again, ok := body.again()
+		if !ok {
+			return nil, err
+		}
+		attempt = again
 	}
-	return res, err
+}
+
+// withoutEcho replaces an error that quotes a token, because the upstream sent it back in place of an answer: errors are
+// logged.
+func (i *injector) withoutEcho(err error) error {
+	if err == nil || err == io.EOF {
+		return err
+	}
+	if f := i.field.Load(); f != nil && (f.token.In(err.Error()) || f.previous.In(err.Error())) {
+		return errEcho
+	}
+	return err
 }
 
 // roundTrip tells the handler if the transport finds that a network proxy stands in the way.
@@ -206,6 +233,9 @@ func (i *injector) withToken(req *http.Request, lease token.Lease, body io.ReadC
 	c.Body = body
 	if a, ok := body.(*bodyAttempt); ok {
 		c.Trailer = a.trailer
+		if idempotent(req) {
+			c.GetBody = a.body.rewind
+		}
 	}
 	return withoutHeaderTrace(c)
 }
@@ -237,10 +267,14 @@ func (c noClientTrace) Value(key any) any {
 
 func (i *injector) fieldFor(lease token.Lease) []string {
 	value := lease.Value()
-	if f := i.field.Load(); f != nil && f.token == value {
-		return f.values
+	before := i.field.Load()
+	if before != nil && before.token == value {
+		return before.values
 	}
 	f := &tokenField{token: value, values: []string{i.credential.header.value(value)}}
+	if before != nil {
+		f.previous = before.token
+	}
 	i.field.Store(f)
 	return f.values
 }
@@ -271,12 +305,12 @@ func (i *injector) unauthorized(req *http.Request, res *http.Response, p *proxie
 	// Unread, because the API may not have finished it; and not waited for, because HTTP/2 waits until nobody reads the
 	// first attempt's body, which may be when the client sends more.
 	go res.Body.Close()
-	return i.sendAgain(req, p, again)
+	return i.sendAgain(req, p, body, again)
 }
 
 // sendAgain sends a replay, and tells the source what the API thinks of the new token.
-func (i *injector) sendAgain(req *http.Request, p *proxied, body io.ReadCloser) (*http.Response, error) {
-	res, err := i.send(req, p, body)
+func (i *injector) sendAgain(req *http.Request, p *proxied, body *replayBody, attempt io.ReadCloser) (*http.Response, error) {
+	res, err := i.send(req, p, body, attempt)
 	switch {
 	case err != nil:
 	case res.StatusCode == http.StatusUnauthorized:

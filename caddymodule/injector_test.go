@@ -39,6 +39,7 @@ import (
 type numberedTokens struct {
 	calls    atomic.Int64
 	lifetime time.Duration                             // default: 1 h
+	long     bool                                      // 1111…, 2222…, instead
 	before   func(ctx context.Context, call int) error // may fail the call
 }
 
@@ -53,7 +54,11 @@ func (n *numberedTokens) Fetch(ctx context.Context) (token.Issued, error) {
 	if lifetime == 0 {
 		lifetime = time.Hour
 	}
-	return token.Issued{Token: token.NewSecret(fmt.Sprintf("token-%d", call)), Lifetime: lifetime}, nil
+	value := fmt.Sprintf("token-%d", call)
+	if n.long {
+		value = strings.Repeat(fmt.Sprint(call), 20)
+	}
+	return token.Issued{Token: token.NewSecret(value), Lifetime: lifetime}, nil
 }
 
 func (n *numberedTokens) Prepare() token.Call { return token.Call{Proof: n.Proof(), Fetch: n.Fetch} }
@@ -895,5 +900,78 @@ func benchmarkRoundTrip(b *testing.B, rt http.RoundTripper, req *http.Request) {
 		if _, err := rt.RoundTrip(req); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// brokenBody is the body of an answer that quotes something in its errors.
+type brokenBody struct{ quote string }
+
+func (b brokenBody) Read([]byte) (int, error) { return 0, fmt.Errorf("malformed trailer %q", b.quote) }
+func (b brokenBody) Close() error             { return fmt.Errorf("malformed trailer %q", b.quote) }
+
+// Errors that quote the token are replaced wherever they come up, and so are those with the token of an earlier request,
+// which the upstream may send back late. Others stay.
+func TestInjectorHidesTokensInErrors(t *testing.T) {
+	quote := ""
+	i := newTestInjector(t, &numberedTokens{long: true}, roundTrip(func(*http.Request) (*http.Response, error) {
+		res := apiResponse(200, "")
+		res.Body = brokenBody{quote}
+		return res, nil
+	}))
+	send := func() error {
+		t.Helper()
+		res, err := i.RoundTrip(asProxied(t, i, outbound(http.MethodGet, nil, 1), "127.0.0.1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = res.Body.Read(make([]byte, 1))
+		if closing := res.Body.Close(); closing == nil || (closing == errEcho) != (err == errEcho) {
+			t.Errorf("reading ended with %v, closing with %v", err, closing)
+		}
+		return err
+	}
+	quote = "an answer"
+	if err := send(); err == nil || !strings.Contains(err.Error(), quote) {
+		t.Errorf("got %v, want the transport's own", err)
+	}
+	first, err := i.credential.acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	quote = "in front of " + first.Value().Reveal()
+	if err := send(); err != errEcho {
+		t.Errorf("got %v", err)
+	}
+	if _, ok := first.Reject(t.Context(), token.Certain); !ok {
+		t.Fatal("no second token")
+	}
+	if err := send(); err != errEcho {
+		t.Errorf("got %v, with the token before", err)
+	}
+}
+
+// A connection that a WebSocket has taken over is handed on as it is.
+func TestInjectorLeavesConnectionsAlone(t *testing.T) {
+	conn := struct {
+		io.ReadWriteCloser
+	}{}
+	for name, body := range map[string]io.ReadCloser{"connection": conn, "no body": http.NoBody} {
+		i := newTestInjector(t, new(numberedTokens), roundTrip(func(*http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: 101, Body: body}, nil
+		}))
+		res, err := i.RoundTrip(asProxied(t, i, outbound(http.MethodGet, nil, 1), "127.0.0.1"))
+		if err != nil || res.Body != body {
+			t.Errorf("%s: got %v, %v", name, res, err)
+		}
+	}
+}
+
+// The injector's own denial of a method is counted, as the handler's is.
+func TestInjectorCountsDeniedMethods(t *testing.T) {
+	i := newTestInjector(t, new(numberedTokens), emptyAPI{})
+	before := i.credential.status.CountDenied(status.DeniedMethod)
+	wantRefusal(t, i, asProxied(t, i, outbound(http.MethodTrace, nil, 1), "127.0.0.1"), 405)
+	if n := i.credential.status.CountDenied(status.DeniedMethod) - before; n != 1 {
+		t.Errorf("%d denials are counted, want 1", n)
 	}
 }

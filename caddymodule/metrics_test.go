@@ -98,12 +98,12 @@ func (e exposition) wantNone(t *testing.T, name, credential string) {
 var (
 	counterFamilies = []string{
 		"calls_total", "requests_total", "refused_requests_total", "unauthorized_total", "invalidations_total", "replays_total",
-		"vault_evictions_total", "vault_rejections_total",
+		"vault_evictions_total", "vault_rejections_total", "replay_memory_denials_total",
 	}
 	histogramFamilies = []string{"call_duration_seconds", "wait_duration_seconds"}
 	gaugeFamilies     = []string{
 		"token_remaining_seconds", "token_lifetime_seconds", "token_refresh_overdue_seconds", "last_success_age_seconds",
-		"backoff_seconds", "vault_entries",
+		"backoff_seconds", "vault_entries", "replay_memory_bytes",
 	}
 )
 
@@ -358,7 +358,7 @@ func TestMetricsOfRefusedConfigurations(t *testing.T) {
 		t.Fatal(err)
 	}
 	registry := prometheus.NewRegistry()
-	if err := status.Register(registry, new(App).statusInForce, madeVault.Load); err != nil {
+	if err := status.Register(registry, new(App).statusInForce, madeVault.Load, replayMemory); err != nil {
 		t.Fatal(err)
 	}
 	families, err := registry.Gather()

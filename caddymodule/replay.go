@@ -8,29 +8,29 @@ import (
 	"sync"
 )
 
-// replayBody lets a request body be sent twice. It keeps what has been read of it, up to a limit; the second attempt
-// gets that first and then the rest, as it comes from the client.
+// replayBody lets a request body be sent more than once. It keeps what has been read of it, up to a limit; the next
+// attempt gets that first and then the rest, as it comes from the client.
 //
-// The first attempt's transport may still be reading when the second begins, since an API can answer 401 before it
-// has all of the body. What such a late read brings belongs to the second attempt; the first gets an error.
+// An attempt's transport may still be reading when the next one begins, since an API can answer 401 before it has all
+// of the body. What such a late read brings belongs to the next attempt; the earlier one gets an error.
 type replayBody struct {
 	source  io.ReadCloser
 	trailer http.Header // filled in by source when it ends
 	names   http.Header // the trailer before that
 	limit   int
-	size    int64 // of the body, as far as it is known
 
 	mu       sync.Mutex
 	arrived  sync.Cond
 	attempt  *bodyAttempt // the one that may read
-	second   bool
-	reading  bool   // source.Read is running
-	kept     []byte // what the second attempt begins with
-	lost     bool   // more has been sent than is kept
-	end      error  // what source ended with
-	closed   bool   // the transport is done with the body
-	settled  bool   // there will be no further attempt
-	released bool   // source is closed
+	initial  bodyAttempt
+	kept     keptBytes // what the next attempt begins with
+	reading  bool      // source.Read is running
+	lost     bool      // more has been sent than is kept
+	end      error     // what source ended with
+	closed   bool      // the transport is done with the body
+	settled  bool      // there will be no further attempt
+	released bool      // source is closed
+	over     bool      // the request has ended
 }
 
 // newReplayBody returns nil if there is no body: its methods then say so. Reading the body to its end fills in the
@@ -39,7 +39,7 @@ func newReplayBody(req *http.Request, limit int) *replayBody {
 	if req.Body == nil || req.Body == http.NoBody {
 		return nil
 	}
-	b := &replayBody{source: req.Body, trailer: req.Trailer, names: maps.Clone(req.Trailer), limit: limit, size: req.ContentLength}
+	b := &replayBody{source: req.Body, trailer: req.Trailer, names: maps.Clone(req.Trailer), limit: limit}
 	b.arrived.L = &b.mu
 	return b
 }
@@ -49,7 +49,8 @@ func (b *replayBody) first() io.ReadCloser {
 	if b == nil {
 		return nil
 	}
-	b.attempt = &bodyAttempt{body: b, trailer: maps.Clone(b.names)}
+	b.initial = bodyAttempt{body: b, trailer: maps.Clone(b.names)}
+	b.attempt = &b.initial
 	return b.attempt
 }
 
@@ -63,25 +64,45 @@ func (b *replayBody) replayable() bool {
 	return b.intact()
 }
 
-func (b *replayBody) intact() bool { return !b.lost && (b.end == nil || b.end == io.EOF) }
+func (b *replayBody) intact() bool {
+	return !b.lost && !b.settled && (b.end == nil || b.end == io.EOF)
+}
 
-// again takes the body from the first attempt and returns it for the second, if it is still whole.
+// again takes the body from the attempt before and returns it for the next one, if it is still whole.
 func (b *replayBody) again() (io.ReadCloser, bool) {
 	if b == nil {
 		return nil, true
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	return b.next(maps.Clone(b.names))
+}
+
+// rewind is again for net/http, as Request.GetBody. The request stays the same, and with it the map for its trailer:
+// net/http waits until the attempt before is done with both.
+func (b *replayBody) rewind() (io.ReadCloser, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	body, ok := b.next(b.attempt.trailer)
+	if !ok {
+		return nil, errNotKept
+	}
+	return body, nil
+}
+
+var errNotKept = errors.New("the request cannot be sent again: its body is not kept")
+
+func (b *replayBody) next(trailer http.Header) (io.ReadCloser, bool) {
 	if !b.intact() {
 		return nil, false
 	}
-	b.attempt = &bodyAttempt{body: b, trailer: maps.Clone(b.names)}
-	b.second = true
+	b.attempt = &bodyAttempt{body: b, trailer: trailer}
 	b.closed = false
 	return b.attempt, true
 }
 
-// finish says that there will be no further attempt: closing the body closes its source from now on.
+// finish says that there will be no further attempt: what is kept goes as soon as it has been read, and closing the body
+// closes its source from now on.
 func (b *replayBody) finish() {
 	if b == nil {
 		return
@@ -92,9 +113,28 @@ func (b *replayBody) finish() {
 	b.release()
 }
 
-// release closes the source as soon as nobody needs it and nobody is reading from it, which only one may do.
+// discard gives back the memory at the end of the request. Its transport should be done with the body by then, but one
+// that is not must not hold it for ever.
+func (b *replayBody) discard() {
+	if b == nil {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.settled, b.over = true, true
+	b.kept.free()
+}
+
+// release lets go of what is kept once it has been read, and closes the source as soon as nobody needs it and nobody is
+// reading from it, which only one may do.
 func (b *replayBody) release() {
-	if b.settled && b.closed && !b.reading && !b.released {
+	if !b.settled {
+		return
+	}
+	if b.closed || b.attempt.pos == b.kept.end {
+		b.kept.free()
+	}
+	if b.closed && !b.reading && !b.released {
 		b.released = true
 		_ = b.source.Close()
 	}
@@ -104,11 +144,11 @@ func (b *replayBody) release() {
 type bodyAttempt struct {
 	body    *replayBody
 	trailer http.Header // its own, since its transport may read it while another attempt's read fills it in
-	pos     int         // in body.kept
+	pos     int         // how much of the body it has read
 }
 
 // errAttemptOver ends the reading of an attempt that does not count any more.
-var errAttemptOver = errors.New("the request is being sent again")
+var errAttemptOver = errors.New("the request is being sent again, or has ended")
 
 // Read implements io.Reader.
 func (a *bodyAttempt) Read(p []byte) (int, error) {
@@ -117,18 +157,19 @@ func (a *bodyAttempt) Read(p []byte) (int, error) {
 	defer b.mu.Unlock()
 	for {
 		switch {
-		case b.attempt != a:
+		case b.attempt != a || b.over:
 			return 0, errAttemptOver
 		case b.closed:
 			return 0, http.ErrBodyReadAfterClose
-		case a.pos < len(b.kept):
-			n := copy(p, b.kept[a.pos:])
+		case a.pos < b.kept.end:
+			n := b.kept.copyFrom(a.pos, p)
 			a.pos += n
+			b.release()
 			return n, nil
 		case b.end != nil:
 			maps.Copy(a.trailer, b.trailer)
 			return 0, b.end
-		case b.reading: // on behalf of the first attempt; what it brings is ours
+		case b.reading: // on behalf of an earlier attempt; what it brings is ours
 			b.arrived.Wait()
 		default:
 			return a.readSource(p)
@@ -148,32 +189,31 @@ func (a *bodyAttempt) readSource(p []byte) (int, error) {
 	late := b.attempt != a
 	b.keep(p[:n], late)
 	b.arrived.Broadcast()
-	b.release()
 	if late {
+		b.release()
 		return 0, errAttemptOver
 	}
 	if err != nil {
 		maps.Copy(a.trailer, b.trailer)
 	}
-	if !b.second && !b.lost {
-		a.pos = len(b.kept)
-	}
+	a.pos += n
+	b.release()
 	return n, err
 }
 
-// keep remembers what has been read from the source. What the second attempt reads itself need not be kept.
+// keep remembers what has been read from the source. What a late read has brought must be kept, whatever it takes: the
+// attempt that counts has not seen it.
 func (b *replayBody) keep(p []byte, late bool) {
 	switch {
+	case b.over:
 	case late:
-		b.kept = append(b.kept, p...)
-	case b.second || b.lost:
-	case len(b.kept)+len(p) > b.limit:
-		b.lost, b.kept = true, nil
-	default:
-		if b.kept == nil { // a body that comes piece by piece does not grow so, unless it only claims to be large
-			b.kept = make([]byte, 0, min(max(0, b.size), int64(b.limit), defaultReplayBuffer))
-		}
-		b.kept = append(b.kept, p...)
+		b.kept.append(p)
+	case b.settled || b.lost: // no other attempt wants it
+		b.kept.skip(p)
+	case b.kept.end+len(p) > b.limit || !b.kept.tryAppend(p):
+		b.lost = true
+		b.kept.free()
+		b.kept.skip(p)
 	}
 }
 

@@ -26,10 +26,14 @@ func (a *App) enterForce() {
 	running.Lock()
 	defer running.Unlock()
 	running.apps = append(running.apps, a)
+	replayMemory.limit.Store(a.replayMemory())
 }
 
 func (a *App) leaveForce() {
 	running.Lock()
 	defer running.Unlock()
 	running.apps = slices.DeleteFunc(running.apps, func(other *App) bool { return other == a })
+	if n := len(running.apps); n > 0 { // a configuration that is given up has set its own limit
+		replayMemory.limit.Store(running.apps[n-1].replayMemory())
+	}
 }

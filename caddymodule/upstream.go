@@ -22,6 +22,7 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 		return err
 	}
 	keepConnections(transport, config)
+	wrapConnections(transport)
 	d, err := h.destinations(transport, config)
 	if err != nil {
 		return err

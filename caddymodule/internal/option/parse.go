@@ -6,6 +6,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/dustin/go-humanize"
 )
 
 // String parses an option that takes exactly one argument. Its errors do not repeat it, as those of
@@ -81,5 +82,21 @@ func NoValue(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.Errf("%s takes no value", option)
 	}
+	return nil
+}
+
+// Size parses a number of bytes, with a unit or without.
+func Size(d *caddyfile.Dispenser, into **int64, most uint64) error {
+	option := d.Val()
+	var text string
+	if err := String(d, &text); err != nil {
+		return err
+	}
+	size, err := humanize.ParseBytes(text)
+	if err != nil || size > most {
+		return d.Errf("%s: %q is not a size of at most %s", option, text, humanize.IBytes(most))
+	}
+	bytes := int64(size)
+	*into = &bytes
 	return nil
 }

@@ -9,10 +9,11 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-const metricsPrefix = "caddy_token_proxy_"
+// MetricsPrefix is what the names of all metrics begin with.
+const MetricsPrefix = "caddy_token_proxy_"
 
 func credentialDesc(name, help string, labels ...string) *prometheus.Desc {
-	return prometheus.NewDesc(metricsPrefix+name, help, append([]string{"credential"}, labels...), nil)
+	return prometheus.NewDesc(MetricsPrefix+name, help, append([]string{"credential"}, labels...), nil)
 }
 
 // What is counted of a credential since the process began.
@@ -30,7 +31,7 @@ var (
 
 func durations(name, help string) *prometheus.HistogramVec {
 	return prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name:    metricsPrefix + name,
+		Name:    MetricsPrefix + name,
 		Help:    help,
 		Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 20},
 	}, []string{"credential"})
@@ -50,9 +51,9 @@ var (
 	descAge       = credentialDesc("last_success_age_seconds", "Seconds since a token was last obtained.")
 	descBackoff   = credentialDesc("backoff_seconds", "Seconds until the token endpoint is called again after a failure; 0 if calls are not held back.")
 
-	descEntries       = prometheus.NewDesc(metricsPrefix+"vault_entries", "Sources that are remembered.", nil, nil)
-	descVaultEvicted  = prometheus.NewDesc(metricsPrefix+"vault_evictions_total", "Sources forgotten for want of room.", nil, nil)
-	descVaultRejected = prometheus.NewDesc(metricsPrefix+"vault_rejections_total", "Sources not remembered for want of room.", nil, nil)
+	descEntries       = prometheus.NewDesc(MetricsPrefix+"vault_entries", "Sources that are remembered.", nil, nil)
+	descVaultEvicted  = prometheus.NewDesc(MetricsPrefix+"vault_evictions_total", "Sources forgotten for want of room.", nil, nil)
+	descVaultRejected = prometheus.NewDesc(MetricsPrefix+"vault_rejections_total", "Sources not remembered for want of room.", nil, nil)
 	allDescs          = []*prometheus.Desc{
 		descCalls, descRequests, descDenied, descUnauthorized, descInvalidations, descReplays,
 		descRemaining, descLifetime, descOverdue, descAge, descBackoff,
@@ -65,12 +66,12 @@ type Vault func() *token.Vault
 
 // Register adds all metrics to the registry that Caddy makes for each configuration; it is nil in contexts that some
 // modules derive. Counters belong to the process, so that they go on across reloads. What is now is reported of the
-// credentials that inForce returns.
-func Register(registry *prometheus.Registry, inForce func() []*Credential, vault Vault) error {
+// credentials that inForce returns. Collectors of other packages are added with them.
+func Register(registry *prometheus.Registry, inForce func() []*Credential, vault Vault, more ...prometheus.Collector) error {
 	if registry == nil {
 		return nil
 	}
-	for _, c := range []prometheus.Collector{callDuration, waitDuration, collector{inForce, vault}} {
+	for _, c := range append([]prometheus.Collector{callDuration, waitDuration, collector{inForce, vault}}, more...) {
 		err := registry.Register(c)
 		if _, again := errors.AsType[prometheus.AlreadyRegisteredError](err); err != nil && !again {
 			return err

@@ -75,13 +75,13 @@ func TestMetricsRegisterTwice(t *testing.T) {
 		t.Error(err)
 	}
 	clash := prometheus.NewRegistry()
-	clash.MustRegister(prometheus.NewGauge(prometheus.GaugeOpts{Name: metricsPrefix + "calls_total", Help: "another"}))
+	clash.MustRegister(prometheus.NewGauge(prometheus.GaugeOpts{Name: MetricsPrefix + "calls_total", Help: "another"}))
 	if Register(clash, nobody, noVault) == nil {
 		t.Error("a clash goes unnoticed")
 	}
 }
 
-var familyName = regexp.MustCompile(`fqName: "` + metricsPrefix + `([a-z_]+)"`)
+var familyName = regexp.MustCompile(`fqName: "` + MetricsPrefix + `([a-z_]+)"`)
 
 type oneMetric struct{ prometheus.Metric }
 

@@ -1,0 +1,149 @@
+package caddymodule
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
+)
+
+// defaultReplayMemory is room for 2,000 small bodies or 128 of 64 KiB at a time, and leaves the 128 MiB of examples/kubernetes
+// enough for everything else.
+const defaultReplayMemory = 8 << 20
+
+const maxReplayMemory = 1 << 40
+
+// replayMemory is what all request bodies that are kept for a replay take together, in all configurations: the requests
+// of the one before go on during a reload.
+var replayMemory = newMemoryBudget(defaultReplayMemory)
+
+// memoryBudget bounds memory, in bytes.
+type memoryBudget struct {
+	limit, used atomic.Int64
+	denials     atomic.Uint64 // since the process began
+}
+
+func newMemoryBudget(limit int64) *memoryBudget {
+	b := new(memoryBudget)
+	b.limit.Store(limit)
+	return b
+}
+
+// take takes n bytes, unless they are more than are left.
+func (b *memoryBudget) take(n int64) bool {
+	if b.used.Add(n) <= b.limit.Load() {
+		return true
+	}
+	b.used.Add(-n)
+	b.denials.Add(1)
+	return false
+}
+
+// overdraw takes n bytes in any case.
+func (b *memoryBudget) overdraw(n int64) { b.used.Add(n) }
+
+func (b *memoryBudget) give(n int64) { b.used.Add(-n) }
+
+// chunkSize is the unit in which bodies are kept: most fit into one. What a client only claims to send takes nothing.
+const chunkSize = 4 << 10
+
+type chunk [chunkSize]byte
+
+var chunks = sync.Pool{New: func() any { return new(chunk) }}
+
+// keptBytes is a part of a stream of bytes: the last ones up to now, or none.
+type keptBytes struct {
+	start, end int // in the stream
+	chunks     []*chunk
+	inline     [1]*chunk // the beginning of chunks
+}
+
+// tryAppend adds bytes, if replayMemory has room for them.
+func (k *keptBytes) tryAppend(p []byte) bool {
+	missing := k.missing(len(p))
+	if missing > 0 && !replayMemory.take(missing*chunkSize) {
+		return false
+	}
+	k.write(p, missing)
+	return true
+}
+
+// append adds bytes, even if replayMemory has no room for them.
+func (k *keptBytes) append(p []byte) {
+	missing := k.missing(len(p))
+	replayMemory.overdraw(missing * chunkSize)
+	k.write(p, missing)
+}
+
+// missing is how many chunks it takes to add n bytes.
+func (k *keptBytes) missing(n int) int64 {
+	return int64((k.end-k.start+n+chunkSize-1)/chunkSize - len(k.chunks))
+}
+
+func (k *keptBytes) write(p []byte, missing int64) {
+	if k.chunks == nil {
+		k.chunks = k.inline[:0]
+	}
+	for range missing {
+		k.chunks = append(k.chunks, chunks.Get().(*chunk))
+	}
+	for len(p) > 0 {
+		n := copy(k.at(k.end), p)
+		k.end += n
+		p = p[n:]
+	}
+}
+
+// at is the rest of the chunk that holds the byte at pos.
+func (k *keptBytes) at(pos int) []byte {
+	i := pos - k.start
+	return k.chunks[i/chunkSize][i%chunkSize:]
+}
+
+// copyFrom copies what is kept from pos on, as much as there is room for in p.
+func (k *keptBytes) copyFrom(pos int, p []byte) int {
+	copied := 0
+	for copied < len(p) && pos < k.end {
+		from := k.at(pos)
+		n := copy(p[copied:], from[:min(len(from), k.end-pos)])
+		copied += n
+		pos += n
+	}
+	return copied
+}
+
+// skip says that bytes went by which are not kept, nor any before them.
+func (k *keptBytes) skip(p []byte) {
+	k.end += len(p)
+	k.start = k.end
+}
+
+// free gives the memory back.
+func (k *keptBytes) free() {
+	for i, c := range k.chunks {
+		chunks.Put(c)
+		k.chunks[i] = nil
+	}
+	replayMemory.give(int64(len(k.chunks)) * chunkSize)
+	k.chunks = nil
+	k.start = k.end
+}
+
+var (
+	descReplayMemory = prometheus.NewDesc(status.MetricsPrefix+"replay_memory_bytes", "Memory that request bodies take which are kept for a replay.", nil, nil)
+	descUnkept       = prometheus.NewDesc(status.MetricsPrefix+"replay_memory_denials_total", "Request bodies that were not kept, because replay_memory was used up.", nil, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (b *memoryBudget) Describe(ch chan<- *prometheus.Desc) {
+	ch <- descReplayMemory
+	ch <- descUnkept
+}
+
+// Collect implements prometheus.Collector.
+func (b *memoryBudget) Collect(ch chan<- prometheus.Metric) {
+	ch <- prometheus.MustNewConstMetric(descReplayMemory, prometheus.GaugeValue, float64(b.used.Load()))
+	ch <- prometheus.MustNewConstMetric(descUnkept, prometheus.CounterValue, float64(b.denials.Load()))
+}

@@ -1,0 +1,221 @@
+package caddymodule
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
+)
+
+// serveConns runs a server on loopback that gives each connection to serve, and closes it then, or when the test ends.
+func serveConns(t *testing.T, serve func(net.Conn), wrap ...func(net.Listener) net.Listener) (addr string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, end := context.WithCancel(context.Background())
+	for _, w := range wrap {
+		l = w(l)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				defer conn.Close()
+				defer context.AfterFunc(ctx, func() { conn.Close() })()
+				serve(conn)
+			})
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		end()
+		wg.Wait()
+	})
+	return l.Addr().String()
+}
+
+// rejectAndClose is an API that answers 401 as soon as it has read the header of a request whose token is not live, and
+// then closes the connection. What it has not read by then makes the system reset the connection.
+func rejectAndClose(tokens *tokenServer, received *sums) func(net.Conn) {
+	return func(conn net.Conn) {
+		r, err := http.ReadRequest(bufio.NewReaderSize(conn, 16))
+		if err != nil {
+			return
+		}
+		_, state := tokens.tokens.Lookup(strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "))
+		if state != devserver.Live {
+			_, _ = io.WriteString(conn, "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: "+invalidToken+"\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno")
+			return
+		}
+		received.take(r)
+		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 7\r\n\r\nwelcome")
+	}
+}
+
+// Of 1,000 such answers, net/http by itself makes some 10 to 20 an error of writing.
+func TestEarlyRejectionIsSeen(t *testing.T) {
+	configureTLS := func(l net.Listener) net.Listener {
+		return tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{serverCertificate(t, "127.0.0.1")}})
+	}
+	for name, tc := range map[string]struct {
+		scheme, options string
+		listen          func(net.Listener) net.Listener
+	}{
+		"in the clear": {"http", "", func(l net.Listener) net.Listener { return l }},
+		"TLS":          {"https", "transport http {\n tls_insecure_skip_verify\n}", configureTLS},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tokens := newTokenServer(t)
+			addr := serveConns(t, rejectAndClose(tokens, new(sums)), tc.listen)
+			_, base := startProxy(t, tokens.credential("api"), "token_proxy api "+tc.scheme+"://"+addr+" {\n"+tc.options+"\n}")
+			client := testClient(t)
+			for range 400 {
+				tokens.revokeAll() // a token call for each would be too many: most answers are 401
+				a := ask(t, client, newRequest(t, http.MethodPost, base, &patternReader{size: 64 << 10}))
+				if a.StatusCode != 401 && a.StatusCode != 200 {
+					t.Fatalf("got %d", a.StatusCode)
+				}
+			}
+		})
+	}
+}
+
+// The request whose early rejection is seen is sent again, whole.
+func TestEarlyRejectionIsReplayed(t *testing.T) {
+	const rounds, size = 50, 60 << 10
+	all, received := newTokenServer(t), new(sums)
+	addr := serveConns(t, rejectAndClose(all, received))
+	var credentials []string
+	var routes strings.Builder
+	servers := make([]*tokenServer, rounds)
+	for i := range rounds { // since rejections of one credential are limited in time
+		servers[i] = all.sibling(t)
+		credentials = append(credentials, servers[i].credential(fmt.Sprintf("c%d", i)))
+		fmt.Fprintf(&routes, "token_proxy /%d c%d http://%s\n", i, i, addr)
+	}
+	site := freeAddr(t)
+	startCaddy(t, globalOptions(credentials...)+siteConfig(site, routes.String()))
+	client := testClient(t)
+	for i, s := range servers {
+		target := fmt.Sprintf("http://%s/%d", site, i)
+		get(t, target).wantStatus(t, 200)
+		s.revokeAll()
+		ask(t, client, newRequest(t, http.MethodPost, target, &patternReader{size: size})).wantStatus(t, 200)
+		if sums := received.taken(); sums[len(sums)-1] != patternSum(size) {
+			t.Fatalf("the API got the body %s", sums[len(sums)-1])
+		}
+		if n := s.Calls(); n != 2 {
+			t.Errorf("%d token calls, want 2", n)
+		}
+	}
+}
+
+// resetAfter returns both ends of a connection of which the server has written an answer and has then reset it.
+func resetAfter(t *testing.T, answer string) *upstreamConn {
+	t.Helper()
+	done := make(chan struct{})
+	addr := serveConns(t, func(conn net.Conn) {
+		_, _ = conn.Read(make([]byte, 1))
+		_, _ = io.WriteString(conn, answer)
+		conn.Close() // what is unread makes it a reset
+		close(done)
+	})
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &upstreamConn{Conn: conn, ended: make(chan struct{})}
+	t.Cleanup(func() { c.Close() })
+	if _, err := c.Write(make([]byte, 1000)); err != nil {
+		t.Fatal(err)
+	}
+	wantReceived(t, "the reset", done)
+	return c
+}
+
+// failingWrite writes until it fails.
+func failingWrite(c net.Conn) <-chan error {
+	failed := make(chan error, 1)
+	go func() {
+		for {
+			if _, err := c.Write(make([]byte, 1000)); err != nil {
+				failed <- err
+				return
+			}
+		}
+	}()
+	return failed
+}
+
+func TestWriteFailsAfterTheAnswer(t *testing.T) {
+	t.Run("read to the end", func(t *testing.T) {
+		c := resetAfter(t, "answer")
+		noticed := &noticedConn{Conn: c.Conn, failed: make(chan struct{})}
+		c.Conn = noticed
+		failed := failingWrite(c)
+		wantReceived(t, "the failure", noticed.failed)
+		if got := readSome(t, c, 6); got != "answer" {
+			t.Errorf("got %q", got)
+		}
+		select {
+		case err := <-failed:
+			t.Errorf("the write failed with %v before all was read", err)
+		default:
+		}
+		if n, err := c.Read(make([]byte, 1)); n != 0 || err == nil {
+			t.Errorf("a read gave %d, %v", n, err)
+		}
+		wantReceived(t, "the write's error", failed)
+	})
+	t.Run("closed", func(t *testing.T) {
+		c := resetAfter(t, "answer")
+		failed := failingWrite(c)
+		c.Close()
+		wantReceived(t, "the write's error", failed)
+	})
+	t.Run("never read", func(t *testing.T) {
+		wantReceived(t, "the write's error", failingWrite(resetAfter(t, "answer")))
+	})
+	t.Run("a deadline", func(t *testing.T) {
+		c := &upstreamConn{Conn: blockedConn{}, ended: make(chan struct{})}
+		began := time.Now()
+		if _, err := c.Write(nil); !isTimeout(err) || time.Since(began) > lastWords/2 {
+			t.Errorf("got %v after %v", err, time.Since(began))
+		}
+	})
+}
+
+// noticedConn is a connection that tells when a write has failed.
+type noticedConn struct {
+	net.Conn
+	failed chan struct{}
+}
+
+func (c *noticedConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	if err != nil {
+		close(c.failed)
+	}
+	return n, err
+}
+
+// blockedConn is a connection whose writes time out.
+type blockedConn struct{ net.Conn }
+
+func (blockedConn) Write([]byte) (int, error) { return 0, os.ErrDeadlineExceeded }
