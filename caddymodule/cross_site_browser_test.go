@@ -187,7 +187,7 @@ func TestBrowserCrossSite(t *testing.T) {
 	})
 }
 
-// The README's site for the page, in a browser: people get in, pages of other sites do not.
+// The reference's site for the page, in a browser: people get in, pages of other sites do not.
 func TestBrowserAdmin(t *testing.T) {
 	b := startBrowser(t)
 	tokens := newTokenServer(t)
@@ -247,7 +247,7 @@ func TestBrowserAdmin(t *testing.T) {
 	b.waitText("body", "not allowed to access from origin ''")
 }
 
-// pageSiteAt is the README's site with other addresses.
+// pageSiteAt is the reference's site with other addresses.
 func pageSiteAt(t *testing.T, admin, site string) string {
 	t.Helper()
 	_, adminPort, _ := net.SplitHostPort(admin)
@@ -274,7 +274,7 @@ var browserFields = []struct {
 	{"a page without a name", []string{"Origin", "null"}, 400}, // Caddy's own word
 }
 
-// The same without a browser, with the admin API on a port and, as the README says it, on a unix socket.
+// The same without a browser, with the admin API on a port and, as the reference describes it, on a unix socket.
 func TestPageSite(t *testing.T) {
 	socket := filepath.Join(shortDir(t), "admin.sock")
 	for _, kind := range []string{"port", "unix socket"} {

@@ -83,10 +83,20 @@ func TestExamplesLoad(t *testing.T) {
 	}
 }
 
-// TestReadmeLoads does the same with the configurations in the README.
+// TestReadmeLoads does the same with the configurations in the README and the reference.
 func TestReadmeLoads(t *testing.T) {
-	readme := readExample(t, "../README.md")
-	blocks := regexp.MustCompile("(?s)```(caddyfile|json)\n(.*?)```").FindAllStringSubmatch(readme, -1)
+	if loaded := loadDocument(t, "../README.md"); loaded != 1 {
+		t.Errorf("found %d configurations in the README, want 1: the Caddyfile", loaded)
+	}
+	if loaded := loadDocument(t, reference); loaded != 2 {
+		t.Errorf("found %d configurations in the reference, want 2: the JSON, and the site of the page", loaded)
+	}
+}
+
+// loadDocument provisions the configurations in a document, and returns how many they are.
+func loadDocument(t *testing.T, path string) int {
+	t.Helper()
+	blocks := regexp.MustCompile("(?s)```(caddyfile|json)\n(.*?)```").FindAllStringSubmatch(readExample(t, path), -1)
 	loaded := 0
 	for _, block := range blocks {
 		kind, config := block[1], block[2]
@@ -100,9 +110,7 @@ func TestReadmeLoads(t *testing.T) {
 		}
 		loaded++
 	}
-	if loaded != 3 {
-		t.Errorf("found %d configurations in the README, want 3: the Caddyfile, its JSON, and the site of the page", loaded)
-	}
+	return loaded
 }
 
 func loadExample(t *testing.T, config string) {
@@ -171,25 +179,4 @@ func readExample(t *testing.T, path string) string {
 		t.Fatal(err)
 	}
 	return string(content)
-}
-
-// TestReadmeNamesTests keeps the README's proofs from disappearing.
-func TestReadmeNamesTests(t *testing.T) {
-	defined := make(map[string]bool)
-	for _, pattern := range []string{"*_test.go", "internal/*/*_test.go"} {
-		files, err := filepath.Glob(pattern)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, file := range files {
-			for _, m := range regexp.MustCompile(`(?m)^func (Test\w+)\(`).FindAllStringSubmatch(readExample(t, file), -1) {
-				defined[m[1]] = true
-			}
-		}
-	}
-	for _, name := range regexp.MustCompile(`\bTest[A-Z]\w+`).FindAllString(readExample(t, "../README.md"), -1) {
-		if !defined[name] {
-			t.Errorf("the README names %s, which does not exist", name)
-		}
-	}
 }

@@ -397,18 +397,18 @@ func testPageAPIRefuses(t *testing.T, b *browser) {
 	b.pollNow()
 	b.waitText("#banner", "refuses this page \\(403\\). Open it on a site of its own:")
 	if hint := b.eval(`document.querySelector("#hint").innerText`); hint != strings.TrimSpace(pageSite(t)) {
-		t.Errorf("it shows another site than the README: %s", hint)
+		t.Errorf("it shows another site than the reference: %s", hint)
 	}
 	b.click(".refresh")
 	b.waitText(".said", "Could not refresh it: Caddy's admin API refuses this page")
 }
 
-// pageSite is the README's site for the page.
+// pageSite is the reference's site for the page.
 func pageSite(t *testing.T) string {
 	t.Helper()
-	block := regexp.MustCompile("(?s)```caddyfile\n(http://localhost:2020 {.*?)```").FindStringSubmatch(readExample(t, "../README.md"))
+	block := regexp.MustCompile("(?s)```caddyfile\n(http://localhost:2020 {.*?)```").FindStringSubmatch(readExample(t, reference))
 	if block == nil {
-		t.Fatal("the README has no site for the page")
+		t.Fatal("the reference has no site for the page")
 	}
 	return block[1]
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -49,7 +50,8 @@ func TestTableSaysThatThereWereNoRefreshes(t *testing.T) {
 	}
 }
 
-// The README shows what the last run that is kept here has found, and not what somebody typed.
+// The README beside the command shows the last run that is kept here, and the README of the repository shows rows of it.
+// Nobody types them.
 func TestREADMEShowsTheReport(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join("latest", jsonName))
 	if err != nil {
@@ -66,12 +68,22 @@ func TestREADMEShowsTheReport(t *testing.T) {
 	if len(r.Rounds) < least {
 		t.Errorf("it has %d rounds, want %d or more", len(r.Rounds), least)
 	}
-	readme, err := os.ReadFile("../../README.md")
+	short := r.short()
+	readme, err := os.ReadFile("README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(string(readme), r.short()) {
-		t.Errorf("the README does not show this:\n%s", r.short())
+	if !strings.Contains(string(readme), short) {
+		t.Errorf("the README does not show this:\n%s", short)
+	}
+	rows := costRows(t)
+	if least := 6; len(rows) < least {
+		t.Errorf("the README of the repository shows %d lines of the table, want %d or more", len(rows), least)
+	}
+	for _, row := range rows {
+		if !slices.Contains(strings.Split(short, "\n"), row) {
+			t.Errorf("the README of the repository shows a line that is not in the report: %s", row)
+		}
 	}
 	plot, err := os.ReadFile(filepath.Join("latest", plotName))
 	if err != nil {
@@ -80,6 +92,23 @@ func TestREADMEShowsTheReport(t *testing.T) {
 	if string(plot) != r.plot() {
 		t.Error("the plot is of another report, or drawn by other code")
 	}
+}
+
+// costRows returns the lines of the table in the section "What it costs" of the repository's README.
+func costRows(t *testing.T) (rows []string) {
+	t.Helper()
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(readme), "\n## What it costs\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	for line := range strings.Lines(section) {
+		if strings.HasPrefix(line, "|") {
+			rows = append(rows, strings.TrimSuffix(line, "\n"))
+		}
+	}
+	return rows
 }
 
 func TestVerdict(t *testing.T) {
