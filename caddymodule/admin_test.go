@@ -12,8 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
@@ -44,11 +43,7 @@ func startOperatedAt(t *testing.T, admin, caddyfile string, apps map[string]any)
 // stopAtEnd stops Caddy with its admin endpoint, which Stop leaves alone.
 func stopAtEnd(t *testing.T, s *operatedServer) {
 	t.Helper()
-	t.Cleanup(func() {
-		if err := errors.Join(s.caddyServer.loadJSON([]byte("{}")), caddy.Stop()); err != nil {
-			t.Errorf("stopping Caddy: %v", err)
-		}
-	})
+	caddytest.StopAtEnd(s.server())
 }
 
 func (s *operatedServer) load(caddyfile string) error {
@@ -57,7 +52,7 @@ func (s *operatedServer) load(caddyfile string) error {
 
 // operate gives a configuration the admin endpoint and the apps.
 func (s *operatedServer) operate(root map[string]any) {
-	root["admin"] = map[string]any{"listen": s.admin, "config": map[string]any{"persist": false}}
+	caddytest.Operate(s.admin)(root)
 	loaded, _ := root["apps"].(map[string]any)
 	for name, app := range s.apps {
 		if loaded == nil {

@@ -8,9 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"net/http/httptest"
 	"net/url"
 	"strconv"
 	"strings"
@@ -21,14 +19,9 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
 )
-
-// clientNumber makes client ids that no other test uses: a source outlives its configuration, and the system may give
-// a port to two tests.
-var clientNumber atomic.Int64
-
-func newClientID() string { return fmt.Sprintf("client-%d", clientNumber.Add(1)) }
 
 // tokenServer is a development token endpoint on loopback, with a client of its own.
 type tokenServer struct {
@@ -39,31 +32,8 @@ type tokenServer struct {
 
 func newTokenServer(t *testing.T) *tokenServer {
 	t.Helper()
-	s := &tokenServer{tokens: devserver.NewRegistry()}
-	s.TokenEndpoint = &devserver.TokenEndpoint{Dialect: devserver.Optoro, ClientID: newClientID(), Registry: s.tokens}
-	s.url = serveHTTP(t, s.TokenEndpoint).URL + "/oauth/token"
-	return s
-}
-
-// serveHTTP runs a server on loopback. When the test ends, handlers that wait for their request's context are let go.
-func serveHTTP(t *testing.T, h http.Handler, configure ...func(*httptest.Server)) *httptest.Server {
-	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	srv := httptest.NewUnstartedServer(h)
-	srv.Config.BaseContext = func(net.Listener) context.Context { return ctx }
-	for _, f := range configure {
-		f(srv)
-	}
-	if srv.TLS != nil {
-		srv.StartTLS()
-	} else {
-		srv.Start()
-	}
-	t.Cleanup(func() {
-		cancel()
-		srv.Close()
-	})
-	return srv
+	endpoint, url := caddytest.NewTokenEndpoint(t)
+	return &tokenServer{TokenEndpoint: endpoint, tokens: endpoint.Registry, url: url}
 }
 
 // revokeAll ends all tokens issued so far.
@@ -77,97 +47,12 @@ func (s *tokenServer) credential(name string, options ...string) string {
 // api demands tokens of this endpoint.
 func (s *tokenServer) api() *devserver.API { return &devserver.API{Registry: s.tokens} }
 
-func credentialConfig(name, tokenURL, clientID string, options ...string) string {
-	return fmt.Sprintf("credential %s {\n provider optoro {\n token_url %s\n }\n client_id %s\n client_secret %s\n%s\n}\n",
-		name, tokenURL, clientID, devserver.DefaultClientSecret, strings.Join(options, "\n"))
-}
-
-func globalOptions(credentials ...string) string {
-	return "{\n token_proxy {\n" + strings.Join(credentials, "") + "}\n}\n"
-}
-
-// siteConfig is a site on a loopback address that takes requests for any host.
-func siteConfig(addr, directives string) string {
-	_, port, _ := net.SplitHostPort(addr)
-	return fmt.Sprintf("http://:%s {\n bind 127.0.0.1\n %s\n}\n", port, directives)
-}
-
 // startProxy boots Caddy with one credential, "api", and one site, and returns the site's base URL.
 func startProxy(t *testing.T, credential, directive string) (*caddyServer, string) {
 	t.Helper()
 	addr := freeAddr(t)
 	return startCaddy(t, globalOptions(credential)+siteConfig(addr, directive)), "http://" + addr
 }
-
-// recordedRequest is what reached a recordingAPI.
-type recordedRequest struct {
-	Method, URI, Host, Proto string
-	Header                   http.Header
-	ContentLength            int64
-	TransferEncoding         []string
-	TLS                      bool
-}
-
-// recordingAPI is an upstream that remembers what reaches it. It counts connections too: to be connected to is to
-// have received something.
-type recordingAPI struct {
-	*httptest.Server
-	mu          sync.Mutex
-	requests    []recordedRequest
-	connections int
-}
-
-func newRecordingAPI(t *testing.T, h http.HandlerFunc, configure ...func(*httptest.Server)) *recordingAPI {
-	t.Helper()
-	a := new(recordingAPI)
-	configure = append(configure, func(srv *httptest.Server) {
-		srv.Config.ConnState = func(_ net.Conn, state http.ConnState) {
-			if state == http.StateNew {
-				a.mu.Lock()
-				a.connections++
-				a.mu.Unlock()
-			}
-		}
-	})
-	a.Server = serveHTTP(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		a.mu.Lock()
-		a.requests = append(a.requests, recordedRequest{
-			Method: r.Method, URI: r.RequestURI, Host: r.Host, Proto: r.Proto, Header: r.Header.Clone(),
-			ContentLength: r.ContentLength, TransferEncoding: r.TransferEncoding, TLS: r.TLS != nil,
-		})
-		a.mu.Unlock()
-		if h != nil {
-			h(w, r)
-		}
-	}), configure...)
-	return a
-}
-
-// received returns the requests so far.
-func (a *recordingAPI) received() []recordedRequest {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return append([]recordedRequest(nil), a.requests...)
-}
-
-func (a *recordingAPI) connectionCount() int {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.connections
-}
-
-// only returns the one request that must have arrived.
-func (a *recordingAPI) only(t *testing.T) recordedRequest {
-	t.Helper()
-	all := a.received()
-	if len(all) != 1 {
-		t.Fatalf("the API got %d requests, want 1", len(all))
-	}
-	return all[0]
-}
-
-// addr is the host and port of the API.
-func (a *recordingAPI) addr() string { return a.Listener.Addr().String() }
 
 // answer is a response that has been read to its end.
 type clientAnswer struct {
@@ -250,21 +135,6 @@ func (a clientAnswer) wantProblem(t *testing.T, status int, proxyError string) {
 	}
 	if body.Status != status {
 		t.Errorf("the body says status %d, the status line %d", body.Status, status)
-	}
-}
-
-// eventually polls what only a real socket can bring about.
-func eventually(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	deadline := time.After(20 * time.Second)
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for !condition() {
-		select {
-		case <-deadline:
-			t.Fatalf("waited in vain for: %s", what)
-		case <-tick.C:
-		}
 	}
 }
 

@@ -1,0 +1,301 @@
+package browsertest
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	_ "github.com/tokenproxy/caddy-token-proxy/caddymodule"
+)
+
+// pageCredential is a credential as the admin API shows it.
+type pageCredential struct {
+	Name        string         `json:"name"`
+	Provider    string         `json:"provider"`
+	Endpoint    string         `json:"endpoint"`
+	State       string         `json:"state"`
+	Health      string         `json:"health"`
+	Summary     string         `json:"summary"`
+	Advice      string         `json:"advice"`
+	Fetching    bool           `json:"fetching"`
+	Fingerprint string         `json:"fingerprint,omitempty"`
+	Issued      *time.Time     `json:"issued,omitempty"`
+	Refresh     *time.Time     `json:"refresh,omitempty"`
+	Expires     *time.Time     `json:"expires,omitempty"`
+	NextTry     *time.Time     `json:"next_try,omitempty"`
+	LastSuccess *time.Time     `json:"last_success,omitempty"`
+	LastError   *pageError     `json:"last_error,omitempty"`
+	Counters    map[string]any `json:"counters"`
+	Recent      []pageFetch    `json:"recent"`
+}
+
+type pageError struct {
+	At     time.Time `json:"at"`
+	Kind   string    `json:"kind"`
+	Status int       `json:"status,omitempty"`
+	Code   string    `json:"code,omitempty"`
+	Reason string    `json:"reason"`
+}
+
+type pageFetch struct {
+	At          time.Time `json:"at"`
+	Outcome     string    `json:"outcome"`
+	Duration    float64   `json:"duration"`
+	Lifetime    float64   `json:"lifetime,omitempty"`
+	Code        string    `json:"code,omitempty"`
+	Reason      string    `json:"reason,omitempty"`
+	Fingerprint string    `json:"fingerprint,omitempty"`
+}
+
+func inTime(d time.Duration) *time.Time { t := time.Now().Add(d); return &t }
+
+// healthy is a credential whose token has 42 of 60 minutes left and is due for refresh 12 minutes before its end.
+func healthy(name string) pageCredential {
+	c := pageCredential{
+		Name: name, Provider: "optoro", Endpoint: "auth.example.com", State: "fresh", Health: "ok", Summary: "The token is fresh.",
+		Fingerprint: "929998b5", Issued: inTime(-18*time.Minute + 900*time.Millisecond), Refresh: inTime(30*time.Minute + 900*time.Millisecond),
+		Expires: inTime(42*time.Minute + 900*time.Millisecond), LastSuccess: inTime(-18 * time.Minute),
+		Counters: map[string]any{
+			"requests": map[string]int{"fresh": 18234, "stale": 3, "waited": 2, "failed": 0},
+			"calls":    map[string]int{"obtained": 16, "unavailable": 0, "refused": 0, "unreadable": 0},
+			"refusals": map[string]int{"destination": 0, "client": 0}, "unauthorized": 0, "invalidations": 0, "replays": 0,
+		},
+	}
+	for i := range 16 {
+		c.Recent = append(c.Recent, pageFetch{At: time.Now().Add(-18*time.Minute - time.Duration(15-i)*48*time.Minute), Outcome: "obtained",
+			Duration: 0.112 + 0.013*float64(i%5), Lifetime: 3600, Fingerprint: fmt.Sprintf("%08x", 0x929998b5-uint32(15-i)*7919)})
+	}
+	return c
+}
+
+// failed adds a failure that began 3 minutes ago and goes on.
+func (c pageCredential) failed(outcome string, status int, code, reason string, took float64) pageCredential {
+	for _, ago := range []time.Duration{180, 178, 171, 150, 96, 31} {
+		c.Recent = append(c.Recent, pageFetch{At: time.Now().Add(-ago * time.Second), Outcome: outcome, Duration: took, Code: code, Reason: reason})
+	}
+	if outcome != "rejected" && outcome != "destination" {
+		c.LastError = &pageError{At: time.Now().Add(-31 * time.Second), Kind: outcome, Status: status, Code: code, Reason: reason}
+	}
+	return c
+}
+
+func (c pageCredential) without() pageCredential {
+	c.State, c.Fingerprint, c.Issued, c.Refresh, c.Expires = "none", "", nil, nil, nil
+	return c
+}
+
+func endpointDown(name string) pageCredential {
+	c := healthy(name).failed("unavailable", 0, "", "the token endpoint cannot be reached: connection refused", 0.003)
+	c.State, c.Health, c.NextTry = "expired", "failing", inTime(42*time.Second)
+	c.Issued, c.Refresh, c.Expires = inTime(-62*time.Minute), inTime(-14*time.Minute), inTime(-2*time.Minute)
+	c.Summary = "The token endpoint auth.example.com cannot be reached, and the last token has expired: requests get 503."
+	c.Advice = "Check that auth.example.com is up and that this host can connect to it; calls resume by themselves."
+	return c
+}
+
+func rateLimited(name string) pageCredential {
+	c := healthy(name).failed("unavailable", 429, "", "the token endpoint asks to try again later", 0.084)
+	c.State, c.Health, c.NextTry = "stale", "degraded", inTime(58*time.Second)
+	c.Refresh, c.Expires = inTime(-3*time.Minute), inTime(9*time.Minute)
+	c.Summary = "The token endpoint limits the rate of calls (429); requests are served with the present token, which is valid for 9 more minutes."
+	c.Advice = "Wait; if it stays so, look for other processes that use the same client id."
+	return c
+}
+
+func wrongSecret(name string) pageCredential {
+	c := healthy(name).without().failed("refused", 401, "invalid_client", "the token endpoint refused the request", 0.131)
+	c.Health, c.NextTry = "failing", inTime(4*time.Minute)
+	c.Recent = c.Recent[16:]
+	c.LastSuccess = nil
+	c.Summary = "The token endpoint does not accept this client id and secret (invalid_client): requests get 502."
+	c.Advice = "Correct client_id or client_secret; a changed secret file is noticed by itself."
+	return c
+}
+
+func revoked(name string) pageCredential {
+	c := healthy(name).failed("rejected", 0, "", "the API answered 401 to a token that should be valid", 0)
+	c.State, c.Health = "rejected", "degraded"
+	c.Counters["unauthorized"], c.Counters["invalidations"], c.Counters["replays"] = 14, 6, 12
+	c.Summary = "The API answers 401 to tokens that should be valid; each is replaced and the request sent again."
+	c.Advice = "Ask the API's operator whether tokens of this client are revoked, and check scope and audience."
+	return c
+}
+
+func destinationRefused(name string) pageCredential {
+	c := healthy(name).failed("destination", 0, "", "api.other.example is not among api_hosts", 0)
+	c.Health = "degraded"
+	c.Counters["refusals"] = map[string]int{"destination": 27, "client": 0}
+	c.Summary = "27 requests were to go to api.other.example, which is not among api_hosts: they got 502, and the token stayed here."
+	c.Advice = "Add the host to api_hosts if the token may go there; else correct the upstream of the site."
+	return c
+}
+
+func slowEndpoint(name string) pageCredential {
+	c := healthy(name).failed("unavailable", 0, "", "the token endpoint did not answer in time", 10.0)
+	c.Health, c.State, c.Fetching = "degraded", "stale", true
+	c.Refresh, c.Expires = inTime(-3*time.Minute), inTime(4*time.Minute)
+	c.Summary = "The token endpoint takes longer than fetch_timeout (10 s); requests are served with the present token for 4 more minutes."
+	c.Advice = "Ask the endpoint's operator; raise fetch_timeout if such times are normal."
+	return c
+}
+
+var pageFailures = []struct {
+	name string
+	make func(string) pageCredential
+}{
+	{"endpoint-down", endpointDown}, {"rate-limited", rateLimited}, {"wrong-secret", wrongSecret},
+	{"revoked-token", revoked}, {"refused-destination", destinationRefused}, {"slow-endpoint", slowEndpoint},
+}
+
+func everyCondition() []pageCredential {
+	idle := healthy("nightly").without()
+	idle.Health, idle.Recent, idle.LastSuccess, idle.Summary = "idle", nil, nil, "There is no token: no request has asked for one yet."
+	return []pageCredential{
+		wrongSecret("billing"), endpointDown("warehouse"), rateLimited("catalog"), revoked("storefront"),
+		destinationRefused("partners"), slowEndpoint("search"), idle, healthy("reports"),
+	}
+}
+
+func manyCredentials(n int) []pageCredential {
+	cs := make([]pageCredential, n)
+	for i := range cs {
+		cs[i] = healthy(fmt.Sprintf("tenant-%03d", i))
+		left := time.Duration(13+i*7%46) * time.Minute
+		cs[i].Issued, cs[i].Refresh, cs[i].Expires = inTime(left-time.Hour), inTime(left-12*time.Minute), inTime(left)
+		if i%9 == 8 {
+			cs[i] = cs[i].without()
+			cs[i].Health, cs[i].Summary = "idle", "The token was not used and has expired."
+		}
+	}
+	return cs
+}
+
+// pageAPI is an admin API with credentials that a test makes up, which counts its calls.
+type pageAPI struct {
+	*httptest.Server
+	refresh func(*pageCredential) error
+	ahead   time.Duration // of its clock
+
+	mu          sync.Mutex
+	credentials map[string]pageCredential
+	calls       map[string]int
+	mode        string // "" works; else "down", "html" or "forbidden"
+}
+
+// adminAPI is the real one, which the page comes from.
+func adminAPI(t *testing.T) caddy.AdminHandler {
+	t.Helper()
+	info, err := caddy.GetModule("admin.api.token_proxy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.New().(caddy.AdminRouter).Routes()[0].Handler
+}
+
+func newPageAPI(t *testing.T, cs ...pageCredential) *pageAPI {
+	a := &pageAPI{credentials: map[string]pageCredential{}, calls: map[string]int{}}
+	for _, c := range cs {
+		a.credentials[c.Name] = c
+	}
+	page := adminAPI(t)
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /token_proxy/{$}", func(w http.ResponseWriter, r *http.Request) {
+		if err := page.ServeHTTP(w, r); err != nil {
+			t.Log(err) // the browser went away
+		}
+	})
+	mux.HandleFunc("GET /token_proxy/credentials", a.works(func(w http.ResponseWriter, _ *http.Request) {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		cs := make([]pageCredential, 0, len(a.credentials))
+		for _, c := range a.credentials {
+			cs = append(cs, c)
+		}
+		slices.SortFunc(cs, func(x, y pageCredential) int { return cmp.Compare(x.Name, y.Name) })
+		writePageJSON(w, http.StatusOK, map[string]any{"now": time.Now().Add(a.ahead), "credentials": cs})
+	}))
+	mux.HandleFunc("POST /token_proxy/credentials/{name}/{verb}", a.works(func(w http.ResponseWriter, r *http.Request) {
+		c := a.get(r.PathValue("name"))
+		if r.PathValue("verb") == "purge" {
+			c = c.without()
+			c.Health = "idle"
+		} else if a.refresh != nil {
+			if err := a.refresh(&c); err != nil {
+				writePageJSON(w, http.StatusBadGateway, map[string]string{"error": err.Error()})
+				return
+			}
+		}
+		a.set(c)
+		writePageJSON(w, http.StatusOK, c)
+	}))
+	mux.HandleFunc("POST /token_proxy/purge", a.works(func(w http.ResponseWriter, _ *http.Request) {
+		writePageJSON(w, http.StatusOK, map[string]int{"purged": len(a.credentials)})
+	}))
+	a.Server = httptest.NewServer(mux)
+	t.Cleanup(a.Close)
+	return a
+}
+
+func (a *pageAPI) works(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		a.mu.Lock()
+		a.calls[r.Method+" "+strings.TrimPrefix(r.URL.Path, "/token_proxy/")]++
+		mode := a.mode
+		a.mu.Unlock()
+		switch mode {
+		case "down":
+			panic(http.ErrAbortHandler) // closes the connection without an answer
+		case "html":
+			_, _ = w.Write([]byte("<h1>It works!</h1>"))
+		case "forbidden":
+			writePageJSON(w, http.StatusForbidden, map[string]string{"error": "client is not allowed to access from origin ''"})
+		default:
+			next(w, r)
+		}
+	}
+}
+
+func writePageJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v)
+}
+
+func (a *pageAPI) get(name string) pageCredential {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.credentials[name]
+}
+
+func (a *pageAPI) set(c pageCredential) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.credentials[c.Name] = c
+}
+
+func (a *pageAPI) remove(name string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.credentials, name)
+}
+
+func (a *pageAPI) setMode(mode string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.mode = mode
+}
+
+func (a *pageAPI) count(call string) int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.calls[call]
+}
