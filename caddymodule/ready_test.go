@@ -2,12 +2,14 @@ package caddymodule
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -173,37 +175,51 @@ func TestReadinessByPeer(t *testing.T) {
 	}
 }
 
-// It does not flap while a valid token exists, whatever the endpoint does, and says so once there is none.
+// It does not flap while a valid token exists, whatever the endpoint does, and says so once there is none. All at once in
+// one Caddy, since much of it is waiting.
 func TestReadinessInAnOutage(t *testing.T) {
-	for name, fault := range map[string]devserver.Fault{
-		"down": {Status: 503}, "limited": {Status: 429, RetryAfter: "1"}, "wrong secret": {Error: "invalid_client"},
+	faults := map[string]devserver.Fault{
+		"down": {Status: 503}, "limited": {Status: 429, RetryAfter: "1"}, "wrong-secret": {Error: "invalid_client"},
 		"reset": {Reset: true}, "hang": {Hang: true}, "garbage": {Garbage: devserver.GarbageHTML},
-	} {
-		t.Run(name, func(t *testing.T) {
-			tokens := newTokenServer(t)
-			tokens.Lifetime = 3 * time.Second
-			addr := freeAddr(t)
-			startCaddy(t, globalOptions(tokens.credential("api", "refresh_margin 1400ms", "fetch_timeout 300ms"))+siteConfig(addr, "token_proxy_ready"))
-			eventually(t, "readiness", func() bool { status, _ := probe(t, "http://"+addr); return status == 200 })
-			expires := runningApp().clients["api"].source.Status().Expires
-			tokens.SetFault(fault)
-			poll(t, "the token to expire", func() bool {
-				status, answer := probe(t, "http://"+addr)
-				if answered := time.Now(); status != 200 && answered.Before(expires) {
-					t.Fatalf("not ready %s before the token expires: %+v", expires.Sub(answered), answer)
+	}
+	servers := make(map[string]*tokenServer)
+	var credentials []string
+	var probes strings.Builder
+	for name := range faults {
+		servers[name] = newTokenServer(t)
+		servers[name].Lifetime = 3 * time.Second
+		credentials = append(credentials, servers[name].credential(name, "refresh_margin 1400ms", "fetch_timeout 300ms"))
+		fmt.Fprintf(&probes, "token_proxy_ready /%s %s\n", name, name)
+	}
+	addr := freeAddr(t)
+	startCaddy(t, globalOptions(credentials...)+siteConfig(addr, probes.String()))
+	var group sync.WaitGroup
+	for name, fault := range faults {
+		group.Go(func() {
+			t.Run(name, func(t *testing.T) {
+				tokens, url := servers[name], "http://"+addr+"/"+name
+				eventually(t, "readiness", func() bool { status, _ := probe(t, url); return status == 200 })
+				expires := runningApp().clients[name].source.Status().Expires
+				tokens.SetFault(fault)
+				poll(t, "the token to expire", func() bool {
+					status, answer := probe(t, url)
+					if answered := time.Now(); status != 200 && answered.Before(expires) {
+						t.Fatalf("not ready %s before the token expires: %+v", expires.Sub(answered), answer)
+					}
+					return status == 503
+				})
+				if tokens.Calls() < 2 {
+					t.Error("nothing was tried before the token expired")
 				}
-				return status == 503
+				for range 20 {
+					if _, answer := probe(t, url); answer.Credentials[name].Reason == "a token is being fetched" {
+						t.Fatal("the reason is forgotten")
+					}
+				}
 			})
-			if tokens.Calls() < 2 {
-				t.Error("nothing was tried before the token expired")
-			}
-			for range 20 {
-				if _, answer := probe(t, "http://"+addr); answer.Credentials["api"].Reason == "a token is being fetched" {
-					t.Fatal("the reason is forgotten")
-				}
-			}
 		})
 	}
+	group.Wait()
 }
 
 func TestReadyDirective(t *testing.T) {

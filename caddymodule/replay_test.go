@@ -1098,56 +1098,71 @@ func TestAPIThatRefusesEverythingOverTheWire(t *testing.T) {
 // the others wait for the first of them only.
 func TestOnePathThatRejectsEverythingOverTheWire(t *testing.T) {
 	const while, delay = 3500 * time.Millisecond, 200 * time.Millisecond
-	for name, options := range map[string]string{"replay": "", "pass": " {\n on_unauthorized pass\n}"} {
-		t.Run(name, func(t *testing.T) {
-			tokens := newTokenServer(t)
-			tokens.SetFault(devserver.Fault{Latency: delay})
-			check := tokens.api()
-			api := serveHTTP(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				if r.URL.Path == "/bad" {
-					w.Header().Set("WWW-Authenticate", invalidToken)
-					w.WriteHeader(http.StatusUnauthorized)
-					return
-				}
-				check.ServeHTTP(w, r)
-			}))
-			_, base := startProxy(t, tokens.credential("api"), "token_proxy api "+api.URL+options)
-			client := testClient(t)
-			get(t, base+"/good").wantStatus(t, 200)
-			began := time.Now()
-			var wg sync.WaitGroup
-			each := func(path string, want int, seen func(began, ended time.Time)) {
-				wg.Go(func() {
-					for time.Since(began) < while {
-						sent := time.Now()
-						a, err := tryAsk(client, newRequest(t, http.MethodGet, base+path, nil))
-						if err != nil || a.StatusCode != want {
-							t.Errorf("%s: %v, %v, want %d", path, a.Response, err, want)
-							return
+	options := map[string]string{"replay": "", "pass": " {\n on_unauthorized pass\n}"}
+	servers := make(map[string]*tokenServer)
+	var credentials []string
+	var routes strings.Builder
+	for name, options := range options {
+		tokens := newTokenServer(t)
+		tokens.SetFault(devserver.Fault{Latency: delay})
+		check := tokens.api()
+		api := serveHTTP(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasSuffix(r.URL.Path, "/bad") {
+				w.Header().Set("WWW-Authenticate", invalidToken)
+				w.WriteHeader(http.StatusUnauthorized)
+				return
+			}
+			check.ServeHTTP(w, r)
+		}))
+		servers[name] = tokens
+		credentials = append(credentials, tokens.credential(name))
+		fmt.Fprintf(&routes, "token_proxy /%s/* %s %s%s\n", name, name, api.URL, options)
+	}
+	addr := freeAddr(t)
+	startCaddy(t, globalOptions(credentials...)+siteConfig(addr, routes.String()))
+	var group sync.WaitGroup
+	for name, tokens := range servers { // both at once: it is waiting
+		group.Go(func() {
+			t.Run(name, func(t *testing.T) {
+				base := "http://" + addr + "/" + name
+				client := testClient(t)
+				get(t, base+"/good").wantStatus(t, 200)
+				began := time.Now()
+				var wg sync.WaitGroup
+				each := func(path string, want int, seen func(began, ended time.Time)) {
+					wg.Go(func() {
+						for time.Since(began) < while {
+							sent := time.Now()
+							a, err := tryAsk(client, newRequest(t, http.MethodGet, base+path, nil))
+							if err != nil || a.StatusCode != want {
+								t.Errorf("%s: %v, %v, want %d", path, a.Response, err, want)
+								return
+							}
+							seen(sent, time.Now())
+							time.Sleep(10 * time.Millisecond) // the pace of the client
 						}
-						seen(sent, time.Now())
-						time.Sleep(10 * time.Millisecond) // the pace of the client
+					})
+				}
+				waited := 0
+				each("/good", 200, func(sent, ended time.Time) {
+					if sent.Sub(began) > delay+100*time.Millisecond && ended.Sub(sent) > delay/2 {
+						waited++
 					}
 				})
-			}
-			waited := 0
-			each("/good", 200, func(sent, ended time.Time) {
-				if sent.Sub(began) > delay+100*time.Millisecond && ended.Sub(sent) > delay/2 {
-					waited++
+				for range 2 {
+					each("/bad", 401, func(time.Time, time.Time) {})
+				}
+				wg.Wait()
+				if n := tokens.Calls(); n > 4 { // at the start, and after 0, 1 and 3 s
+					t.Errorf("%d token calls in %v, want 4 at most", n, while)
+				}
+				if waited > 0 {
+					t.Errorf("%d requests for the path that accepts tokens waited for a token call", waited)
 				}
 			})
-			for range 2 {
-				each("/bad", 401, func(time.Time, time.Time) {})
-			}
-			wg.Wait()
-			if n := tokens.Calls(); n > 4 { // at the start, and after 0, 1 and 3 s
-				t.Errorf("%d token calls in %v, want 4 at most", n, while)
-			}
-			if waited > 0 {
-				t.Errorf("%d requests for the path that accepts tokens waited for a token call", waited)
-			}
 		})
 	}
+	group.Wait()
 }
 
 // A body larger than replay_buffer: its 401 passes, whole, and the next request has another token.
