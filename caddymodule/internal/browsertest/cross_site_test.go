@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
@@ -124,7 +125,17 @@ func fetch(t *testing.T, url string) string {
 	return string(body)
 }
 
+// oneCaddy is held by a test that boots Caddy, which has one configuration per process. TestPage goes on beside it.
+var oneCaddy sync.Mutex
+
+func takeCaddy(t *testing.T) {
+	t.Parallel()
+	oneCaddy.Lock()
+	t.Cleanup(oneCaddy.Unlock) // after Caddy has been stopped
+}
+
 func TestBrowserCrossSite(t *testing.T) {
+	takeCaddy(t)
 	b := startBrowser(t)
 	tokens, tokenURL := caddytest.NewTokenEndpoint(t)
 	api := caddytest.NewRecordingAPI(t, openAPI)
@@ -239,6 +250,7 @@ func TestBrowserCrossSite(t *testing.T) {
 
 // The README's site for the page, in a browser: people get in, pages of other sites do not.
 func TestBrowserAdmin(t *testing.T) {
+	takeCaddy(t)
 	b := startBrowser(t)
 	tokens, tokenURL := caddytest.NewTokenEndpoint(t)
 	name := caddytest.NewClientID()

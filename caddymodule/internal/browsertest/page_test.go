@@ -20,6 +20,7 @@ const screenshotsVariable = "TOKEN_PROXY_SCREENSHOTS"
 
 // The page is driven as a person drives it: in a real browser, through WebDriver, against a made-up admin API.
 func TestPage(t *testing.T) {
+	t.Parallel()
 	b := startBrowser(t)
 	for _, test := range []struct {
 		name string
