@@ -4,12 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/spf13/cobra"
@@ -316,41 +313,6 @@ func TestSteeringWithoutAnAdminEndpoint(t *testing.T) {
 	wantError(t, err, "404")
 	_, err = runCommand(listCommand(), "--config", writeConfig(t, "Caddyfile", "nonsense {"))
 	wantError(t, err, "syntax error")
-}
-
-// binary is the product, built once.
-var binary = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "token-proxy")
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(dir, "token-proxy")
-	out, err := exec.Command("go", "build", "-o", path, "../cmd/token-proxy").CombinedOutput()
-	if err != nil {
-		return "", errors.New(string(out))
-	}
-	return path, nil
-})
-
-// runBinary returns what the product writes, and its exit status.
-func runBinary(t *testing.T, args ...string) (stdout, stderr string, status int) {
-	t.Helper()
-	if testing.Short() {
-		t.Skip("it takes a build")
-	}
-	path, err := binary()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), path, args...)
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	cmd.Env = append(os.Environ(), "HOME="+t.TempDir(), "XDG_CONFIG_HOME=", "XDG_DATA_HOME=")
-	err = cmd.Run()
-	if _, exited := errors.AsType[*exec.ExitError](err); err != nil && !exited {
-		t.Fatal(err)
-	}
-	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
 }
 
 func TestBinaryTokens(t *testing.T) {

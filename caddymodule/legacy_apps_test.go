@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
@@ -41,18 +42,22 @@ func TestLegacyApps(t *testing.T) {
 		siteConfig(good, "token_proxy api "+serveHTTP(t, tokens.api()).URL)+
 		siteConfig(bad, "token_proxy api http://127.0.0.1:1 {\n clients 192.0.2.0/24\n}"))
 
-	for name := range legacyApps {
-		t.Run(name, func(t *testing.T) {
-			answer, err := runLegacyApp(t, name, good)
-			if err != nil {
-				t.Fatal(err)
-			}
-			wantOrders(t, answer, tokens.ClientID)
-			if answer, err := runLegacyApp(t, name, bad); err == nil || answer != "" {
-				t.Errorf("it is refused and succeeds, and writes %q", answer)
-			}
+	var group sync.WaitGroup
+	for name := range legacyApps { // all at once, since much of it is waiting
+		group.Go(func() {
+			t.Run(name, func(t *testing.T) {
+				answer, err := runLegacyApp(t, name, good)
+				if err != nil {
+					t.Fatal(err)
+				}
+				wantOrders(t, answer, tokens.ClientID)
+				if answer, err := runLegacyApp(t, name, bad); err == nil || answer != "" {
+					t.Errorf("it is refused and succeeds, and writes %q", answer)
+				}
+			})
 		})
 	}
+	group.Wait()
 	wantCalls(t, tokens.TokenEndpoint, 1)
 }
 

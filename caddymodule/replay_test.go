@@ -1097,7 +1097,7 @@ func TestAPIThatRefusesEverythingOverTheWire(t *testing.T) {
 // One path of an API names every token invalid, and all others accept it: a handful of token calls, and the requests for
 // the others wait for the first of them only.
 func TestOnePathThatRejectsEverythingOverTheWire(t *testing.T) {
-	const while, delay = 3500 * time.Millisecond, 200 * time.Millisecond
+	const while, delay = 3500 * time.Millisecond, 500 * time.Millisecond
 	options := map[string]string{"replay": "", "pass": " {\n on_unauthorized pass\n}"}
 	servers := make(map[string]*tokenServer)
 	var credentials []string
