@@ -37,7 +37,7 @@ func TestPageSite(t *testing.T) {
 			tokens := newTokenServer(t)
 			name := newClientID()
 			admin, site := freeAddr(t), freeAddr(t)
-			config := globalOptions(tokens.credential(name)) + caddytest.PageSiteAt(t, "../README.md", admin, site)
+			config := globalOptions(tokens.credential(name)) + caddytest.PageSiteAt(t, reference, admin, site)
 			if kind == "port" {
 				startOperatedAt(t, admin, config, nil)
 			} else {

@@ -33,7 +33,9 @@ func (a *App) leaveForce() {
 	running.Lock()
 	defer running.Unlock()
 	running.apps = slices.DeleteFunc(running.apps, func(other *App) bool { return other == a })
+	limit := int64(defaultReplayMemory)
 	if n := len(running.apps); n > 0 { // a configuration that is given up has set its own limit
-		replayMemory.limit.Store(running.apps[n-1].replayMemory())
+		limit = running.apps[n-1].replayMemory()
 	}
+	replayMemory.limit.Store(limit)
 }
