@@ -18,7 +18,6 @@ import (
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
-	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
@@ -264,7 +263,7 @@ func (o *Provider) Doubt(err error) {
 	if o.discovery == nil || !ok {
 		return
 	}
-	unreachable := e.Kind == token.Unavailable && e.Status == 0
+	unreachable := e.Kind == provider.Unavailable && e.Status == 0
 	moved := e.Status >= 300 && e.Status < 400
 	switch e.Status {
 	case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusGone:

@@ -16,7 +16,6 @@ import (
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
-	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
@@ -62,7 +61,7 @@ func (v requestValue) read(into provider.Secrets, name string) (err error) {
 	case v.secret != nil:
 		into[name], err = v.secret.Read()
 	case v.hidden:
-		into[name] = token.NewSecret(v.text)
+		into[name] = provider.NewSecret(v.text)
 	}
 	return err
 }
