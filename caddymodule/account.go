@@ -20,19 +20,18 @@ type account struct {
 	replayed   bool
 }
 
-// acquire gets a lease, and keeps count.
-func (h *Handler) acquire(r *http.Request) (token.Lease, account, error) {
+// serve gets a lease for a request, and keeps count.
+func (c *client) serve(r *http.Request) (token.Lease, account, error) {
 	began := time.Now()
-	lease, err := h.credential.acquire(r.Context())
-	a := account{credential: h.Credential, served: servedAs(lease, err)}
-	known := h.credential.status
-	known.Served(a.served)
+	lease, err := c.acquire(r.Context())
+	a := account{credential: c.name, served: servedAs(lease, err)}
+	c.status.Served(a.served)
 	if a.served == status.ServedFresh || a.served == status.ServedStale {
 		return lease, a, nil
 	}
 	a.waited = time.Since(began)
-	known.Waited(a.waited)
-	known.TraceWait(r.Context(), began, a.served)
+	c.status.Waited(a.waited)
+	c.status.TraceWait(r.Context(), began, a.served)
 	return lease, a, err
 }
 
@@ -45,12 +44,6 @@ func servedAs(lease token.Lease, err error) status.Served {
 	default:
 		return status.ServedFailed
 	}
-}
-
-// deny answers a request that is not sent on, and counts it.
-func (h *Handler) deny(w http.ResponseWriter, p *problem, why status.Denied) {
-	h.credential.status.Denied(why)
-	p.write(w, h.Credential)
 }
 
 // log adds the account to the access log, if there is one.

@@ -3,7 +3,6 @@ package caddymodule
 import (
 	"context"
 	_ "embed"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -200,13 +199,6 @@ func allow(w http.ResponseWriter, r *http.Request, methods ...string) error {
 
 func adminError(status int, text string) error {
 	return caddy.APIError{HTTPStatus: status, Err: errors.New(text)}
-}
-
-func writeJSON(w http.ResponseWriter, status int, v any) error {
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(status)
-	return json.NewEncoder(w).Encode(v)
 }
 
 // Interface guards

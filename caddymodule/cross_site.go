@@ -5,8 +5,6 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
-
-	"go.uber.org/zap"
 )
 
 // The values of Handler.CrossSite.
@@ -64,14 +62,6 @@ func originPort(u *url.URL) string {
 	default:
 		return "80"
 	}
-}
-
-func (h *Handler) warnOfCrossSite(r *http.Request) {
-	h.crossSiteDenied.Do(func() {
-		h.logger.Warn("denied a request that a browser made for a page of another site, which would act as the credential; if that page is the application, set the option cross_site to allow",
-			zap.String("credential", h.Credential),
-			zap.String("site", siteOf(r)))
-	})
 }
 
 // plainHost is a host, perhaps with its port, as browsers write it.

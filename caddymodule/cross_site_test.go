@@ -12,7 +12,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"golang.org/x/time/rate"
+	"go.uber.org/zap"
 )
 
 func TestCrossSite(t *testing.T) {
@@ -318,7 +318,7 @@ func TestCrossSiteExtendedConnect(t *testing.T) {
 				shape(r)
 				w := httptest.NewRecorder()
 				h := proxy.handler.(*Handler)
-				h.crossSiteDenied = new(rate.Sometimes)
+				h.warnings = newWarnings(zap.NewNop(), "api")
 				if err := h.ServeHTTP(w, caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, proxy.server), nil); err != nil {
 					t.Fatal(err)
 				}

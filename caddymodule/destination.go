@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
@@ -213,3 +214,5 @@ func (s transportSecurity) encrypts(port string) bool {
 func (s transportSecurity) verifies(port string) bool {
 	return s.encrypts(port) && !s.unverified
 }
+
+func portOf(addr caddy.NetworkAddress) string { return fmt.Sprint(addr.StartPort) }

@@ -5,31 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"slices"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
 )
-
-// foundUpstreams are the upstreams that the dynamic sources of a handler have returned for one request, with the name
-// that each was found by. Each answer of a source has upstreams of its own, so that a pointer tells where one is from.
-type foundUpstreams []foundUpstream
-
-type foundUpstream struct {
-	name      string
-	upstreams []*reverseproxy.Upstream
-}
-
-// nameOf returns "" for upstreams that were not found by a name.
-func (f foundUpstreams) nameOf(u *reverseproxy.Upstream) string {
-	for _, found := range f {
-		if slices.Contains(found.upstreams, u) {
-			return found.name
-		}
-	}
-	return ""
-}
 
 // found notes the answer of a source in the state of the request.
 func found(r *http.Request, name string, upstreams []*reverseproxy.Upstream) {

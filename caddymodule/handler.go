@@ -1,22 +1,17 @@
 package caddymodule
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
-	"golang.org/x/time/rate"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
-	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
 func init() {
@@ -66,16 +61,14 @@ type Handler struct {
 
 	reverseproxy.Handler
 
-	stub            *tokenStub
-	credential      *client
-	clients         clientList
-	logger          *zap.Logger
-	clientRefused   *rate.Sometimes
-	crossSiteDenied *rate.Sometimes
-	looped          *rate.Sometimes
-	bound           *boundTransport
-	proxying        bool
-	route           *route
+	stub       *tokenStub
+	credential *client
+	clients    clientList
+	logger     *zap.Logger
+	warnings   *warnings
+	bound      *boundTransport
+	proxying   bool
+	route      *route
 }
 
 // CaddyModule returns the Caddy module information.
@@ -96,21 +89,11 @@ const (
 	unauthorizedPass   = "pass"
 )
 
-const (
-	defaultReplayBuffer = 64 << 10
-	maxReplayBuffer     = 64 << 20 // of memory, for each request in flight
-)
-
-// warnInterval spaces warnings that every request could cause.
-const warnInterval = time.Minute
-
 // Provision finds the credential, checks where its token would go, and puts the injector around the transport.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	h.logger = ctx.Logger()
 	rememberConnections(ctx)
-	h.clientRefused = &rate.Sometimes{Interval: warnInterval}
-	h.crossSiteDenied = &rate.Sometimes{Interval: warnInterval}
-	h.looped = &rate.Sometimes{Interval: warnInterval}
+	h.warnings = newWarnings(h.logger, h.Credential)
 	app, err := ctx.AppIfConfigured(appName)
 	if errors.Is(err, caddy.ErrNotConfigured) {
 		return fmt.Errorf("the app %s, which defines the credentials, is not configured", appName)
@@ -170,7 +153,7 @@ func (h *Handler) provisionOptions() error {
 	if h.clients, err = parseClients(h.Clients); err != nil {
 		return fmt.Errorf("clients: %w", err)
 	}
-	if h.stub, err = newTokenStub(h); err != nil {
+	if h.stub, err = newTokenStub(h.TokenStub, h.credential.provider, h.ClientAuthorization); err != nil {
 		return fmt.Errorf("token_stub: %w", err)
 	}
 	return nil
@@ -192,17 +175,17 @@ func (h *Handler) Cleanup() error {
 // ServeHTTP gets a token, then proxies.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	if !h.clients.admit(r) {
-		h.warnOfClient(r)
+		h.warnings.client(r)
 		h.deny(w, &problemClient, status.DeniedClient)
 		return nil
 	}
 	if h.CrossSite != crossSiteAllow && crossSite(r) {
-		h.warnOfCrossSite(r)
+		h.warnings.crossSite(r)
 		h.deny(w, &problemCrossSite, status.DeniedCrossSite)
 		return nil
 	}
 	if loops(r) {
-		h.warnOfLoop()
+		h.warnings.loop()
 		h.deny(w, &problemLoop, status.DeniedLoop)
 		return nil
 	}
@@ -225,7 +208,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	h.credential.header.keepFromTrailer(r)
 
-	lease, account, err := h.acquire(r)
+	lease, account, err := h.credential.serve(r)
 	if err != nil {
 		account.log(r)
 		return h.withoutToken(w, err)
@@ -237,6 +220,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	account.replayed = p.replayed
 	account.log(r)
 	return err
+}
+
+// deny answers a request that is not sent on, and counts it.
+func (h *Handler) deny(w http.ResponseWriter, p *problem, why status.Denied) {
+	h.credential.status.Denied(why)
+	p.write(w, h.Credential)
 }
 
 func (h *Handler) proxy(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, p *proxied) error {
@@ -255,117 +244,6 @@ func (h *Handler) withoutToken(w http.ResponseWriter, err error) error {
 	}
 	problemOf(err).write(w, h.Credential)
 	return nil
-}
-
-// statusClientGone is what Caddy logs for a client that has left.
-const statusClientGone = 499
-
-func (h *Handler) warnOfClient(r *http.Request) {
-	h.clientRefused.Do(func() {
-		socket, _ := addrsOf(r)
-		h.logger.Warn("refused a client: whoever can reach this listener acts as the credential; bind the site to loopback, or allow the client with the option clients",
-			zap.String("credential", h.Credential),
-			zap.String("remote", r.RemoteAddr),
-			zap.Any("socket", socket)) // another address, if a listener wrapper shows one; null, if a wrapper hides the socket
-	})
-}
-
-// mayCarryToken refuses methods that would show the token: servers answer TRACE by sending back what they got (RFC
-// 9110 section 9.3.8), and CONNECT opens a tunnel, unless it starts a WebSocket (RFC 8441, RFC 9220).
-func mayCarryToken(r *http.Request) bool {
-	switch r.Method {
-	case http.MethodTrace, "TRACK":
-		return false
-	case http.MethodConnect:
-		return r.Header.Get(":protocol") == "websocket" || r.Proto == "websocket"
-	default:
-		return true
-	}
-}
-
-// proxied is the state of one proxied request, and the request's context. Each handler makes its own: a handler in
-// another's handle_response gets the context of the request that the other one has proxied.
-type proxied struct {
-	context.Context
-	lease    token.Lease
-	keeps    bool // the application's own credentials, and has no lease
-	sent     bool
-	replayed bool
-	refusal  *problem // what the injector refused the request with
-	found    foundUpstreams
-	body     *replayBody
-	answer   answerBody
-}
-
-// proxiedKey is the context key of a *proxied. Only this package can ask for one.
-type proxiedKey struct{}
-
-// Value implements context.Context.
-func (p *proxied) Value(key any) any {
-	if key == (proxiedKey{}) {
-		return p
-	}
-	return p.Context.Value(key)
-}
-
-// keepBody takes over the body of one try of reverse_proxy, of which there may be several, one after another.
-func (p *proxied) keepBody(b *replayBody) *replayBody {
-	p.body.discard()
-	p.body = b
-	return b
-}
-
-// end lets go of what the request has kept, however it has ended.
-func (p *proxied) end() { p.body.discard() }
-
-// guard puts the guard around the body of an answer. That of 101 Switching Protocols is a connection, of which no error
-// quotes anything.
-func (p *proxied) guard(res *http.Response, i *injector) {
-	if _, connection := res.Body.(io.Writer); connection || res.Body == http.NoBody {
-		return
-	}
-	p.answer = answerBody{res.Body, i}
-	res.Body = &p.answer
-}
-
-// answerBody is the body of an answer. Errors of reading it may quote what the upstream has sent, such as a trailer or
-// the reason why it closes the connection, and reverse_proxy logs them.
-type answerBody struct {
-	io.ReadCloser
-	injector *injector
-}
-
-// Read implements io.Reader.
-func (b *answerBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	return n, b.injector.withoutEcho(err)
-}
-
-// Close implements io.Closer.
-func (b *answerBody) Close() error { return b.injector.withoutEcho(b.ReadCloser.Close()) }
-
-// errRefused is what the injector tells reverse_proxy when it has refused a request. reverse_proxy takes it for a
-// client that has left: it does not try again, and holds nothing against the upstream.
-var errRefused = fmt.Errorf("the token is not sent: %w", context.Canceled)
-
-// refusalWriter answers with the injector's refusal where reverse_proxy says 499 for the client that has left.
-type refusalWriter struct {
-	caddyhttp.ResponseWriterWrapper
-	proxied    *proxied
-	credential string
-}
-
-func newRefusalWriter(w http.ResponseWriter, p *proxied, credential string) *refusalWriter {
-	return &refusalWriter{caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, p, credential}
-}
-
-// WriteHeader implements http.ResponseWriter.
-func (w *refusalWriter) WriteHeader(status int) {
-	if status == statusClientGone && w.proxied.refusal != nil {
-		w.proxied.refusal.write(w.ResponseWriter, w.credential)
-		return
-	}
-	w.ResponseWriter.WriteHeader(status)
 }
 
 // Interface guards

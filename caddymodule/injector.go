@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
-	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
@@ -17,7 +16,6 @@ import (
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
-	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
 // injector is the transport around reverse_proxy's transport. It sees the final request, after all that Caddy does
@@ -32,28 +30,7 @@ type injector struct {
 	replayBuffer int
 	logger       *zap.Logger
 	refused      rate.Sometimes
-	field        atomic.Pointer[tokenField]
-}
-
-// tokenField is the header field of one token, made once and shared by all its requests.
-type tokenField struct {
-	token    provider.Secret
-	values   []string
-	previous provider.Secret // the token before, which an upstream may send back late
-}
-
-func newInjector(h *Handler, next http.RoundTripper, d *destinations) *injector {
-	return &injector{
-		next:         next,
-		bound:        h.bound,
-		destinations: d,
-		route:        h.route,
-		credential:   h.credential,
-		replay:       h.OnUnauthorized == unauthorizedReplay,
-		replayBuffer: int(*h.ReplayBuffer),
-		logger:       h.logger,
-		refused:      rate.Sometimes{Interval: status.DestinationInterval},
-	}
+	field        tokenField
 }
 
 // RoundTrip implements http.RoundTripper.
@@ -71,7 +48,7 @@ func (i *injector) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	res, err := i.exchange(req, p, p.keepBody(newReplayBody(req, i.replayBuffer)))
 	if err == nil {
-		p.guard(res, i)
+		p.guard(res, &i.field)
 	}
 	return res, err
 }
@@ -161,7 +138,7 @@ func (i *injector) send(req *http.Request, p *proxied, body *replayBody, attempt
 	for resends := 0; ; resends++ {
 		res, err := i.roundTrip(i.transport(p.lease), i.withToken(req, p.lease, attempt), p)
 		if err == nil || resends == maxResends || !unprocessed(err) {
-			return res, i.withoutEcho(err)
+			return res, i.field.withoutEcho(err)
 		}
 		again, ok := body.again()
 		if !ok {
@@ -169,18 +146,6 @@ func (i *injector) send(req *http.Request, p *proxied, body *replayBody, attempt
 		}
 		attempt = again
 	}
-}
-
-// withoutEcho replaces an error that quotes a token, because the upstream sent it back in place of an answer: errors are
-// logged.
-func (i *injector) withoutEcho(err error) error {
-	if err == nil || err == io.EOF {
-		return err
-	}
-	if f := i.field.Load(); f != nil && (f.token.In(err.Error()) || f.previous.In(err.Error())) {
-		return errEcho
-	}
-	return err
 }
 
 // roundTrip tells the handler if the transport finds that a network proxy stands in the way.
@@ -201,8 +166,6 @@ func (i *injector) transport(lease token.Lease) http.RoundTripper {
 	}
 	return i.next
 }
-
-var errEcho = errors.New("the upstream sent back the token in place of an answer")
 
 // outgoing is a request with its URL, made at once: this is done for every request.
 type outgoing struct {
@@ -229,7 +192,7 @@ func (i *injector) copyOf(req *http.Request) *http.Request {
 func (i *injector) withToken(req *http.Request, lease token.Lease, body io.ReadCloser) *http.Request {
 	c := i.copyOf(req)
 	c.Header = maps.Clone(req.Header)
-	c.Header[i.credential.header.Name] = i.fieldFor(lease)
+	c.Header[i.credential.header.Name] = i.field.values(&i.credential.header, lease.Value())
 	c.Body = body
 	if a, ok := body.(*bodyAttempt); ok {
 		c.Trailer = a.trailer
@@ -263,20 +226,6 @@ func (c noClientTrace) Value(key any) any {
 		return nil
 	}
 	return value
-}
-
-func (i *injector) fieldFor(lease token.Lease) []string {
-	value := lease.Value()
-	before := i.field.Load()
-	if before != nil && before.token == value {
-		return before.values
-	}
-	f := &tokenField{token: value, values: []string{i.credential.header.value(value)}}
-	if before != nil {
-		f.previous = before.token
-	}
-	i.field.Store(f)
-	return f.values
 }
 
 // unauthorized reports the token as rejected and, if that yields another one and the body can be sent again, sends

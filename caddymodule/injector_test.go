@@ -29,7 +29,6 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
-	"golang.org/x/time/rate"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
@@ -499,7 +498,7 @@ func TestHandlerRefusesRemoteClients(t *testing.T) {
 		}))
 		h := &Handler{
 			Credential: "api", credential: i.credential, clients: clientList{loopback: true},
-			logger: logger, clientRefused: &rate.Sometimes{Interval: warnInterval},
+			logger: logger, warnings: newWarnings(logger, "api"),
 		}
 		refuse := func() {
 			t.Helper()

@@ -3,8 +3,6 @@ package caddymodule
 import (
 	"net/http"
 	"strings"
-
-	"go.uber.org/zap"
 )
 
 // maxVisits is how often Caddy may have sent a request on before it gets here. The longest chain that somebody has a
@@ -19,11 +17,4 @@ func loops(r *http.Request) bool {
 		visits += strings.Count(via, " Caddy")
 	}
 	return visits >= maxVisits
-}
-
-func (h *Handler) warnOfLoop() {
-	h.looped.Do(func() {
-		h.logger.Error("a request keeps coming back: the upstream's name leads to this proxy; see to it that this process finds the API behind the name, or name the upstream by its address",
-			zap.String("credential", h.Credential))
-	})
 }

@@ -335,7 +335,7 @@ func TestSpans(t *testing.T) {
 			ctx, parent := provider.Tracer("test").Start(t.Context(), "request")
 			r := httptest.NewRequest(http.MethodGet, "/", nil).WithContext(ctx)
 			before := time.Now()
-			_, a, err := h.acquire(r)
+			_, a, err := h.credential.serve(r)
 			after := time.Now()
 			if a.served.String() != tc.served || (err != nil) != (tc.served == "failed") {
 				t.Fatalf("served %s: %v", a.served, err)
@@ -385,10 +385,10 @@ func TestSpans(t *testing.T) {
 
 			exporter.Reset()
 			if tc.served == "waited" { // a fresh token takes no time, and makes no span
-				if _, a, _ := h.acquire(r); a.served != status.ServedFresh || len(exporter.GetSpans()) != 0 {
+				if _, a, _ := h.credential.serve(r); a.served != status.ServedFresh || len(exporter.GetSpans()) != 0 {
 					t.Errorf("served %s with %d spans", a.served, len(exporter.GetSpans()))
 				}
-			} else if _, _, err := h.acquire(r); err == nil || len(exporter.GetSpans()) != 1 { // it waits for no call now
+			} else if _, _, err := h.credential.serve(r); err == nil || len(exporter.GetSpans()) != 1 { // it waits for no call now
 				t.Errorf("%v, with %d spans", err, len(exporter.GetSpans()))
 			}
 		})
@@ -397,13 +397,13 @@ func TestSpans(t *testing.T) {
 
 func TestSpansNeedATrace(t *testing.T) {
 	h, _, exporter := tracedHandler(t, new(numberedTokens))
-	if _, _, err := h.acquire(httptest.NewRequest(http.MethodGet, "/", nil)); err != nil {
+	if _, _, err := h.credential.serve(httptest.NewRequest(http.MethodGet, "/", nil)); err != nil {
 		t.Fatal(err)
 	}
 	never := sdktrace.NewTracerProvider(sdktrace.WithSampler(sdktrace.NeverSample()), sdktrace.WithSyncer(exporter))
 	ctx, _ := never.Tracer("test").Start(t.Context(), "request")
 	h.credential.source.Purge()
-	if _, _, err := h.acquire(httptest.NewRequest(http.MethodGet, "/", nil).WithContext(ctx)); err != nil {
+	if _, _, err := h.credential.serve(httptest.NewRequest(http.MethodGet, "/", nil).WithContext(ctx)); err != nil {
 		t.Fatal(err)
 	}
 	if n := len(exporter.GetSpans()); n != 0 {
@@ -417,7 +417,7 @@ func TestClientThatLeavesIsNoFailure(t *testing.T) {
 	h, _, _ := tracedHandler(t, waitingFetcher(gate))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, a, err := h.acquire(httptest.NewRequest(http.MethodGet, "/", nil).WithContext(ctx))
+	_, a, err := h.credential.serve(httptest.NewRequest(http.MethodGet, "/", nil).WithContext(ctx))
 	close(gate)
 	if !errors.Is(err, context.Canceled) || a.served != status.ServedLeft || h.credential.status.CountServed(status.ServedFailed) != 0 {
 		t.Errorf("served %s: %v", a.served, err)

@@ -149,3 +149,11 @@ func (p problem) write(w http.ResponseWriter, credential string) {
 
 // clientGone reports whether a failure only means that nobody waits for the answer.
 func clientGone(err error) bool { return errors.Is(err, context.Canceled) }
+
+// writeJSON answers a request with JSON that nobody may keep.
+func writeJSON(w http.ResponseWriter, status int, v any) error {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	return json.NewEncoder(w).Encode(v)
+}

@@ -668,7 +668,7 @@ func (s *redactionSuite) checkControl(t *testing.T, found []sighting) {
 	for place, texts := range map[string][]string{
 		"the log": {
 			`"level":"debug"`, `"msg":"upstream roundtrip"`, `"msg":"handled request"`, `"msg":"token obtained"`, `"msg":"no token"`,
-			`"msg":"request without token"`, `"msg":"the token may not go to this upstream"`, `"msg":"refused a client`,
+			`"msg":"request without token"`, `"msg":"the token may not go to this upstream"`, `"msg":"denied a client`,
 			`"msg":"autosaved config`, `"msg":"config is unchanged"`, `"msg":"servers shutting down`, "REDACTED",
 		},
 		"an answer to the application":            {"&http.Request{Method:", "token-proxy; error="}, // a template was executed

@@ -228,3 +228,8 @@ func (a *bodyAttempt) Close() error {
 	}
 	return nil
 }
+
+const (
+	defaultReplayBuffer = 64 << 10
+	maxReplayBuffer     = 64 << 20 // of memory, for each request in flight
+)

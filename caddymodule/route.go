@@ -21,16 +21,12 @@ type route struct {
 }
 
 // newRoute returns nil for other transports, and refuses static upstreams that a network proxy leads to in the clear.
-func (h *Handler) newRoute(transport http.RoundTripper, d *destinations) (*route, error) {
+func newRoute(transport http.RoundTripper, d *destinations, static []caddy.NetworkAddress) (*route, error) {
 	t, ok := transport.(*reverseproxy.HTTPTransport)
 	if !ok {
 		return nil, nil
 	}
 	r := &route{destinations: d, proxy: t.Transport.Proxy, proxyProtocol: t.ProxyProtocolEnabled()}
-	static, err := h.staticUpstreams()
-	if err != nil {
-		return nil, err
-	}
 	for _, addr := range static {
 		if !addr.IsUnixNetwork() && !r.keepsFromProxy(portOf(addr), addr.JoinHostPort(0)) {
 			return nil, fmt.Errorf("upstream %s: %w", addr, errNetworkProxy)

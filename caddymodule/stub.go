@@ -29,25 +29,25 @@ type tokenStub struct {
 const stubDefault = "default"
 
 // newTokenStub checks the option token_stub; nil if it is not used.
-func newTokenStub(h *Handler) (*tokenStub, error) {
-	if len(h.TokenStub) == 0 {
+func newTokenStub(paths []string, p provider.Provider, clientAuthorization string) (*tokenStub, error) {
+	if len(paths) == 0 {
 		return nil, nil
 	}
-	stubber, ok := h.credential.provider.(provider.Stubber)
+	stubber, ok := p.(provider.Stubber)
 	if !ok {
 		return nil, errors.New("the token endpoint of this provider cannot be imitated")
 	}
-	if h.ClientAuthorization != authorizationReplace {
+	if clientAuthorization != authorizationReplace {
 		return nil, fmt.Errorf("client_authorization must be %s, because the SDK sends the placeholder", authorizationReplace)
 	}
 	s := &tokenStub{stubber: stubber}
-	for _, path := range h.TokenStub {
+	for _, path := range paths {
 		if err := checkStubPath(path); err != nil {
 			return nil, err
 		}
 		if path == stubDefault {
 			var err error
-			if path, err = endpointPath(h.credential.provider); err != nil {
+			if path, err = endpointPath(p); err != nil {
 				return nil, err
 			}
 		}

@@ -11,6 +11,9 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
+	"golang.org/x/time/rate"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
 )
 
 // provisionTransport wraps the transport before reverse_proxy is provisioned and not after, because its active
@@ -27,7 +30,7 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	if h.route, err = h.newRoute(transport, d); err != nil {
+	if h.route, err = h.routeTo(transport, d); err != nil {
 		return err
 	}
 	if t, ok := transport.(*reverseproxy.HTTPTransport); ok && t.TLS != nil && t.TLS.InsecureSkipVerify {
@@ -35,7 +38,17 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 			zap.String("credential", h.Credential))
 	}
 	h.bound = h.bindTransport(transport)
-	h.Transport = newInjector(h, transport, d)
+	h.Transport = &injector{
+		next:         transport,
+		bound:        h.bound,
+		destinations: d,
+		route:        h.route,
+		credential:   h.credential,
+		replay:       h.OnUnauthorized == unauthorizedReplay,
+		replayBuffer: int(*h.ReplayBuffer),
+		logger:       h.logger,
+		refused:      rate.Sometimes{Interval: status.DestinationInterval},
+	}
 	return nil
 }
 
@@ -170,8 +183,6 @@ func (h *Handler) checkSocketPlaceholders() error {
 	return nil
 }
 
-func portOf(addr caddy.NetworkAddress) string { return fmt.Sprint(addr.StartPort) }
-
 // staticUpstreams are those whose address holds no placeholder.
 func (h *Handler) staticUpstreams() ([]caddy.NetworkAddress, error) {
 	var static []caddy.NetworkAddress
@@ -189,4 +200,14 @@ func (h *Handler) staticUpstreams() ([]caddy.NetworkAddress, error) {
 		static = append(static, addr)
 	}
 	return static, nil
+}
+
+// routeTo returns nil for transports other than reverse_proxy's own, and refuses static upstreams that a network proxy
+// leads to in the clear.
+func (h *Handler) routeTo(transport http.RoundTripper, d *destinations) (*route, error) {
+	static, err := h.staticUpstreams()
+	if err != nil {
+		return nil, err
+	}
+	return newRoute(transport, d, static)
 }

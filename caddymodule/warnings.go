@@ -1,0 +1,48 @@
+package caddymodule
+
+import (
+	"net/http"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/time/rate"
+)
+
+// warnings are those that every request could cause. Each kind is logged once a minute at most.
+type warnings struct {
+	logger                        *zap.Logger
+	credential                    string
+	ofClient, ofCrossSite, ofLoop rate.Sometimes
+}
+
+const warnInterval = time.Minute
+
+func newWarnings(logger *zap.Logger, credential string) *warnings {
+	seldom := func() rate.Sometimes { return rate.Sometimes{Interval: warnInterval} }
+	return &warnings{logger: logger, credential: credential, ofClient: seldom(), ofCrossSite: seldom(), ofLoop: seldom()}
+}
+
+func (w *warnings) client(r *http.Request) {
+	w.ofClient.Do(func() {
+		socket, _ := addrsOf(r)
+		w.logger.Warn("denied a client: whoever can reach this listener acts as the credential; bind the site to loopback, or allow the client with the option clients",
+			zap.String("credential", w.credential),
+			zap.String("remote", r.RemoteAddr),
+			zap.Any("socket", socket)) // another address, if a listener wrapper shows one; null, if a wrapper hides the socket
+	})
+}
+
+func (w *warnings) crossSite(r *http.Request) {
+	w.ofCrossSite.Do(func() {
+		w.logger.Warn("denied a request that a browser made for a page of another site, which would act as the credential; if that page is the application, set the option cross_site to allow",
+			zap.String("credential", w.credential),
+			zap.String("site", siteOf(r)))
+	})
+}
+
+func (w *warnings) loop() {
+	w.ofLoop.Do(func() {
+		w.logger.Error("a request keeps coming back: the upstream's name leads to this proxy; see to it that this process finds the API behind the name, or name the upstream by its address",
+			zap.String("credential", w.credential))
+	})
+}
