@@ -23,7 +23,7 @@ func TestJudgeChallenge(t *testing.T) {
 		{"scheme alone", []string{"Bearer"}, doubtful},
 		{"realm alone (RFC 6750 section 3: no token was sent)", []string{`Bearer realm="api"`}, doubtful},
 		{"invalid_token", []string{`Bearer error="invalid_token"`}, certain},
-		{"Doorkeeper (OPT-51)", []string{`Bearer realm="Doorkeeper", error="invalid_token", error_description="The access token was revoked"`}, certain},
+		{"Doorkeeper", []string{`Bearer realm="Doorkeeper", error="invalid_token", error_description="The access token was revoked"`}, certain},
 		{"without quotes", []string{`Bearer error=invalid_token`}, certain},
 		{"without quotes, then more", []string{`Bearer error=invalid_token, realm=x`}, certain},
 		{"no space after the comma", []string{`Bearer realm="x",error="invalid_token"`}, certain},

@@ -227,7 +227,7 @@ func TestConfigCredentialAccepted(t *testing.T) {
 		"variables":                     `{"provider": {"name": "optoro"}, "client_id": "{env.TOKEN_PROXY_TEST_ID}", "client_secret": "{env.TOKEN_PROXY_TEST_SECRET}"}`,
 		"file":                          `{"provider": {"name": "optoro"}, "client_id": "a", "client_secret": ` + quoted(caddytest.SecretFile(t, "b\r\n")) + `}`,
 		"file of the largest size":      `{"provider": {"name": "optoro"}, "client_id": "a", "client_secret": ` + quoted(caddytest.SecretFile(t, strings.Repeat("b", 64<<10))) + `}`,
-		"literal with braces":           `{"provider": {"name": "optoro"}, "client_id": "a", "client_secret": "p{a}ss{"}`, // pitfall 7.7
+		"literal with braces":           `{"provider": {"name": "optoro"}, "client_id": "a", "client_secret": "p{a}ss{"}`,
 		"durations of zero are default": `{"provider": {"name": "optoro"}, "client_id": "a", "client_secret": "b", "refresh_margin": 0, "fetch_timeout": 0, "max_wait": 0, "default_lifetime": 0}`,
 		"durations as text":             `{"provider": {"name": "optoro"}, "client_id": "a", "client_secret": "b", "refresh_margin": "1m", "default_lifetime": "1d"}`,
 		"header without anything":       `{"provider": {"name": "optoro"}, "client_id": "a", "client_secret": "b", "header": {}}`,

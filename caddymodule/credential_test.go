@@ -133,7 +133,7 @@ func jsonFields(v any) []string {
 	return names
 }
 
-// Whatever shapes the token is in the key (pitfall 5.1): else one credential would get the token of another.
+// Whatever shapes the token is in the key: else one credential would get the token of another.
 func TestKeyOfProviderFields(t *testing.T) {
 	// for each field, values that must all make another key than the others, and than no value
 	fields := map[string]map[string][]string{
@@ -171,7 +171,7 @@ func TestKeyOfProviderFields(t *testing.T) {
 			}
 		}
 	}
-	// EP-53: an implicit token has other rights
+	// an implicit token has other rights
 	add("elastic_path with grant implicit", credentialJSON("elastic_path", "id", "", "grant", "implicit"))
 	// the same endpoint for both
 	add("optoro elsewhere", credentialJSON("optoro", "id", "secret", "token_url", "https://c.example/token"))
@@ -372,8 +372,8 @@ func TestKeyOfClient(t *testing.T) {
 	}
 }
 
-// A rotated secret is another proof of the same client: its token serves until it is due (pitfall 7.9). Another id is
-// another client: its requests must not get the token of the old one (EP-53).
+// A rotated secret is another proof of the same client: its token serves until it is due. Another id is
+// another client: its requests must not get the token of the old one.
 func TestKeyOfFileContent(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "value")
 	write := func(content string) {
@@ -506,7 +506,7 @@ func TestTokenHeader(t *testing.T) {
 	}
 }
 
-// A credential can end up in a log in many ways. None of them shows a literal secret (pitfall 6.6).
+// A credential can end up in a log in many ways. None of them shows a literal secret.
 func TestPrintingShowsNoSecret(t *testing.T) {
 	const secret = "s3cr3t-canary"
 	app, c, _ := provisionCredential(t, credentialJSON("optoro", "id", secret))
@@ -550,7 +550,7 @@ func TestSecretSourceInConfiguration(t *testing.T) {
 	}
 }
 
-// A hostile endpoint can answer with what it got, as an error code, which is logged (pitfall 6).
+// A hostile endpoint can answer with what it got, as an error code, which is logged.
 func TestErrorCodeThatRepeatsTheSecret(t *testing.T) {
 	const secret = "correct_horse_battery_staple" // could be a code by its looks
 	for code, want := range map[string]string{
@@ -596,7 +596,7 @@ func TestObserveShowsNoSecret(t *testing.T) {
 	}
 }
 
-// A secret file is read for each call, so that rotation needs no reload (pitfalls 7.6, 7.8, 7.9).
+// A secret file is read for each call, so that rotation needs no reload.
 func TestSecretRotation(t *testing.T) {
 	write := func(t *testing.T, name, content string) {
 		t.Helper()

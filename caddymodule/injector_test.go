@@ -728,7 +728,7 @@ func TestFastCGITransportIsRefused(t *testing.T) {
 }
 
 // Whatever is turned on, the token shows nowhere but at the API. (Caddy redacts Authorization unless log_credentials
-// is on, and never a custom header: pitfalls 6.1 and 6.5.)
+// is on, and never a custom header.)
 func TestTokenShowsNowhere(t *testing.T) {
 	for _, header := range []string{"Authorization", "X-Api-Key"} {
 		t.Run(header, func(t *testing.T) {

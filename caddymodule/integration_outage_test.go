@@ -90,7 +90,7 @@ var outages = []struct {
 	{"500", devserver.Fault{Status: 500}, 503, "destination_unavailable"},
 	{"503 with Retry-After", devserver.Fault{Status: 503, RetryAfter: "1"}, 503, "destination_unavailable"},
 	{"429", devserver.Fault{Status: 429}, 503, "destination_unavailable"},
-	{"invalid_token_reuse", devserver.Fault{Error: "invalid_token_reuse"}, 503, "destination_unavailable"}, // OPT-33
+	{"invalid_token_reuse", devserver.Fault{Error: "invalid_token_reuse"}, 503, "destination_unavailable"},
 	{"hang", devserver.Fault{Hang: true}, 503, "destination_unavailable"},
 	{"reset", devserver.Fault{Reset: true}, 503, "destination_unavailable"},
 	{"connection refused", devserver.Fault{}, 503, "destination_unavailable"},
@@ -404,7 +404,7 @@ var refreshCases = []refreshCase{
 		},
 	},
 	{
-		// The last half second of a token is answered with a lifetime of zero (OPT-13, OPT-17).
+		// The last half second of a token is answered with a lifetime of zero.
 		name: "reuse", mode: devserver.ModeReuse, lifetime: 2 * time.Second, periods: 3, latency: 50 * time.Millisecond,
 	},
 }
@@ -517,7 +517,7 @@ var secretFiles = []struct {
 			return os.Rename(path+".new", path)
 		}}
 	}},
-	{"swapped by a symlink, as in Kubernetes", func(dir string) fileOfSecret { // pitfall 7.8
+	{"swapped by a symlink, as in Kubernetes", func(dir string) fileOfSecret {
 		n := 0
 		return fileOfSecret{filepath.Join(dir, "..data", "secret"), func(secret string) error {
 			n++
@@ -681,14 +681,14 @@ func TestExpiresInVariants(t *testing.T) {
 		{`18446744074`, true}, // in nanoseconds it wraps to 290 ms
 		{`99999999999999999999999`, true},
 		{`1e400`, true},
-		{devserver.ExpiresInMissing, true}, // OPT-12
+		{devserver.ExpiresInMissing, true},
 		{`null`, true},
 		{`""`, true},
 		{`"soon"`, true},
 		{`true`, true},
 		{`[3600]`, true},
 		{`{"seconds":3600}`, true},
-		{`0`, false}, // OPT-13
+		{`0`, false},
 		{`"0"`, false},
 		{`0.0`, false},
 		{`-1`, false},

@@ -62,7 +62,7 @@ func refuseFirst(challenge string) http.HandlerFunc {
 }
 
 func TestOptoroProxied(t *testing.T) {
-	t.Run("OPT-20 the token arrives as Bearer", func(t *testing.T) {
+	t.Run("the token arrives as Bearer", func(t *testing.T) {
 		tokens := newTokenServer(t)
 		api := newRecordingAPI(t, nil)
 		_, base := startProxy(t, tokens.credential("api"), "token_proxy api "+api.URL)
@@ -76,7 +76,7 @@ func TestOptoroProxied(t *testing.T) {
 		}
 	})
 
-	t.Run("OPT-33 a race in the token endpoint fails no request", func(t *testing.T) {
+	t.Run("a race in the token endpoint fails no request", func(t *testing.T) {
 		tokens := newTokenServer(t)
 		tokens.SetFault(devserver.Fault{Error: "invalid_token_reuse", Count: 1})
 		_, base := startProxy(t, tokens.credential("api"), "token_proxy api "+serveHTTP(t, tokens.api()).URL)
@@ -84,7 +84,7 @@ func TestOptoroProxied(t *testing.T) {
 		wantCalls(t, tokens.TokenEndpoint, 2)
 	})
 
-	t.Run("OPT-41 nor does a 5XX that passes", func(t *testing.T) {
+	t.Run("nor does a 5XX that passes", func(t *testing.T) {
 		tokens := newTokenServer(t)
 		tokens.SetFault(devserver.Fault{Status: 503, Count: 1})
 		_, base := startProxy(t, tokens.credential("api"), "token_proxy api "+serveHTTP(t, tokens.api()).URL)
@@ -92,7 +92,7 @@ func TestOptoroProxied(t *testing.T) {
 		wantCalls(t, tokens.TokenEndpoint, 2)
 	})
 
-	t.Run("OPT-50 after a 401 one fresh token, and the request once more", func(t *testing.T) {
+	t.Run("after a 401 one fresh token, and the request once more", func(t *testing.T) {
 		tokens := newTokenServer(t)
 		api := tokens.api()
 		_, base := startProxy(t, tokens.credential("api"), "token_proxy api "+serveHTTP(t, api).URL)
@@ -116,7 +116,7 @@ func TestOptoroProxied(t *testing.T) {
 	})
 
 	for _, description := range []string{"The access token is invalid", "The access token expired", "The access token was revoked"} {
-		t.Run("OPT-51 an empty 401: "+description, func(t *testing.T) {
+		t.Run("an empty 401: "+description, func(t *testing.T) {
 			tokens := newTokenServer(t)
 			api := newRecordingAPI(t, refuseFirst(`Bearer realm="Doorkeeper", error="invalid_token", error_description="`+description+`"`))
 			_, base := startProxy(t, tokens.credential("api"), "token_proxy api "+api.URL)
@@ -129,7 +129,7 @@ func TestOptoroProxied(t *testing.T) {
 		})
 	}
 
-	t.Run("OPT-52 a 401 that is about permissions is passed on", func(t *testing.T) {
+	t.Run("a 401 that is about permissions is passed on", func(t *testing.T) {
 		tokens := newTokenServer(t)
 		api := tokens.api()
 		api.Reject = http.StatusUnauthorized
@@ -153,7 +153,7 @@ func TestOptoroProxied(t *testing.T) {
 		}
 	})
 
-	t.Run("OPT-53 a 403 is passed on and costs no token", func(t *testing.T) {
+	t.Run("a 403 is passed on and costs no token", func(t *testing.T) {
 		tokens := newTokenServer(t)
 		api := tokens.api()
 		api.Reject = http.StatusForbidden
@@ -167,7 +167,7 @@ func TestOptoroProxied(t *testing.T) {
 		}
 	})
 
-	t.Run("OPT-54 one token for all APIs", func(t *testing.T) {
+	t.Run("one token for all APIs", func(t *testing.T) {
 		tokens := newTokenServer(t)
 		sites, bases := "", []string(nil)
 		for i := range 3 {
@@ -190,7 +190,7 @@ func TestOptoroProxied(t *testing.T) {
 		wantCalls(t, tokens.TokenEndpoint, 1)
 	})
 
-	t.Run("OPT-56 version headers, fixed and from the application", func(t *testing.T) {
+	t.Run("version headers, fixed and from the application", func(t *testing.T) {
 		tokens := newTokenServer(t)
 		api := newRecordingAPI(t, nil)
 		_, base := startProxy(t, tokens.credential("api"), fmt.Sprintf(`token_proxy api %s {
@@ -232,7 +232,7 @@ func (s *elasticPathServer) credential(name, grant string) string {
 }
 
 func TestElasticPathProxied(t *testing.T) {
-	t.Run("EP-02 a legacy host gets a warning", func(t *testing.T) {
+	t.Run("a legacy host gets a warning", func(t *testing.T) {
 		credential := func(name, url string) string {
 			return fmt.Sprintf("credential %s {\n provider elastic_path {\n token_url %s\n grant implicit\n }\n client_id a\n}\n", name, url)
 		}
@@ -255,7 +255,7 @@ func TestElasticPathProxied(t *testing.T) {
 		}
 	})
 
-	t.Run("EP-09 the store on API calls", func(t *testing.T) {
+	t.Run("the store on API calls", func(t *testing.T) {
 		tokens := newElasticPathServer(t)
 		api := newRecordingAPI(t, nil)
 		_, base := startProxy(t, tokens.credential("api", elasticpath.GrantClientCredentials), fmt.Sprintf(`token_proxy api %s {
@@ -268,7 +268,7 @@ func TestElasticPathProxied(t *testing.T) {
 	})
 
 	for _, grant := range []string{elasticpath.GrantClientCredentials, elasticpath.GrantImplicit} {
-		t.Run("EP-50 one Authorization, Bearer without a colon, with "+grant, func(t *testing.T) {
+		t.Run("one Authorization, Bearer without a colon, with "+grant, func(t *testing.T) {
 			tokens := newElasticPathServer(t)
 			api := newRecordingAPI(t, nil)
 			_, base := startProxy(t, tokens.credential("api", grant), "token_proxy api "+api.URL)
@@ -285,7 +285,7 @@ func TestElasticPathProxied(t *testing.T) {
 		})
 	}
 
-	t.Run("EP-51 many 401s at once cost one token, and every body is sent again", func(t *testing.T) {
+	t.Run("many 401s at once cost one token, and every body is sent again", func(t *testing.T) {
 		tokens := newElasticPathServer(t)
 		api := tokens.api()
 		_, base := startProxy(t, tokens.credential("api", elasticpath.GrantClientCredentials), "token_proxy api "+serveHTTP(t, api).URL)
@@ -313,7 +313,7 @@ func TestElasticPathProxied(t *testing.T) {
 		}
 	})
 
-	t.Run("EP-52 the shopper's tokens go with the implicit token", func(t *testing.T) {
+	t.Run("the shopper's tokens go with the implicit token", func(t *testing.T) {
 		tokens := newElasticPathServer(t)
 		api := newRecordingAPI(t, nil)
 		_, base := startProxy(t, tokens.credential("api", elasticpath.GrantImplicit), "token_proxy api "+api.URL)
@@ -327,7 +327,7 @@ func TestElasticPathProxied(t *testing.T) {
 		}
 	})
 
-	t.Run("EP-53 grants of one client do not share a token", func(t *testing.T) {
+	t.Run("grants of one client do not share a token", func(t *testing.T) {
 		tokens := newElasticPathServer(t)
 		full, implicit := freeAddr(t), freeAddr(t)
 		upstream := serveHTTP(t, tokens.api()).URL
@@ -345,7 +345,7 @@ func TestElasticPathProxied(t *testing.T) {
 		}
 	})
 
-	t.Run("EP-54 an implicit token may write", func(t *testing.T) {
+	t.Run("an implicit token may write", func(t *testing.T) {
 		tokens := newElasticPathServer(t)
 		_, base := startProxy(t, tokens.credential("api", elasticpath.GrantImplicit), "token_proxy api "+serveHTTP(t, tokens.api()).URL)
 		for _, method := range []string{http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
@@ -356,7 +356,7 @@ func TestElasticPathProxied(t *testing.T) {
 		wantCalls(t, tokens.TokenEndpoint, 1)
 	})
 
-	t.Run("EP-56 at most one fresh token for a 401", func(t *testing.T) {
+	t.Run("at most one fresh token for a 401", func(t *testing.T) {
 		tokens := newElasticPathServer(t)
 		api := newRecordingAPI(t, func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "application/json")

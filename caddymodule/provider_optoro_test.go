@@ -40,7 +40,7 @@ func optoroSource(t *testing.T, endpoint *devserver.TokenEndpoint, policy token.
 }
 
 func TestOptoro(t *testing.T) {
-	t.Run("OPT-01 POST to the environment's host", func(t *testing.T) {
+	t.Run("POST to the environment's host", func(t *testing.T) {
 		for options, want := range map[[2]string]string{
 			{}:                                       "https://auth.optiturn.com/oauth/token",
 			{"environment", "production"}:            "https://auth.optiturn.com/oauth/token",
@@ -70,12 +70,12 @@ func TestOptoro(t *testing.T) {
 	})
 
 	request := captureRequest(t, "optoro", "an-id", "a-secret")
-	t.Run("OPT-02 the body is JSON and says so", func(t *testing.T) {
+	t.Run("the body is JSON and says so", func(t *testing.T) {
 		if got := request.Header.Values("Content-Type"); !slices.Equal(got, []string{"application/json"}) {
 			t.Errorf("got %q", got)
 		}
 	})
-	t.Run("OPT-03 exactly the three members, all strings", func(t *testing.T) {
+	t.Run("exactly the three members, all strings", func(t *testing.T) {
 		d := json.NewDecoder(strings.NewReader(request.body))
 		var members []string
 		for {
@@ -95,22 +95,22 @@ func TestOptoro(t *testing.T) {
 			t.Errorf("the body comes in chunks %v", request.TransferEncoding)
 		}
 	})
-	t.Run("OPT-04 the grant is client_credentials", func(t *testing.T) {
+	t.Run("the grant is client_credentials", func(t *testing.T) {
 		if !strings.Contains(request.body, `"grant_type":"client_credentials"`) {
 			t.Errorf("got %s", request.body)
 		}
 	})
-	t.Run("OPT-05 no Authorization beside the body", func(t *testing.T) {
+	t.Run("no Authorization beside the body", func(t *testing.T) {
 		if got, ok := request.Header["Authorization"]; ok {
 			t.Errorf("got %q", got)
 		}
 	})
-	t.Run("OPT-06 nothing in the query", func(t *testing.T) {
+	t.Run("nothing in the query", func(t *testing.T) {
 		if request.URL.RawQuery != "" || request.URL.ForceQuery {
 			t.Errorf("got %s", request.RequestURI)
 		}
 	})
-	t.Run("OPT-07 Accept, UTF-8, TLS", func(t *testing.T) {
+	t.Run("Accept, UTF-8, TLS", func(t *testing.T) {
 		if got := request.Header.Values("Accept"); !slices.Equal(got, []string{"application/json"}) {
 			t.Errorf("got Accept %q", got)
 		}
@@ -135,7 +135,7 @@ func TestOptoro(t *testing.T) {
 			srv.Close()
 		}
 	})
-	t.Run("OPT-08 JSON carries the secret as it is", func(t *testing.T) {
+	t.Run("JSON carries the secret as it is", func(t *testing.T) {
 		for _, secret := range []string{`s+e%25 c:=&/`, `s+e%25 c:=&/<>"\`, "p%&+ü /~*", `","scope":"admin`, "\u2028😀", `\u0041`, "p{a}ss"} {
 			endpoint := &devserver.TokenEndpoint{Dialect: devserver.Optoro, ClientID: secret + newClientID(), ClientSecret: secret, Registry: devserver.NewRegistry()}
 			_, c, _ := provisionCredential(t, credentialJSON("optoro", endpoint.ClientID, secret, "token_url", serveHTTP(t, endpoint).URL))
@@ -144,7 +144,7 @@ func TestOptoro(t *testing.T) {
 			}
 		}
 	})
-	t.Run("OPT-08 a secret that JSON cannot carry is not changed into another", func(t *testing.T) {
+	t.Run("a secret that JSON cannot carry is not changed into another", func(t *testing.T) {
 		const secret = "not\xff-utf-8"
 		app, err := tryProvisionCredential(t, credentialJSON("optoro", "id", caddytest.SecretFile(t, secret)))
 		if err != nil {
@@ -157,7 +157,7 @@ func TestOptoro(t *testing.T) {
 		body, _ := io.ReadAll(req.Body)
 		t.Errorf("instead of %q, this is sent: %s", secret, body)
 	})
-	t.Run("OPT-09 redirects are not followed", func(t *testing.T) {
+	t.Run("redirects are not followed", func(t *testing.T) {
 		other := newRecordingAPI(t, nil)
 		endpoint := &devserver.TokenEndpoint{Dialect: devserver.Optoro, Registry: devserver.NewRegistry()}
 		endpoint.SetFault(devserver.Fault{Garbage: devserver.GarbageRedirect, RedirectTo: other.URL + "/oauth/token"})
@@ -194,41 +194,41 @@ func TestOptoroSuccess(t *testing.T) {
 			wantTokenError(t, err, kind)
 		})
 	}
-	accepted("OPT-10 the description's example", optoroSeed, "G0ybScDl_7CA3tWVou", 25*time.Hour)
-	accepted("OPT-12 no lifetime", `{"access_token":"T","token_type":"Bearer"}`, "T", token.UnknownLifetime)
-	accepted("OPT-12 a lifetime of null", `{"access_token":"T","expires_in":null}`, "T", token.UnknownLifetime)
-	accepted("OPT-13 a lifetime of 0", `{"access_token":"T","expires_in":0}`, "T", 0)
-	accepted("OPT-13 a negative lifetime", `{"access_token":"T","expires_in":-1}`, "T", 0)
-	accepted("OPT-14 no scope", `{"access_token":"T","token_type":"Bearer","expires_in":90000,"created_at":1656518368}`, "T", 25*time.Hour)
-	accepted("OPT-14 a scope of null", `{"access_token":"T","expires_in":90000,"scope":null}`, "T", 25*time.Hour)
-	accepted("OPT-15 no type", `{"access_token":"T","expires_in":60}`, "T", time.Minute)
-	accepted("OPT-15 a type in lower case", `{"access_token":"T","token_type":"bearer","expires_in":60}`, "T", time.Minute)
-	accepted("OPT-15 a type in upper case", `{"access_token":"T","token_type":"BEARER","expires_in":60}`, "T", time.Minute)
-	accepted("OPT-16 created 20 hours ago, with token reuse",
+	accepted("the description's example", optoroSeed, "G0ybScDl_7CA3tWVou", 25*time.Hour)
+	accepted("no lifetime", `{"access_token":"T","token_type":"Bearer"}`, "T", token.UnknownLifetime)
+	accepted("a lifetime of null", `{"access_token":"T","expires_in":null}`, "T", token.UnknownLifetime)
+	accepted("a lifetime of 0", `{"access_token":"T","expires_in":0}`, "T", 0)
+	accepted("a negative lifetime", `{"access_token":"T","expires_in":-1}`, "T", 0)
+	accepted("no scope", `{"access_token":"T","token_type":"Bearer","expires_in":90000,"created_at":1656518368}`, "T", 25*time.Hour)
+	accepted("a scope of null", `{"access_token":"T","expires_in":90000,"scope":null}`, "T", 25*time.Hour)
+	accepted("no type", `{"access_token":"T","expires_in":60}`, "T", time.Minute)
+	accepted("a type in lower case", `{"access_token":"T","token_type":"bearer","expires_in":60}`, "T", time.Minute)
+	accepted("a type in upper case", `{"access_token":"T","token_type":"BEARER","expires_in":60}`, "T", time.Minute)
+	accepted("created 20 hours ago, with token reuse",
 		fmt.Sprintf(`{"access_token":"T","token_type":"Bearer","expires_in":17999,"created_at":%d}`, time.Now().Add(-20*time.Hour).Unix()), "T", 17999*time.Second)
-	accepted("OPT-16 created in the future", `{"access_token":"T","expires_in":60,"created_at":99999999999}`, "T", time.Minute)
-	accepted("OPT-16 created at nonsense", `{"access_token":"T","expires_in":60,"created_at":"yesterday"}`, "T", time.Minute)
-	accepted("OPT-18 fields that nobody knows",
+	accepted("created in the future", `{"access_token":"T","expires_in":60,"created_at":99999999999}`, "T", time.Minute)
+	accepted("created at nonsense", `{"access_token":"T","expires_in":60,"created_at":"yesterday"}`, "T", time.Minute)
+	accepted("fields that nobody knows",
 		`{"access_token":"T","expires_in":60,"refresh_token":"R","id":[1,{"a":null}],"expires":1,"data":{"access_token":"X","expires_in":1}}`, "T", time.Minute)
-	accepted("OPT-19 no-store", `{"access_token":"T","expires_in":60}`, "T", time.Minute, "Cache-Control", "no-store", "Pragma", "no-cache")
+	accepted("no-store", `{"access_token":"T","expires_in":60}`, "T", time.Minute, "Cache-Control", "no-store", "Pragma", "no-cache")
 
-	refused("OPT-11 no token", `{"token_type":"Bearer","expires_in":90000}`, token.Unreadable)
-	refused("OPT-11 an empty token", `{"access_token":"","expires_in":90000}`, token.Unreadable)
-	refused("OPT-11 a token of null", `{"access_token":null,"expires_in":90000}`, token.Unreadable)
-	refused("OPT-11 a token that is a number", `{"access_token":12345,"expires_in":90000}`, token.Unreadable)
-	refused("OPT-11 a token that is an object", `{"access_token":{"token":"T"},"expires_in":90000}`, token.Unreadable)
-	refused("OPT-11 an empty object", `{}`, token.Unreadable)
-	refused("OPT-11 an empty body", ``, token.Unreadable)
-	refused("OPT-11 a token below data", `{"data":{"access_token":"T"}}`, token.Unreadable) // that is the other service
+	refused("no token", `{"token_type":"Bearer","expires_in":90000}`, token.Unreadable)
+	refused("an empty token", `{"access_token":"","expires_in":90000}`, token.Unreadable)
+	refused("a token of null", `{"access_token":null,"expires_in":90000}`, token.Unreadable)
+	refused("a token that is a number", `{"access_token":12345,"expires_in":90000}`, token.Unreadable)
+	refused("a token that is an object", `{"access_token":{"token":"T"},"expires_in":90000}`, token.Unreadable)
+	refused("an empty object", `{}`, token.Unreadable)
+	refused("an empty body", ``, token.Unreadable)
+	refused("a token below data", `{"data":{"access_token":"T"}}`, token.Unreadable) // that is the other service
 	for _, kind := range []string{"mac", "DPoP"} {
-		t.Run("OPT-15 type "+kind, func(t *testing.T) {
+		t.Run("type "+kind, func(t *testing.T) {
 			_, err := readAnswer(newOptoro(), 200, doorkeeperJSON, `{"access_token":"T","token_type":"`+kind+`","expires_in":60}`)
 			if e := wantTokenError(t, err, token.Refused); !strings.Contains(strings.ToLower(e.Error()), strings.ToLower(kind)) {
 				t.Errorf("the error %q does not name the type", e)
 			}
 		})
 	}
-	t.Run("OPT-20 the token is used as Bearer", func(t *testing.T) {
+	t.Run("the token is used as Bearer", func(t *testing.T) {
 		_, c, _ := provisionCredential(t, credentialJSON("optoro", "id", "secret"))
 		if got := c.header.Name + ": " + c.header.value(token.NewSecret("T")); got != "Authorization: Bearer T" {
 			t.Errorf("got %s", got)
@@ -244,7 +244,7 @@ func TestOptoroSource(t *testing.T) {
 	}
 	const unused = time.Hour
 
-	bubble("OPT-10 one call for 25 hours", func(t *testing.T) {
+	bubble("one call for 25 hours", func(t *testing.T) {
 		endpoint := new(devserver.TokenEndpoint)
 		s := optoroSource(t, endpoint, token.Policy{})
 		if _, n := demand(t, s, time.Minute, 24*time.Hour+50*time.Minute); n != 0 || endpoint.Calls() != 1 {
@@ -254,7 +254,7 @@ func TestOptoroSource(t *testing.T) {
 			t.Errorf("then %d failures, %d calls in all", n, endpoint.Calls())
 		}
 	})
-	bubble("OPT-11 tried again, and nothing kept", func(t *testing.T) {
+	bubble("tried again, and nothing kept", func(t *testing.T) {
 		endpoint := new(devserver.TokenEndpoint)
 		s := optoroSource(t, endpoint, token.Policy{})
 		endpoint.SetFault(devserver.Fault{Garbage: devserver.GarbageNoToken})
@@ -272,7 +272,7 @@ func TestOptoroSource(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	bubble("OPT-12 the configured lifetime", func(t *testing.T) {
+	bubble("the configured lifetime", func(t *testing.T) {
 		endpoint := new(devserver.TokenEndpoint)
 		endpoint.SetFault(devserver.Fault{ExpiresIn: devserver.ExpiresInMissing})
 		s := optoroSource(t, endpoint, token.Policy{DefaultLifetime: 10 * time.Hour})
@@ -286,7 +286,7 @@ func TestOptoroSource(t *testing.T) {
 	for _, lifetime := range []string{"0", "-1"} {
 		// The conformance list says: fetch once more at most, then report. The design goes further: the token serves those who
 		// wait, because the server has just said that it is good, and calls are spaced.
-		bubble("OPT-13 a lifetime of "+lifetime+" is not kept", func(t *testing.T) {
+		bubble("a lifetime of "+lifetime+" is not kept", func(t *testing.T) {
 			endpoint := new(devserver.TokenEndpoint)
 			endpoint.SetFault(devserver.Fault{ExpiresIn: lifetime})
 			s := optoroSource(t, endpoint, token.Policy{})
@@ -308,7 +308,7 @@ func TestOptoroSource(t *testing.T) {
 			}
 		})
 	}
-	bubble("OPT-16 the age of a reused token is no reason to ask", func(t *testing.T) {
+	bubble("the age of a reused token is no reason to ask", func(t *testing.T) {
 		endpoint := &devserver.TokenEndpoint{Mode: devserver.ModeReuse, Lifetime: 25 * time.Hour}
 		optoroSource(t, endpoint, token.Policy{}).Acquire(t.Context()) // another process got the token
 		time.Sleep(20 * time.Hour)
@@ -317,7 +317,7 @@ func TestOptoroSource(t *testing.T) {
 			t.Errorf("%d failures, %d calls", n, endpoint.Calls()-1)
 		}
 	})
-	bubble("OPT-17 the same token again does not loop", func(t *testing.T) {
+	bubble("the same token again does not loop", func(t *testing.T) {
 		endpoint := &devserver.TokenEndpoint{Mode: devserver.ModeReuse, Lifetime: time.Hour}
 		s := optoroSource(t, endpoint, token.Policy{})
 		first, err := s.Acquire(t.Context())
@@ -341,7 +341,7 @@ func TestOptoroSource(t *testing.T) {
 			t.Errorf("the endpoint got %d calls in all", n)
 		}
 	})
-	bubble("OPT-19 no-store does not keep the token from its owner", func(t *testing.T) {
+	bubble("no-store does not keep the token from its owner", func(t *testing.T) {
 		endpoint := new(devserver.TokenEndpoint) // it sends no-store
 		s := optoroSource(t, endpoint, token.Policy{})
 		if _, n := demand(t, s, time.Second, time.Hour); n != 0 || endpoint.Calls() != 1 {
@@ -350,17 +350,17 @@ func TestOptoroSource(t *testing.T) {
 	})
 
 	for name, fault := range map[string]devserver.Fault{
-		"OPT-30 malformed request":      {Status: 400},
-		"OPT-31 invalid_request":        {Error: "invalid_request"},
-		"OPT-32 unsupported_grant_type": {Error: "unsupported_grant_type"},
-		"OPT-32 unauthorized_client":    {Error: "unauthorized_client"},
-		"OPT-32 invalid_scope":          {Error: "invalid_scope"},
-		"OPT-34 two methods":            {Status: 400, Error: "invalid_request"},
-		"OPT-35 invalid_client":         {Error: "invalid_client"},
-		"OPT-36 401":                    {Status: 401},
-		"OPT-37 404":                    {Status: 404},
-		"OPT-38 415":                    {Status: 415},
-		"OPT-39 422":                    {Status: 422},
+		"malformed request":      {Status: 400},
+		"invalid_request":        {Error: "invalid_request"},
+		"unsupported_grant_type": {Error: "unsupported_grant_type"},
+		"unauthorized_client":    {Error: "unauthorized_client"},
+		"invalid_scope":          {Error: "invalid_scope"},
+		"two methods":            {Status: 400, Error: "invalid_request"},
+		"invalid_client":         {Error: "invalid_client"},
+		"401":                    {Status: 401},
+		"404":                    {Status: 404},
+		"415":                    {Status: 415},
+		"422":                    {Status: 422},
 	} {
 		bubble(name+" is not tried again soon", func(t *testing.T) {
 			endpoint := new(devserver.TokenEndpoint)
@@ -385,9 +385,9 @@ func TestOptoroSource(t *testing.T) {
 	for _, fault := range []devserver.Fault{
 		{Error: "invalid_token_reuse"}, {Status: 500}, {Status: 502}, {Status: 503}, {Status: 504},
 	} {
-		id := "OPT-41"
+		id := "5xx"
 		if fault.Error != "" {
-			id = "OPT-33"
+			id = "race"
 		}
 		bubble(fmt.Sprintf("%s %s%d is tried again at once", id, fault.Error, fault.Status), func(t *testing.T) {
 			for failures := 1; failures <= 2; failures++ {
@@ -406,9 +406,9 @@ func TestOptoroSource(t *testing.T) {
 			checkBackoff(t, fault, 4)
 		})
 	}
-	bubble("OPT-40 429 is not tried again at once", func(t *testing.T) { checkBackoff(t, devserver.Fault{Status: 429}, 3) })
+	bubble("429 is not tried again at once", func(t *testing.T) { checkBackoff(t, devserver.Fault{Status: 429}, 3) })
 	for _, fault := range []devserver.Fault{{Status: 429}, {Status: 503}, {Error: "invalid_token_reuse"}, {Error: "invalid_client"}} {
-		bubble(fmt.Sprintf("OPT-40 the token serves while %s%d lasts", fault.Error, fault.Status), func(t *testing.T) {
+		bubble(fmt.Sprintf("the token serves while %s%d lasts", fault.Error, fault.Status), func(t *testing.T) {
 			endpoint := new(devserver.TokenEndpoint)
 			s := optoroSource(t, endpoint, token.Policy{})
 			demand(t, s, time.Second, time.Second)
@@ -465,28 +465,28 @@ func TestOptoroFailures(t *testing.T) {
 		code        string
 		want        string // in the text
 	}{
-		{"OPT-30 an empty body", 400, "text/html", "", token.Refused, "", "400"},
-		{"OPT-30 a page", 400, "text/html", "<html>c4n4ry</html>", token.Refused, "", "400"},
-		{"OPT-31", 400, doorkeeperJSON, `{"error":"invalid_request","error_description":"Missing required parameter: grant_type."}`, token.Refused, "invalid_request", "invalid_request"},
-		{"OPT-32 unsupported_grant_type", 400, doorkeeperJSON, `{"error":"unsupported_grant_type",` + description + `}`, token.Refused, "unsupported_grant_type", ""},
-		{"OPT-32 unauthorized_client", 400, doorkeeperJSON, `{"error":"unauthorized_client",` + description + `}`, token.Refused, "unauthorized_client", ""},
-		{"OPT-32 invalid_scope", 400, doorkeeperJSON, `{"error":"invalid_scope",` + description + `}`, token.Refused, "invalid_scope", ""},
-		{"OPT-33", 400, doorkeeperJSON, `{"error":"invalid_token_reuse",` + description + `}`, token.Unavailable, "invalid_token_reuse", "again later"},
-		{"OPT-34", 400, doorkeeperJSON, `{"error":"invalid_request",` + description + `}`, token.Refused, "invalid_request", ""},
-		{"OPT-35", 401, doorkeeperJSON, `{"error":"invalid_client","error_description":"Client authentication failed due to unknown client, no client authentication included, or unsupported authentication method."}`, token.Refused, "invalid_client", "401"},
-		{"OPT-36 an empty body", 401, "", "", token.Refused, "", "401"},
-		{"OPT-36 a page", 401, "text/html", "<html>c4n4ry</html>", token.Refused, "", "401"},
-		{"OPT-36 another object", 401, doorkeeperJSON, `{"message":"c4n4ry"}`, token.Refused, "", "401"},
-		{"OPT-36 prose", 401, doorkeeperJSON, `{"error":"c4n4ry, c4n4ry"}`, token.Refused, "", "401"},
-		{"OPT-37", 404, "text/html", "", token.Refused, "", "token_url"},
-		{"OPT-38", 415, doorkeeperJSON, "{}", token.Refused, "", "encoding"},
-		{"OPT-39", 422, "", "", token.Refused, "", "422"},
-		{"OPT-40", 429, "", "", token.Unavailable, "", "429"},
-		{"OPT-40 with a page", 429, "text/html", "<html>c4n4ry</html>", token.Unavailable, "", "429"},
-		{"OPT-41 500", 500, "", "", token.Unavailable, "", "500"},
-		{"OPT-41 503", 503, "text/html", "c4n4ry", token.Unavailable, "", "503"},
-		{"OPT-41 599", 599, "", "", token.Unavailable, "", "599"},
-		{"OPT-41 a status of 5XX wins over its code", 500, doorkeeperJSON, `{"error":"invalid_client"}`, token.Unavailable, "invalid_client", ""},
+		{"an empty body", 400, "text/html", "", token.Refused, "", "400"},
+		{"a page", 400, "text/html", "<html>c4n4ry</html>", token.Refused, "", "400"},
+		{"malformed", 400, doorkeeperJSON, `{"error":"invalid_request","error_description":"Missing required parameter: grant_type."}`, token.Refused, "invalid_request", "invalid_request"},
+		{"unsupported_grant_type", 400, doorkeeperJSON, `{"error":"unsupported_grant_type",` + description + `}`, token.Refused, "unsupported_grant_type", ""},
+		{"unauthorized_client", 400, doorkeeperJSON, `{"error":"unauthorized_client",` + description + `}`, token.Refused, "unauthorized_client", ""},
+		{"invalid_scope", 400, doorkeeperJSON, `{"error":"invalid_scope",` + description + `}`, token.Refused, "invalid_scope", ""},
+		{"race", 400, doorkeeperJSON, `{"error":"invalid_token_reuse",` + description + `}`, token.Unavailable, "invalid_token_reuse", "again later"},
+		{"invalid request", 400, doorkeeperJSON, `{"error":"invalid_request",` + description + `}`, token.Refused, "invalid_request", ""},
+		{"unknown client", 401, doorkeeperJSON, `{"error":"invalid_client","error_description":"Client authentication failed due to unknown client, no client authentication included, or unsupported authentication method."}`, token.Refused, "invalid_client", "401"},
+		{"an empty body", 401, "", "", token.Refused, "", "401"},
+		{"a page", 401, "text/html", "<html>c4n4ry</html>", token.Refused, "", "401"},
+		{"another object", 401, doorkeeperJSON, `{"message":"c4n4ry"}`, token.Refused, "", "401"},
+		{"prose", 401, doorkeeperJSON, `{"error":"c4n4ry, c4n4ry"}`, token.Refused, "", "401"},
+		{"404", 404, "text/html", "", token.Refused, "", "token_url"},
+		{"415", 415, doorkeeperJSON, "{}", token.Refused, "", "encoding"},
+		{"422", 422, "", "", token.Refused, "", "422"},
+		{"429", 429, "", "", token.Unavailable, "", "429"},
+		{"with a page", 429, "text/html", "<html>c4n4ry</html>", token.Unavailable, "", "429"},
+		{"500", 500, "", "", token.Unavailable, "", "500"},
+		{"503", 503, "text/html", "c4n4ry", token.Unavailable, "", "503"},
+		{"599", 599, "", "", token.Unavailable, "", "599"},
+		{"a status of 5XX wins over its code", 500, doorkeeperJSON, `{"error":"invalid_client"}`, token.Unavailable, "invalid_client", ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			endpoint := newRecordingAPI(t, func(w http.ResponseWriter, r *http.Request) {
@@ -515,10 +515,10 @@ func TestOptoroFailures(t *testing.T) {
 		status int
 		code   string
 	}{
-		{"OPT-35 an unknown id", func(e *devserver.TokenEndpoint, _ *string) { e.ClientID = "another" }, 401, "invalid_client"},
-		{"OPT-35 a wrong secret", func(e *devserver.TokenEndpoint, _ *string) { e.ClientSecret = "another" }, 401, "invalid_client"},
-		{"OPT-37 the path of the typo", func(_ *devserver.TokenEndpoint, url *string) { *url += "/oauth/tokens" }, 404, ""},
-		{"OPT-38 a server that insists on a form", func(e *devserver.TokenEndpoint, _ *string) { e.EnforceForm = true }, 415, ""},
+		{"an unknown id", func(e *devserver.TokenEndpoint, _ *string) { e.ClientID = "another" }, 401, "invalid_client"},
+		{"a wrong secret", func(e *devserver.TokenEndpoint, _ *string) { e.ClientSecret = "another" }, 401, "invalid_client"},
+		{"the path of the typo", func(_ *devserver.TokenEndpoint, url *string) { *url += "/oauth/tokens" }, 404, ""},
+		{"a server that insists on a form", func(e *devserver.TokenEndpoint, _ *string) { e.EnforceForm = true }, 415, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			endpoint := &devserver.TokenEndpoint{Dialect: devserver.Optoro, ClientID: newClientID(), Registry: devserver.NewRegistry()}
@@ -535,7 +535,7 @@ func TestOptoroFailures(t *testing.T) {
 		})
 	}
 
-	t.Run("OPT-42 a reset is tried again at once", func(t *testing.T) {
+	t.Run("a reset is tried again at once", func(t *testing.T) {
 		endpoint := &devserver.TokenEndpoint{Dialect: devserver.Optoro, ClientID: newClientID(), Registry: devserver.NewRegistry()}
 		endpoint.SetFault(devserver.Fault{Reset: true, Count: 2})
 		_, c, _ := provisionCredential(t, credentialJSON("optoro", endpoint.ClientID, devserver.DefaultClientSecret, "token_url", serveHTTP(t, endpoint).URL))
@@ -546,7 +546,7 @@ func TestOptoroFailures(t *testing.T) {
 			t.Errorf("the endpoint got %d calls", n)
 		}
 	})
-	t.Run("OPT-42 no answer within fetch_timeout", func(t *testing.T) {
+	t.Run("no answer within fetch_timeout", func(t *testing.T) {
 		endpoint := &devserver.TokenEndpoint{Dialect: devserver.Optoro, ClientID: newClientID(), Registry: devserver.NewRegistry()}
 		endpoint.SetFault(devserver.Fault{Hang: true})
 		_, c, _ := provisionCredential(t, strings.TrimSuffix(
@@ -560,7 +560,7 @@ func TestOptoroFailures(t *testing.T) {
 		devserver.GarbageHTML, devserver.GarbageEmpty, devserver.GarbageNotJSON, devserver.GarbageTruncated, devserver.GarbageNoToken,
 		devserver.GarbageHuge, devserver.GarbageBomb, devserver.GarbageControlChars, devserver.GarbageWrongType,
 	} {
-		t.Run("OPT-11 "+string(garbage), func(t *testing.T) {
+		t.Run("unusable: "+string(garbage), func(t *testing.T) {
 			endpoint := &devserver.TokenEndpoint{Dialect: devserver.Optoro, ClientID: newClientID(), Registry: devserver.NewRegistry()}
 			endpoint.SetFault(devserver.Fault{Garbage: garbage})
 			_, c, _ := provisionCredential(t, credentialJSON("optoro", endpoint.ClientID, devserver.DefaultClientSecret, "token_url", serveHTTP(t, endpoint).URL))
@@ -577,10 +577,10 @@ func TestOptoroFailures(t *testing.T) {
 	}
 }
 
-// OPT-55: the descriptions of the APIs name the production token URL under every server. Here the environment decides,
+// the descriptions of the APIs name the production token URL under every server. Here the environment decides,
 // and nothing is shared between two of them.
 func TestOptoroEnvironments(t *testing.T) {
-	t.Run("OPT-55 sandbox and production never meet", func(t *testing.T) {
+	t.Run("sandbox and production never meet", func(t *testing.T) {
 		keys := make(map[token.Key]bool)
 		for environment, host := range map[string]string{"production": "auth.optiturn.com", "sandbox": "auth.sandbox.optiturn.com"} {
 			config := credentialJSON("optoro", "id", "secret", "environment", environment)

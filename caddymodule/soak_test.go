@@ -409,7 +409,7 @@ func (n *soakTenant) forget() {
 }
 
 // TestSoak lets a proxy with two credentials work for a while, with tokens of two seconds, endpoints that misbehave,
-// tokens that are revoked, and reloads (section 10 of the pitfalls). Each side keeps books, and they must agree: no
+// tokens that are revoked, and reloads. Each side keeps books, and they must agree: no
 // request failed that could have been served, and none came to an API with a token that had ended.
 //
 //	go test ./caddymodule -run TestSoak -v -timeout 0 -soak 1h
