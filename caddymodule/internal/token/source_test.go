@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -397,6 +398,37 @@ func TestAcquireAfterDiscard(t *testing.T) {
 		synctest.Wait()
 		if l := mustAcquire(t, w.s); describe(l, nil, w.held) != "stale old" {
 			t.Errorf("got %s, want stale old", describe(l, nil, w.held))
+		}
+	})
+}
+
+// Two credentials can share a source: each is told of what happens to its token. A credential and itself before a reload
+// are one.
+func TestEachObserverIsToldOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var told []string
+		config := func(observer, configuration string) Config {
+			return Config{Fetcher: fixed("token"), Observer: observer, Observe: func(Event) { told = append(told, observer+configuration) }}
+		}
+		s := NewSource(config("a", "0")) // in force nowhere, so far
+		mustAcquire(t, s)
+		endOld := s.Start(config("a", "1"))
+		endOther := s.Start(config("b", "1"))
+		if err := s.Refresh(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		endNew := s.Start(config("a", "2")) // a reload, half way
+		if err := s.Refresh(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		endOld()
+		endOther()
+		mustAcquire(t, s).Discard(Certain)
+		synctest.Wait()
+		endNew()
+		slices.Sort(told)
+		if want := []string{"a0", "a1", "a2", "a2", "a2", "b1", "b1"}; !slices.Equal(told, want) {
+			t.Errorf("told are %q, want %q", told, want)
 		}
 	})
 }
