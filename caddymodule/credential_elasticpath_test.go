@@ -310,7 +310,7 @@ func TestElasticPathFailures(t *testing.T) {
 func TestElasticPathRoundTrip(t *testing.T) {
 	for _, wrapped := range []bool{false, true} {
 		for _, grant := range []string{elasticpath.GrantClientCredentials, elasticpath.GrantImplicit} {
-			name := fmt.Sprintf("%s", grant)
+			name := grant
 			if wrapped {
 				name = fmt.Sprintf("%s, below data", grant)
 			}

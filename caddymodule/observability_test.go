@@ -57,19 +57,6 @@ func logLines(t *testing.T, log *bytes.Buffer) []map[string]any {
 	return entries
 }
 
-// wantLine checks one log line: all of its fields but its time.
-func wantLine(t *testing.T, entry map[string]any, level, message string, fields map[string]any) {
-	t.Helper()
-	want := map[string]any{"level": level, "msg": message, "provider": "optoro", "endpoint": "login.example.com:8443"}
-	maps.Copy(want, fields)
-	got := maps.Clone(entry)
-	delete(got, "ts")
-	delete(got, "credential")
-	if fmt.Sprint(got) != fmt.Sprint(want) || entry["credential"] == nil {
-		t.Errorf("logged %v\nwant   %v", got, want)
-	}
-}
-
 // failingFetcher fails until it is told to stop.
 type failingFetcher struct {
 	mu    sync.Mutex
