@@ -536,8 +536,8 @@ func TestAdminAfterAReload(t *testing.T) {
 func TestRunningApp(t *testing.T) {
 	limit := replayMemory.limit.Load()
 	t.Cleanup(func() { replayMemory.limit.Store(limit) })
-	small := int64(1000)
-	before, one, two := runningApp(), new(App), &App{ReplayMemory: &small}
+	large, small := int64(2000), int64(1000)
+	before, one, two := runningApp(), &App{ReplayMemory: &large}, &App{ReplayMemory: &small}
 	one.enterForce()
 	two.enterForce()
 	if runningApp() != two {
@@ -550,8 +550,8 @@ func TestRunningApp(t *testing.T) {
 	if runningApp() != one {
 		t.Error("the one before is not in force again")
 	}
-	if n := replayMemory.limit.Load(); n != defaultReplayMemory {
-		t.Errorf("replay_memory is %d, want that of the one before", n)
+	if n := replayMemory.limit.Load(); n != large {
+		t.Errorf("replay_memory is %d, want that of the one before, %d", n, large)
 	}
 	one.leaveForce()
 	if runningApp() != before {

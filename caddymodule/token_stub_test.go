@@ -210,7 +210,7 @@ func TestStubIsRefused(t *testing.T) {
 		"token_url without a path": {
 			`{"provider": {"name": "oauth2", "token_url": "https://login.example.com"}, "client_id": "a", "client_secret": "b"}`,
 			`"token_stub": ["default"]`, "path of the token endpoint is not known"},
-		"provider that has no stub":   {`{"provider": {"name": "ticket_office", "url": "https://tickets.example.com", "badge_file": "stub_test.go"}, "client_id": "a", "client_secret": "b"}`, `"token_stub": ["/a"]`, "cannot be imitated"},
+		"provider that has no stub":   {`{"provider": {"name": "ticket_office", "url": "https://tickets.example.com", "badge_file": "../go.mod"}, "client_id": "a", "client_secret": "b"}`, `"token_stub": ["/a"]`, "cannot be imitated"},
 		"placeholder would be kept":   {goodCredential, `"token_stub": ["default"], "client_authorization": "keep"`, "client_authorization must be replace"},
 		"placeholder would be denied": {goodCredential, `"token_stub": ["default"], "client_authorization": "reject"`, "client_authorization must be replace"},
 		"relative":                    {goodCredential, `"token_stub": ["oauth/token"]`, `"oauth/token" is not the path`},
