@@ -32,9 +32,9 @@ func parseClients(configured []string) (clientList, error) {
 }
 
 func (l *clientList) addAll(texts []string) error {
-	for _, text := range texts {
+	for n, text := range texts {
 		if err := l.add(text); err != nil {
-			return err
+			return fmt.Errorf("value %d: %w", n+1, err) // not the value itself, which may be a secret that stands there by mistake
 		}
 	}
 	return nil
@@ -56,7 +56,7 @@ func (l *clientList) add(text string) error {
 		prefix, err = netip.PrefixFrom(addr, addr.BitLen()), nil
 	}
 	if err != nil {
-		return fmt.Errorf("%q is not loopback, private_ranges, any, an IP address without a zone, or a CIDR range", text)
+		return errors.New("this is not loopback, private_ranges, any, an IP address without a zone, or a CIDR range")
 	}
 	l.ranges = append(l.ranges, unmapped(prefix).Masked())
 	return nil

@@ -305,7 +305,7 @@ func TestConfigHandlerRefused(t *testing.T) {
 		"unknown cross_site":           {`"credential": "catalog", "cross_site": "permit"`, []string{`"catalog"`, "cross_site", "allow"}},
 		"negative replay_buffer":       {`"credential": "catalog", "replay_buffer": -1`, []string{`"catalog"`, "replay_buffer"}},
 		"large replay_buffer":          {`"credential": "catalog", "replay_buffer": 67108865`, []string{`"catalog"`, "replay_buffer"}},
-		"clients without sense":        {`"credential": "catalog", "clients": ["lopback"]`, []string{`"catalog"`, "clients", "lopback"}},
+		"clients without sense":        {`"credential": "catalog", "clients": ["lopback"]`, []string{`"catalog"`, "clients", "value 1"}},
 		"clients any and more":         {`"credential": "catalog", "clients": ["any", "10.0.0.0/8"]`, []string{`"catalog"`, "clients"}},
 		"client empty":                 {`"credential": "catalog", "clients": [""]`, []string{`"catalog"`, "clients"}},
 		"unknown field":                {`"credential": "catalog", "on_unauthorised": "pass"`, []string{"on_unauthorised"}},

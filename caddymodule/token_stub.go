@@ -61,8 +61,8 @@ func checkStubPath(path string) error {
 	if path == stubDefault || strings.HasPrefix(path, "/") && !strings.ContainsAny(path, "*?#{} ") {
 		return nil
 	}
-	return fmt.Errorf("%q is not the path of a token endpoint: it begins with a slash and has no wildcard, query or placeholder, or it is %q",
-		path, stubDefault)
+	return fmt.Errorf("this is not the path of a token endpoint: it begins with a slash and has no wildcard, query or placeholder, or it is %q",
+		stubDefault)
 }
 
 // endpointPath is the path that an SDK asks, unless it was told another one. An issuer's path is not it.

@@ -213,13 +213,13 @@ func TestStubIsRefused(t *testing.T) {
 		"provider that has no stub":   {`{"provider": {"name": "ticket_office", "url": "https://tickets.example.com", "badge_file": "../go.mod"}, "client_id": "a", "client_secret": "b"}`, `"token_stub": ["/a"]`, "cannot be imitated"},
 		"placeholder would be kept":   {goodCredential, `"token_stub": ["default"], "client_authorization": "keep"`, "client_authorization must be replace"},
 		"placeholder would be denied": {goodCredential, `"token_stub": ["default"], "client_authorization": "reject"`, "client_authorization must be replace"},
-		"relative":                    {goodCredential, `"token_stub": ["oauth/token"]`, `"oauth/token" is not the path`},
-		"empty":                       {goodCredential, `"token_stub": [""]`, `"" is not the path`},
-		"wildcard":                    {goodCredential, `"token_stub": ["/oauth/*"]`, `"/oauth/*" is not the path`},
-		"query":                       {goodCredential, `"token_stub": ["/token?a=b"]`, `"/token?a=b" is not the path`},
+		"relative":                    {goodCredential, `"token_stub": ["oauth/token"]`, "this is not the path of a token endpoint"},
+		"empty":                       {goodCredential, `"token_stub": [""]`, "this is not the path of a token endpoint"},
+		"wildcard":                    {goodCredential, `"token_stub": ["/oauth/*"]`, "this is not the path of a token endpoint"},
+		"query":                       {goodCredential, `"token_stub": ["/token?a=b"]`, "this is not the path of a token endpoint"},
 		"URL":                         {goodCredential, `"token_stub": ["https://a.example.com/token"]`, "is not the path"},
 		"placeholder":                 {goodCredential, `"token_stub": ["/{env.PATH}"]`, "is not the path"},
-		"second":                      {goodCredential, `"token_stub": ["/token", "token"]`, `"token" is not the path`},
+		"second":                      {goodCredential, `"token_stub": ["/token", "token"]`, "this is not the path of a token endpoint"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			wantRefused(t, validateJSON(configJSON(nowhere, test.credential, handler(test.options))), "token_stub: ", test.want)

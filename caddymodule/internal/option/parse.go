@@ -94,7 +94,7 @@ func Size(d *caddyfile.Dispenser, into **int64, most uint64) error {
 	}
 	size, err := humanize.ParseBytes(text)
 	if err != nil || size > most {
-		return d.Errf("%s: %q is not a size of at most %s", option, text, humanize.IBytes(most))
+		return d.Errf("%s: this is not a size of at most %s", option, humanize.IBytes(most))
 	}
 	bytes := int64(size)
 	*into = &bytes
