@@ -9,9 +9,6 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// MetricsPrefix is what the names of all metrics begin with.
-const MetricsPrefix = "caddy_token_proxy_"
-
 func credentialDesc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc(MetricsPrefix+name, help, append([]string{"credential"}, labels...), nil)
 }
@@ -24,24 +21,7 @@ var (
 	descUnauthorized  = credentialDesc("unauthorized_total", "Answers of the API with status 401.")
 	descInvalidations = credentialDesc("invalidations_total", "Tokens given up because the API rejected them.")
 	descReplays       = credentialDesc("replays_total", "Requests sent again with another token.")
-
-	callDuration = durations("call_duration_seconds", "How long token calls took.")
-	waitDuration = durations("wait_duration_seconds", "How long requests waited for a token, of those that had to.")
 )
-
-func durations(name, help string) *prometheus.HistogramVec {
-	return prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name:    MetricsPrefix + name,
-		Help:    help,
-		Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 20},
-	}, []string{"credential"})
-}
-
-func forgetDurations(credential string) {
-	for _, vec := range []*prometheus.HistogramVec{callDuration, waitDuration} {
-		vec.DeletePartialMatch(prometheus.Labels{"credential": credential})
-	}
-}
 
 // What is now, of the credentials of a configuration and of the vault.
 var (
