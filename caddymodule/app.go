@@ -24,8 +24,9 @@ type App struct {
 	// Credentials are the OAuth 2.0 client registrations by name. A name is made of letters, digits, '_', '-', '.'.
 	Credentials map[string]*Credential `json:"credentials,omitempty"`
 
-	// ReplayMemory is how many bytes the request bodies that are kept for a replay take together, in the whole process. A
-	// body for which there is no room is not kept: it is sent on, and cannot be replayed. Default: 8388608 (8 MiB).
+	// ReplayMemory is the limit, in bytes, for the memory of all request bodies that the process keeps for replays. If a body
+	// exceeds the rest of it, the handler sends the body on without keeping it, and cannot replay the request.
+	// Default: 8388608 (8 MiB).
 	ReplayMemory *int64 `json:"replay_memory,omitempty"`
 
 	clients map[string]*client

@@ -12,8 +12,8 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// Credential is one OAuth 2.0 client registration: who asks, which token endpoint is asked, where the token may go,
-// and how time is treated.
+// Credential is the configuration of one OAuth 2.0 client registration. It names the client, the token endpoint, and the
+// hosts that may receive the token.
 type Credential struct {
 	// Provider is the kind of token endpoint. Required.
 	ProviderRaw json.RawMessage `json:"provider,omitempty" caddy:"namespace=token_proxy.providers inline_key=name"`
@@ -22,9 +22,9 @@ type Credential struct {
 	// Required.
 	ClientID string `json:"client_id,omitempty"`
 
-	// ClientSecret is the client secret: one whole-value placeholder {env.NAME} or {file./path}, or a literal, which
-	// gets a warning. A file is read again for each token request. Required if the provider needs it, an error if
-	// it does not.
+	// ClientSecret is the client secret, as one whole-value placeholder {env.NAME} or {file./path}. The app reads a file again
+	// for each token request. A literal is possible and gets a warning. Required if the provider needs a secret, and an
+	// error if it does not.
 	ClientSecret option.Source `json:"client_secret,omitempty"`
 
 	// APIHosts is where the token may be sent to: `api.example.com`, `api.example.com:8443`, `*.example.com` for all
@@ -33,32 +33,32 @@ type Credential struct {
 	// one. Required unless every upstream of the handler is static. Default: the hosts of those upstreams.
 	APIHosts []string `json:"api_hosts,omitempty"`
 
-	// AllowPlaintext permits http:// beyond loopback, for the token endpoint and for the upstreams. Default: false.
+	// AllowPlaintext permits http:// beyond loopback for the token endpoint and for the upstreams. Default: false.
 	AllowPlaintext bool `json:"allow_plaintext,omitempty"`
 
-	// RefreshMargin is how long before its expiry a token is refreshed, at most half of its lifetime.
+	// RefreshMargin is how long before its expiry the app refreshes a token, at most half of its lifetime.
 	// Default: the smaller of 5 minutes and 20 % of the lifetime.
 	RefreshMargin caddy.Duration `json:"refresh_margin,omitempty"`
 
-	// FetchTimeout bounds a token request, from connecting to the last byte of the answer. Default: 10s.
+	// FetchTimeout is the limit for a token request, from connecting to the last byte of the answer. Default: 10s.
 	FetchTimeout caddy.Duration `json:"fetch_timeout,omitempty"`
 
-	// MaxWait bounds how long one request waits for a token. Default: 15s.
+	// MaxWait is the limit for the time that one request waits for a token. Default: 15s.
 	MaxWait caddy.Duration `json:"max_wait,omitempty"`
 
 	// DefaultLifetime is the lifetime of tokens whose answer names none. Default: 1h.
 	DefaultLifetime caddy.Duration `json:"default_lifetime,omitempty"`
 
-	// Header is where the token goes. Default: `Authorization: Bearer <token>`.
+	// Header is the header field that carries the token to the API. Default: `Authorization: Bearer <token>`.
 	Header *TokenHeader `json:"header,omitempty"`
 
-	// Transport is how token requests travel. Default: to the URL's host, trusting the system's authorities, through
-	// the proxy of the environment if there is one.
+	// Transport sets how token requests travel. Default: directly or through the proxy of the environment, with the
+	// certificate authorities of the system.
 	Transport *TokenTransport `json:"transport,omitempty"`
 
-	// Prefetch gets a token when the configuration starts, and keeps one ready even if no request comes. Of many
-	// credentials, 4 at a time are fetched from one token endpoint; a request that needs a token does not wait for that.
-	// Default: false: the first request waits for the token.
+	// Prefetch gets a token when the configuration starts, and keeps one ready even if no request comes. The app fetches
+	// the tokens of 4 credentials at a time from one token endpoint. A request that needs a token does not wait for the
+	// others. Default: false, so that the first request waits for the token.
 	Prefetch bool `json:"prefetch,omitempty"`
 }
 

@@ -17,9 +17,10 @@
 //		token_proxy catalog https://catalogs.sandbox.optiturn.com
 //	}
 //
-// A request goes through [Handler], which gets a token from the credential's source, through reverse_proxy, and
-// through the injector, which puts the token on it. The providers are packages of their own below providers; another one is
-// added with package provider.
+// A request first reaches [Handler], which gets a token from the credential's source. It then passes reverse_proxy and
+// the injector, which adds the token. The providers are packages below providers, and package provider is what another
+// one needs.
 //
-// The package is thin: the engine is in internal/token, the wire in internal/oauth. The README has the reference.
+// The package is thin. The engine is in internal/token, and the wire to token endpoints in internal/oauth. README.md in
+// this folder is the reference.
 package caddymodule

@@ -18,45 +18,44 @@ func init() {
 	caddy.RegisterModule(Handler{})
 }
 
-// Handler is reverse_proxy with a credential: it gets a valid token before it proxies a request, and puts it on the
+// Handler is reverse_proxy with a credential. It gets a valid token before it proxies a request. It adds the token to the
 // request at the last moment, where no other handler, log or placeholder can see it. All of reverse_proxy's
-// configuration applies; one default differs: 256 idle connections to an upstream are kept, not 32.
+// configuration applies. One default differs, because the handler keeps 256 idle connections to an upstream, not 32.
 //
-// If there is no token, the application gets an application/problem+json answer with a Proxy-Status field, and the
-// request does not reach the upstream.
+// If the handler has no token, it answers with application/problem+json and a Proxy-Status field. The request then does
+// not reach the upstream.
 type Handler struct {
 	// Credential is the name of the credential, as in the token_proxy app. Required.
 	Credential string `json:"credential,omitempty"`
 
-	// ClientAuthorization says what to do with credentials that the application sends, in Authorization or in the
-	// credential's own header field. "replace": remove them. "keep": if there are any, send the request on with
-	// them, without a token. "reject": answer 400. Default: replace.
+	// ClientAuthorization sets what the handler does with credentials that the application sends in Authorization or in the
+	// credential's own header field. "replace" removes them. "keep" sends the request on with them and without a token.
+	// "reject" answers 400. Default: replace.
 	ClientAuthorization string `json:"client_authorization,omitempty"`
 
-	// OnUnauthorized says what to do when the API answers 401. "replay": get another token, and if there is one and
-	// the body can be sent again, send the request once more. "pass": give the answer to the application. Either
-	// way, the refused token is replaced. Default: replay.
+	// OnUnauthorized sets what the handler does when the API answers 401. "replay" gets a new token and sends the request
+	// once more if its body is still at hand. "pass" gives the answer to the application. Both replace the rejected token.
+	// Default: replay.
 	OnUnauthorized string `json:"on_unauthorized,omitempty"`
 
-	// ReplayBuffer is how many bytes of a request body are kept for a replay. A body of which more has been sent
-	// cannot be replayed. Default: 65536 (64 KiB).
+	// ReplayBuffer is how many bytes of a request body the handler keeps for a replay. If it has sent more of the body than
+	// that, it cannot replay the request. Default: 65536 (64 KiB).
 	ReplayBuffer *int64 `json:"replay_buffer,omitempty"`
 
-	// Clients says who may use this handler: "loopback", which includes unix sockets; IP addresses and CIDR ranges;
-	// "private_ranges", which means the ranges that it means elsewhere in Caddy; "any". The connection is judged, never
-	// a header field. Behind a listener wrapper like proxy_protocol, an address is the one that the wrapper shows, except
-	// that a loopback address or a unix socket counts only if the socket below the wrapper is local too. All others get
-	// 403. Default: loopback.
+	// Clients are the clients that may use the handler: "loopback", which includes unix sockets, IP addresses, CIDR ranges,
+	// "private_ranges" as elsewhere in Caddy, or "any". The handler judges the connection and never a header field. Behind
+	// a listener wrapper such as proxy_protocol, it uses the address that the wrapper shows. A loopback address or a unix
+	// socket counts only if the socket below the wrapper is local, too. All other clients get 403. Default: loopback.
 	Clients []string `json:"clients,omitempty"`
 
-	// CrossSite says what to do with requests that a browser makes for a page of another site. "deny": answer 403, before
-	// a token is fetched. "allow": send them on, with the token. The browser's fields Sec-Fetch-Site and Origin tell. A
-	// request that has neither of them is admitted: it is the application's. Default: deny.
+	// CrossSite sets what the handler does with requests that a browser makes for a page of another site. "deny" answers
+	// 403 before it fetches a token. "allow" sends them on with the token. The handler recognizes them by the fields
+	// Sec-Fetch-Site and Origin, which a page cannot change. Default: deny.
 	CrossSite string `json:"cross_site,omitempty"`
 
-	// TokenStub are the paths at which an SDK that fetches its own token gets a worthless one, in the words of the
-	// provider's token endpoint; "default" is that endpoint's own path. The id and the secret that it sends are
-	// ignored. Default: none.
+	// TokenStub are the paths at which an SDK that requests its own token gets a worthless one, in the format of the
+	// provider's token endpoint. "default" stands for the path of that endpoint. The handler does not read the client id
+	// and the secret that the SDK sends. Default: none.
 	TokenStub []string `json:"token_stub,omitempty"`
 
 	reverseproxy.Handler

@@ -30,7 +30,7 @@ func init() {
 // A probe fetches a missing token in the background, and keeps tokens from falling asleep, so that readiness needs
 // neither a first request nor prefetch.
 type Ready struct {
-	// Credentials are the names of the credentials to ask for. Default: all.
+	// Credentials are the names of the credentials that must have a token. Default: all.
 	Credentials []string `json:"credentials,omitempty"`
 
 	checked []*client

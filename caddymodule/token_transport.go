@@ -16,10 +16,10 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
-// TokenTransport is how token requests travel. Requests to the API are reverse_proxy's matter, and its transport's.
+// TokenTransport sets how token requests travel. Requests to the API use the transport of the handler.
 type TokenTransport struct {
-	// CA holds the certificates, in PEM, of the authorities to trust in place of the system's: {file./path}, which is
-	// read again for each token request, {env.NAME}, or the certificates themselves. Default: the system's.
+	// CA holds the certificates, in PEM, of the authorities to trust in place of the system's. It is {file./path},
+	// {env.NAME}, or the certificates themselves. The app reads a file again for each token request. Default: the system's.
 	CA string `json:"ca,omitempty"`
 
 	// ServerName is the name that the token endpoint's certificate must be for. Default: the URL's host.
@@ -31,7 +31,7 @@ type TokenTransport struct {
 	// Default: HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
 	Proxy option.Source `json:"proxy,omitempty"`
 
-	// DialTimeout bounds connecting. Default: 5s.
+	// DialTimeout is the limit for connecting. Default: 5s.
 	DialTimeout caddy.Duration `json:"dial_timeout,omitempty"`
 
 	ca, proxy option.Reader
