@@ -55,7 +55,7 @@ for platform in "${platforms[@]}"; do
 	echo "-- $name"
 	mkdir "$scratch/$name"
 	build_binary "$scratch/$name/token-proxy"
-	cp -r LICENSE README.md CHANGELOG.md Caddyfile.example "$scratch/$name"
+	cp --parents LICENSE README.md CHANGELOG.md Caddyfile.example caddymodule/README.md "$scratch/$name"
 	tar --create --directory "$scratch" --format=gnu --sort=name --mtime="@$commit_time" --owner=0 --group=0 --numeric-owner \
 		--mode=go=u-w "$name" | gzip --no-name --best >"$output/$name.tar.gz"
 	"$scratch/bin/cyclonedx-gomod" bin -json -std -noserial -notimestamp -version "$version" \
