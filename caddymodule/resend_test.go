@@ -238,22 +238,23 @@ func TestUnprocessedAndRejected(t *testing.T) {
 
 // An upstream that goes away while the client is still sending: what has come goes to the next connection, with the rest.
 func TestUnprocessedInMidAir(t *testing.T) {
-	seen := make(chan int, 2)
+	first := make(chan struct{})
 	api := &frameAPI{early: true}
-	api.answer = func(c *frameConn, n int) {
-		if n == 1 {
+	api.answer = func(c *frameConn, n int) { // called at the header of each request, and at its end
+		switch {
+		case n == 1:
 			goAwayBefore(c)
-		} else if c.body == "hello world" {
+			close(first)
+		case c.body == "hello world":
 			c.respond(200, "ok", true)
 		}
-		seen <- n
 	}
 	tokens := newTokenServer(t)
 	_, base := startProxy(t, tokens.credential("api"), "token_proxy api h2c://"+serveConns(t, api.serve))
 	conn := dialSite(t, base)
 	send := func(s string) { _, _ = io.WriteString(conn, s) }
 	send("POST / HTTP/1.1\r\nHost: app\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
-	wantReceived(t, "the first request", seen)
+	wantReceived(t, "the first request", first)
 	send("6\r\n world\r\n0\r\n\r\n")
 	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil || res.StatusCode != 200 {
