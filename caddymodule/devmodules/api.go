@@ -10,7 +10,13 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
 )
+
+func init() {
+	caddy.RegisterModule(new(API))
+	httpcaddyfile.RegisterHandlerDirective("dev_api", parseAPI)
+}
 
 // API is an API for development. It demands a live token of a development token endpoint of this process, and
 // shows what arrived with it, without the token. It answers loopback and unix sockets only.
@@ -36,23 +42,23 @@ func (*API) CaddyModule() caddy.ModuleInfo {
 }
 
 // Provision implements caddy.Provisioner.
-func (de *API) Provision(ctx caddy.Context) error {
-	de.api = &devserver.API{Header: de.Header, Prefix: de.Prefix, Reject: de.Reject}
+func (a *API) Provision(ctx caddy.Context) error {
+	a.api = &devserver.API{Header: a.Header, Prefix: a.Prefix, Reject: a.Reject}
 	ctx.Logger().Warn("serving a development API; not for production")
 	return nil
 }
 
 // Validate implements caddy.Validator.
-func (de *API) Validate() error {
-	if de.Reject != 0 && (de.Reject < 400 || de.Reject > 599) {
-		return fmt.Errorf("reject %d: must be 400 to 599", de.Reject)
+func (a *API) Validate() error {
+	if a.Reject != 0 && (a.Reject < 400 || a.Reject > 599) {
+		return fmt.Errorf("reject %d: must be 400 to 599", a.Reject)
 	}
 	return nil
 }
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
-func (de *API) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
-	de.api.ServeHTTP(w, r)
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+	a.api.ServeHTTP(w, r)
 	return nil
 }
 
@@ -62,27 +68,46 @@ func (de *API) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Han
 //	    header <name> [<prefix>] # a prefix with its space in quotes, or "" for the token alone
 //	    reject <status>
 //	}
-func (de *API) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+func (a *API) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume directive name
 	if d.NextArg() {
 		return d.Err("dev_api takes no value")
 	}
-	return devOptions(d, de, map[string]any{
-		"header": func() bool {
-			if !d.Args(&de.Header) || de.Header == "" {
-				return false
-			}
-			if d.CountRemainingArgs() > 0 {
-				de.Prefix = new(string)
-				return d.AllArgs(de.Prefix)
-			}
-			return true
-		},
-		"reject": &de.Reject,
-	})
+	return unmarshalBlock(d, a, a.unmarshalOption)
+}
+
+func (a *API) unmarshalOption(d *caddyfile.Dispenser) error {
+	switch d.Val() {
+	case "header":
+		return a.unmarshalHeader(d)
+	case "reject":
+		return unmarshalNumber(d, &a.Reject)
+	default:
+		return option.Unrecognized(d, "a development server")
+	}
+}
+
+func (a *API) unmarshalHeader(d *caddyfile.Dispenser) error {
+	args := d.RemainingArgs()
+	if len(args) != 1 && len(args) != 2 || args[0] == "" {
+		return d.Err("header: wrong number of values: it takes a name, and at most one prefix")
+	}
+	a.Header = args[0]
+	if len(args) == 2 {
+		a.Prefix = &args[1]
+	}
+	return nil
 }
 
 func parseAPI(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
-	de := new(API)
-	return de, de.UnmarshalCaddyfile(h.Dispenser)
+	a := new(API)
+	return a, a.UnmarshalCaddyfile(h.Dispenser)
 }
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*API)(nil)
+	_ caddy.Validator             = (*API)(nil)
+	_ caddyhttp.MiddlewareHandler = (*API)(nil)
+	_ caddyfile.Unmarshaler       = (*API)(nil)
+)

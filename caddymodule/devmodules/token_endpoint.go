@@ -2,9 +2,7 @@ package devmodules
 
 import (
 	"fmt"
-	"maps"
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -18,11 +16,7 @@ import (
 
 func init() {
 	caddy.RegisterModule(new(TokenEndpoint))
-	caddy.RegisterModule(new(API))
 	httpcaddyfile.RegisterHandlerDirective("dev_token_endpoint", parseTokenEndpoint)
-	httpcaddyfile.RegisterHandlerDirective("dev_api", parseAPI)
-	httpcaddyfile.RegisterDirectiveOrder("dev_token_endpoint", httpcaddyfile.Before, "reverse_proxy")
-	httpcaddyfile.RegisterDirectiveOrder("dev_api", httpcaddyfile.Before, "reverse_proxy")
 }
 
 // TokenEndpoint is a token endpoint for development, which behaves like Optoro's or Elastic Path's, or verifies
@@ -100,61 +94,72 @@ func (*TokenEndpoint) CaddyModule() caddy.ModuleInfo {
 }
 
 // Provision implements caddy.Provisioner.
-func (de *TokenEndpoint) Provision(ctx caddy.Context) error {
-	de.endpoint = de.newEndpoint()
-	if err := readDevFiles(&de.endpoint.Demands); err != nil {
+func (e *TokenEndpoint) Provision(ctx caddy.Context) error {
+	e.endpoint = e.newEndpoint()
+	if err := readFiles(&e.endpoint.Demands); err != nil {
 		return err
 	}
-	de.endpoint.SetFault(de.fault())
+	e.endpoint.SetFault(e.fault())
 	ctx.Logger().Warn("serving a development token endpoint; not for production")
 	return nil
 }
 
 // Validate implements caddy.Validator.
-func (de *TokenEndpoint) Validate() error {
-	if de.EnforceContentType != "" && de.EnforceContentType != "form" {
-		return fmt.Errorf("enforce_content_type %q: must be form", de.EnforceContentType)
+func (e *TokenEndpoint) Validate() error {
+	if e.EnforceContentType != "" && e.EnforceContentType != "form" {
+		return fmt.Errorf("enforce_content_type %q: must be form", e.EnforceContentType)
 	}
-	if err := de.newEndpoint().Validate(); err != nil {
+	if err := e.newEndpoint().Validate(); err != nil {
 		return err
 	}
-	if err := de.fault().Validate(); err != nil {
+	if err := e.fault().Validate(); err != nil {
 		return err
 	}
-	return de.validateKeys()
+	return e.validateKeys()
+}
+
+// validateKeys checks keys and certificates. Before Provision, when the Caddyfile adapter validates, it leaves out those
+// that are in files, which are not read yet.
+func (e *TokenEndpoint) validateKeys() error {
+	if e.endpoint != nil {
+		return e.endpoint.ValidateKeys()
+	}
+	unread := e.newEndpoint()
+	leaveOutFiles(&unread.Demands)
+	return unread.ValidateKeys()
 }
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
-func (de *TokenEndpoint) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
-	de.endpoint.ServeHTTP(w, r)
+func (e *TokenEndpoint) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+	e.endpoint.ServeHTTP(w, r)
 	return nil
 }
 
-func (de *TokenEndpoint) newEndpoint() *devserver.TokenEndpoint {
+func (e *TokenEndpoint) newEndpoint() *devserver.TokenEndpoint {
 	return &devserver.TokenEndpoint{
-		Dialect:      devserver.Dialect(de.Dialect),
-		ClientID:     de.ClientID,
-		ClientSecret: de.ClientSecret,
-		Mode:         devserver.Mode(de.Mode),
-		Lifetime:     time.Duration(de.Lifetime),
-		Wrapped:      de.Wrapped,
-		EnforceForm:  de.EnforceContentType == "form",
-		Demands:      de.Demands,
+		Dialect:      devserver.Dialect(e.Dialect),
+		ClientID:     e.ClientID,
+		ClientSecret: e.ClientSecret,
+		Mode:         devserver.Mode(e.Mode),
+		Lifetime:     time.Duration(e.Lifetime),
+		Wrapped:      e.Wrapped,
+		EnforceForm:  e.EnforceContentType == "form",
+		Demands:      e.Demands,
 	}
 }
 
-func (de *TokenEndpoint) fault() devserver.Fault {
+func (e *TokenEndpoint) fault() devserver.Fault {
 	return devserver.Fault{
-		Status:     de.Status,
-		Error:      de.Error,
-		RetryAfter: de.RetryAfter,
-		Latency:    time.Duration(de.Latency),
-		Hang:       de.Hang,
-		Reset:      de.Reset,
-		Garbage:    devserver.Garbage(de.Garbage),
-		RedirectTo: de.RedirectTo,
-		ExpiresIn:  de.ExpiresIn,
-		Count:      de.Count,
+		Status:     e.Status,
+		Error:      e.Error,
+		RetryAfter: e.RetryAfter,
+		Latency:    time.Duration(e.Latency),
+		Hang:       e.Hang,
+		Reset:      e.Reset,
+		Garbage:    devserver.Garbage(e.Garbage),
+		RedirectTo: e.RedirectTo,
+		ExpiresIn:  e.ExpiresIn,
+		Count:      e.Count,
 	}
 }
 
@@ -168,7 +173,7 @@ func (de *TokenEndpoint) fault() devserver.Fault {
 //	    wrapped                             # elastic_path only
 //	    enforce_content_type form           # optoro only
 //
-//	    # oauth2 only: what is demanded, see devOAuth2Options
+//	    # oauth2 only: what is demanded, see unmarshalDemand
 //
 //	    # the fault: one of these, or a latency alone
 //	    status               <code>
@@ -184,104 +189,73 @@ func (de *TokenEndpoint) fault() devserver.Fault {
 //	    latency              <duration>
 //	    count                <n>
 //	}
-func (de *TokenEndpoint) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+func (e *TokenEndpoint) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume directive name
-	if !d.AllArgs(&de.Dialect) {
+	if !d.AllArgs(&e.Dialect) {
 		return d.Err("dev_token_endpoint takes the name of a provider, and nothing else on its line")
 	}
-	targets := map[string]any{
-		"client_id":            &de.ClientID,
-		"client_secret":        &de.ClientSecret,
-		"mode":                 &de.Mode,
-		"lifetime":             &de.Lifetime,
-		"wrapped":              &de.Wrapped,
-		"enforce_content_type": &de.EnforceContentType,
-		"status":               &de.Status,
-		"error":                &de.Error,
-		"retry_after":          &de.RetryAfter,
-		"latency":              &de.Latency,
-		"hang":                 &de.Hang,
-		"reset":                &de.Reset,
-		"garbage": func() bool {
-			return d.Args(&de.Garbage) && de.Garbage != "" && (d.CountRemainingArgs() == 0 || d.AllArgs(&de.RedirectTo))
-		},
-		"expires_in": &de.ExpiresIn,
-		"count":      &de.Count,
-	}
-	maps.Copy(targets, devOAuth2Options(d, &de.Demands))
-	return devOptions(d, de, targets)
+	return unmarshalBlock(d, e, e.unmarshalOption, repeatableDemands...)
 }
 
-// devOptions reads a block of options into their targets and has the module validate the whole. A *bool takes no
-// argument; *string, *int and *caddy.Duration take one that is neither empty nor zero; a func reads its own and reports
-// whether their number was right. No option may be repeated but a repeatable one.
-func devOptions(d *caddyfile.Dispenser, module caddy.Validator, targets map[string]any) error {
-	seen := make(option.Set)
-	for d.NextBlock(0) {
-		name := d.Val()
-		target, known := targets[name]
-		if !known {
-			return option.Unrecognized(d, "a development server")
-		}
-		if _, ok := target.(repeatable); !ok {
-			if err := seen.Add(d); err != nil {
-				return err
-			}
-		}
-		if err := devOption(d, name, target); err != nil {
-			return err
-		}
+func (e *TokenEndpoint) unmarshalOption(d *caddyfile.Dispenser) error {
+	switch d.Val() {
+	case "client_id":
+		return option.String(d, &e.ClientID)
+	case "client_secret":
+		return option.String(d, &e.ClientSecret)
+	case "mode":
+		return option.String(d, &e.Mode)
+	case "lifetime":
+		return option.Duration(d, &e.Lifetime)
+	case "wrapped":
+		return unmarshalFlag(d, &e.Wrapped)
+	case "enforce_content_type":
+		return option.String(d, &e.EnforceContentType)
+	case "status", "error", "hang", "reset", "garbage", "expires_in", "retry_after", "latency", "count":
+		return e.unmarshalFault(d)
+	default:
+		return unmarshalDemand(d, &e.Demands)
 	}
-	if err := module.Validate(); err != nil {
-		return d.WrapErr(err)
-	}
-	return nil
 }
 
-// repeatable is a func of an option that may stand more than once.
-type repeatable func() bool
-
-func devOption(d *caddyfile.Dispenser, name string, target any) error {
-	switch t := target.(type) {
-	case *bool:
-		*t = true
-		return option.NoValue(d)
-	case func() bool:
-		return devArgs(d, name, t)
-	case repeatable:
-		return devArgs(d, name, t)
+func (e *TokenEndpoint) unmarshalFault(d *caddyfile.Dispenser) error {
+	switch d.Val() {
+	case "status":
+		return unmarshalNumber(d, &e.Status)
+	case "error":
+		return option.String(d, &e.Error)
+	case "hang":
+		return unmarshalFlag(d, &e.Hang)
+	case "reset":
+		return unmarshalFlag(d, &e.Reset)
+	case "garbage":
+		return e.unmarshalGarbage(d)
+	case "expires_in":
+		return option.String(d, &e.ExpiresIn)
+	case "retry_after":
+		return option.String(d, &e.RetryAfter)
+	case "latency":
+		return option.Duration(d, &e.Latency)
+	default:
+		return unmarshalNumber(d, &e.Count)
 	}
-	var arg string
-	if err := option.String(d, &arg); err != nil {
-		return err
-	}
-	ok := true
-	switch t := target.(type) {
-	case *string:
-		*t = arg
-	case *int:
-		n, err := strconv.Atoi(arg)
-		*t, ok = n, err == nil && n > 0
-	case *caddy.Duration:
-		v, err := caddy.ParseDuration(arg)
-		*t, ok = caddy.Duration(v), err == nil && v > 0
-	}
-	if !ok {
-		return d.Errf("%s: wrong value", name)
-	}
-	return nil
 }
 
-func devArgs(d *caddyfile.Dispenser, name string, read func() bool) error {
-	if !read() {
-		return d.Errf("%s: wrong number of values", name)
+func (e *TokenEndpoint) unmarshalGarbage(d *caddyfile.Dispenser) error {
+	args := d.RemainingArgs()
+	if len(args) != 1 && len(args) != 2 || args[0] == "" {
+		return d.Err("garbage: wrong number of values: it takes its kind, and the URL of a redirect")
+	}
+	e.Garbage = args[0]
+	if len(args) == 2 {
+		e.RedirectTo = args[1]
 	}
 	return nil
 }
 
 func parseTokenEndpoint(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
-	de := new(TokenEndpoint)
-	return de, de.UnmarshalCaddyfile(h.Dispenser)
+	e := new(TokenEndpoint)
+	return e, e.UnmarshalCaddyfile(h.Dispenser)
 }
 
 // Interface guards
@@ -290,9 +264,4 @@ var (
 	_ caddy.Validator             = (*TokenEndpoint)(nil)
 	_ caddyhttp.MiddlewareHandler = (*TokenEndpoint)(nil)
 	_ caddyfile.Unmarshaler       = (*TokenEndpoint)(nil)
-
-	_ caddy.Provisioner           = (*API)(nil)
-	_ caddy.Validator             = (*API)(nil)
-	_ caddyhttp.MiddlewareHandler = (*API)(nil)
-	_ caddyfile.Unmarshaler       = (*API)(nil)
 )

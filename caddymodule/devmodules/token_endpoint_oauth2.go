@@ -1,7 +1,6 @@
 package devmodules
 
 import (
-	"encoding/json"
 	"fmt"
 	"strings"
 
@@ -11,7 +10,10 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
 )
 
-// devOAuth2Options are the targets for devOptions of what the dialect oauth2 has alone. Syntax:
+// repeatableDemands are the options that may stand more than once.
+var repeatableDemands = []string{"assertion_claim", "param", "json_param", "header"}
+
+// unmarshalDemand parses an option that only the dialect oauth2 has. Syntax:
 //
 //	client_auth           client_secret_basic|client_secret_post|client_secret_jwt|private_key_jwt|tls_client_auth|self_signed_tls_client_auth|none
 //	basic_encoding        form|raw
@@ -37,74 +39,72 @@ import (
 //	issuer                <url>
 //	token_endpoint        <url>
 //	mtls_token_endpoint   <url>
-func devOAuth2Options(d *caddyfile.Dispenser, o *devserver.Demands) map[string]any {
-	return map[string]any{
-		"client_auth":           &o.ClientAuth,
-		"basic_encoding":        &o.BasicEncoding,
-		"client_id_param":       func() bool { return textArg(d, &o.ClientIDParam) },
-		"client_secret_param":   &o.ClientSecretParam,
-		"client_key":            &o.ClientKey,
-		"signing_alg":           &o.SigningAlg,
-		"assertion_audience":    &o.AssertionAudience,
-		"assertion_typ":         func() bool { return textArg(d, &o.AssertionTyp) },
-		"assertion_claim":       repeatable(func() bool { return fieldArgs(d, &o.AssertionClaims) }),
-		"client_assertion":      &o.ClientAssertion,
-		"client_assertion_type": &o.ClientAssertionType,
-		"client_certificate":    &o.ClientCertificate,
-		"method":                &o.Method,
-		"encoding":              &o.Encoding,
-		"grant":                 func() bool { return textArg(d, &o.Grant) },
-		"scope":                 &o.Scope,
-		"param":                 repeatable(func() bool { return fieldArgs(d, &o.Params) }),
-		"json_param":            repeatable(func() bool { return jsonFieldArgs(d, &o.JSONParams) }),
-		"header":                repeatable(func() bool { return fieldArgs(d, &o.Headers) }),
-		"answer":                &o.Answer,
-		"failure":               &o.Failure,
-		"issuer":                &o.Issuer,
-		"token_endpoint":        &o.TokenURL,
-		"mtls_token_endpoint":   &o.MTLSTokenURL,
+func unmarshalDemand(d *caddyfile.Dispenser, demands *devserver.Demands) error {
+	switch d.Val() {
+	case "client_auth":
+		return option.String(d, &demands.ClientAuth)
+	case "basic_encoding":
+		return option.String(d, &demands.BasicEncoding)
+	case "client_id_param":
+		return unmarshalOptional(d, &demands.ClientIDParam)
+	case "client_secret_param":
+		return option.String(d, &demands.ClientSecretParam)
+	case "client_key":
+		return option.String(d, &demands.ClientKey)
+	case "signing_alg":
+		return option.String(d, &demands.SigningAlg)
+	case "assertion_audience":
+		return option.String(d, &demands.AssertionAudience)
+	case "assertion_typ":
+		return unmarshalOptional(d, &demands.AssertionTyp)
+	case "assertion_claim":
+		return unmarshalField(d, &demands.AssertionClaims)
+	case "client_assertion":
+		return option.String(d, &demands.ClientAssertion)
+	case "client_assertion_type":
+		return option.String(d, &demands.ClientAssertionType)
+	case "client_certificate":
+		return option.String(d, &demands.ClientCertificate)
+	case "method":
+		return option.String(d, &demands.Method)
+	case "encoding":
+		return option.String(d, &demands.Encoding)
+	case "grant":
+		return unmarshalOptional(d, &demands.Grant)
+	case "scope":
+		return option.String(d, &demands.Scope)
+	case "param":
+		return unmarshalField(d, &demands.Params)
+	case "json_param":
+		return unmarshalJSONField(d, &demands.JSONParams)
+	case "header":
+		return unmarshalField(d, &demands.Headers)
+	case "answer":
+		return option.String(d, &demands.Answer)
+	case "failure":
+		return option.String(d, &demands.Failure)
+	case "issuer":
+		return option.String(d, &demands.Issuer)
+	case "token_endpoint":
+		return option.String(d, &demands.TokenURL)
+	case "mtls_token_endpoint":
+		return option.String(d, &demands.MTLSTokenURL)
+	default:
+		return option.Unrecognized(d, "a development server")
 	}
 }
 
-// textArg reads one value, which may be empty.
-func textArg(d *caddyfile.Dispenser, into **string) bool {
-	*into = new(string)
-	return d.AllArgs(*into)
-}
-
-func fieldArgs(d *caddyfile.Dispenser, into *[]devserver.Field) bool {
-	args := d.RemainingArgs()
-	if len(args) != 1 && len(args) != 2 {
-		return false
-	}
-	field := devserver.Field{Name: args[0]}
-	if len(args) == 2 {
-		field.Value = &args[1]
-	}
-	*into = append(*into, field)
-	return true
-}
-
-func jsonFieldArgs(d *caddyfile.Dispenser, into *[]devserver.JSONField) bool {
-	var name, value string
-	if !d.AllArgs(&name, &value) {
-		return false
-	}
-	*into = append(*into, devserver.JSONField{Name: name, Value: json.RawMessage(value)})
-	return true
-}
-
-// devFiles are the options that may be {file./path}, by name.
-func devFiles(o *devserver.Demands) map[string]*string {
+// inFiles returns the options that may be {file./path}, by name.
+func inFiles(demands *devserver.Demands) map[string]*string {
 	return map[string]*string{
-		"client_key":         &o.ClientKey,
-		"client_assertion":   &o.ClientAssertion,
-		"client_certificate": &o.ClientCertificate,
+		"client_key":         &demands.ClientKey,
+		"client_assertion":   &demands.ClientAssertion,
+		"client_certificate": &demands.ClientCertificate,
 	}
 }
 
-// devFile returns the path if a value is in a file.
-func devFile(value string) (path string, ok bool) {
+// filePath returns the path if a value is in a file.
+func filePath(value string) (path string, ok bool) {
 	m := option.WholePlaceholder.FindStringSubmatch(value)
 	if m == nil || m[1] != "file" {
 		return "", false
@@ -112,10 +112,10 @@ func devFile(value string) (path string, ok bool) {
 	return m[2], true
 }
 
-// readDevFiles puts what is in files into the place of their names. Unlike a credential's they are read only once.
-func readDevFiles(o *devserver.Demands) error {
-	for name, value := range devFiles(o) {
-		path, ok := devFile(*value)
+// readFiles replaces each {file./path} by the content of the file. Unlike a credential's files, these are read only once.
+func readFiles(demands *devserver.Demands) error {
+	for name, value := range inFiles(demands) {
+		path, ok := filePath(*value)
 		if !ok {
 			continue
 		}
@@ -128,16 +128,11 @@ func readDevFiles(o *devserver.Demands) error {
 	return nil
 }
 
-// validateKeys checks keys and certificates. The Caddyfile adapter validates without Provision, and so without files.
-func (de *TokenEndpoint) validateKeys() error {
-	if de.endpoint != nil {
-		return de.endpoint.ValidateKeys()
-	}
-	unread := de.newEndpoint()
-	for _, value := range devFiles(&unread.Demands) {
-		if _, ok := devFile(*value); ok {
+// leaveOutFiles empties the options whose values are in files.
+func leaveOutFiles(demands *devserver.Demands) {
+	for _, value := range inFiles(demands) {
+		if _, ok := filePath(*value); ok {
 			*value = ""
 		}
 	}
-	return unread.ValidateKeys()
 }
