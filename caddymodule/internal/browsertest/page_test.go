@@ -390,12 +390,12 @@ func testPageAPIRefuses(t *testing.T, b *browser) {
 	b.waitText("#summary", "catalog is fine")
 	api.setMode("forbidden")
 	b.pollNow()
-	b.waitText("#banner", "refuses this page \\(403\\). Open it on a site of its own:")
+	b.waitText("#banner", "denies this page \\(403\\). Open it on a site of its own:")
 	if hint := b.eval(`document.querySelector("#hint").innerText`); hint != strings.TrimSpace(caddytest.PageSite(t, reference)) {
 		t.Errorf("it shows another site than the reference: %s", hint)
 	}
 	b.click(".refresh")
-	b.waitText(".said", "Could not refresh it: Caddy's admin API refuses this page")
+	b.waitText(".said", "Could not refresh it: Caddy's admin API denies this page")
 }
 
 // What comes from outside is text, whatever it looks like.
