@@ -2,16 +2,15 @@ package token
 
 import "sync"
 
-// maxBackground is how many flights that nobody waits for may be under way to one token endpoint at a time. Some hundred
-// credentials that are all due at once, at a start or after an outage, would be an onslaught, and providers limit how
-// often they may be asked.
+// maxBackground bounds the background flights that are under way to one token endpoint at a time. After a start or an
+// outage, hundreds of credentials can be due at once, and providers limit the rate of token calls.
 const maxBackground = 4
 
 // background holds the sources that are due, by token endpoint.
 var background = lanes{byEndpoint: make(map[string]*lane)}
 
-// lanes lets the flights that nobody waits for take turns, in a lane for each token endpoint: one that hangs delays its
-// own credentials only. A caller who needs a token takes no turn.
+// lanes lets background flights take turns, in a lane for each token endpoint. An endpoint that hangs delays only its
+// own credentials. A request that needs a token does not wait for a turn.
 type lanes struct {
 	mu         sync.Mutex
 	byEndpoint map[string]*lane // those in use
@@ -63,15 +62,15 @@ func (l *lanes) next(endpoint string) {
 	}
 }
 
-// refreshInTurn starts a flight that nobody waits for when the token endpoint's lane has room, unless one is running.
+// refreshInTurn starts a background flight when the token endpoint's lane has room, unless a flight is running.
 func (s *Source) refreshInTurn() {
 	if !s.flying.Load() && s.queued.CompareAndSwap(false, true) {
 		background.add(s.config.Load().Endpoint, s)
 	}
 }
 
-// takeTurn flies, unless no configuration wants it any more. Whoever has needed a token meanwhile has got it: then there
-// is nothing left to do.
+// takeTurn flies, unless no configuration uses the source any more. The flight does nothing if a request has fetched a
+// token in the meantime.
 func (s *Source) takeTurn() {
 	s.queued.Store(false)
 	s.mu.Lock()

@@ -8,29 +8,29 @@ import (
 )
 
 const (
-	// callGrace is how long after its deadline a call may take to say why it failed. After that it is abandoned.
+	// callGrace is how long after its deadline a call may take to report why it failed. After that it is abandoned.
 	callGrace = 200 * time.Millisecond
 
 	// maxCalls bounds the abandoned calls of a source that have not returned: each holds a goroutine.
 	maxCalls = 16
 
-	// proofPatience bounds how long a request waits to learn whether the proof of identity has changed.
+	// proofPatience bounds how long a request waits to learn whether the proof has changed.
 	proofPatience = 100 * time.Millisecond
 )
 
 // attempt is one call, and what came of it.
 type attempt struct {
-	proof  string // of identity, that the call was made with
+	proof  string // that the call was made with
 	sent   time.Time
 	issued Issued
 	err    *Error
 
-	// rotated says that the proof that was refused is not the present one any more.
+	// rotated is set if the proof has changed since the token endpoint refused it.
 	rotated bool
 }
 
-// try makes a call, and waits for it no longer than until the deadline, whatever the Fetcher does: one that blocks must
-// neither hold those who wait nor keep the next flight from being flown. What an abandoned call brings late is dropped.
+// try makes a call and waits for it until the deadline at most. A Fetcher that blocks must not hold up waiting requests
+// or the next flight. The late result of an abandoned call is dropped.
 func (s *Source) try(ctx context.Context, f Fetcher) attempt {
 	if s.calls.Load() >= maxCalls {
 		return attempt{sent: time.Now(), err: &Error{Kind: Unavailable, Cause: CauseProvider, Reason: "too many earlier calls of the provider have not returned"}}
@@ -93,13 +93,13 @@ func (c Call) Make(ctx context.Context) (issued Issued, failed *Error) {
 	return Issued{}, &Error{Kind: Unreadable, Cause: CauseProvider, Reason: "the provider failed without saying why"}
 }
 
-// panicked describes a panic by its type alone: its value may hold anything, a secret too.
+// panicked describes a panic only by its type, because its value may hold a secret.
 func panicked(p any) *Error {
 	return &Error{Kind: Unreadable, Cause: CauseProvider, Reason: fmt.Sprintf("the provider panicked with a %T", p)}
 }
 
-// proofChanged compares the proof of identity with the one that was refused, but not at every request. No request waits
-// long for that: where the proof blocks, the answer counts when it comes.
+// proofChanged compares the proof with the one that the token endpoint refused, but not at every request. A request
+// waits for the comparison only briefly. If the Fetcher blocks, the result counts when it arrives.
 func (s *Source) proofChanged(f *failure, now time.Time) bool {
 	since, next := now.Sub(s.made), s.nextProofCheck.Load()
 	if since < time.Duration(next) || !s.nextProofCheck.CompareAndSwap(next, int64(since+proofCheckInterval)) {
@@ -120,7 +120,7 @@ func (s *Source) proofChanged(f *failure, now time.Time) bool {
 	}
 }
 
-// compareProof ends the failure if the proof of identity is another one than it is about.
+// compareProof ends the failure if the proof has changed since.
 func (s *Source) compareProof(f *failure) (changed bool) {
 	defer s.proving.Store(false)
 	defer func() {

@@ -1,9 +1,9 @@
 package token
 
-// Cause says what a failure comes from, for the person who must act. Advice is chosen by it, never by a text.
+// Cause is where a failure comes from. The advice to the operator is chosen by it, never by a text.
 type Cause string
 
-// The causes. A failure that has none is told by its kind, status and code.
+// The causes. A failure without a cause is explained by its kind, status and code.
 const (
 	// CauseName: the host name does not exist, or could not be resolved.
 	CauseName Cause = "name"

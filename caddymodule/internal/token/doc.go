@@ -7,8 +7,8 @@
 //	stale    inside the refresh margin: serve, and refresh in the background
 //	expired  wait for the one flight that fetches, bounded by the caller's context and by Policy.MaxWait
 //
-// A failure is state too: while a source backs off, a caller without a valid token is told at once, and told when
-// the next call is due. An expired token is never handed out.
+// A failure is state too. While a source backs off, a caller without a valid token gets an error at once, which names
+// the time of the next call. An expired token is never handed out.
 //
 // The package knows neither Caddy nor HTTP: it sees a fetch function.
 package token

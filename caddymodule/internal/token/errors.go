@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Kind says what a failure means for those who wait and for the next call.
+// Kind is what a failure means for waiting requests and for the next call.
 type Kind string
 
 // The kinds of failure.
@@ -15,8 +15,8 @@ const (
 	// Tried again with backoff.
 	Unavailable Kind = "unavailable"
 
-	// Refused: the token endpoint, or our own configuration, says no, and will say so again until something
-	// changes. Tried again after a cooldown, or as soon as the proof of identity changes.
+	// Refused: the token endpoint refuses the credential, or the configuration is wrong, and a retry would fail in the
+	// same way. Tried again after a cooldown, or as soon as the proof changes.
 	Refused Kind = "refused"
 
 	// Unreadable: the token endpoint answered, but not with a usable token. Tried again with backoff.
@@ -26,10 +26,10 @@ const (
 	WaitedTooLong Kind = "waited_too_long"
 )
 
-// Error is a failure to have a token. Its text is safe to log: it is made of constants and of the endpoint's
-// error code, never of anything else that the endpoint sent.
+// Error is why a source has no token. Its text is safe to log: it consists of constants and the endpoint's error code,
+// and of nothing else that the endpoint sent.
 type Error struct {
-	// Kind decides who is told what.
+	// Kind decides the answer to waiting requests, and when the next call is due.
 	Kind Kind
 
 	// Status is the HTTP status of the token endpoint's answer; 0 if there was none.
@@ -38,10 +38,10 @@ type Error struct {
 	// Code is the token endpoint's `error` code (RFC 6749 section 5.2), if it sent a plausible one.
 	Code string
 
-	// Reason says in constant words what happened.
+	// Reason describes in constant words what happened.
 	Reason string
 
-	// Cause says what to look at; empty if Kind, Status and Code say enough.
+	// Cause is what the operator should look at; empty if Kind, Status and Code suffice.
 	Cause Cause
 
 	// RetryAfter is how long the token endpoint asked to be left alone; 0 if it did not ask.

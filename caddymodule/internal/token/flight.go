@@ -7,17 +7,17 @@ import (
 	"github.com/cenkalti/backoff/v5"
 )
 
-// retries are the schedules of a source that is not served. They exist only while they are needed.
+// retries are the schedules of a source whose calls fail. They exist only while they are needed.
 type retries struct {
 	backoff  *backoff.ExponentialBackOff
 	cooldown *backoff.ExponentialBackOff
 	pause    *backoff.ExponentialBackOff
 
-	// refused is the proof of identity that the cooldown is about: another one starts a new cooldown.
+	// refused is the proof that the cooldown is about. A different proof starts a new cooldown.
 	refused string
 }
 
-// coolDown returns how long a proof that has been refused is not sent again.
+// coolDown returns how long a refused proof is not sent again.
 func (r *retries) coolDown(proof string) time.Duration {
 	if r.refused != proof {
 		r.refused = proof
@@ -30,14 +30,14 @@ func newRetries() *retries {
 	return &retries{backoff: newBackoff(), cooldown: newCooldown(), pause: newPause()}
 }
 
-// flight fetches one token for everybody who waits, unless there is no need, or calls are held back.
+// flight fetches one token for all waiting requests, unless the token is fresh or the source backs off.
 func (s *Source) flight() (any, error) { return s.fly(false) }
 
-// forcedFlight fetches one in any case.
+// forcedFlight fetches a token in any case.
 func (s *Source) forcedFlight() (any, error) { return s.fly(true) }
 
-// fly is a flight. Its context belongs to the source: no request that leaves, and no configuration that is unloaded,
-// takes the token from the others.
+// fly is a flight. Its context belongs to the source, so that a canceled request or an unloaded configuration does not
+// end the flight for the others.
 //
 // It must not panic: singleflight would raise the panic again in a goroutine of its own, which ends the process.
 func (s *Source) fly(forced bool) (result any, err error) {
@@ -71,7 +71,7 @@ func (s *Source) fly(forced bool) (result any, err error) {
 	return t, nil
 }
 
-// fetch calls the endpoint, and calls again at once where that can spare those who wait a failure.
+// fetch calls the endpoint, and calls it again at once where that can keep waiting requests from failing.
 func (s *Source) fetch(ctx context.Context, config *Config) (*Token, *Error) {
 	for n := 1; ; n++ {
 		a := s.try(ctx, config.Fetcher)
@@ -86,14 +86,14 @@ func (s *Source) fetch(ctx context.Context, config *Config) (*Token, *Error) {
 	}
 }
 
-// cold reports whether those who need a token have to wait for this flight.
+// cold reports whether requests have to wait for this flight.
 func (s *Source) cold() bool {
 	t := s.current.Load()
 	return !t.alive(time.Now()) || t.rejected
 }
 
-// mayPass reports whether a failure may be over in a moment: a lost packet, a restart, the page of a gateway that lost
-// its server. An endpoint that says when to come back is not asked before.
+// mayPass reports whether a failure may be over in a moment, such as a lost packet, a restart, or the error page of a
+// gateway. An endpoint that sends Retry-After is not called before.
 func mayPass(err *Error) bool {
 	return err.Kind != Refused && err.Status != 429 && err.RetryAfter == 0
 }
@@ -171,8 +171,8 @@ func (s *Source) fail(a attempt, config *Config) *Error {
 	return remembered
 }
 
-// armNext sets the timer for the next flight, if somebody may miss it: there is a token that is valid, or was a moment
-// ago, or one is to be kept ready.
+// armNext sets the timer for the next flight if the token is valid or was valid a moment ago, or if the policy is to
+// prefetch.
 func (s *Source) armNext() {
 	now := time.Now()
 	t, next := s.current.Load(), s.notBefore
@@ -189,7 +189,7 @@ func (s *Source) armNext() {
 	}
 }
 
-// remember makes the failure the state of the source: until its time has come, nobody calls the endpoint.
+// remember makes the failure the state of the source: until its time has come, no request causes a call.
 func (s *Source) remember(err *Error, proof string) *Error {
 	now := time.Now()
 	var wait time.Duration
@@ -205,8 +205,8 @@ func (s *Source) remember(err *Error, proof string) *Error {
 	return &remembered
 }
 
-// beforeExpiry keeps a wait from outlasting a valid token: an endpoint that recovers before the token expires is
-// found before it does, and the first who needs a token after that finds nothing in the way.
+// beforeExpiry keeps a wait from outlasting a valid token. An endpoint that recovers before the token expires is called
+// before then, and the first request after the expiry is not held back.
 func (s *Source) beforeExpiry(wait time.Duration, err *Error, now time.Time) time.Duration {
 	t := s.current.Load()
 	if !t.alive(now) {

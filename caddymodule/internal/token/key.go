@@ -6,8 +6,8 @@ import (
 	"hash"
 )
 
-// Key identifies a credential by everything that shapes its token: two credentials with the same key may share a
-// token, two with different keys never do. It is a SHA-256 and tells nothing of what went into it.
+// Key identifies a credential by everything that shapes its token: two credentials with the same key may share a token,
+// two with different keys never do. It is a SHA-256 and reveals nothing of what went into it.
 type Key string
 
 // KeyBuilder makes a Key. Every field is written with its name, the number of its values and the length of each,

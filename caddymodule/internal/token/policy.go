@@ -29,7 +29,7 @@ type Policy struct {
 	// DefaultLifetime applies to answers that name none. Default: 1h.
 	DefaultLifetime time.Duration
 
-	// Prefetch fetches before the first caller comes, and keeps the token alive even if none comes.
+	// Prefetch fetches before the first caller asks, and keeps the token alive even if no caller asks.
 	Prefetch bool
 }
 
@@ -54,7 +54,7 @@ func (p Policy) margin(lifetime time.Duration) time.Duration {
 	return min(5*time.Minute, lifetime/5)
 }
 
-// Trusted turns the lifetime that an answer says into how long the token is trusted.
+// Trusted returns how long a token is trusted whose answer names this lifetime.
 func (p Policy) Trusted(said time.Duration) time.Duration {
 	return p.withDefaults().lifetime(said)
 }
@@ -87,7 +87,7 @@ const (
 	// maxRetryAfter caps what a token endpoint may ask for: a mistyped Retry-After must not take a sidecar down.
 	maxRetryAfter = 5 * time.Minute
 
-	// proofCheckInterval bounds how often a refused source looks whether its proof of identity has changed.
+	// proofCheckInterval bounds how often a refused source checks whether its proof has changed.
 	proofCheckInterval = 100 * time.Millisecond
 )
 
@@ -102,7 +102,7 @@ func newBackoff() *backoff.ExponentialBackOff {
 	}
 }
 
-// newCooldown spaces the calls that have been refused: 30 s doubling to 5 min.
+// newCooldown spaces the calls after the token endpoint refused the credential: 30 s doubling to 5 min.
 func newCooldown() *backoff.ExponentialBackOff {
 	return &backoff.ExponentialBackOff{
 		InitialInterval: 30 * time.Second,

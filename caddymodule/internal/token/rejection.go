@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// Doubt says how sure it is that a 401 was about the token.
+// Doubt is whether a 401 may have been about something other than the token.
 type Doubt bool
 
-// How sure it is that a 401 was about the token.
+// The two values of Doubt.
 const (
 	// Certain: the API named the token as the cause (`error="invalid_token"`, RFC 6750 section 3.1).
 	Certain Doubt = false
@@ -52,7 +52,7 @@ type invalidations struct {
 	overruled time.Time
 }
 
-// verdict is what a rejection says of the token.
+// verdict is what a rejection means for the token.
 type verdict int
 
 const (
@@ -70,7 +70,7 @@ const (
 	newsAfterAll
 )
 
-// judge says what the rejection of t means, and keeps what it tells of those that follow.
+// judge returns what the rejection of t means, and remembers what matters for later rejections.
 //
 // A rejection is news if the token was good. It is not if the API has, within the last minute, accepted a token that it
 // had rejected before: then rejections are about a path, and go on whatever the token. Only if the API has rejected the
@@ -159,7 +159,7 @@ func (s *Source) another(ctx context.Context, l Lease) (Lease, error) {
 	return s.AcquireWithin(ctx, l.maxWait)
 }
 
-// Discard reports the same where nobody can use another token at once: it gets one in the background.
+// Discard reports the same for a request that cannot be sent again. It fetches the next token in the background.
 func (l Lease) Discard(doubt Doubt) {
 	s := l.source
 	if s.invalidate(l.token, doubt) && !s.current.Load().fresh(time.Now()) && s.backingOff(time.Now()) == nil {
@@ -193,14 +193,14 @@ func (s *Source) judge(rejected *Token, doubt Doubt) (invalidated, another bool)
 	defer s.mu.Unlock()
 	t := s.current.Load()
 	if t != nil && (t.rejected || t.generation != rejected.generation) {
-		return false, true // somebody was here before, or it has been replaced
+		return false, true // an earlier rejection decided, or the token has been replaced
 	}
 	if t == nil && s.invalidations != nil && s.invalidations.generation == rejected.generation {
-		return false, true // somebody was here before with a token that was not kept
+		return false, true // an earlier rejection decided, about a token that was not kept
 	}
 	now := time.Now()
 	if t != nil && !t.alive(now) {
-		return false, true // whoever needs a token now fetches one anyway
+		return false, true // the next request fetches a token anyway
 	}
 	if t == nil {
 		t = rejected
@@ -212,10 +212,10 @@ func (s *Source) judge(rejected *Token, doubt Doubt) (invalidated, another bool)
 	serves := t.serves(now)
 	underWay := t.due || s.flying.Load()
 	switch {
-	case underWay && serves: // and nobody else waits for it
+	case underWay && serves: // and no other request waits for the call
 		s.keepRejection(t, now)
 		return false, true
-	case underWay: // costs nothing, and a call that is running may be why the old token is refused
+	case underWay: // costs nothing, and a running call may be why the API rejects the old token
 	case !s.invalidations.allow(now, doubt, v):
 		s.keepRejection(t, now)
 		return false, false

@@ -67,15 +67,15 @@ func (s Secret) In(text string) bool {
 	return false
 }
 
-// fingerprintKey makes fingerprints useless outside this process: nobody can test guesses against a log.
+// fingerprintKey makes fingerprints useless outside this process, so that a reader of the log cannot test guesses.
 var fingerprintKey = func() []byte {
 	key := make([]byte, 32)
 	_, _ = rand.Read(key) // never fails since Go 1.24
 	return key
 }()
 
-// Fingerprint names the text without giving anything of it away: 8 hex digits of an HMAC-SHA-256 under a key
-// that is random in each process. Equal texts have equal fingerprints within a process.
+// Fingerprint names the text without revealing any of it: 8 hex digits of an HMAC-SHA-256 under a key that is random in
+// each process. Equal texts have equal fingerprints within a process.
 func (s Secret) Fingerprint() string { return s.digest()[:8] }
 
 // digest is the whole HMAC, for identity keys.

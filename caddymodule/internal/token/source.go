@@ -29,9 +29,9 @@ type Call struct {
 }
 
 // Event is something that happened in a Source: a call of the token endpoint or, if Rejected is set, the end of a token
-// that the API has refused. Observers must be quick: they are called inside the flight.
+// that the API has rejected. Observers must be quick: they are called inside the flight.
 type Event struct {
-	// Rejected says that the API has refused Token, and that another takes its place. It is about no call.
+	// Rejected is set if the API has rejected Token, which is to be replaced. Such an event is not about a call.
 	Rejected bool
 
 	// Err is why a call failed; nil if a token was obtained.
@@ -61,15 +61,14 @@ type Config struct {
 	Fetcher Fetcher
 	Policy  Policy
 
-	// Endpoint names the token endpoint. Flights that nobody waits for take turns with those of all sources of the same
-	// one.
+	// Endpoint names the token endpoint. Background flights of all sources with the same endpoint take turns.
 	Endpoint string
 
-	// Observer is who Observe is. Of configurations in force with the same one, which are one credential before and after a
-	// reload, only the latest is told.
+	// Observer identifies Observe. Configurations with the same Observer are one credential before and after a reload.
+	// Of those in force, only the latest gets events.
 	Observer string
 
-	// Observe, if not nil, is told of every event while the configuration is in force.
+	// Observe, if not nil, is called for every event while the configuration is in force.
 	Observe func(Event)
 }
 
@@ -81,7 +80,7 @@ type Source struct {
 	group   singleflight.Group
 	flying  atomic.Bool
 	calls   atomic.Int32 // calls that have not returned: the flight's, and abandoned ones
-	proving atomic.Bool  // a request wants to know whether the proof of identity has changed
+	proving atomic.Bool  // a comparison of the proof with the refused one is running
 	queued  atomic.Bool  // waits for its turn
 
 	// What follows is touched by the flight only, and flights do not overlap.
@@ -91,7 +90,7 @@ type Source struct {
 	failing    bool
 
 	made           time.Time
-	nextProofCheck atomic.Int64 // a time.Duration since made, so that nobody can set the clock back
+	nextProofCheck atomic.Int64 // a time.Duration since made, which a stepped clock does not change
 
 	mu            sync.Mutex // guards what follows
 	started       []*Config  // the configurations in force
@@ -117,10 +116,11 @@ func NewSource(c Config) *Source {
 // Fetcher returns the fetcher that the source works with at present.
 func (s *Source) Fetcher() Fetcher { return s.config.Load().Fetcher }
 
-// Start puts a configuration into force, until the function that it returns is called. The one that was started last
-// counts. While none is in force, the source serves those who still hold it, and does nothing by itself.
+// Start puts a configuration into force, until the function that it returns is called. The configuration that was
+// started last counts. While none is in force, the source serves requests that still hold it, and does nothing by
+// itself.
 //
-// With Policy.Prefetch it fetches in the background, as soon as few others do so from the same token endpoint.
+// With Policy.Prefetch it fetches in the background, as soon as the token endpoint's lane has room.
 func (s *Source) Start(c Config) (end func()) {
 	config := c.withDefaults()
 	s.mu.Lock()
@@ -148,7 +148,7 @@ func (s *Source) end(config *Config) {
 	s.wake(latest)
 }
 
-// Rest ends all background work: nobody keeps this credential configured any more. Requests that still hold the
+// Rest ends all background work, because no configuration has this credential any more. Requests that still hold the
 // source are served as before.
 func (s *Source) Rest() {
 	s.mu.Lock()
@@ -177,7 +177,8 @@ func (s *Source) wake(config *Config) {
 	}
 }
 
-// observe tells every credential that shares the source, or, if none is in force any more, the one that made the call.
+// observe passes the event to every credential that shares the source or, if none is in force any more, to the one that
+// made the call.
 func (s *Source) observe(caller *Config, e Event) {
 	s.mu.Lock()
 	inForce := slices.Clone(s.started)
@@ -238,7 +239,7 @@ func (s *Source) acquireSlow(ctx context.Context, maxWait time.Duration, now tim
 	}
 }
 
-// wait joins the flight, or starts it, and leaves it running if the caller must go.
+// wait joins the flight or starts it. The flight goes on if the caller leaves.
 func (s *Source) wait(ctx context.Context, maxWait time.Duration) (Lease, error) {
 	if maxWait <= 0 {
 		maxWait = s.config.Load().Policy.MaxWait
@@ -274,7 +275,7 @@ func (s *Source) refresh() {
 	}
 }
 
-// backingOff returns the failure that forbids a call now, if there is one. A changed proof of identity ends it.
+// backingOff returns the failure that forbids a call now, or nil. A changed proof ends the failure.
 func (s *Source) backingOff(now time.Time) *failure {
 	f := s.failure.Load()
 	if f == nil || !now.Before(f.until) {
@@ -301,7 +302,7 @@ func (s *Source) arm(at time.Time) {
 	s.timer.Reset(wait)
 }
 
-// onTimer refreshes what somebody would miss: a source that nobody uses falls asleep after one lifetime.
+// onTimer refreshes a token that is in use. An unused source falls asleep after one lifetime.
 func (s *Source) onTimer() {
 	t := s.current.Load()
 	wanted := t != nil && t.used.Load()

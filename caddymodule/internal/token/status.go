@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// State says where in its life a source's token is.
+// State is where in its life a source's token is.
 type State string
 
 // The states of a token.
@@ -19,7 +19,7 @@ const (
 	// StateStale: the token is served, and due to be refreshed.
 	StateStale State = "stale"
 
-	// StateRejected: the API has refused the token. It is served only where no other can be had.
+	// StateRejected: the API has rejected the token. It is served only where no other can be had.
 	StateRejected State = "rejected"
 
 	// StateExpired: the token has expired, and is not served.
@@ -38,11 +38,11 @@ type Status struct {
 	// when it expires. They are zero in StateNone.
 	Issued, RefreshAt, Expires time.Time
 
-	// Fetching says that a call is running.
+	// Fetching is set while a call is running.
 	Fetching bool
 
-	// Failure is why the last call failed; nil if it succeeded, or there was none. No request causes a call before
-	// Failure.RetryAt, unless the proof of identity changes.
+	// Failure is why the last call failed; nil if it succeeded, or if no call was made. No request causes a call before
+	// Failure.RetryAt, unless the proof changes.
 	Failure *Error
 }
 
@@ -75,9 +75,8 @@ func (t *Token) state(now time.Time) State {
 	}
 }
 
-// Ready reports whether there is a valid token; if there is none, it sees to it that one is fetched. The error says why
-// the last call failed; it is nil if it did not. Asking counts as using: the token is kept ready from then on, so that
-// whoever asks regularly does not see it expire.
+// Ready reports whether the source has a valid token, and starts a fetch if it has none. The error is why the last call
+// failed, or nil. A call of Ready counts as use, so that regular readiness checks keep the token from expiring.
 func (s *Source) Ready() (bool, *Error) {
 	now := time.Now()
 	if t := s.current.Load(); t.alive(now) {
@@ -107,8 +106,8 @@ func (s *Source) Refresh(ctx context.Context) error {
 	}
 }
 
-// Purge forgets the token, and what held calls back. The next who needs a token waits for another; with
-// Policy.Prefetch, it is fetched in the background.
+// Purge forgets the token and the failure. The next request waits for a new token; with Policy.Prefetch, it is fetched
+// in the background.
 func (s *Source) Purge() {
 	s.mu.Lock()
 	s.current.Store(nil)

@@ -12,12 +12,12 @@ const UnknownLifetime time.Duration = -1
 // maxLifetime bounds what a token endpoint may claim, so that no answer makes a token live for ever.
 const maxLifetime = 30 * 24 * time.Hour
 
-// Issued is what one answer of a token endpoint says.
+// Issued is the content of one answer of a token endpoint.
 type Issued struct {
 	// Token is the access token. Never empty.
 	Token Secret
 
-	// Lifetime counts from just before the request was sent. Zero is an answer too: the token serves those who
+	// Lifetime counts from just before the request was sent. Zero is valid too: the token serves the requests that
 	// waited for it and is not kept. UnknownLifetime: the answer names none.
 	Lifetime time.Duration
 
@@ -25,14 +25,14 @@ type Issued struct {
 	// before the policy's own time. Zero: no advice.
 	RefreshIn time.Duration
 
-	// Kept is what else of the answer is of use to those who use the token, by name.
+	// Kept holds other values of the answer that requests need, by name.
 	Kept map[string]string
 
 	// Certificate is the TLS client certificate that the token may be bound to (RFC 8705 section 3): it has to be shown
 	// wherever the token is. Nil if there is none.
 	Certificate *tls.Certificate
 
-	// Note, if not empty, says in constant words what is odd about an answer that can be used all the same.
+	// Note, if not empty, describes in constant words what is odd about a usable answer.
 	Note string
 }
 
@@ -52,16 +52,16 @@ type Token struct {
 	// a stepped clock moves the wall: the token is expired as soon as either says so.
 	expiresByWall time.Time
 
-	// rejected marks a token that the API has refused: it is handed out only where no other can be had.
+	// rejected marks a token that the API has rejected. It is handed out only where no other can be had.
 	rejected bool
 
-	// due says that the token is to be replaced because of its rejections.
+	// due is set if the token is to be replaced because of its rejections.
 	due bool
 
-	// rejections is what earlier rejections tell of the token; nil if there were none.
+	// rejections is what is known from earlier rejections; nil if there were none.
 	rejections *rejections
 
-	// used tells the timer whether anybody would miss this token.
+	// used is set if a request has used the token, so that the timer refreshes it.
 	used atomic.Bool
 
 	// accepted is set when the API has accepted a request that was given this very copy, so one that was sent after the
@@ -94,7 +94,7 @@ type rejections struct {
 	contested bool
 }
 
-// clone returns a copy for those who come from now on. What the API has accepted is not carried over.
+// clone returns a copy for later requests. The mark accepted is not copied.
 func (t *Token) clone() *Token {
 	answer := Issued{Token: t.value, Kept: t.kept, Certificate: t.certificate}
 	c := newToken(answer, t.generation, t.issued, t.expires.Sub(t.issued))
@@ -152,7 +152,7 @@ func mark(flag *atomic.Bool) {
 	}
 }
 
-// Served says how a lease came by its token.
+// Served is how a lease came by its token.
 type Served string
 
 // The ways to come by a token.
@@ -168,14 +168,14 @@ type Lease struct {
 	token  *Token
 	served Served
 
-	// maxWait is the patience of who holds the lease, should there have to be another token.
+	// maxWait bounds how long the holder of the lease waits for another token.
 	maxWait time.Duration
 }
 
 // Value returns the token.
 func (l Lease) Value() Secret { return l.token.value }
 
-// Kept returns what the answer said besides, by name. It must not be changed.
+// Kept returns the other values of the answer, by name. It must not be changed.
 func (l Lease) Kept() map[string]string { return l.token.kept }
 
 // Certificate returns the TLS client certificate that the token may be bound to, or nil.
@@ -184,7 +184,7 @@ func (l Lease) Certificate() *tls.Certificate { return l.token.certificate }
 // Served says how the lease came by its token.
 func (l Lease) Served() Served { return l.served }
 
-// Accepted reports that the API has taken the token.
+// Accepted reports that the API has accepted the token.
 func (l Lease) Accepted() { mark(&l.token.accepted) }
 
 // Expired reports whether the token has expired since it was leased.

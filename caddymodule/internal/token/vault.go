@@ -7,9 +7,9 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// Vault is the bounded store of sources by key. A source that leaves the configuration keeps its token here, so
-// that one that comes back need not fetch again. Whoever uses a source holds it strongly: eviction never takes a
-// token from anybody, it only forgets.
+// Vault is the bounded store of sources by key. A source that leaves the configuration keeps its token here, and need
+// not fetch again when it comes back. Credentials and requests hold their source themselves, so that eviction never
+// takes a token from them.
 //
 // A vault is never closed: ristretto panics when a Set races with Close, and requests outlive configurations.
 type Vault struct {
@@ -43,7 +43,7 @@ func NewVault(capacity int64) (*Vault, error) {
 	return v, nil
 }
 
-// Source returns the source for key; if there is none, the one that create makes.
+// Source returns the source for key. If the vault has none, it takes the one that create makes.
 func (v *Vault) Source(key Key, create func() *Source) *Source {
 	if s, ok := v.find(key); ok {
 		return s
@@ -72,7 +72,7 @@ func (v *Vault) find(key Key) (*Source, bool) {
 
 // VaultStats counts what happened to a vault's entries.
 type VaultStats struct {
-	// Entries is how many sources there are.
+	// Entries is how many sources the vault holds.
 	Entries int64
 
 	// Evicted and Rejected are how many were forgotten, or not taken in, for want of room.
