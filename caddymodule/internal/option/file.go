@@ -14,7 +14,7 @@ const (
 	// maxSecretFile bounds a secret file: what is larger is another file.
 	maxSecretFile = 64 << 10
 
-	// fileTimeout bounds the reading of one file. A disk takes milliseconds; a mount whose server is gone takes for ever.
+	// FileTimeout bounds the reading of one file. A disk takes milliseconds; a mount whose server is gone takes for ever.
 	FileTimeout = 2 * time.Second
 
 	// maxStuckReads bounds, for each file, the readings that the operating system does not let go of: each holds a

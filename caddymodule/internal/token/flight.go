@@ -93,7 +93,7 @@ func (s *Source) cold() bool {
 }
 
 // mayPass reports whether a failure may be over in a moment, such as a lost packet, a restart, or the error page of a
-// gateway. An endpoint that sends Retry-After is not called before.
+// gateway. An endpoint that answers 429, or sends Retry-After, is not called before that.
 func mayPass(err *Error) bool {
 	return err.Kind != Refused && err.Status != 429 && err.RetryAfter == 0
 }
