@@ -267,6 +267,7 @@ func TestGoexitInAQueue(t *testing.T) {
 		for _, s := range c.sources {
 			s.Rest()
 		}
+		advance(time.Minute) // a flight that is between two tries ends
 		wantNoLanes(t)
 	})
 }
