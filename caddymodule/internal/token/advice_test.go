@@ -110,7 +110,7 @@ func TestRefreshAdviceWhileDown(t *testing.T) {
 }
 
 // TestRefreshAdviceAboutTheSameToken says that advice does not make an endpoint that reuses tokens be asked ever
-// faster (pitfall 5.12): there is no other token to be had.
+// faster: there is no other token to be had.
 func TestRefreshAdviceAboutTheSameToken(t *testing.T) {
 	for _, refreshIn := range []time.Duration{1, time.Second, 10 * time.Minute, 30 * time.Minute} {
 		inBubble(t, refreshIn.String(), func(t *testing.T) {

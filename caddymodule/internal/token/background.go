@@ -1,64 +1,110 @@
 package token
 
-import "sync"
+import (
+	"slices"
+	"time"
+)
 
-// maxBackground bounds the background flights that are under way to one token endpoint at a time. After a start or an
-// outage, hundreds of credentials can be due at once, and providers limit the rate of token calls.
-const maxBackground = 4
-
-// background holds the sources that are due, by token endpoint.
-var background = lanes{byEndpoint: make(map[string]*lane)}
-
-// lanes lets background flights take turns, in a lane for each token endpoint. An endpoint that hangs delays only its
-// own credentials. A request that needs a token does not wait for a turn.
-type lanes struct {
-	mu         sync.Mutex
-	byEndpoint map[string]*lane // those in use
+// Start puts a configuration into force, until the function that it returns is called. The configuration that was
+// started last counts. While none is in force, the source serves requests that still hold it, and does nothing by
+// itself.
+//
+// With Policy.Prefetch it fetches in the background, as soon as the token endpoint's lane has room.
+func (s *Source) Start(c Config) (end func()) {
+	config := c.withDefaults()
+	s.mu.Lock()
+	s.started = append(s.started, config)
+	s.config.Store(config)
+	s.resting = false
+	s.mu.Unlock()
+	s.wake(config)
+	return func() { s.end(config) }
 }
 
-// lane is what is under way to one token endpoint, and what comes next.
-type lane struct {
-	flying  int
-	waiting []*Source
-}
-
-// add flies for a source now, or when its turn has come.
-func (l *lanes) add(endpoint string, s *Source) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	of, ok := l.byEndpoint[endpoint]
-	if !ok {
-		of = new(lane)
-		l.byEndpoint[endpoint] = of
-	}
-	if of.flying == maxBackground {
-		of.waiting = append(of.waiting, s)
+// end takes a configuration out of force, which brings back the one before it: it may have been started by a
+// configuration of Caddy's that could not be started as a whole.
+func (s *Source) end(config *Config) {
+	s.mu.Lock()
+	s.started = slices.DeleteFunc(s.started, func(c *Config) bool { return c == config })
+	if len(s.started) == 0 {
+		s.rest()
+		s.mu.Unlock()
 		return
 	}
-	of.flying++
-	go l.fly(endpoint, s)
+	latest := s.started[len(s.started)-1]
+	s.config.Store(latest)
+	s.mu.Unlock()
+	s.wake(latest)
 }
 
-// fly flies for a source, and then for the next: even if the provider ends this goroutine (runtime.Goexit).
-func (l *lanes) fly(endpoint string, s *Source) {
-	defer l.next(endpoint)
-	s.takeTurn()
+// Rest ends all background work, because no configuration has this credential any more. Requests that still hold the
+// source are served as before.
+func (s *Source) Rest() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.rest()
 }
 
-func (l *lanes) next(endpoint string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	of := l.byEndpoint[endpoint]
-	if len(of.waiting) > 0 {
-		s := of.waiting[0]
-		of.waiting[0] = nil
-		of.waiting = of.waiting[1:]
-		go l.fly(endpoint, s)
+func (s *Source) rest() {
+	s.resting = true
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+}
+
+// wake sets the timer for what is due, or fetches as soon as the token endpoint's lane has room.
+func (s *Source) wake(config *Config) {
+	now := time.Now()
+	t, f := s.current.Load(), s.backingOff(now)
+	switch {
+	case f != nil && (t.alive(now) || config.Policy.Prefetch):
+		s.arm(f.until)
+	case t.alive(now):
+		s.arm(t.refreshAt)
+	case config.Policy.Prefetch:
+		s.refreshInTurn()
+	}
+}
+
+// arm sets the timer that starts the next background flight.
+func (s *Source) arm(at time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.resting {
 		return
 	}
-	of.flying--
-	if of.flying == 0 {
-		delete(l.byEndpoint, endpoint)
+	wait := max(time.Until(at), minTimer)
+	if s.timer == nil {
+		s.timer = time.AfterFunc(wait, s.onTimer)
+		return
+	}
+	s.timer.Reset(wait)
+}
+
+// armNext sets the timer for the next flight if the token is valid or was valid a moment ago, or if the policy is to
+// prefetch.
+func (s *Source) armNext() {
+	now := time.Now()
+	t, next := s.current.Load(), s.notBefore
+	switch f := s.failure.Load(); {
+	case t.fresh(now): // even after a forced call that failed
+		next = t.refreshAt
+	case f != nil:
+		next = f.until
+	case t.alive(now):
+		next = t.refreshAt
+	}
+	if s.config.Load().Policy.Prefetch || t != nil && next.Before(t.expires.Add(expiryGrace)) {
+		s.arm(next)
+	}
+}
+
+// onTimer refreshes a token that is in use. An unused source falls asleep after one lifetime.
+func (s *Source) onTimer() {
+	t := s.current.Load()
+	wanted := t != nil && t.used.Load()
+	if wanted || s.config.Load().Policy.Prefetch {
+		s.refreshInTurn()
 	}
 }
 

@@ -120,7 +120,7 @@ func TestStartDoesNotWait(t *testing.T) {
 	})
 }
 
-// TestStartWithOtherPolicy says that the latest configuration wins, and that it costs no token (design section 6).
+// TestStartWithOtherPolicy says that the latest configuration wins, and that it costs no token.
 func TestStartWithOtherPolicy(t *testing.T) {
 	inBubble(t, "a valid token stays", func(t *testing.T) {
 		w := newWorld(t, "fresh", grants(hour))
@@ -307,7 +307,7 @@ func TestStartDuringFailure(t *testing.T) {
 }
 
 // TestStartAndEnd says which configuration is in force: the one that was started last and has not ended. A reload
-// starts the new one before the old one ends; one that fails as a whole ends the new one (pitfalls 7.1 and 7.3).
+// starts the new one before the old one ends; one that fails as a whole ends the new one.
 func TestStartAndEnd(t *testing.T) {
 	for name, tc := range map[string]struct {
 		steps   string // A and B start a configuration, a and b end it

@@ -3,32 +3,7 @@ package token
 import (
 	"context"
 	"time"
-
-	"github.com/cenkalti/backoff/v5"
 )
-
-// retries are the schedules of a source whose calls fail. They exist only while they are needed.
-type retries struct {
-	backoff  *backoff.ExponentialBackOff
-	cooldown *backoff.ExponentialBackOff
-	pause    *backoff.ExponentialBackOff
-
-	// refused is the proof that the cooldown is about. A different proof starts a new cooldown.
-	refused string
-}
-
-// coolDown returns how long a refused proof is not sent again.
-func (r *retries) coolDown(proof string) time.Duration {
-	if r.refused != proof {
-		r.refused = proof
-		r.cooldown.Reset()
-	}
-	return r.cooldown.NextBackOff()
-}
-
-func newRetries() *retries {
-	return &retries{backoff: newBackoff(), cooldown: newCooldown(), pause: newPause()}
-}
 
 // flight fetches one token for all waiting requests, unless the token is fresh or the source backs off.
 func (s *Source) flight() (any, error) { return s.fly(false) }
@@ -169,24 +144,6 @@ func (s *Source) fail(a attempt, config *Config) *Error {
 	remembered := s.remember(a.err, a.proof)
 	s.observe(config, Event{Err: remembered, Duration: time.Since(a.sent)})
 	return remembered
-}
-
-// armNext sets the timer for the next flight if the token is valid or was valid a moment ago, or if the policy is to
-// prefetch.
-func (s *Source) armNext() {
-	now := time.Now()
-	t, next := s.current.Load(), s.notBefore
-	switch f := s.failure.Load(); {
-	case t.fresh(now): // even after a forced call that failed
-		next = t.refreshAt
-	case f != nil:
-		next = f.until
-	case t.alive(now):
-		next = t.refreshAt
-	}
-	if s.config.Load().Policy.Prefetch || t != nil && next.Before(t.expires.Add(expiryGrace)) {
-		s.arm(next)
-	}
 }
 
 // remember makes the failure the state of the source: until its time has come, no request causes a call.

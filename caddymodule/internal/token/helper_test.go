@@ -187,7 +187,7 @@ func hangs(ctx context.Context, _ *endpoint) (Issued, error) {
 // panics does what a provider must not do, with a value that must not be shown.
 func panics(context.Context, *endpoint) (Issued, error) { panic(canary) }
 
-// repeats answers with the token it issued last (a Doorkeeper server with token reuse, OPT-17).
+// repeats answers with the token it issued last (a Doorkeeper server with token reuse).
 func repeats(lifetime time.Duration) answer {
 	return func(_ context.Context, e *endpoint) (Issued, error) {
 		_, last := e.tokens()

@@ -35,7 +35,7 @@ func same(a, b []field) bool {
 	return slices.EqualFunc(a, b, func(x, y field) bool { return x.name == y.name && slices.Equal(x.values, y.values) })
 }
 
-// TestKeyBoundaries says that no two identities have the same key, however their parts are cut (pitfall 5.1).
+// TestKeyBoundaries says that no two identities have the same key, however their parts are cut.
 func TestKeyBoundaries(t *testing.T) {
 	identities := [][]field{
 		nil,

@@ -156,7 +156,7 @@ func TestBackoffStartsAgain(t *testing.T) {
 	})
 }
 
-// TestBackoffSteps says that the steps are full jitter below 1, 2, 4 … 60 s (design section 6).
+// TestBackoffSteps says that the steps are full jitter below 1, 2, 4 … 60 s.
 func TestBackoffSteps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const sources, steps = 200, 9
@@ -183,7 +183,7 @@ func TestBackoffSteps(t *testing.T) {
 	})
 }
 
-// TestRetryAfter says that the endpoint's own wish is honoured within bounds (pitfall 5.14), in the background too.
+// TestRetryAfter says that the endpoint's own wish is honoured within bounds, in the background too.
 func TestRetryAfter(t *testing.T) {
 	for name, tc := range map[string]struct {
 		asked       time.Duration
@@ -247,7 +247,7 @@ func TestRefused(t *testing.T) {
 	})
 }
 
-// TestProofChanges says that a refusal of the old proof of identity does not count for the new one (pitfall 7.9).
+// TestProofChanges says that a refusal of the old proof of identity does not count for the new one.
 func TestProofChanges(t *testing.T) {
 	for _, state := range []string{"cooling down", "cooling down, stale", "cooling down, rejected"} {
 		inBubble(t, state, func(t *testing.T) {

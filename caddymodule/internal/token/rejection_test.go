@@ -70,7 +70,7 @@ func (a *api) accept() { a.refuses = func(Secret) bool { return false } }
 
 var doubts = map[string]Doubt{"certain": Certain, "doubtful": Doubtful}
 
-// TestStorm says that an API that rejects every token costs a handful of calls, whatever the traffic (pitfall 5.25).
+// TestStorm says that an API that rejects every token costs a handful of calls, whatever the traffic.
 func TestStorm(t *testing.T) {
 	for doubtName, doubt := range doubts {
 		for name, a := range map[string]answer{

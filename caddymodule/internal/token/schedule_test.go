@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// lifetimes are those of pitfall 5.10 and those that are found in the wild; 90000 s is Optoro's (OPT-10).
+// lifetimes are those that are found in the wild; 90000 s is Optoro's.
 var lifetimes = []time.Duration{
 	time.Second, 2 * time.Second, 5 * time.Second, 10 * time.Second, 20 * time.Second, 30 * time.Second,
 	time.Minute, 5 * time.Minute, time.Hour, 90000 * time.Second,
@@ -132,7 +132,7 @@ func TestRefreshIsSpread(t *testing.T) {
 	})
 }
 
-// TestLifetimes says how long a token is trusted, whatever the endpoint claims (OPT-12, OPT-13, pitfall 1.5).
+// TestLifetimes says how long a token is trusted, whatever the endpoint claims.
 func TestLifetimes(t *testing.T) {
 	for name, tc := range map[string]struct {
 		policy Policy
@@ -177,7 +177,7 @@ func TestLifetimes(t *testing.T) {
 	}
 }
 
-// TestLifetimeCountsFromTheRequest says that a slow answer makes a token older, not younger (pitfall 5.9).
+// TestLifetimeCountsFromTheRequest says that a slow answer makes a token older, not younger.
 func TestLifetimeCountsFromTheRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newEndpoint(slow(8*time.Second, grants(10*time.Second)))
@@ -255,7 +255,7 @@ func TestAlwaysZeroLifetime(t *testing.T) {
 }
 
 // reuse is a Doorkeeper server with token reuse: it hands out one token until it expires, says how many whole seconds
-// remain, rounded to the nearest, and so says 0 in the last half second (OPT-13, OPT-17).
+// remain, rounded to the nearest, and so says 0 in the last half second.
 func reuse(lifetime time.Duration) answer {
 	return func(_ context.Context, e *endpoint) (Issued, error) {
 		_, last := e.tokens()

@@ -268,7 +268,7 @@ func TestSecretEqual(t *testing.T) {
 	}
 }
 
-// TestFingerprint says that a fingerprint names a secret within this process, and nothing more (pitfall 6.8).
+// TestFingerprint says that a fingerprint names a secret within this process, and nothing more.
 func TestFingerprint(t *testing.T) {
 	form := regexp.MustCompile(`^[0-9a-f]{8}$`)
 	seen := make(map[string]string)

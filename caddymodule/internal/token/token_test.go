@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// TestClocks says that a token ends as soon as either clock says so (pitfall 5.9). A suspended machine stops the
+// TestClocks says that a token ends as soon as either clock says so. A suspended machine stops the
 // monotonic clock, a stepped clock moves the wall: a reading in which the two have parted is made here by moving the
 // token's wall expiry the other way.
 func TestClocks(t *testing.T) {

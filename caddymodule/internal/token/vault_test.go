@@ -32,7 +32,7 @@ func (v *Vault) size() int {
 }
 
 // TestVaultMakesOneSource says that however many ask at once for a new key, and whoever comes right after them, all get
-// the same source (pitfalls 1.1 and 1.4).
+// the same source.
 func TestVaultMakesOneSource(t *testing.T) {
 	const rounds = 100
 	v := newVault(t, 1000)
@@ -90,7 +90,7 @@ func TestVaultRemembersTheToken(t *testing.T) {
 	e.wantCalls(t, 1)
 }
 
-// TestVaultCollisions says that keys with the same hash never get each other's source (pitfall 1.8). ristretto itself
+// TestVaultCollisions says that keys with the same hash never get each other's source. ristretto itself
 // tells them apart by a second hash; with a bad one it returns the other's entry.
 func TestVaultCollisions(t *testing.T) {
 	for name, hash := range map[string]func(string) (uint64, uint64){

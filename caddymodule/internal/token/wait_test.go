@@ -11,7 +11,7 @@ import (
 )
 
 // TestCallerThatLeaves says what a caller gets who gives up while the endpoint is silent, and that the flight goes on
-// for the others (pitfalls 2.1).
+// for the others.
 func TestCallerThatLeaves(t *testing.T) {
 	const patience = 3 * time.Second
 	for name, tc := range map[string]struct {
@@ -183,7 +183,7 @@ func TestFetchTimeout(t *testing.T) {
 	}
 }
 
-// TestMaxWaitWithAFetcherThatIgnoresItsContext says that nobody hangs behind a stalled flight (pitfalls 2.2), that
+// TestMaxWaitWithAFetcherThatIgnoresItsContext says that nobody hangs behind a stalled flight, that
 // callers who come do not add calls, and that its token is used if it comes before the flight's deadline.
 func TestMaxWaitWithAFetcherThatIgnoresItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -212,7 +212,7 @@ func TestMaxWaitWithAFetcherThatIgnoresItsContext(t *testing.T) {
 	})
 }
 
-// TestPanickingFetcher says that a provider that panics fails the call and nothing else (pitfalls 2.3), and that the
+// TestPanickingFetcher says that a provider that panics fails the call and nothing else, and that the
 // panic's value shows nowhere.
 func TestPanickingFetcher(t *testing.T) {
 	for name, value := range map[string]any{
@@ -341,7 +341,7 @@ func TestRejectWithin(t *testing.T) {
 }
 
 // TestFlightLooksAgain says that whoever looked before a flight ended, and starts another after it, makes no call: what
-// the first has brought, a token or a failure, counts for both (pitfalls 2.6 and section 0).
+// the first has brought, a token or a failure, counts for both.
 func TestFlightLooksAgain(t *testing.T) {
 	for state, want := range map[string]string{
 		"fresh":        "",

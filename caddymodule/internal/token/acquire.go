@@ -1,0 +1,76 @@
+package token
+
+import (
+	"context"
+	"time"
+)
+
+// Acquire returns a lease on a valid token. The error is of type *Error, or the context's own if that ended first.
+func (s *Source) Acquire(ctx context.Context) (Lease, error) {
+	return s.AcquireWithin(ctx, 0)
+}
+
+// AcquireWithin is Acquire for a caller that has a MaxWait of its own; 0 means the policy's.
+func (s *Source) AcquireWithin(ctx context.Context, maxWait time.Duration) (Lease, error) {
+	now := time.Now()
+	if t := s.current.Load(); t.fresh(now) {
+		t.touch()
+		return Lease{s, t, ServedFresh, maxWait}, nil
+	}
+	return s.acquireSlow(ctx, maxWait, now)
+}
+
+func (s *Source) acquireSlow(ctx context.Context, maxWait time.Duration, now time.Time) (Lease, error) {
+	t := s.current.Load()
+	failed := s.backingOff(now)
+	switch {
+	case t.alive(now) && !t.rejected: // stale
+		t.touch()
+		if failed == nil {
+			s.refresh()
+		}
+		return Lease{s, t, ServedStale, maxWait}, nil
+	case failed == nil:
+		return s.wait(ctx, maxWait)
+	case t.alive(now): // rejected, but there is no other, and it may be good for other requests
+		return Lease{s, t, ServedStale, maxWait}, nil
+	default:
+		return Lease{}, failed.err
+	}
+}
+
+// wait joins the flight or starts it. The flight goes on if the caller leaves.
+func (s *Source) wait(ctx context.Context, maxWait time.Duration) (Lease, error) {
+	if maxWait <= 0 {
+		maxWait = s.config.Load().Policy.MaxWait
+	}
+	timer := time.NewTimer(maxWait)
+	defer timer.Stop()
+
+	var err error
+	select {
+	case result := <-s.group.DoChan("", s.flight):
+		if result.Err == nil {
+			t := result.Val.(*Token)
+			t.touch()
+			return Lease{s, t, ServedWaited, maxWait}, nil
+		}
+		err = result.Err
+	case <-ctx.Done():
+		err = ctx.Err()
+	case <-timer.C:
+		err = &Error{Kind: WaitedTooLong, Reason: "no token within max_wait (" + maxWait.String() + ")"}
+	}
+	// A rejected token that has not expired is better than none: the rejection may have been about one resource.
+	if t := s.current.Load(); t.alive(time.Now()) {
+		return Lease{s, t, ServedStale, maxWait}, nil
+	}
+	return Lease{}, err
+}
+
+// refresh starts a flight for callers who would soon have to wait for one, unless one is running.
+func (s *Source) refresh() {
+	if !s.flying.Load() {
+		s.group.DoChan("", s.flight)
+	}
+}

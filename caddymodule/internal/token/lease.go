@@ -1,0 +1,44 @@
+package token
+
+import (
+	"crypto/tls"
+	"time"
+)
+
+// Served is how a lease came by its token.
+type Served string
+
+// The ways to come by a token.
+const (
+	ServedFresh  Served = "fresh"
+	ServedStale  Served = "stale"
+	ServedWaited Served = "waited"
+)
+
+// Lease is what one proxied request holds: the token, and enough to report it as rejected.
+type Lease struct {
+	source *Source
+	token  *Token
+	served Served
+
+	// maxWait bounds how long the holder of the lease waits for another token.
+	maxWait time.Duration
+}
+
+// Value returns the token.
+func (l Lease) Value() Secret { return l.token.value }
+
+// Kept returns the other values of the answer, by name. It must not be changed.
+func (l Lease) Kept() map[string]string { return l.token.kept }
+
+// Certificate returns the TLS client certificate that the token may be bound to, or nil.
+func (l Lease) Certificate() *tls.Certificate { return l.token.certificate }
+
+// Served says how the lease came by its token.
+func (l Lease) Served() Served { return l.served }
+
+// Accepted reports that the API has accepted the token.
+func (l Lease) Accepted() { mark(&l.token.accepted) }
+
+// Expired reports whether the token has expired since it was leased.
+func (l Lease) Expired() bool { return !l.token.alive(time.Now()) }
