@@ -700,7 +700,7 @@ func TestSecretRotation(t *testing.T) {
 	})
 }
 
-// What is compared to find out whether a refused client has changed holds no secret.
+// What is compared to find out whether a refused client has changed shows no secret.
 func TestProof(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "secret")
 	proofs := make(map[string]bool)
@@ -711,17 +711,17 @@ func TestProof(t *testing.T) {
 		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		proof := f.Prepare().Proof
-		if proofs[proof] || proof != f.Prepare().Proof {
+		proof := f.Prepare().Proof.Reveal()
+		if proofs[proof] || proof != f.Prepare().Proof.Reveal() {
 			t.Errorf("%q: the proof %q is not one of this content", content, proof)
 		}
 		proofs[proof] = true
-		wantNowhere(t, "the secret", "s3cr3t-canary", map[string]string{"the proof": proof})
+		wantNowhere(t, "the secret", "s3cr3t-canary", map[string]string{"the proof": fmt.Sprintf("%+v", f.Prepare())})
 	}
 	if err := os.Remove(name); err != nil {
 		t.Fatal(err)
 	}
-	if proofs[f.Prepare().Proof] {
+	if proofs[f.Prepare().Proof.Reveal()] {
 		t.Error("a missing file has the proof of a file")
 	}
 }
@@ -747,7 +747,9 @@ func (f *inProcess) Fetch(ctx context.Context) (token.Issued, error) {
 }
 
 // Proof implements token.Fetcher.
-func (f *inProcess) Prepare() token.Call { return token.Call{Proof: f.Proof(), Fetch: f.Fetch} }
+func (f *inProcess) Prepare() token.Call {
+	return token.Call{Proof: token.NewSecret(f.Proof()), Fetch: f.Fetch}
+}
 
 func (f *inProcess) Proof() string { return "" }
 
@@ -853,19 +855,19 @@ func TestProofCoversTheTransport(t *testing.T) {
 	config := credentialJSON("optoro", "id", "secret")
 	_, c, _ := provisionCredential(t, strings.TrimSuffix(config, "}")+`,"transport":{"ca":"{file.`+name+`}"}}`)
 	f := &fetcher{client: c}
-	good := f.Prepare().Proof
+	good := f.Prepare().Proof.Reveal()
 	write("damaged")
-	damaged := f.Prepare().Proof
+	damaged := f.Prepare().Proof.Reveal()
 	if err := os.Remove(name); err != nil {
 		t.Fatal(err)
 	}
-	missing := f.Prepare().Proof
+	missing := f.Prepare().Proof.Reveal()
 	write(authority)
-	if again := f.Prepare().Proof; again != good || good == damaged || damaged == missing || good == missing {
+	if again := f.Prepare().Proof.Reveal(); again != good || good == damaged || damaged == missing || good == missing {
 		t.Errorf("the proofs are %q, %q, %q and %q", good, damaged, missing, again)
 	}
 	c.AllowPlaintext = true
-	if f.Prepare().Proof == good {
+	if f.Prepare().Proof.Reveal() == good {
 		t.Error("allow_plaintext is not in the proof")
 	}
 }

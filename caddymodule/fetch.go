@@ -8,7 +8,6 @@ import (
 	"errors"
 	"net/http"
 	"slices"
-	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -29,12 +28,12 @@ func (f *fetcher) Prepare() token.Call {
 	if err != nil {
 		failed := provider.Misconfigured(err)
 		return token.Call{
-			Proof: failed.Reason,
+			Proof: provider.NewSecret(failed.Reason),
 			Fetch: func(context.Context) (token.Issued, error) { return token.Issued{}, failed },
 		}
 	}
 	return token.Call{
-		Proof: s.proof() + " " + strconv.FormatBool(f.client.AllowPlaintext),
+		Proof: s.proof(f.client.AllowPlaintext),
 		Fetch: func(ctx context.Context) (token.Issued, error) { return f.fetch(ctx, s) },
 	}
 }

@@ -117,7 +117,7 @@ func TestSecretsAreReadOnceForACall(t *testing.T) {
 	if r.reads != 1 || r.sent[0] != "key-number-1" || r.sent[1] != "key-number-1" {
 		t.Errorf("read %d times, sent %q", r.reads, r.sent)
 	}
-	if next := (&fetcher{client: c}).Prepare(); next.Proof == call.Proof {
+	if next := (&fetcher{client: c}).Prepare(); next.Proof.Equal(call.Proof) {
 		t.Error("a new secret has the proof of the old one")
 	}
 }

@@ -60,7 +60,9 @@ func (n *numberedTokens) Fetch(ctx context.Context) (token.Issued, error) {
 	return token.Issued{Token: token.NewSecret(value), Lifetime: lifetime}, nil
 }
 
-func (n *numberedTokens) Prepare() token.Call { return token.Call{Proof: n.Proof(), Fetch: n.Fetch} }
+func (n *numberedTokens) Prepare() token.Call {
+	return token.Call{Proof: token.NewSecret(n.Proof()), Fetch: n.Fetch}
+}
 
 func (n *numberedTokens) Proof() string { return "" }
 

@@ -74,7 +74,9 @@ func (f *failingFetcher) Fetch(context.Context) (token.Issued, error) {
 	return token.Issued{}, f.err
 }
 
-func (f *failingFetcher) Prepare() token.Call { return token.Call{Proof: f.Proof(), Fetch: f.Fetch} }
+func (f *failingFetcher) Prepare() token.Call {
+	return token.Call{Proof: token.NewSecret(f.Proof()), Fetch: f.Fetch}
+}
 
 func (f *failingFetcher) Proof() string { return "" }
 
@@ -418,6 +420,8 @@ func (f waitingFetcher) Fetch(context.Context) (token.Issued, error) {
 	return token.Issued{Token: token.NewSecret("a"), Lifetime: time.Hour}, nil
 }
 
-func (f waitingFetcher) Prepare() token.Call { return token.Call{Proof: f.Proof(), Fetch: f.Fetch} }
+func (f waitingFetcher) Prepare() token.Call {
+	return token.Call{Proof: token.NewSecret(f.Proof()), Fetch: f.Fetch}
+}
 
 func (waitingFetcher) Proof() string { return "" }

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
+	"strconv"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
@@ -60,14 +60,14 @@ func (s secrets) all() []provider.Secret {
 	return all
 }
 
-// proof tells one set of secrets from another, and shows none of them.
-func (s secrets) proof() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s %s %s", s.client.ID, s.client.Secret.Fingerprint(), s.transport.ca.Fingerprint(), s.transport.proxy.Fingerprint())
+// proof is all of them in one text, and whether they may travel in the clear. Two sets of secrets have the same proof only
+// if they are the same.
+func (s secrets) proof(plaintext bool) provider.Secret {
+	values := []string{strconv.FormatBool(plaintext), s.client.ID, s.client.Secret.Reveal(), s.transport.ca.Reveal(), s.transport.proxy.Reveal()}
 	for _, option := range slices.Sorted(maps.Keys(s.client.Secrets)) {
-		b.WriteString(" " + s.client.Secrets[option].Fingerprint())
+		values = append(values, option, s.client.Secrets[option].Reveal())
 	}
-	return b.String()
+	return provider.NewSecret(fmt.Sprintf("%q", values))
 }
 
 // httpClient makes what sends one token request. It returns the client's certificate too, if there is one.

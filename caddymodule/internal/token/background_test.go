@@ -414,7 +414,7 @@ type proofPanicsOnce struct {
 	once sync.Once
 }
 
-func (p *proofPanicsOnce) Prepare() Call { return Call{Proof: p.Proof(), Fetch: p.Fetch} }
+func (p *proofPanicsOnce) Prepare() Call { return Call{Proof: NewSecret(p.Proof()), Fetch: p.Fetch} }
 
 func (p *proofPanicsOnce) Proof() string {
 	p.once.Do(func() { panic(canary) })

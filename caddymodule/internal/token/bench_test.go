@@ -112,7 +112,7 @@ func (f fixed) Fetch(context.Context) (Issued, error) {
 	return Issued{Token: NewSecret(string(f)), Lifetime: hour}, nil
 }
 
-func (f fixed) Prepare() Call { return Call{Proof: f.Proof(), Fetch: f.Fetch} }
+func (f fixed) Prepare() Call { return Call{Proof: NewSecret(f.Proof()), Fetch: f.Fetch} }
 
 func (fixed) Proof() string { return "" }
 

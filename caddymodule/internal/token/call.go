@@ -15,7 +15,7 @@ const (
 
 // attempt is one call, and what came of it.
 type attempt struct {
-	proof  string // that the call was made with
+	proof  Secret // that the call was made with
 	sent   time.Time
 	issued Issued
 	err    *Error
@@ -64,6 +64,6 @@ func makeAttempt(ctx context.Context, f Fetcher) attempt {
 	call := f.Prepare()
 	a := attempt{proof: call.Proof, sent: time.Now()}
 	a.issued, a.err = call.Make(ctx)
-	a.rotated = a.err != nil && a.err.Kind == Refused && f.Prepare().Proof != a.proof
+	a.rotated = a.err != nil && a.err.Kind == Refused && !f.Prepare().Proof.Equal(a.proof)
 	return a
 }

@@ -35,7 +35,7 @@ func (b *blocking) Fetch(ctx context.Context) (Issued, error) {
 	return b.endpoint.Fetch(ctx)
 }
 
-func (b *blocking) Prepare() Call { return Call{Proof: b.Proof(), Fetch: b.Fetch} }
+func (b *blocking) Prepare() Call { return Call{Proof: NewSecret(b.Proof()), Fetch: b.Fetch} }
 
 func (b *blocking) Proof() string {
 	b.pass(func() chan struct{} { return b.proof })

@@ -16,9 +16,9 @@ type Fetcher interface {
 // Call is one call of a token endpoint that can be made. A call that has not returned when its context ended is
 // abandoned, and may still run when the next one is made.
 type Call struct {
-	// Proof identifies what the client proves its identity with in this call. When it changes, a refusal of the old one
-	// no longer counts.
-	Proof string
+	// Proof is what the client proves its identity with in this call. When it changes, a refusal of the old one no longer
+	// counts. The source keeps only a digest of it.
+	Proof Secret
 
 	// Fetch asks for one token. Failures are of type *Error; any other error counts as Unreadable.
 	Fetch func(ctx context.Context) (Issued, error)

@@ -21,7 +21,7 @@ func (s *Source) fly(forced bool) (result any, err error) {
 	defer s.flying.Store(false)
 	defer func() {
 		if p := recover(); p != nil || result == nil && err == nil { // neither: runtime.Goexit
-			result, err = nil, s.remember(panicked(p), "")
+			result, err = nil, s.remember(panicked(p), Secret{})
 		}
 	}()
 
@@ -147,18 +147,19 @@ func (s *Source) fail(a attempt, config *Config) *Error {
 }
 
 // remember makes the failure the state of the source: until its time has come, no request causes a call.
-func (s *Source) remember(err *Error, proof string) *Error {
+func (s *Source) remember(err *Error, proof Secret) *Error {
 	now := time.Now()
+	digest := proof.digest()
 	var wait time.Duration
 	if err.Kind == Refused {
-		wait = s.schedules().coolDown(proof)
+		wait = s.schedules().coolDown(digest)
 	} else {
 		wait = s.schedules().backoff.NextBackOff()
 	}
 	wait = s.beforeExpiry(wait, err, now)
 	remembered := *err
 	remembered.RetryAt = now.Add(max(wait, min(err.RetryAfter, maxRetryAfter)))
-	s.failure.Store(&failure{err: &remembered, until: remembered.RetryAt, proof: proof})
+	s.failure.Store(&failure{err: &remembered, until: remembered.RetryAt, proof: digest})
 	return &remembered
 }
 

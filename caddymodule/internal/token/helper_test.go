@@ -62,7 +62,7 @@ func (e *endpoint) Fetch(ctx context.Context) (Issued, error) {
 }
 
 // Proof implements Fetcher.
-func (e *endpoint) Prepare() Call { return Call{Proof: e.Proof(), Fetch: e.Fetch} }
+func (e *endpoint) Prepare() Call { return Call{Proof: NewSecret(e.Proof()), Fetch: e.Fetch} }
 
 func (e *endpoint) Proof() string {
 	e.mu.Lock()

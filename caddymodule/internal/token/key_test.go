@@ -234,3 +234,21 @@ func FuzzKey(f *testing.F) {
 		}
 	})
 }
+
+// TestIdentity says that the identity is the same for replicas that are configured alike, and tells apart what Key does.
+func TestIdentity(t *testing.T) {
+	of := func(secret, source string) string {
+		return NewKeyBuilder().Secret("client_secret", NewSecret(secret)).Field("source", source).Identity().Reveal()
+	}
+	if of("a", "b") != of("a", "b") {
+		t.Error("the same fields have two identities")
+	}
+	for _, other := range [][2]string{{"a", "c"}, {"c", "b"}, {"ab", ""}, {"", "ab"}} {
+		if of("a", "b") == of(other[0], other[1]) {
+			t.Errorf("%q has the identity of another", other)
+		}
+	}
+	if !strings.Contains(of(canary, "b"), canary) {
+		t.Error("the secret goes in as a digest, which other processes do not share")
+	}
+}

@@ -47,7 +47,7 @@ func (s *Source) compareProof(f *failure) (changed bool) {
 			changed = false
 		}
 	}()
-	if s.config.Load().Fetcher.Prepare().Proof == f.proof {
+	if s.config.Load().Fetcher.Prepare().Proof.digest() == f.proof {
 		return false
 	}
 	s.failure.CompareAndSwap(f, nil)

@@ -12,7 +12,7 @@ type retries struct {
 	cooldown *backoff.ExponentialBackOff
 	pause    *backoff.ExponentialBackOff
 
-	// refused is the proof that the cooldown is about. A different proof starts a new cooldown.
+	// refused is the digest of the proof that the cooldown is about. A different proof starts a new cooldown.
 	refused string
 }
 

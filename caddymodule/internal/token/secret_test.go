@@ -79,7 +79,7 @@ func (k *keeper) Fetch(context.Context) (Issued, error) {
 	return Issued{Token: k.secret, Lifetime: hour}, nil
 }
 
-func (k *keeper) Prepare() Call { return Call{Proof: k.Proof(), Fetch: k.Fetch} }
+func (k *keeper) Prepare() Call { return Call{Proof: NewSecret(k.Proof()), Fetch: k.Fetch} }
 
 func (k *keeper) Proof() string { return k.secret.Fingerprint() }
 
@@ -112,6 +112,7 @@ func secretHolders(t *testing.T) map[string]any {
 		"nested":         nested{exported{secret}, unexported{secret}, []Secret{secret}, map[string]Secret{"a": secret}, map[Secret]int{secret: 1}, secret, [2]Secret{secret, secret}, &unexported{secret}},
 		"Issued":         Issued{Token: secret},
 		"*Issued":        &Issued{Token: secret},
+		"Call":           Call{Proof: secret},
 		"Event":          Event{Token: secret},
 		"*Event":         &Event{Token: secret},
 		"Lease":          l,

@@ -84,7 +84,7 @@ type Source struct {
 type failure struct {
 	err   *Error
 	until time.Time
-	proof string
+	proof string // its digest
 }
 
 // NewSource makes a source. It does nothing until it is asked for a token, or Start is called.
