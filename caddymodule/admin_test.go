@@ -562,7 +562,7 @@ func TestRunningApp(t *testing.T) {
 func TestReportOfAFailureThatIsDue(t *testing.T) {
 	c, _ := observedCredential(t)
 	synctest.Test(t, func(t *testing.T) {
-		c.source = token.NewSource(token.Config{Observe: c.status.Observe,
+		c.source = token.NewSource(token.Config{Observer: c.status,
 			Fetcher: &failingFetcher{err: &token.Error{Kind: token.Refused, Status: 401, Code: "invalid_client", Reason: "it says no"}}})
 		c.status.Begin("identity", c.source)
 		if c.source.Refresh(t.Context()) == nil {

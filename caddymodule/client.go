@@ -211,8 +211,7 @@ func (c *client) sourceConfig() token.Config {
 		Fetcher:  &fetcher{client: c},
 		Policy:   c.policy(),
 		Endpoint: c.status.Endpoint,
-		Observer: c.name,
-		Observe:  c.status.Observe,
+		Observer: c.status,
 	}
 }
 

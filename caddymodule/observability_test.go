@@ -90,7 +90,7 @@ func TestRepeatedFailuresAreSummarised(t *testing.T) {
 			c, log := observedCredential(t)
 			synctest.Test(t, func(t *testing.T) {
 				f := &failingFetcher{err: failure}
-				s := token.NewSource(token.Config{Fetcher: f, Observe: c.status.Observe})
+				s := token.NewSource(token.Config{Fetcher: f, Observer: c.status})
 				began := time.Now()
 				for f.calls < 1000 {
 					_ = s.Refresh(t.Context()) // far more often than it would call by itself
@@ -292,7 +292,7 @@ func TestEventHandlersDelayNobody(t *testing.T) {
 func tracedHandler(t *testing.T, f token.Fetcher) (*Handler, *sdktrace.TracerProvider, *tracetest.InMemoryExporter) {
 	t.Helper()
 	c, _ := observedCredential(t)
-	c.source = token.NewSource(token.Config{Fetcher: f, Observe: c.status.Observe})
+	c.source = token.NewSource(token.Config{Fetcher: f, Observer: c.status})
 	t.Cleanup(c.source.Rest)
 	exporter := tracetest.NewInMemoryExporter()
 	return &Handler{Credential: c.name, credential: c}, sdktrace.NewTracerProvider(sdktrace.WithSyncer(exporter)), exporter

@@ -34,6 +34,9 @@ func (c *Credential) Begin(identity token.Key, source *token.Source) {
 // Release says that the configuration is gone.
 func (c *Credential) Release() { records.release(c.record) }
 
+// ID implements token.Observer.
+func (c *Credential) ID() string { return c.Name }
+
 // Observe is told of every token call and of every token that is given up. It counts, keeps the history, logs, and emits
 // Caddy's events.
 func (c *Credential) Observe(e token.Event) {

@@ -22,15 +22,16 @@ func (s *Source) AcquireWithin(ctx context.Context, maxWait time.Duration) (Leas
 
 func (s *Source) acquireSlow(ctx context.Context, maxWait time.Duration, now time.Time) (Lease, error) {
 	t := s.current.Load()
-	failed := s.backingOff(now)
-	switch {
-	case t.alive(now) && !t.rejected: // stale
+	if t.alive(now) && !t.rejected { // stale
 		t.touch()
-		if failed == nil {
+		if s.mayRefresh(now) {
 			s.refresh()
 		}
 		return Lease{s, t, ServedStale, maxWait}, nil
-	case failed == nil:
+	}
+	failed := s.backingOff(now)
+	switch {
+	case failed == nil, s.mayLook(now):
 		return s.wait(ctx, maxWait)
 	case t.alive(now): // rejected, but there is no other, and it may be good for other requests
 		return Lease{s, t, ServedStale, maxWait}, nil

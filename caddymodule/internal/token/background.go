@@ -85,16 +85,16 @@ func (s *Source) arm(at time.Time) {
 // prefetch.
 func (s *Source) armNext() {
 	now := time.Now()
-	t, next := s.current.Load(), s.notBefore
+	t, next, config := s.current.Load(), s.notBefore, s.config.Load()
 	switch f := s.failure.Load(); {
 	case t.fresh(now): // even after a forced call that failed
 		next = t.refreshAt
 	case f != nil:
 		next = f.until
 	case t.alive(now):
-		next = t.refreshAt
+		next = config.Sharing.after(t.refreshAt)
 	}
-	if s.config.Load().Policy.Prefetch || t != nil && next.Before(t.expires.Add(expiryGrace)) {
+	if config.Policy.Prefetch || t != nil && next.Before(t.expires.Add(expiryGrace)) {
 		s.arm(next)
 	}
 }

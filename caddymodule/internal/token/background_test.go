@@ -383,11 +383,11 @@ func TestPrefetchSurvives(t *testing.T) {
 		},
 		"a panic in Observe": func(e *endpoint) Config {
 			var once sync.Once
-			return Config{Fetcher: e, Policy: prefetch, Observe: func(Event) { once.Do(func() { panic(canary) }) }}
+			return Config{Fetcher: e, Policy: prefetch, Observer: observing{observe: func(Event) { once.Do(func() { panic(canary) }) }}}
 		},
 		"a slow observer of a failure": func(e *endpoint) Config {
 			e.set(script(fails(errThrottle), fails(errThrottle), grants(hour)))
-			return Config{Fetcher: e, Policy: prefetch, Observe: func(Event) { <-time.After(5 * time.Second) }}
+			return Config{Fetcher: e, Policy: prefetch, Observer: observing{observe: func(Event) { <-time.After(5 * time.Second) }}}
 		},
 		"a token that is stale when it comes": func(e *endpoint) Config {
 			e.set(slow(1900*time.Millisecond, grants(2*time.Second)))

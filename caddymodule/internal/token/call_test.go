@@ -63,7 +63,7 @@ func (b *blocking) close(fetch, proof bool) (open, release func()) {
 
 func newBlocking(t testing.TB, a answer, p Policy) (*blocking, *Source) {
 	b := &blocking{endpoint: newEndpoint(a)}
-	s := NewSource(Config{Fetcher: b, Policy: p, Observe: b.observe})
+	s := NewSource(Config{Fetcher: b, Policy: p, Observer: observing{observe: b.observe}})
 	t.Cleanup(func() {
 		s.Rest()
 		advance(settled)
@@ -142,7 +142,7 @@ func TestAbandonedCallsAreFew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, s := newBlocking(t, grants(hour), Policy{FetchTimeout: time.Second})
 		_, release := b.close(true, false)
-		s.Start(Config{Fetcher: b, Policy: Policy{FetchTimeout: time.Second, Prefetch: true}, Observe: b.observe})
+		s.Start(Config{Fetcher: b, Policy: Policy{FetchTimeout: time.Second, Prefetch: true}, Observer: observing{observe: b.observe}})
 		before := runtime.NumGoroutine()
 		advance(12 * time.Hour)
 		if more := runtime.NumGoroutine() - before; more > maxCalls+2 { // and a flight

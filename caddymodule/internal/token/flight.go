@@ -31,12 +31,20 @@ func (s *Source) fly(forced bool) (result any, err error) {
 			return t, nil
 		}
 		if f := s.backingOff(now); f != nil {
+			if t := s.elsewhere(now); t != nil {
+				return t, nil
+			}
 			return nil, f.err
 		}
 	}
 	time.Sleep(time.Until(s.notBefore))
 
 	config := s.config.Load()
+	if config.Sharing != nil && !forced {
+		if t := s.share(config); t != nil {
+			return t, nil
+		}
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), config.Policy.FetchTimeout)
 	defer cancel()
 	t, failed := s.fetch(ctx, config)
@@ -87,21 +95,31 @@ func (s *Source) succeed(issued Issued, sent time.Time, config *Config) *Token {
 		Token: t.value, Lifetime: lifetime, Unchanged: unchanged, Note: issued.Note,
 		Duration: now.Sub(sent), Recovered: s.failing,
 	})
+	if !t.alive(now) {
+		s.failing = false
+		s.failure.Store(nil)
+		s.notBefore = now.Add(s.schedules().pause.NextBackOff())
+	} else {
+		s.schedule(t, previous, unchanged, config.Policy)
+		if !unchanged {
+			t.followAdvice(issued.RefreshIn)
+		}
+		s.publish(t, config)
+	}
+	config.Sharing.save(t, issued.Note)
+	return t
+}
+
+// publish makes t the current token.
+func (s *Source) publish(t *Token, config *Config) {
 	s.failing = false
 	s.failure.Store(nil)
-
-	if !t.alive(now) {
-		s.notBefore = now.Add(s.schedules().pause.NextBackOff())
-		return t
-	}
 	s.retries = nil
-	s.schedule(t, previous, unchanged, config.Policy)
-	if !unchanged {
-		t.followAdvice(issued.RefreshIn)
+	if sharing := config.Sharing; sharing != nil {
+		sharing.pause = 0
 	}
 	s.flying.Store(false) // so that a rejection of this very token finds no call that could replace it
 	s.current.Store(t)
-	return t
 }
 
 // schedule decides when t becomes stale. An endpoint that returns the token it returned before (a Doorkeeper
@@ -143,6 +161,7 @@ func (t *Token) followAdvice(refreshIn time.Duration) {
 func (s *Source) fail(a attempt, config *Config) *Error {
 	remembered := s.remember(a.err, a.proof)
 	s.observe(config, Event{Err: remembered, Duration: time.Since(a.sent)})
+	config.Sharing.holdBack(remembered, a.proof)
 	return remembered
 }
 

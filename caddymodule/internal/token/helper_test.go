@@ -153,9 +153,18 @@ func (e *endpoint) lastEvent() Event {
 	return events[len(events)-1]
 }
 
+// observing is an Observer.
+type observing struct {
+	id      string
+	observe func(Event)
+}
+
+func (o observing) ID() string      { return o.id }
+func (o observing) Observe(e Event) { o.observe(e) }
+
 // config makes the endpoint a source's.
 func (e *endpoint) config(p Policy) Config {
-	return Config{Fetcher: e, Policy: p, Observe: e.observe, Endpoint: fmt.Sprintf("%p", e)}
+	return Config{Fetcher: e, Policy: p, Observer: observing{observe: e.observe}, Endpoint: fmt.Sprintf("%p", e)}
 }
 
 // source makes a source that asks the endpoint, and that leaves no flight behind in the test's bubble.

@@ -23,7 +23,7 @@ func (l Lease) Reject(ctx context.Context, doubt Doubt) (Lease, bool) {
 // another waits for the flight that replaces the token, even if the token is still served.
 func (s *Source) another(ctx context.Context, l Lease) (Lease, error) {
 	t := s.current.Load()
-	if t != nil && t.generation == l.token.generation && !t.rejected && s.backingOff(time.Now()) == nil {
+	if t != nil && t.generation == l.token.generation && !t.rejected && s.mayFetch(time.Now()) {
 		return s.wait(ctx, l.maxWait)
 	}
 	return s.AcquireWithin(ctx, l.maxWait)
@@ -32,7 +32,7 @@ func (s *Source) another(ctx context.Context, l Lease) (Lease, error) {
 // Discard reports the same for a request that cannot be sent again. It fetches the next token in the background.
 func (l Lease) Discard(doubt Doubt) {
 	s := l.source
-	if s.invalidate(l.token, doubt) && !s.current.Load().fresh(time.Now()) && s.backingOff(time.Now()) == nil {
+	if s.invalidate(l.token, doubt) && !s.current.Load().fresh(time.Now()) && s.mayFetch(time.Now()) {
 		s.refresh()
 	}
 }
@@ -52,7 +52,11 @@ func (l Lease) RejectedAgain() {
 func (s *Source) invalidate(rejected *Token, doubt Doubt) bool {
 	invalidated, another := s.judge(rejected, doubt)
 	if invalidated {
-		s.observe(s.config.Load(), Event{Rejected: true, Token: rejected.value})
+		config := s.config.Load()
+		if config.Sharing != nil {
+			config.Sharing.rejected.Store(&rejected.value)
+		}
+		s.observe(config, Event{Rejected: true, Token: rejected.value})
 	}
 	return another
 }

@@ -9,9 +9,12 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// Event is something that happened in a Source: a call of the token endpoint or, if Rejected is set, the end of a token
-// that the API has rejected. Observers must be quick: they are called inside the flight.
+// Event is something that happened in a Source: a call of the token endpoint or, if Adopted or Rejected is set, a token
+// that another replica has left, or the end of one that the API has rejected.
 type Event struct {
+	// Adopted is set if another replica obtained Token, and this one took it over. Such an event is not about a call.
+	Adopted bool
+
 	// Rejected is set if the API has rejected Token, which is to be replaced. Such an event is not about a call.
 	Rejected bool
 
@@ -33,7 +36,7 @@ type Event struct {
 	// Duration is how long the call took.
 	Duration time.Duration
 
-	// Recovered is set on the first success after a failure.
+	// Recovered is set on the first token after a failure.
 	Recovered bool
 }
 
@@ -42,15 +45,24 @@ type Config struct {
 	Fetcher Fetcher
 	Policy  Policy
 
+	// Sharing, if not nil, is how the source shares its token with other replicas. Made by NewSharing.
+	Sharing *Sharing
+
 	// Endpoint names the token endpoint. Background flights of all sources with the same endpoint take turns.
 	Endpoint string
 
-	// Observer identifies Observe. Configurations with the same Observer are one credential before and after a reload.
-	// Of those in force, only the latest gets events.
-	Observer string
+	// Observer, if not nil, gets every event while the configuration is in force. Configurations whose observers have the
+	// same ID are one credential before and after a reload. Of those in force, only the latest gets events.
+	Observer Observer
+}
 
-	// Observe, if not nil, is called for every event while the configuration is in force.
-	Observe func(Event)
+// Observer learns what happens in a Source.
+type Observer interface {
+	// ID identifies the credential.
+	ID() string
+
+	// Observe must be quick: it is called inside the flight.
+	Observe(Event)
 }
 
 // Source is the truth for one credential. It is safe for concurrent use. Make it with NewSource.
@@ -104,23 +116,19 @@ func (s *Source) observe(caller *Config, e Event) {
 	inForce := slices.Clone(s.started)
 	s.mu.Unlock()
 	if len(inForce) == 0 {
-		caller.Observe(e)
-		return
+		inForce = []*Config{caller}
 	}
 	var told []string
 	for _, c := range slices.Backward(inForce) {
-		if slices.Contains(told, c.Observer) {
+		if c.Observer == nil || slices.Contains(told, c.Observer.ID()) {
 			continue
 		}
-		told = append(told, c.Observer)
-		c.Observe(e)
+		told = append(told, c.Observer.ID())
+		c.Observer.Observe(e)
 	}
 }
 
 func (c Config) withDefaults() *Config {
 	c.Policy = c.Policy.withDefaults()
-	if c.Observe == nil {
-		c.Observe = func(Event) {}
-	}
 	return &c
 }

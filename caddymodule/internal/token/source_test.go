@@ -408,7 +408,7 @@ func TestEachObserverIsToldOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var told []string
 		config := func(observer, configuration string) Config {
-			return Config{Fetcher: fixed("token"), Observer: observer, Observe: func(Event) { told = append(told, observer+configuration) }}
+			return Config{Fetcher: fixed("token"), Observer: observing{observer, func(Event) { told = append(told, observer+configuration) }}}
 		}
 		s := NewSource(config("a", "0")) // in force nowhere, so far
 		mustAcquire(t, s)

@@ -81,12 +81,12 @@ func (s *Source) Ready() (bool, *Error) {
 	now := time.Now()
 	if t := s.current.Load(); t.alive(now) {
 		t.touch()
-		if !t.fresh(now) && s.backingOff(now) == nil {
+		if !t.fresh(now) && s.mayRefresh(now) {
 			s.refreshInTurn()
 		}
 		return true, nil
 	}
-	if s.backingOff(now) == nil {
+	if s.mayFetch(now) {
 		s.refreshInTurn()
 	}
 	if f := s.failure.Load(); f != nil { // also while the next call is under way, which may take long

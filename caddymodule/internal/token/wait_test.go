@@ -255,7 +255,7 @@ func TestPanickingFetcher(t *testing.T) {
 func TestPanicsBesideFetch(t *testing.T) {
 	for name, config := range map[string]Config{
 		"Proof":   {Fetcher: panickingProof{newEndpoint(grants(hour))}},
-		"Observe": {Fetcher: newEndpoint(grants(hour)), Observe: func(Event) { panic(canary) }},
+		"Observe": {Fetcher: newEndpoint(grants(hour)), Observer: observing{observe: func(Event) { panic(canary) }}},
 	} {
 		inBubble(t, name, func(t *testing.T) {
 			defer func() {
