@@ -36,7 +36,7 @@ func (o oauth2) checkClientAssertion(r *http.Request, s sent) *refusal {
 	if err := o.verifyClientAssertion(r, assertion); err != nil {
 		return refuse(invalidClient, "client_assertion: %v", err)
 	}
-	return o.checkClientID(s, false)
+	return nil
 }
 
 func (o oauth2) verifyClientAssertion(r *http.Request, assertion string) error {
@@ -71,7 +71,7 @@ func (o oauth2) checkGrantAssertion(r *http.Request, s sent) *refusal {
 
 // claims are those that each JWT must have. One that is empty must be absent.
 func (o oauth2) claims(r *http.Request) map[string]string {
-	id := o.endpoint.clientID()
+	id := o.client.id
 	return map[string]string{
 		"iss": id, "sub": id, "aud": cmp.Or(o.AssertionAudience, o.Issuer, ownURL(r)),
 	}
@@ -176,7 +176,7 @@ func (o oauth2) checkFresh(payload map[string]any, described map[string]string) 
 	if jti == "" {
 		return errors.New("jti is missing or no string")
 	}
-	if !o.endpoint.firstUse(jti, exp) {
+	if !o.jtis.firstUse(jti, exp) {
 		return errors.New("jti was used before")
 	}
 	return nil
@@ -189,22 +189,6 @@ func timeClaim(payload map[string]any, name string) (time.Time, bool) {
 		return time.Time{}, false
 	}
 	return time.UnixMilli(int64(seconds * 1000)), true
-}
-
-// firstUse remembers a jti until its JWT has expired, and reports whether it was new (RFC 7523, section 3, number 7).
-func (e *TokenEndpoint) firstUse(jti string, exp time.Time) bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	now := time.Now()
-	maps.DeleteFunc(e.jtis, func(_ string, exp time.Time) bool { return !exp.After(now) })
-	if _, used := e.jtis[jti]; used {
-		return false
-	}
-	if e.jtis == nil {
-		e.jtis = make(map[string]time.Time)
-	}
-	e.jtis[jti] = exp
-	return true
 }
 
 // verifyWithKey lets the key say which algorithms there are, never the JWT alone (RFC 8725, section 3.1).
@@ -247,7 +231,7 @@ func (o oauth2) verifyWithSecret(compact string, header map[string]any) error {
 	}
 	dot := strings.LastIndexByte(compact, '.')
 	got, err := base64.RawURLEncoding.DecodeString(compact[dot+1:])
-	mac := hmac.New(hmacHashes[alg], []byte(o.endpoint.clientSecret()))
+	mac := hmac.New(hmacHashes[alg], []byte(o.client.secret))
 	mac.Write([]byte(compact[:dot]))
 	if err != nil || !hmac.Equal(got, mac.Sum(nil)) {
 		return errors.New("the signature is wrong")

@@ -271,8 +271,8 @@ func TestOAuth2JTI(t *testing.T) {
 			t.Errorf("a forged JWT used up the jti: %s", got)
 		}
 		advance(2 * time.Minute)
-		if got := ask(goodClaims()); got != "" || len(e.jtis) != 1 {
-			t.Errorf("got %q, and %d are remembered", got, len(e.jtis))
+		if got := ask(goodClaims()); got != "" || len(e.jtis.until) != 1 {
+			t.Errorf("got %q, and %d are remembered", got, len(e.jtis.until))
 		}
 	})
 }

@@ -22,7 +22,10 @@ func (o oauth2) checkClient(r *http.Request, s sent) *refusal {
 	case authPost:
 		return o.checkPost(s)
 	case authSecretJWT, authKeyJWT:
-		return o.checkClientAssertion(r, s)
+		if why := o.checkClientAssertion(r, s); why != nil {
+			return why
+		}
+		return o.checkClientID(s, false) // RFC 7521, section 4.2
 	}
 	return o.checkClientID(s, true) // RFC 8705, section 2; RFC 6749, section 3.2.1
 }
@@ -70,7 +73,7 @@ func (o oauth2) checkBasic(r *http.Request) *refusal {
 			return refuse(invalidClient, "id and secret in Basic are not form-encoded")
 		}
 	}
-	if !o.endpoint.knows(id, secret) {
+	if !o.client.knows(id, secret) {
 		return refuse(invalidClient, "the client id or secret in Basic is wrong")
 	}
 	return nil
@@ -92,7 +95,7 @@ func (o oauth2) checkPost(s sent) *refusal {
 	if why != nil {
 		return why
 	}
-	if !o.endpoint.knows(o.endpoint.clientID(), secret) {
+	if !o.client.knows(o.client.id, secret) {
 		return refuse(invalidClient, "%s is wrong", o.clientSecretParam())
 	}
 	return o.checkClientID(s, true)
@@ -108,7 +111,7 @@ func (o oauth2) checkClientID(s sent, required bool) *refusal {
 		return why
 	case !there && !required:
 		return nil
-	case id != o.endpoint.clientID():
+	case id != o.client.id:
 		return refuse(invalidClient, "%s is missing or wrong", o.clientIDParam())
 	}
 	return nil
@@ -130,9 +133,4 @@ func (o oauth2) checkCertificate(r *http.Request, _ sent) *refusal {
 		return refuse(invalidClient, "the connection has another client certificate")
 	}
 	return nil
-}
-
-// misconfigured is for what ValidateKeys would have found.
-func misconfigured(option string) *refusal {
-	return &refusal{http.StatusInternalServerError, "server_error", option + " of the development server is wrong"}
 }

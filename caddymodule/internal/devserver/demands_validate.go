@@ -156,10 +156,7 @@ func (d *Demands) validateMetadata() error {
 	return nil
 }
 
-// ValidateKeys names the first option whose key or certificate is wrong. It is apart from Validate because Caddy's adapter reads
-// no files.
-func (e *TokenEndpoint) ValidateKeys() error {
-	d := &e.Demands
+func (d *Demands) validateKeys() error {
 	if d.ClientKey != "" {
 		key, err := parseKey(d.ClientKey)
 		if err != nil {

@@ -9,10 +9,10 @@ import (
 )
 
 // elasticPath is the token endpoint of Elastic Path Commerce Cloud.
-type elasticPath struct{}
+type elasticPath struct{ client client }
 
 // check accepts what all of the vendor's own clients send, and nothing beside it (EP-01 to EP-07).
-func (p elasticPath) check(e *TokenEndpoint, r *http.Request, in params) (string, *answer) {
+func (p elasticPath) check(r *http.Request, in params) (string, *answer) {
 	refuse := func(status int, detail string) (string, *answer) {
 		a := jsonAPIError(status, strconv.Itoa(status), detail)
 		return "", &a
@@ -30,9 +30,9 @@ func (p elasticPath) check(e *TokenEndpoint, r *http.Request, in params) (string
 		return refuse(http.StatusBadRequest, "client_id is missing")
 	case grant == "implicit" && hasSecret:
 		return refuse(http.StatusBadRequest, "client_secret must not be sent with implicit")
-	case grant == "implicit" && id == e.clientID():
+	case grant == "implicit" && id == p.client.id:
 		return grant, nil
-	case grant == "client_credentials" && e.knows(id, secret):
+	case grant == "client_credentials" && p.client.knows(id, secret):
 		return grant, nil
 	case grant == "implicit", grant == "client_credentials":
 		return refuse(http.StatusUnauthorized, "")

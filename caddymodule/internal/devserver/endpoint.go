@@ -3,7 +3,6 @@ package devserver
 import (
 	"cmp"
 	"context"
-	"crypto/subtle"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -26,25 +25,6 @@ const (
 	Optoro      Dialect = "optoro"       // Doorkeeper: POST /oauth/token
 	ElasticPath Dialect = "elastic_path" // POST /oauth/access_token
 	OAuth2      Dialect = "oauth2"       // what its Demands describe, at any path
-)
-
-// Mode says what a further request of the same client gets. All three were captured from a Doorkeeper server.
-type Mode string
-
-// The modes. The empty Mode is ModeDefault.
-const (
-	// ModeDefault issues another token each time; earlier ones stay good.
-	ModeDefault Mode = "default"
-	// ModeReuse gives the live token again, with the seconds that remain (OPT-16, OPT-17).
-	ModeReuse Mode = "reuse"
-	// ModeRevokePrevious issues another token and ends the client's earlier ones at once.
-	ModeRevokePrevious Mode = "revoke_previous"
-)
-
-// The credentials of a TokenEndpoint that names none.
-const (
-	DefaultClientID     = "dev-client"
-	DefaultClientSecret = "dev-secret"
 )
 
 // TokenEndpoint is a token endpoint. Set its fields before it serves; SetFault may be called at any time. It must not
@@ -76,14 +56,14 @@ type TokenEndpoint struct {
 	inFlight    int
 	maxInFlight int
 	recorded    []Recorded
-	jtis        map[string]time.Time // of JWTs that were accepted, until they expire
-	arrival     chan struct{}        // closed at the next arrival; nil while nobody waits
+	jtis        usedJTIs
+	arrival     chan struct{} // closed at the next arrival; nil while nobody waits
 }
 
 // dialect is what differs between the services.
 type dialect interface {
 	// check returns the grant, or the answer to a request that gets no token.
-	check(e *TokenEndpoint, r *http.Request, p params) (grant string, other *answer)
+	check(r *http.Request, p params) (grant string, other *answer)
 	mint() string
 	lifetime() time.Duration
 	// success is the body of the answer with a token, which the fault may spoil.
@@ -91,18 +71,6 @@ type dialect interface {
 	header() map[string]string
 	// refuse is the answer for a status, or for an OAuth error code with a status.
 	refuse(status int, code string) answer
-}
-
-// tokenBody has the fields of Optoro and ElasticPath in the order of both. ExpiresIn is raw so that a Fault can put
-// anything in.
-type tokenBody struct {
-	AccessToken string          `json:"access_token,omitempty"`
-	TokenType   string          `json:"token_type"`
-	ExpiresIn   json.RawMessage `json:"expires_in,omitempty"`
-	Scope       string          `json:"scope,omitempty"`
-	CreatedAt   int64           `json:"created_at,omitempty"`
-	Expires     int64           `json:"expires,omitempty"`
-	Identifier  string          `json:"identifier,omitempty"`
 }
 
 // Validate names the first field that is wrong.
@@ -119,12 +87,18 @@ func (e *TokenEndpoint) Validate() error {
 	case e.EnforceForm && e.Dialect != Optoro:
 		return fmt.Errorf("enforce_content_type: only %s has this option", Optoro)
 	case e.Dialect == OAuth2:
-		return e.Demands.validate(e.clientID())
+		return e.Demands.validate(e.client().id)
 	}
 	if name := e.Demands.firstSet(); name != "" {
 		return fmt.Errorf("%s: only %s has this option", name, OAuth2)
 	}
 	return nil
+}
+
+// ValidateKeys names the first option whose key or certificate is wrong. It is apart from Validate because Caddy's adapter reads
+// no files.
+func (e *TokenEndpoint) ValidateKeys() error {
+	return e.Demands.validateKeys()
 }
 
 // SetFault changes the misbehaviour, also under load. The zero Fault ends it. The fault is taken as it is, so that a
@@ -198,10 +172,10 @@ func (e *TokenEndpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		empty(http.StatusRequestEntityTooLarge, "").write(w)
 		return
 	}
-	if fault.strike(w, r, d) {
+	if fault.strike(w, r, d.refuse) {
 		return
 	}
-	grant, other := d.check(e, r, p)
+	grant, other := d.check(r, p)
 	if other != nil {
 		other.write(w)
 		return
@@ -210,7 +184,7 @@ func (e *TokenEndpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (e *TokenEndpoint) issue(d dialect, grant string, f Fault) answer {
-	id := e.clientID()
+	id := e.client().id
 	t := cmp.Or(e.Registry, Default).issue(
 		Token{ClientID: id, Value: d.mint(), family: fmt.Sprintf("%s %s %q", e.Dialect, grant, id)},
 		cmp.Or(e.Lifetime, d.lifetime()), e.Mode)
@@ -255,23 +229,15 @@ func (e *TokenEndpoint) leave() {
 func (e *TokenEndpoint) dialect() dialect {
 	switch e.Dialect {
 	case Optoro:
-		return optoro{}
+		return optoro{e.client(), e.EnforceForm}
 	case ElasticPath:
-		return elasticPath{}
+		return elasticPath{e.client()}
 	case OAuth2:
-		return oauth2{&e.Demands, e}
+		return oauth2{&e.Demands, e.client(), &e.jtis}
 	}
 	return nil
 }
 
-func (e *TokenEndpoint) clientID() string {
-	return cmp.Or(e.ClientID, DefaultClientID)
-}
-
-func (e *TokenEndpoint) clientSecret() string {
-	return cmp.Or(e.ClientSecret, DefaultClientSecret)
-}
-
-func (e *TokenEndpoint) knows(id, secret string) bool {
-	return id == e.clientID() && subtle.ConstantTimeCompare([]byte(secret), []byte(e.clientSecret())) == 1
+func (e *TokenEndpoint) client() client {
+	return client{cmp.Or(e.ClientID, DefaultClientID), cmp.Or(e.ClientSecret, DefaultClientSecret)}
 }

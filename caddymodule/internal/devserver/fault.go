@@ -119,7 +119,7 @@ func validRetryAfter(s string) bool {
 }
 
 // strike does what comes before a look at the request, and reports whether that was all.
-func (f Fault) strike(w http.ResponseWriter, r *http.Request, d dialect) bool {
+func (f Fault) strike(w http.ResponseWriter, r *http.Request, refuse func(status int, code string) answer) bool {
 	if !pause(r.Context(), f.Latency) {
 		return true
 	}
@@ -129,7 +129,7 @@ func (f Fault) strike(w http.ResponseWriter, r *http.Request, d dialect) bool {
 	case f.Reset:
 		reset(w)
 	case f.Status != 0 || f.Error != "":
-		a := d.refuse(f.status(), f.Error)
+		a := refuse(f.status(), f.Error)
 		if f.RetryAfter != "" {
 			a.header["Retry-After"] = f.RetryAfter
 		}
@@ -157,26 +157,6 @@ func (f Fault) status() int {
 		return http.StatusUnauthorized
 	}
 	return http.StatusBadRequest
-}
-
-// spoil changes the fields of a good answer.
-func (f Fault) spoil(t tokenBody) tokenBody {
-	switch f.Garbage {
-	case GarbageNoToken:
-		t.AccessToken = ""
-	case GarbageControlChars:
-		t.AccessToken += "\r\nX-Injected: 1"
-	case GarbageWrongType:
-		t.TokenType = "mac"
-	}
-	switch f.ExpiresIn {
-	case "":
-	case ExpiresInMissing:
-		t.ExpiresIn = nil
-	default:
-		t.ExpiresIn = json.RawMessage(f.ExpiresIn)
-	}
-	return t
 }
 
 // send writes a good answer, unless its bytes are to be spoiled.

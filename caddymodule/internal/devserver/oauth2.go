@@ -2,7 +2,6 @@ package devserver
 
 import (
 	"encoding/json"
-	"fmt"
 	"net/http"
 	"reflect"
 	"slices"
@@ -10,40 +9,14 @@ import (
 	"time"
 )
 
-// RefusalHeader says, in one line, why the dialect OAuth2 refused a request. It holds nothing that was sent but names.
-const RefusalHeader = "X-Dev-Refusal"
-
-// The error codes of RFC 6749, section 5.2.
-const (
-	invalidRequest       = "invalid_request"
-	invalidClient        = "invalid_client"
-	invalidGrant         = "invalid_grant"
-	invalidScope         = "invalid_scope"
-	unsupportedGrantType = "unsupported_grant_type"
-)
-
 // oauth2 is a token endpoint that takes exactly the requests that its Demands describe.
 type oauth2 struct {
 	*Demands
-	endpoint *TokenEndpoint
+	client client
+	jtis   *usedJTIs
 }
 
-// refusal is why a request gets no token.
-type refusal struct {
-	status int
-	code   string
-	reason string
-}
-
-func refuse(code, format string, args ...any) *refusal {
-	status := http.StatusBadRequest
-	if code == invalidClient {
-		status = http.StatusUnauthorized
-	}
-	return &refusal{status, code, fmt.Sprintf(format, args...)}
-}
-
-func (o oauth2) check(_ *TokenEndpoint, r *http.Request, p params) (string, *answer) {
+func (o oauth2) check(r *http.Request, p params) (string, *answer) {
 	if wantsMetadata(r) {
 		a := o.metadata(r)
 		return "", &a

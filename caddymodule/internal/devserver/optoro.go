@@ -10,7 +10,10 @@ import (
 )
 
 // optoro is Doorkeeper with the options that Optoro's description shows.
-type optoro struct{}
+type optoro struct {
+	client      client
+	enforceForm bool
+}
 
 const (
 	missingGrantType    = "Missing required parameter: grant_type."
@@ -31,7 +34,7 @@ var descriptions = map[string]string{
 
 // check goes through a request in the order of a Rails application with Doorkeeper: route, content type, body, grant,
 // client.
-func (o optoro) check(e *TokenEndpoint, r *http.Request, p params) (string, *answer) {
+func (o optoro) check(r *http.Request, p params) (string, *answer) {
 	refuse := func(status int, code string) (string, *answer) {
 		a := o.refuse(status, code)
 		return "", &a
@@ -40,7 +43,7 @@ func (o optoro) check(e *TokenEndpoint, r *http.Request, p params) (string, *ans
 	switch grant := p.values["grant_type"]; {
 	case r.URL.Path != "/oauth/token" || r.Method != http.MethodPost:
 		return refuse(http.StatusNotFound, "")
-	case e.EnforceForm && !form:
+	case o.enforceForm && !form:
 		return refuse(http.StatusUnsupportedMediaType, "")
 	case p.malformed:
 		return refuse(http.StatusBadRequest, "")
@@ -60,7 +63,7 @@ func (o optoro) check(e *TokenEndpoint, r *http.Request, p params) (string, *ans
 	if !basic {
 		id, secret = p.values["client_id"], p.values["client_secret"]
 	}
-	if !e.knows(id, secret) {
+	if !o.client.knows(id, secret) {
 		return refuse(http.StatusUnauthorized, "invalid_client")
 	}
 	return "client_credentials", nil

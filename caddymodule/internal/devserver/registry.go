@@ -11,6 +11,19 @@ import (
 // maxTokens bounds a Registry. Beyond it dead tokens are forgotten, and then the oldest live ones.
 const maxTokens = 10_000
 
+// Mode says what a further request of the same client gets. All three were captured from a Doorkeeper server.
+type Mode string
+
+// The modes. The empty Mode is ModeDefault.
+const (
+	// ModeDefault issues another token each time; earlier ones stay good.
+	ModeDefault Mode = "default"
+	// ModeReuse gives the live token again, with the seconds that remain (OPT-16, OPT-17).
+	ModeReuse Mode = "reuse"
+	// ModeRevokePrevious issues another token and ends the client's earlier ones at once.
+	ModeRevokePrevious Mode = "revoke_previous"
+)
+
 // State says what a Registry knows of a token.
 type State int
 

@@ -17,20 +17,20 @@ type sent struct {
 }
 
 // read takes the parameters from where they must be, and refuses any elsewhere.
-func (o oauth2) read(r *http.Request, p params) (sent, *refusal) {
-	if o.encoding() == encodingQuery {
+func (d *Demands) read(r *http.Request, p params) (sent, *refusal) {
+	if d.encoding() == encodingQuery {
 		if len(p.body) > 0 {
 			return sent{}, refuse(invalidRequest, "there is a body: the parameters belong in the query")
 		}
 		return readForm(r.URL.RawQuery)
 	}
-	mediaType := map[string]string{encodingForm: "application/x-www-form-urlencoded", encodingJSON: typeJSON}[o.encoding()]
+	mediaType := map[string]string{encodingForm: "application/x-www-form-urlencoded", encodingJSON: typeJSON}[d.encoding()]
 	switch {
 	case p.mediaType != mediaType:
 		return sent{}, &refusal{http.StatusUnsupportedMediaType, invalidRequest, "the content type must be " + mediaType}
 	case r.URL.RawQuery != "":
 		return sent{}, refuse(invalidRequest, "there is a query: the parameters belong in the body")
-	case o.encoding() == encodingJSON:
+	case d.encoding() == encodingJSON:
 		return readJSON(p.body)
 	}
 	return readForm(string(p.body))

@@ -1,0 +1,29 @@
+package devserver
+
+import (
+	"maps"
+	"sync"
+	"time"
+)
+
+// usedJTIs are the jti claims of JWTs that were accepted, until those expire.
+type usedJTIs struct {
+	mu    sync.Mutex
+	until map[string]time.Time
+}
+
+// firstUse remembers a jti until its JWT has expired, and reports whether it was new (RFC 7523, section 3, number 7).
+func (u *usedJTIs) firstUse(jti string, exp time.Time) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	now := time.Now()
+	maps.DeleteFunc(u.until, func(_ string, exp time.Time) bool { return !exp.After(now) })
+	if _, used := u.until[jti]; used {
+		return false
+	}
+	if u.until == nil {
+		u.until = make(map[string]time.Time)
+	}
+	u.until[jti] = exp
+	return true
+}
