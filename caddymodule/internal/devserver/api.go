@@ -20,7 +20,7 @@ type API struct {
 	Header string
 	// Prefix of the token in Header, in any case. Default (nil): "Bearer ". Empty: the token alone.
 	Prefix *string
-	// Reject is a status to answer even live tokens with, like 401 or 403 (OPT-52, OPT-53). Default: none.
+	// Reject is a status, such as 401 or 403, that the API answers live tokens with as well. Default: 0, no such status.
 	Reject int
 
 	calls, unauthorized, seenDead atomic.Int64
@@ -101,7 +101,8 @@ func (a *API) credential(r *http.Request) (string, error) {
 	return value, nil
 }
 
-// refusal answers as a Doorkeeper-protected API does: the reason is in the header only (OPT-51).
+// refusal answers as an API that Doorkeeper protects. The reason is in the header only. A status of Reject has the body
+// that Optoro's API sends with 401 when the client lacks a permission.
 func (a *API) refusal(state State) *answer {
 	reason := "The access token is invalid"
 	switch state {
@@ -110,7 +111,7 @@ func (a *API) refusal(state State) *answer {
 			return nil
 		}
 		return &answer{a.Reject, map[string]string{"Content-Type": typeJSON},
-			[]byte(`{"message":"You are not allowed to do this action"}`)} // OPT-52
+			[]byte(`{"message":"You are not allowed to do this action"}`)}
 	case Expired:
 		reason = "The access token expired"
 		a.seenDead.Add(1)

@@ -94,11 +94,11 @@ func TestAPICredential(t *testing.T) {
 		want   int
 	}{
 		{"good", &API{}, []string{"Authorization", "Bearer " + live}, "/", 200},
-		{"OPT-20 scheme in lower case", &API{}, []string{"Authorization", "bearer " + live}, "/", 200},
+		{"scheme in lower case", &API{}, []string{"Authorization", "bearer " + live}, "/", 200},
 		{"none", &API{}, nil, "/", 401},
 		{"scheme alone", &API{}, []string{"Authorization", "Bearer "}, "/", 401},
 		{"other scheme", &API{}, []string{"Authorization", "Token " + live}, "/", 401},
-		{"EP-50 colon", &API{}, []string{"Authorization", "Bearer: " + live}, "/", 401},
+		{"colon after the scheme", &API{}, []string{"Authorization", "Bearer: " + live}, "/", 401},
 		{"unknown", &API{}, []string{"Authorization", "Bearer x"}, "/", 401},
 		{"two", &API{}, []string{"Authorization", "Bearer " + live, "Authorization", "Bearer " + live}, "/", 400},
 		{"access_token in the query", &API{}, []string{"Authorization", "Bearer " + live}, "/?access_token=x", 400},
@@ -112,7 +112,7 @@ func TestAPICredential(t *testing.T) {
 		{"no prefix", &API{Header: "X-Token", Prefix: new("")}, []string{"X-Token", live}, "/", 200},
 		{"reject", &API{Reject: 403}, []string{"Authorization", "Bearer " + live}, "/", 403},
 		{"reject a bad one as ever", &API{Reject: 403}, nil, "/", 401},
-		{"OPT-52 reject", &API{Reject: 401}, []string{"Authorization", "Bearer " + live}, "/", 401},
+		{"reject with 401", &API{Reject: 401}, []string{"Authorization", "Bearer " + live}, "/", 401},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
@@ -136,7 +136,7 @@ func TestAPICredential(t *testing.T) {
 	}
 }
 
-// OPT-51: the body is empty and calls itself HTML; the reason is in the header.
+// The body is empty and calls itself HTML, as that of Doorkeeper does. The reason is in the header.
 func TestAPIReasons(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tokens := NewRegistry()

@@ -6,9 +6,9 @@
 //	api := &devserver.API{Registry: tokens}
 //	endpoint.SetFault(devserver.Fault{Status: 503, RetryAfter: "2", Count: 3})
 //
-// Both are http.Handlers. They are made of the conformance lists OPT-… and EP-… of the two services and of the source
-// of Doorkeeper, the server behind Optoro. The dialect OAuth2 is no service: it verifies requests against Demands, and
-// shares no code with the client that it judges. They answer peers on this machine only.
+// Both are http.Handlers, and answer clients on this machine only. They follow the API descriptions of the two services,
+// the clients that Elastic Path publishes, and the source of Doorkeeper, which is the server behind Optoro. The dialect
+// OAuth2 imitates no service. It verifies requests against Demands, and shares no code with the client that it tests.
 package devserver
 
 import (

@@ -11,7 +11,8 @@ import (
 // elasticPath is the token endpoint of Elastic Path Commerce Cloud.
 type elasticPath struct{ client client }
 
-// check accepts what all of the vendor's own clients send, and nothing beside it (EP-01 to EP-07).
+// check accepts what all clients of the vendor send, and nothing else: a form, with the credentials in the body, and no
+// secret with the grant implicit.
 func (p elasticPath) check(r *http.Request, in params) (string, *answer) {
 	refuse := func(status int, detail string) (string, *answer) {
 		a := jsonAPIError(status, strconv.Itoa(status), detail)
@@ -41,7 +42,7 @@ func (p elasticPath) check(r *http.Request, in params) (string, *answer) {
 }
 
 func (elasticPath) mint() string {
-	return hex.EncodeToString(randomBytes(20)) // EP-13
+	return hex.EncodeToString(randomBytes(20)) // the service issues 40 hexadecimal digits
 }
 
 func (elasticPath) lifetime() time.Duration {
@@ -62,8 +63,8 @@ func (elasticPath) header() map[string]string {
 	return map[string]string{"Content-Type": typeJSON}
 }
 
-// refuse shows the forms that were seen, not one alone: status as a number (EP-34), a detail (EP-32), HTML from the
-// edge (EP-36), and the flat OAuth error that a vendor's SDK also expects (EP-33).
+// refuse has all forms that clients of the service must expect: status as a number (429) or as a string, with a detail
+// (500) or without, HTML from the edge (502 to 504), and the flat OAuth error that the vendor's Python SDK reads.
 func (elasticPath) refuse(status int, code string) answer {
 	if code != "" {
 		return answer{status, map[string]string{"Content-Type": typeJSON}, encode(map[string]string{"error": code})}
@@ -80,8 +81,8 @@ func (elasticPath) refuse(status int, code string) answer {
 	return jsonAPIError(status, strconv.Itoa(status), "")
 }
 
-// jsonAPIError is an answer like {"errors":[{"title":"Unauthorized","status":"401"}]} (EP-30, EP-31). shown is the
-// status as it stands in the body.
+// jsonAPIError is an answer such as {"errors":[{"title":"Unauthorized","status":"401"}]}. shown is the status as it
+// stands in the body, a string or a number.
 func jsonAPIError(status int, shown any, detail string) answer {
 	type item struct {
 		Title  string `json:"title"`

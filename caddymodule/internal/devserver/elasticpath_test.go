@@ -14,9 +14,9 @@ func TestElasticPathSuccess(t *testing.T) {
 		name, body, grant, shape string
 		wrapped                  bool
 	}{
-		{"EP-10 client_credentials", formGood, "client_credentials", `^` + flat + `$`, false},
-		{"EP-04 implicit", implicit, "implicit", `^` + flat + `$`, false},
-		{"EP-11 wrapped", implicit, "implicit", `^\{"data":` + flat + `\}$`, true},
+		{"client_credentials", formGood, "client_credentials", `^` + flat + `$`, false},
+		{"implicit", implicit, "implicit", `^` + flat + `$`, false},
+		{"wrapped", implicit, "implicit", `^\{"data":` + flat + `\}$`, true},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
@@ -48,24 +48,24 @@ func TestElasticPathConformance(t *testing.T) {
 		wantPrefix  string
 	}{
 		{name: "form with charset", contentType: formType + "; charset=utf-8", body: formGood, wantStatus: 200},
-		{name: "EP-01 path", body: formGood, edit: func(r *http.Request) { r.URL.Path = "/oauth/token" }, wantStatus: 404, wantPrefix: notFound},
-		{name: "EP-01 method", body: formGood, edit: func(r *http.Request) { r.Method = http.MethodGet }, wantStatus: 404, wantPrefix: notFound},
-		{name: "EP-03 EP-07 json", contentType: typeJSON, body: jsonGood, wantStatus: 400, wantPrefix: badRequest},
-		{name: "EP-03 form labelled json", contentType: typeJSON, body: formGood, wantStatus: 400, wantPrefix: badRequest},
-		{name: "EP-06 broken form", body: "a=%zz", wantStatus: 400, wantPrefix: badRequest},
-		{name: "EP-04 implicit with secret", body: strings.Replace(formGood, "client_credentials", "implicit", 1), wantStatus: 400, wantPrefix: badRequest},
-		{name: "EP-04 empty secret", body: "grant_type=implicit&client_id=dev-client&client_secret=", wantStatus: 400, wantPrefix: badRequest},
-		{name: "EP-05 basic", body: formGood, edit: func(r *http.Request) { r.SetBasicAuth("dev-client", "dev-secret") }, wantStatus: 400, wantPrefix: badRequest},
-		{name: "EP-30 no id", body: "grant_type=implicit", wantStatus: 400, wantPrefix: badRequest},
-		{name: "EP-30 no grant", body: "client_id=dev-client", wantStatus: 400, wantPrefix: badRequest},
-		{name: "EP-30 grant", body: "grant_type=password&client_id=dev-client", wantStatus: 400, wantPrefix: badRequest},
+		{name: "wrong path", body: formGood, edit: func(r *http.Request) { r.URL.Path = "/oauth/token" }, wantStatus: 404, wantPrefix: notFound},
+		{name: "wrong method", body: formGood, edit: func(r *http.Request) { r.Method = http.MethodGet }, wantStatus: 404, wantPrefix: notFound},
+		{name: "json", contentType: typeJSON, body: jsonGood, wantStatus: 400, wantPrefix: badRequest},
+		{name: "form labelled json", contentType: typeJSON, body: formGood, wantStatus: 400, wantPrefix: badRequest},
+		{name: "broken form", body: "a=%zz", wantStatus: 400, wantPrefix: badRequest},
+		{name: "implicit with secret", body: strings.Replace(formGood, "client_credentials", "implicit", 1), wantStatus: 400, wantPrefix: badRequest},
+		{name: "implicit with an empty secret", body: "grant_type=implicit&client_id=dev-client&client_secret=", wantStatus: 400, wantPrefix: badRequest},
+		{name: "basic", body: formGood, edit: func(r *http.Request) { r.SetBasicAuth("dev-client", "dev-secret") }, wantStatus: 400, wantPrefix: badRequest},
+		{name: "no id", body: "grant_type=implicit", wantStatus: 400, wantPrefix: badRequest},
+		{name: "no grant", body: "client_id=dev-client", wantStatus: 400, wantPrefix: badRequest},
+		{name: "unknown grant", body: "grant_type=password&client_id=dev-client", wantStatus: 400, wantPrefix: badRequest},
 		{
 			name: "query", edit: func(r *http.Request) { r.URL.RawQuery = formGood },
 			wantStatus: 400, wantPrefix: badRequest,
 		},
-		{name: "EP-31 secret", body: strings.Replace(formGood, "dev-secret", "x", 1), wantStatus: 401, wantPrefix: unauthorized},
-		{name: "EP-31 no secret", body: "grant_type=client_credentials&client_id=dev-client", wantStatus: 401, wantPrefix: unauthorized},
-		{name: "EP-31 client", body: "grant_type=implicit&client_id=x", wantStatus: 401, wantPrefix: unauthorized},
+		{name: "wrong secret", body: strings.Replace(formGood, "dev-secret", "x", 1), wantStatus: 401, wantPrefix: unauthorized},
+		{name: "no secret", body: "grant_type=client_credentials&client_id=dev-client", wantStatus: 401, wantPrefix: unauthorized},
+		{name: "unknown client", body: "grant_type=implicit&client_id=x", wantStatus: 401, wantPrefix: unauthorized},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
@@ -85,7 +85,7 @@ func TestElasticPathConformance(t *testing.T) {
 	}
 }
 
-// EP-53: an implicit token has fewer rights, so it must not stand for another.
+// An implicit token has fewer rights, so it must not replace one of client_credentials.
 func TestElasticPathReusesByGrant(t *testing.T) {
 	e := &TokenEndpoint{Dialect: ElasticPath, Mode: ModeReuse, Registry: NewRegistry()}
 	full := fetch(t, e)

@@ -38,9 +38,9 @@ type TokenEndpoint struct {
 	Mode Mode
 	// Lifetime of a token. Default: 25 h for Optoro, 1 h for ElasticPath, as the services document, and 1 h for OAuth2.
 	Lifetime time.Duration
-	// Wrapped puts the answer into {"data": …}, as Elastic Path's description says and its service does not (EP-11).
+	// Wrapped puts the answer into {"data": …}, as Elastic Path's API description has it. The service itself does not.
 	Wrapped bool
-	// EnforceForm makes Optoro refuse JSON with 415, as Doorkeeper's enforce_content_type does (OPT-38).
+	// EnforceForm makes Optoro refuse JSON with 415, as Doorkeeper's enforce_content_type does.
 	EnforceForm bool
 	// Demands are what OAuth2 demands and answers. The other dialects have none.
 	Demands Demands

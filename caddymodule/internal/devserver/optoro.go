@@ -21,8 +21,8 @@ const (
 	serverError         = "The authorization server encountered an unexpected condition which prevented it from fulfilling the request."
 )
 
-// descriptions are Doorkeeper's, from its config/locales/en.yml. Other codes get serverError, as it does for those that
-// it has no text for, like invalid_token_reuse (OPT-33).
+// descriptions are Doorkeeper's, from its config/locales/en.yml. A code that has no text there, such as
+// invalid_token_reuse, gets serverError.
 var descriptions = map[string]string{
 	"invalid_request":        "The request is missing a required parameter, includes an unsupported parameter value, or is otherwise malformed.",
 	"invalid_client":         "Client authentication failed due to unknown client, no client authentication included, or unsupported authentication method.",
@@ -55,9 +55,9 @@ func (o optoro) check(r *http.Request, p params) (string, *answer) {
 	case grant != "client_credentials":
 		return refuse(http.StatusBadRequest, "unsupported_grant_type")
 	}
-	id, secret, basic := r.BasicAuth() // taken as it is: Doorkeeper does not percent-decode Basic (OPT-08)
+	id, secret, basic := r.BasicAuth() // not decoded any further: Doorkeeper ignores RFC 6749, section 2.3.1, here
 	if basic && p.values["client_secret"] != "" {
-		a := oauthError(http.StatusBadRequest, "invalid_request", multipleAuthMethods) // Doorkeeper >= 5.9 (OPT-34)
+		a := oauthError(http.StatusBadRequest, "invalid_request", multipleAuthMethods) // Doorkeeper 5.9 and later
 		return "", &a
 	}
 	if !basic {
@@ -69,8 +69,8 @@ func (o optoro) check(r *http.Request, p params) (string, *answer) {
 	return "client_credentials", nil
 }
 
-// described reports whether all members are strings that the description names: it says additionalProperties:false
-// (OPT-03), and 422 for values that are not valid (OPT-39).
+// described reports whether all members are strings that Optoro's API description names. The description sets
+// additionalProperties to false, and documents 422 for invalid values.
 func (optoro) described(p params) bool {
 	return len(p.values) == len(p.names) && !slices.ContainsFunc(p.names, func(name string) bool {
 		return !slices.Contains([]string{"grant_type", "client_id", "client_secret"}, name)
@@ -96,10 +96,10 @@ func (optoro) success(t Token, _ string, f Fault) []byte {
 }
 
 func (optoro) header() map[string]string {
-	return map[string]string{"Content-Type": typeJSONUTF8, "Cache-Control": "no-store", "Pragma": "no-cache"} // OPT-19
+	return map[string]string{"Content-Type": typeJSONUTF8, "Cache-Control": "no-store", "Pragma": "no-cache"}
 }
 
-// refuse has a body only where the description or Doorkeeper has one (OPT-30 to OPT-41).
+// refuse has a body only where the API description or Doorkeeper has one.
 func (optoro) refuse(status int, code string) answer {
 	if code == "" && status == http.StatusUnauthorized {
 		code = "invalid_client"

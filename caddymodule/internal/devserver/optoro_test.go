@@ -38,7 +38,7 @@ func TestOptoroConformance(t *testing.T) {
 		return func(r *http.Request) { r.SetBasicAuth(id, secret) }
 	}
 	tests := []struct {
-		name        string // with the ids of the conformance list
+		name        string
 		contentType string // default: JSON
 		body        string
 		edit        func(*http.Request)
@@ -52,78 +52,78 @@ func TestOptoroConformance(t *testing.T) {
 		{name: "form", contentType: formType, body: formGood, wantStatus: 200},
 		{name: "basic alone", body: `{"grant_type":"client_credentials"}`, edit: basic("dev-client", "dev-secret"), wantStatus: 200},
 		{
-			name: "OPT-08 basic is not decoded", contentType: formType, body: "grant_type=client_credentials",
+			name: "basic is not decoded", contentType: formType, body: "grant_type=client_credentials",
 			endpoint: TokenEndpoint{ClientID: "c", ClientSecret: "s+e%25 c:=&/"}, edit: basic("c", "s+e%25 c:=&/"), wantStatus: 200,
 		},
 		{
-			name: "OPT-08 form is decoded", contentType: formType,
+			name: "form is decoded", contentType: formType,
 			body:     "grant_type=client_credentials&client_id=c&client_secret=s%2Be%2525%20c%3A%3D%26%2F",
 			endpoint: TokenEndpoint{ClientID: "c", ClientSecret: "s+e%25 c:=&/"}, wantStatus: 200,
 		},
 		{
-			name:     "OPT-08 json is raw",
+			name:     "json is raw",
 			body:     `{"grant_type":"client_credentials","client_id":"c","client_secret":"s+e%25 c:=&/"}`,
 			endpoint: TokenEndpoint{ClientID: "c", ClientSecret: "s+e%25 c:=&/"}, wantStatus: 200,
 		},
 		{
-			name: "OPT-01 OPT-37 wrong path", body: jsonGood, edit: func(r *http.Request) { r.URL.Path = "/oauth/tokens" },
+			name: "wrong path", body: jsonGood, edit: func(r *http.Request) { r.URL.Path = "/oauth/tokens" },
 			wantStatus: 404, wantType: typeHTML,
 		},
 		{
-			name: "OPT-37 wrong method", body: jsonGood, edit: func(r *http.Request) { r.Method = http.MethodPut },
+			name: "wrong method", body: jsonGood, edit: func(r *http.Request) { r.Method = http.MethodPut },
 			wantStatus: 404, wantType: typeHTML,
 		},
-		{name: "OPT-03 surplus member", body: strings.Replace(jsonGood, "{", `{"scope":"read",`, 1), wantStatus: 422},
-		{name: "OPT-03 null", body: strings.Replace(jsonGood, `"dev-secret"`, "null", 1), wantStatus: 422},
+		{name: "surplus member", body: strings.Replace(jsonGood, "{", `{"scope":"read",`, 1), wantStatus: 422},
+		{name: "null", body: strings.Replace(jsonGood, `"dev-secret"`, "null", 1), wantStatus: 422},
 		{
-			name: "OPT-06 credentials in the query", body: `{"grant_type":"client_credentials"}`,
+			name: "credentials in the query", body: `{"grant_type":"client_credentials"}`,
 			edit:       func(r *http.Request) { r.URL.RawQuery = "client_id=dev-client&client_secret=dev-secret" },
 			wantStatus: 401, wantBody: invalidClient, wantType: typeJSONUTF8,
 		},
-		{name: "OPT-30 cut json", body: jsonGood[:20], wantStatus: 400, wantBody: noBody, wantType: typeHTML},
-		{name: "OPT-30 form labelled json", body: formGood, wantStatus: 400, wantBody: noBody, wantType: typeHTML},
-		{name: "OPT-30 broken form", contentType: formType, body: "a=%zz", wantStatus: 400, wantBody: noBody, wantType: typeHTML},
+		{name: "cut json", body: jsonGood[:20], wantStatus: 400, wantBody: noBody, wantType: typeHTML},
+		{name: "form labelled json", body: formGood, wantStatus: 400, wantBody: noBody, wantType: typeHTML},
+		{name: "broken form", contentType: formType, body: "a=%zz", wantStatus: 400, wantBody: noBody, wantType: typeHTML},
 		{
-			name: "OPT-31 no grant", body: `{"client_id":"dev-client"}`, wantStatus: 400,
+			name: "no grant", body: `{"client_id":"dev-client"}`, wantStatus: 400,
 			wantBody: oauthBody("invalid_request", missingGrantType), wantType: typeJSONUTF8,
 		},
 		{
-			name: "OPT-31 array", body: "[]", wantStatus: 400,
+			name: "array", body: "[]", wantStatus: 400,
 			wantBody: oauthBody("invalid_request", missingGrantType), wantType: typeJSONUTF8,
 		},
 		{
-			name: "OPT-31 empty body", wantStatus: 400,
+			name: "empty body", wantStatus: 400,
 			wantBody: oauthBody("invalid_request", missingGrantType), wantType: typeJSONUTF8,
 		},
 		{
-			name: "OPT-31 other content type", contentType: "text/plain", body: formGood, wantStatus: 400,
+			name: "other content type", contentType: "text/plain", body: formGood, wantStatus: 400,
 			wantBody: oauthBody("invalid_request", missingGrantType), wantType: typeJSONUTF8,
 		},
 		{
-			name: "OPT-32 grant", body: strings.Replace(jsonGood, "client_credentials", "password", 1), wantStatus: 400,
+			name: "unknown grant", body: strings.Replace(jsonGood, "client_credentials", "password", 1), wantStatus: 400,
 			wantBody: oauthBody("unsupported_grant_type", descriptions["unsupported_grant_type"]), wantType: typeJSONUTF8,
 		},
 		{
-			name: "OPT-05 OPT-34 basic and body", body: jsonGood, edit: basic("dev-client", "dev-secret"), wantStatus: 400,
+			name: "basic and body", body: jsonGood, edit: basic("dev-client", "dev-secret"), wantStatus: 400,
 			wantBody: oauthBody("invalid_request", multipleAuthMethods), wantType: typeJSONUTF8,
 		},
 		{
-			name: "OPT-35 secret", body: strings.Replace(jsonGood, "dev-secret", "x", 1), wantStatus: 401,
+			name: "wrong secret", body: strings.Replace(jsonGood, "dev-secret", "x", 1), wantStatus: 401,
 			wantBody: invalidClient, wantType: typeJSONUTF8,
 		},
 		{
-			name: "OPT-35 client", body: strings.Replace(jsonGood, "dev-client", "x", 1), wantStatus: 401,
+			name: "unknown client", body: strings.Replace(jsonGood, "dev-client", "x", 1), wantStatus: 401,
 			wantBody: invalidClient, wantType: typeJSONUTF8,
 		},
 		{
-			name: "OPT-35 basic", body: `{"grant_type":"client_credentials"}`, edit: basic("dev-client", "x"), wantStatus: 401,
+			name: "wrong secret in basic", body: `{"grant_type":"client_credentials"}`, edit: basic("dev-client", "x"), wantStatus: 401,
 			wantBody: invalidClient, wantType: typeJSONUTF8,
 		},
 		{
-			name: "OPT-38 json enforced away", body: jsonGood, endpoint: TokenEndpoint{EnforceForm: true}, wantStatus: 415,
+			name: "json enforced away", body: jsonGood, endpoint: TokenEndpoint{EnforceForm: true}, wantStatus: 415,
 			wantBody: object, wantType: typeJSONUTF8,
 		},
-		{name: "OPT-38 form", contentType: formType, body: formGood, endpoint: TokenEndpoint{EnforceForm: true}, wantStatus: 200},
+		{name: "form enforced", contentType: formType, body: formGood, endpoint: TokenEndpoint{EnforceForm: true}, wantStatus: 200},
 		{name: "too large", body: strings.Repeat(" ", maxRequestBody+1), wantStatus: 413},
 	}
 	for i := range tests {
@@ -179,7 +179,7 @@ func TestModeDefault(t *testing.T) {
 	}
 }
 
-// OPT-16 and OPT-17: the seconds count down and created_at stands still.
+// The seconds count down and created_at stands still.
 func TestModeReuse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &TokenEndpoint{Dialect: Optoro, Mode: ModeReuse, Registry: NewRegistry()}

@@ -20,7 +20,7 @@ type Recorded struct {
 	ParamNames  []string // of the body, sorted
 	GrantType   string
 	ClientID    string // of the body
-	Store       string // the header X-Moltin-Auth-Store (EP-09)
+	Store       string // the header X-Moltin-Auth-Store, which selects a store of Elastic Path
 }
 
 func record(r *http.Request, p params) Recorded {
@@ -39,7 +39,8 @@ func record(r *http.Request, p params) Recorded {
 	}
 }
 
-// params are the parameters in the body of a token request. The query is not among them (OPT-06).
+// params are the parameters in the body of a token request. Parameters in the query are not among them, because
+// Doorkeeper 5.9 and later ignores credentials there.
 type params struct {
 	body      []byte // as it came
 	mediaType string
@@ -62,7 +63,7 @@ func parseParams(contentType string, body []byte) params {
 	case typeJSON:
 		p.malformed = len(body) > 0 && !json.Valid(body)
 		var object map[string]any
-		_ = json.Unmarshal(body, &object) // valid JSON that is no object has no parameters (OPT-31)
+		_ = json.Unmarshal(body, &object) // to Doorkeeper, JSON that is not an object has no parameters
 		for name, value := range object {
 			if s, ok := value.(string); ok {
 				p.values[name] = s

@@ -18,7 +18,7 @@ type Mode string
 const (
 	// ModeDefault issues another token each time; earlier ones stay good.
 	ModeDefault Mode = "default"
-	// ModeReuse gives the live token again, with the seconds that remain (OPT-16, OPT-17).
+	// ModeReuse returns the live token again, with the seconds that remain and the original created_at.
 	ModeReuse Mode = "reuse"
 	// ModeRevokePrevious issues another token and ends the client's earlier ones at once.
 	ModeRevokePrevious Mode = "revoke_previous"
@@ -43,7 +43,9 @@ type Token struct {
 	Expires  time.Time
 	Revoked  bool
 
-	family string // which tokens may stand for one another: dialect, grant (EP-53: other rights) and client
+	// family has the tokens that may replace each other. It is made of dialect, grant and client. The grant belongs to
+	// it because Elastic Path's implicit tokens have fewer rights.
+	family string
 }
 
 // at is the state at a time. A token lives to the very instant of its expiry, as Doorkeeper's Expirable#expired? has it.
@@ -57,7 +59,8 @@ func (t *Token) at(now time.Time) State {
 	return Live
 }
 
-// remaining is what Doorkeeper calls expires_in: seconds to the nearest, so 0 in a token's last half second (OPT-13).
+// remaining is Doorkeeper's expires_in, rounded to the nearest second and never negative. It is 0 in the last half
+// second of a token.
 func (t *Token) remaining() int64 {
 	return max(0, int64(time.Until(t.Expires).Round(time.Second)/time.Second))
 }
