@@ -204,8 +204,8 @@ func TestOAuth2ClientAuth(t *testing.T) {
 			demands:  devserver.Demands{ClientAuth: "private_key_jwt", ClientAssertion: "an.assertion.of-somebody"},
 			options:  options{"client_auth": "private_key_jwt", "client_assertion_file": assertionFile},
 			wrong: []wrongTrip{
-				wrong("invalid_client", "another one", options{"client_assertion_file": otherFile}),
-				wrong("invalid_client", "another one", options{"client_assertion_file": nil, "signing_key": pkcs8(rsaKey)}),
+				wrong("invalid_client", "client_assertion: is missing or wrong", options{"client_assertion_file": otherFile}),
+				wrong("invalid_client", "client_assertion: is missing or wrong", options{"client_assertion_file": nil, "signing_key": pkcs8(rsaKey)}),
 			},
 		},
 		"tls_client_auth": {
@@ -213,7 +213,7 @@ func TestOAuth2ClientAuth(t *testing.T) {
 			demands: devserver.Demands{ClientAuth: "tls_client_auth", ClientCertificate: certificate.certificate},
 			options: options{"client_auth": "tls_client_auth"}.with(shown),
 			wrong: []wrongTrip{
-				wrong("invalid_client", "another client certificate", shownOther),
+				wrong("invalid_client", "wrong client certificate", shownOther),
 				wrong("invalid_client", "no client certificate", options{"client_auth": "none", "client_certificate": nil, "client_certificate_key": nil}),
 				wrong("invalid_client", "client_id is missing", options{"client_id_param": ""}),
 				{secret: oddSecret, options: options{"client_auth": "client_secret_post"}, code: "invalid_client", refusal: "by [client_secret]"},
@@ -223,7 +223,7 @@ func TestOAuth2ClientAuth(t *testing.T) {
 			noSecret: true, tls: true,
 			demands: devserver.Demands{ClientAuth: "self_signed_tls_client_auth", ClientCertificate: certificate.certificate},
 			options: options{"client_auth": "self_signed_tls_client_auth"}.with(shown),
-			wrong:   []wrongTrip{wrong("invalid_client", "another client certificate", shownOther)},
+			wrong:   []wrongTrip{wrong("invalid_client", "wrong client certificate", shownOther)},
 		},
 		"a secret and a certificate": {
 			tls:     true,
@@ -231,7 +231,7 @@ func TestOAuth2ClientAuth(t *testing.T) {
 			options: shown,
 			wrong: []wrongTrip{
 				wrong("invalid_client", "no client certificate", options{"client_certificate": nil, "client_certificate_key": nil}),
-				wrong("invalid_client", "another client certificate", shownOther),
+				wrong("invalid_client", "wrong client certificate", shownOther),
 				{secret: "p", code: "invalid_client", refusal: "secret in Basic is wrong"},
 			},
 		},
@@ -246,7 +246,7 @@ func TestOAuth2ClientAuth(t *testing.T) {
 			noSecret: true,
 			demands:  devserver.Demands{ClientAuth: "none", ClientIDParam: text(""), Headers: []devserver.Field{{Name: "Authorization", Value: text("SSWS abc")}}},
 			options:  options{"client_auth": "none", "client_id_param": "", "headers": options{"authorization": inFile(secretPath(t, "SSWS abc\n"))}},
-			wrong:    []wrongTrip{wrong("invalid_request", "Authorization has another value", options{"headers": options{"authorization": "SSWS abd"}})},
+			wrong:    []wrongTrip{wrong("invalid_request", "Authorization has the wrong value", options{"headers": options{"authorization": "SSWS abd"}})},
 		},
 	}
 	for _, alg := range []string{"HS256", "HS384", "HS512"} {
@@ -443,7 +443,7 @@ func TestOAuth2Grants(t *testing.T) {
 				Params: fields("subject_token", "s.u.b", "subject_token_type", "urn:ietf:params:oauth:token-type:jwt")},
 			options: exchange,
 			wrong: []wrongTrip{
-				wrong("invalid_request", "subject_token has another value", options{"params": options{
+				wrong("invalid_request", "subject_token has the wrong value", options{"params": options{
 					"subject_token": "x", "subject_token_type": "urn:ietf:params:oauth:token-type:jwt"}}),
 				wrong("unsupported_grant_type", "", options{"grant": nil}),
 			},
@@ -453,7 +453,7 @@ func TestOAuth2Grants(t *testing.T) {
 			options: options{"grant": "account_credentials", "params": options{"account_id": "A+1"}},
 			wrong: []wrongTrip{
 				wrong("unsupported_grant_type", "", options{"grant": nil}),
-				wrong("invalid_request", "account_id is there 0 times", options{"params": nil}),
+				wrong("invalid_request", "account_id occurs 0 times", options{"params": nil}),
 			},
 		},
 		"no grant": {
@@ -488,8 +488,8 @@ func TestOAuth2Requests(t *testing.T) {
 				wrong("invalid_scope", "scope", options{"scope": nil}),
 				wrong("invalid_scope", "scope", options{"scope_separator": ","}),
 				wrong("invalid_request", "audience", options{"audience": nil}),
-				wrong("invalid_request", "resource is there 1 times", options{"resource": []string{"https://r.example/1"}}),
-				wrong("invalid_request", "resource has another value", options{"resource": []string{"https://r.example/2", "https://r.example/1"}}),
+				wrong("invalid_request", "resource occurs 1 times", options{"resource": []string{"https://r.example/1"}}),
+				wrong("invalid_request", "resource has the wrong value", options{"resource": []string{"https://r.example/2", "https://r.example/1"}}),
 			},
 		},
 		"no scope": {wrong: []wrongTrip{wrong("invalid_request", "scope is not described", options{"scope": []string{"a"}})}},
@@ -500,12 +500,12 @@ func TestOAuth2Requests(t *testing.T) {
 		"parameters": {
 			demands: devserver.Demands{Params: fields("empty", "", "env", "from the environment & more", "file", "from a file=1", "odd name&", "ü+%", "client_id", "x", "mixed", "<from the environment & more>")},
 			options: options{"params": options{"empty": "", "env": "{env.TOKEN_PROXY_TEST_PARAM}", "file": inFile, "odd name&": "ü+%", "client_id": "x", "mixed": "<{env.TOKEN_PROXY_TEST_PARAM}>"}},
-			wrong:   []wrongTrip{wrong("invalid_request", "empty is there 0 times", options{"params": nil})},
+			wrong:   []wrongTrip{wrong("invalid_request", "empty occurs 0 times", options{"params": nil})},
 		},
 		"headers": {
 			demands: devserver.Demands{Headers: append(fields("X-Literal", "a  b", "X-Env", "from the environment & more", "X-File", "from a file=1", "X-Empty", "", "Accept", "application/jwt", "User-Agent", "me"), devserver.Field{Name: "X-Id"})},
 			options: options{"headers": options{"x-literal": "a  b", "X-Env": "{env.TOKEN_PROXY_TEST_PARAM}", "X-File": inFile, "X-Empty": "", "X-Id": "{uuid}", "accept": "application/jwt", "User-Agent": "me"}},
-			wrong:   []wrongTrip{wrong("invalid_request", "X-Literal is there 0 times", options{"headers": nil})},
+			wrong:   []wrongTrip{wrong("invalid_request", "X-Literal occurs 0 times", options{"headers": nil})},
 		},
 		"JSON": {
 			demands: devserver.Demands{ClientAuth: "client_secret_post", Encoding: "json", Scope: "a b", Params: fields("p", `"\ü`),
@@ -529,8 +529,8 @@ func TestOAuth2Requests(t *testing.T) {
 			wrong: []wrongTrip{
 				{secret: "x", code: "invalid_client", refusal: "client_secret is wrong"},
 				wrong("invalid_request", "method", options{"method": "GET"}),
-				wrong("invalid_request", "there is a body", options{"encoding": "form"}),
-				wrong("invalid_request", "there is a body", options{"encoding": "json"}),
+				wrong("invalid_request", "the request has a body", options{"encoding": "form"}),
+				wrong("invalid_request", "the request has a body", options{"encoding": "json"}),
 			},
 		},
 		"query, GET": {

@@ -18,16 +18,16 @@ func init() {
 	httpcaddyfile.RegisterHandlerDirective("dev_api", parseAPI)
 }
 
-// API is an API for development. It demands a live token of a development token endpoint of this process, and
-// shows what arrived with it, without the token. It answers loopback and unix sockets only.
+// API is an API for development. It demands a live token of a development token endpoint in this process. Its answer
+// describes the request, without the token. It accepts clients on loopback and unix sockets only.
 type API struct {
 	// The header field that must carry the token. Default: Authorization.
 	Header string `json:"header,omitempty"`
 
-	// What stands before the token in it; may be empty. Default: "Bearer ".
+	// What comes before the token in the header field. It may be empty. Default: "Bearer ".
 	Prefix *string `json:"prefix,omitempty"`
 
-	// The status, 400 to 599, to answer even live tokens with. Default: none.
+	// The status, 400 to 599, to reject live tokens with. Default: none, the API accepts live tokens.
 	Reject int `json:"reject,omitempty"`
 
 	api *devserver.API
@@ -65,7 +65,7 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Hand
 // UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
 //
 //	dev_api [<matcher>] {
-//	    header <name> [<prefix>] # a prefix with its space in quotes, or "" for the token alone
+//	    header <name> [<prefix>] # quote a prefix with a space; "" for the token alone
 //	    reject <status>
 //	}
 func (a *API) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
@@ -90,7 +90,7 @@ func (a *API) unmarshalOption(d *caddyfile.Dispenser) error {
 func (a *API) unmarshalHeader(d *caddyfile.Dispenser) error {
 	args := d.RemainingArgs()
 	if len(args) != 1 && len(args) != 2 || args[0] == "" {
-		return d.Err("header: wrong number of values: it takes a name, and at most one prefix")
+		return d.Err("header: wrong number of values: it takes a name and at most one prefix")
 	}
 	a.Header = args[0]
 	if len(args) == 2 {

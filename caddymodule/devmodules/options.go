@@ -12,7 +12,9 @@ import (
 )
 
 // unmarshalBlock parses the options of a module and then validates the module as a whole.
-func unmarshalBlock(d *caddyfile.Dispenser, module caddy.Validator, parse func(*caddyfile.Dispenser) error, repeatable ...string) error {
+func unmarshalBlock(
+	d *caddyfile.Dispenser, module caddy.Validator, parse func(*caddyfile.Dispenser) error, repeatable ...string,
+) error {
 	if _, err := option.Block(d, parse, repeatable...); err != nil {
 		return err
 	}
@@ -54,12 +56,12 @@ func unmarshalOptional(d *caddyfile.Dispenser, into **string) error {
 	return nil
 }
 
-// unmarshalField appends a name, with a value or without.
+// unmarshalField appends a name with an optional value.
 func unmarshalField(d *caddyfile.Dispenser, into *[]devserver.Field) error {
 	name := d.Val()
 	args := d.RemainingArgs()
 	if len(args) != 1 && len(args) != 2 {
-		return d.Errf("%s: wrong number of values: it takes a name, and at most one value", name)
+		return d.Errf("%s: wrong number of values: it takes a name and at most one value", name)
 	}
 	field := devserver.Field{Name: args[0]}
 	if len(args) == 2 {

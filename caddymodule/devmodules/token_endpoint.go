@@ -19,22 +19,22 @@ func init() {
 	httpcaddyfile.RegisterHandlerDirective("dev_token_endpoint", parseTokenEndpoint)
 }
 
-// TokenEndpoint is a token endpoint for development, which behaves like Optoro's or Elastic Path's, or verifies
-// requests against a description, and can be told to misbehave, to rehearse an outage. It answers loopback and unix sockets only. The tokens that it issues stay good
-// across reloads of the configuration, so that a reload can change the fault alone.
+// TokenEndpoint is a token endpoint for development. It behaves like that of Optoro or Elastic Path, or verifies
+// requests against a description. It can misbehave, to rehearse an outage. It accepts clients on loopback and unix
+// sockets only. Its tokens stay live across reloads of the configuration, so that a reload can change the fault alone.
 type TokenEndpoint struct {
-	// The service to behave like: optoro (POST /oauth/token) or elastic_path (POST /oauth/access_token); or oauth2, which
-	// takes at any path the requests that are described here, and no others. Required.
+	// The service to behave like: optoro (POST /oauth/token), elastic_path (POST /oauth/access_token), or oauth2, which
+	// accepts only the requests that are described here, at any path. Required.
 	Dialect string `json:"dialect,omitempty"`
 
 	// The client id to accept. Default: dev-client.
 	ClientID string `json:"client_id,omitempty"`
 
-	// The client secret to accept. It is no secret: never use a real one. Default: dev-secret.
+	// The client secret to accept. It is not kept secret, so do not use a real one. Default: dev-secret.
 	ClientSecret string `json:"client_secret,omitempty"`
 
-	// What a further request of the client gets: default (another token), reuse (the same token while it lives) or
-	// revoke_previous (another token, and the earlier ones end). Default: default.
+	// The answer to a further request of the client: default (a new token), reuse (the same token while it is live) or
+	// revoke_previous (a new token, and the earlier ones are revoked). Default: default.
 	Mode string `json:"mode,omitempty"`
 
 	// How long a token lives. Default: 25h for optoro, 1h for elastic_path and oauth2.
@@ -43,26 +43,27 @@ type TokenEndpoint struct {
 	// Put the answer into {"data": …} (elastic_path only). Default: false.
 	Wrapped bool `json:"wrapped,omitempty"`
 
-	// The one content type to accept; anything else gets 415 (optoro only). form or empty. Default: any that Doorkeeper
-	// reads.
+	// The only content type to accept, which can only be form (optoro only). Any other content type gets 415. Default:
+	// any content type that Doorkeeper reads.
 	EnforceContentType string `json:"enforce_content_type,omitempty"`
 
-	// What to demand and to answer (oauth2 only). Default: RFC 6749 with client_secret_basic.
+	// The requests to accept, and their answers (oauth2 only). Default: RFC 6749 with client_secret_basic.
 	devserver.Demands
 
 	// Answer with this status, 200 to 599. Default: none.
 	Status int `json:"status,omitempty"`
 
-	// Answer with this OAuth error code, and with status 401 for invalid_client or else 400. Default: none.
+	// Answer with this OAuth error code, and with status 401 for invalid_client, or 400 for any other.
+	// Default: none.
 	Error string `json:"error,omitempty"`
 
-	// The header Retry-After beside status or error: seconds or an HTTP date. Default: none.
+	// The header Retry-After that goes with status or error, in seconds or as an HTTP date. Default: none.
 	RetryAfter string `json:"retry_after,omitempty"`
 
 	// Wait this long before anything else. Default: 0.
 	Latency caddy.Duration `json:"latency,omitempty"`
 
-	// Give no answer until the client goes away. Default: false.
+	// Send no answer, and wait until the client closes the connection. Default: false.
 	Hang bool `json:"hang,omitempty"`
 
 	// Close the connection without an answer. Default: false.
@@ -72,14 +73,14 @@ type TokenEndpoint struct {
 	// wrong_type. Default: none.
 	Garbage string `json:"garbage,omitempty"`
 
-	// The target of the garbage redirect. Default: none.
+	// The target of the garbage redirect, which requires it. Default: none.
 	RedirectTo string `json:"redirect_to,omitempty"`
 
-	// JSON to answer as expires_in (in oauth2's answer: for $expires_in) instead of the truth, or missing to leave it
-	// out. Default: the truth.
+	// The JSON to send as expires_in, or missing to leave it out. With oauth2 it replaces $expires_in in the answer.
+	// Default: the real value.
 	ExpiresIn string `json:"expires_in,omitempty"`
 
-	// How many calls the fault hits, counted from the load of the configuration. Default: 0, all of them.
+	// How many calls the fault hits after the configuration is loaded. Default: 0, all calls.
 	Count int `json:"count,omitempty"`
 
 	endpoint *devserver.TokenEndpoint
@@ -118,8 +119,8 @@ func (e *TokenEndpoint) Validate() error {
 	return e.validateKeys()
 }
 
-// validateKeys checks keys and certificates. Before Provision, when the Caddyfile adapter validates, it leaves out those
-// that are in files, which are not read yet.
+// validateKeys checks keys and certificates. It leaves out those in files if Provision has not read the files, which is
+// so in the Caddyfile adapter.
 func (e *TokenEndpoint) validateKeys() error {
 	if e.endpoint != nil {
 		return e.endpoint.ValidateKeys()
@@ -173,7 +174,7 @@ func (e *TokenEndpoint) fault() devserver.Fault {
 //	    wrapped                             # elastic_path only
 //	    enforce_content_type form           # optoro only
 //
-//	    # oauth2 only: what is demanded, see unmarshalDemand
+//	    # oauth2 only: the options of unmarshalDemand
 //
 //	    # the fault: one of these, or a latency alone
 //	    status               <code>
@@ -192,7 +193,7 @@ func (e *TokenEndpoint) fault() devserver.Fault {
 func (e *TokenEndpoint) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume directive name
 	if !d.AllArgs(&e.Dialect) {
-		return d.Err("dev_token_endpoint takes the name of a provider, and nothing else on its line")
+		return d.Err("dev_token_endpoint takes the name of a dialect, and nothing else on its line")
 	}
 	return unmarshalBlock(d, e, e.unmarshalOption, repeatableDemands...)
 }
@@ -244,7 +245,7 @@ func (e *TokenEndpoint) unmarshalFault(d *caddyfile.Dispenser) error {
 func (e *TokenEndpoint) unmarshalGarbage(d *caddyfile.Dispenser) error {
 	args := d.RemainingArgs()
 	if len(args) != 1 && len(args) != 2 || args[0] == "" {
-		return d.Err("garbage: wrong number of values: it takes its kind, and the URL of a redirect")
+		return d.Err("garbage: wrong number of values: it takes a kind, and a URL after redirect")
 	}
 	e.Garbage = args[0]
 	if len(args) == 2 {

@@ -10,12 +10,13 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
 )
 
-// repeatableDemands are the options that may stand more than once.
+// repeatableDemands are the options that may be repeated.
 var repeatableDemands = []string{"assertion_claim", "param", "json_param", "header"}
 
 // unmarshalDemand parses an option that only the dialect oauth2 has. Syntax:
 //
-//	client_auth           client_secret_basic|client_secret_post|client_secret_jwt|private_key_jwt|tls_client_auth|self_signed_tls_client_auth|none
+//	client_auth           client_secret_basic|client_secret_post|client_secret_jwt|private_key_jwt|
+//	                      tls_client_auth|self_signed_tls_client_auth|none
 //	basic_encoding        form|raw
 //	client_id_param       <name>               # "" for none
 //	client_secret_param   <name>
@@ -103,7 +104,7 @@ func inFiles(demands *devserver.Demands) map[string]*string {
 	}
 }
 
-// filePath returns the path if a value is in a file.
+// filePath returns the path of a value that is {file./path}.
 func filePath(value string) (path string, ok bool) {
 	m := option.WholePlaceholder.FindStringSubmatch(value)
 	if m == nil || m[1] != "file" {
@@ -112,7 +113,8 @@ func filePath(value string) (path string, ok bool) {
 	return m[2], true
 }
 
-// readFiles replaces each {file./path} by the content of the file. Unlike a credential's files, these are read only once.
+// readFiles replaces each {file./path} with the content of the file. It reads each file once, unlike a credential, which
+// reads its files again.
 func readFiles(demands *devserver.Demands) error {
 	for name, value := range inFiles(demands) {
 		path, ok := filePath(*value)
@@ -128,7 +130,7 @@ func readFiles(demands *devserver.Demands) error {
 	return nil
 }
 
-// leaveOutFiles empties the options whose values are in files.
+// leaveOutFiles clears the options whose values are in files.
 func leaveOutFiles(demands *devserver.Demands) {
 	for _, value := range inFiles(demands) {
 		if _, ok := filePath(*value); ok {

@@ -132,8 +132,8 @@ func TestDevOAuth2Files(t *testing.T) {
 	if de.ClientAssertion != "{file."+file+"}" {
 		t.Error("the configuration has changed")
 	}
-	r := httptest.NewRequest(http.MethodPost, "/token", strings.NewReader("grant_type=client_credentials&client_assertion=the-assertion"+
-		"&client_assertion_type=urn:ietf:params:oauth:client-assertion-type:jwt-bearer"))
+	r := httptest.NewRequest(http.MethodPost, "/token", strings.NewReader("grant_type=client_credentials"+
+		"&client_assertion=the-assertion&client_assertion_type=urn:ietf:params:oauth:client-assertion-type:jwt-bearer"))
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	r.RemoteAddr = "127.0.0.1:50000"
 	w := httptest.NewRecorder()
@@ -141,7 +141,9 @@ func TestDevOAuth2Files(t *testing.T) {
 		t.Errorf("got %d, %s, %v", w.Code, w.Header().Get(devserver.RefusalHeader), err)
 	}
 
-	de = &TokenEndpoint{Dialect: "oauth2", Demands: devserver.Demands{ClientAuth: "private_key_jwt", ClientKey: "{file." + file + "}"}}
+	de = &TokenEndpoint{Dialect: "oauth2", Demands: devserver.Demands{
+		ClientAuth: "private_key_jwt", ClientKey: "{file." + file + "}",
+	}}
 	if err := de.Provision(ctx); err != nil {
 		t.Fatal(err)
 	}

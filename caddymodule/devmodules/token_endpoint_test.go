@@ -85,9 +85,9 @@ func TestDevTokenEndpointCaddyfile(t *testing.T) {
 
 func TestDevTokenEndpointCaddyfileErrors(t *testing.T) {
 	tests := []struct{ head, options, want string }{
-		{"", "", "takes the name of a provider"},
+		{"", "", "takes the name of a dialect"},
 		{"okta", "", `dialect "okta"`},
-		{"optoro optoro", "", "takes the name of a provider"},
+		{"optoro optoro", "", "takes the name of a dialect"},
 		{"optoro", "nonsense", "unrecognized option of a development server: it is not shown"},
 		{"optoro", "hang\nhang", "hang is already specified"},
 		{"optoro", "status 500\nstatus 500", "status is already specified"},
@@ -115,7 +115,7 @@ func TestDevTokenEndpointCaddyfileErrors(t *testing.T) {
 		{"optoro", "garbage html http://x", "garbage: redirect"},
 		{"optoro", "garbage redirect a b", "garbage: wrong number of values"},
 		{"optoro", "expires_in soon", `expires_in "soon"`},
-		{"optoro", "count 2", "count: there is no fault"},
+		{"optoro", "count 2", "count: needs a fault"},
 		{"optoro", "hang\ncount 0", "count: wrong value"},
 	}
 	for _, tc := range tests {
@@ -162,7 +162,7 @@ func checkDevError(t *testing.T, in string, err error, want string) {
 	}
 }
 
-// A reload provisions new modules: the tokens stay good, the fault is the new one.
+// A reload provisions new modules. The tokens stay live, and the fault is the new one.
 func TestDevServersAcrossReload(t *testing.T) {
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
 	defer cancel()
@@ -214,7 +214,7 @@ func TestDevServersAcrossReload(t *testing.T) {
 		t.Errorf("got %d %v", w.Code, w.Header())
 	}
 	if w := load(new(API))(askAPI(token)); w.Code != 200 || w.Header().Get(devserver.HeaderName) == "" {
-		t.Errorf("the API got %d", w.Code)
+		t.Errorf("the API answered %d", w.Code)
 	}
 	if again := read(load(&third)(askToken())); again != token {
 		t.Error("the token was not reused after a reload")
@@ -222,12 +222,12 @@ func TestDevServersAcrossReload(t *testing.T) {
 	third.Mode = "revoke_previous"
 	read(load(&third)(askToken()))
 	if w := load(new(API))(askAPI(token)); w.Code != 401 {
-		t.Errorf("with a revoked token the API got %d", w.Code)
+		t.Errorf("with a revoked token the API answered %d", w.Code)
 	}
 	if w := load(&API{Reject: 403})(askAPI(read(load(&first)(askToken())))); w.Code != 403 {
-		t.Errorf("the rejecting API got %d", w.Code)
+		t.Errorf("the API with reject answered %d", w.Code)
 	}
 	if err := (&TokenEndpoint{Dialect: "optoro", Hang: true, Status: 500}).Validate(); err == nil {
-		t.Error("a contradiction in JSON was not found")
+		t.Error("Validate accepted a contradiction in JSON")
 	}
 }

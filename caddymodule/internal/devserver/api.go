@@ -11,26 +11,27 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// API is an API that demands a live token and shows what arrived. Set its fields before it serves. It must not be
-// copied.
+// API is an API for development. It demands a live token and answers with an Echo of the request. Set its fields before
+// it serves. It must not be copied.
 type API struct {
-	// Registry knows the tokens. Default: Default.
+	// Registry holds the tokens. Default: Default.
 	Registry *Registry
 	// Header is the field that must carry the token. Default: Authorization.
 	Header string
-	// Prefix of the token in Header, in any case. Default (nil): "Bearer ". Empty: the token alone.
+	// Prefix is what comes before the token in Header, in upper or lower case. It may be empty. Default: nil, which means
+	// "Bearer ".
 	Prefix *string
-	// Reject is a status, such as 401 or 403, that the API answers live tokens with as well. Default: 0, no such status.
+	// Reject is a status, such as 401 or 403, that the API rejects live tokens with. Default: 0, it accepts live tokens.
 	Reject int
 
 	calls, unauthorized, seenDead atomic.Int64
 }
 
-// Echo is the API's answer: what arrived, without any credential. Names are sorted.
+// Echo is the answer of an API. It describes the request, without any credential. Names are sorted.
 type Echo struct {
 	Method         string   `json:"method"`
 	Path           string   `json:"path"`
-	Query          string   `json:"query"`  // as it came, without "?"
+	Query          string   `json:"query"`  // as received, without "?"
 	Token          string   `json:"token"`  // its Fingerprint
 	Client         string   `json:"client"` // the client id that the token was issued to
 	BodyBytes      int64    `json:"body_bytes"`
@@ -42,16 +43,16 @@ type Echo struct {
 	ContentType    string   `json:"content_type"`
 }
 
-// Fingerprint tells tokens apart without showing them. The log of token_proxy names a token by the same one.
+// Fingerprint returns a text that identifies a token without showing it. The logs of token_proxy have the same text.
 func Fingerprint(value string) string { return token.NewSecret(value).Fingerprint() }
 
-// Calls is how many requests arrived.
+// Calls returns how many requests have arrived.
 func (a *API) Calls() int { return int(a.calls.Load()) }
 
-// Unauthorized is how many requests got 401.
+// Unauthorized returns how many requests got 401.
 func (a *API) Unauthorized() int { return int(a.unauthorized.Load()) }
 
-// SeenExpired is how many requests came with a token that had expired or was revoked.
+// SeenExpired returns how many requests had a token that was expired or revoked.
 func (a *API) SeenExpired() int { return int(a.seenDead.Load()) }
 
 // ServeHTTP implements http.Handler.
@@ -78,14 +79,14 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.echo(w, r, issued)
 }
 
-// credential returns the token of a request, or an error if it may have got to more places than one.
+// credential returns the token of a request, or an error if the request may have a token in more than one place.
 func (a *API) credential(r *http.Request) (string, error) {
 	values := r.Header.Values(cmp.Or(a.Header, "Authorization"))
 	if len(values) > 1 {
-		return "", errors.New("more than one credential header")
+		return "", errors.New("the request has more than one credential header")
 	}
 	if q := r.URL.Query(); q.Has("access_token") || q.Has("bearer_token") { // RFC 6750, section 2.3; Doorkeeper
-		return "", errors.New("a token in the query")
+		return "", errors.New("the query has a token")
 	}
 	prefix := "Bearer "
 	if a.Prefix != nil {
@@ -96,13 +97,13 @@ func (a *API) credential(r *http.Request) (string, error) {
 	}
 	value := strings.TrimSpace(values[0][len(prefix):])
 	if value != "" && strings.Contains(r.URL.RequestURI(), value) {
-		return "", errors.New("the token in the URL")
+		return "", errors.New("the URL has the token")
 	}
 	return value, nil
 }
 
-// refusal answers as an API that Doorkeeper protects. The reason is in the header only. A status of Reject has the body
-// that Optoro's API sends with 401 when the client lacks a permission.
+// refusal returns the answer of an API that Doorkeeper protects, or nil for a good token. The reason is in the header
+// only. The answer with the status Reject has the body that an API of Optoro sends if the client lacks a permission.
 func (a *API) refusal(state State) *answer {
 	reason := "The access token is invalid"
 	switch state {

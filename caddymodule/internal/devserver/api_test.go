@@ -27,7 +27,8 @@ func TestAPIEcho(t *testing.T) {
 	token := tokens.Issue("shop", time.Hour)
 	srv := httptest.NewServer(&API{Registry: tokens})
 	defer srv.Close()
-	body := struct{ io.Reader }{strings.NewReader(strings.Repeat("x", 300_000))} // hides the length: chunked
+	// The struct hides the length, so that the body is chunked.
+	body := struct{ io.Reader }{strings.NewReader(strings.Repeat("x", 300_000))}
 	r, err := http.NewRequest(http.MethodPut, srv.URL+"/v1/things?b=1&a=%20", body)
 	if err != nil {
 		t.Fatal(err)
@@ -111,7 +112,7 @@ func TestAPICredential(t *testing.T) {
 		{"own prefix, wrong one", &API{Prefix: new("Token ")}, []string{"Authorization", "Bearer " + live}, "/", 401},
 		{"no prefix", &API{Header: "X-Token", Prefix: new("")}, []string{"X-Token", live}, "/", 200},
 		{"reject", &API{Reject: 403}, []string{"Authorization", "Bearer " + live}, "/", 403},
-		{"reject a bad one as ever", &API{Reject: 403}, nil, "/", 401},
+		{"unknown token with reject", &API{Reject: 403}, nil, "/", 401},
 		{"reject with 401", &API{Reject: 401}, []string{"Authorization", "Bearer " + live}, "/", 401},
 	}
 	for _, tc := range tests {
@@ -136,7 +137,7 @@ func TestAPICredential(t *testing.T) {
 	}
 }
 
-// The body is empty and calls itself HTML, as that of Doorkeeper does. The reason is in the header.
+// As in Doorkeeper, the body is empty and calls itself HTML, and the reason is in the header.
 func TestAPIReasons(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tokens := NewRegistry()

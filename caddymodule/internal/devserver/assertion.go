@@ -17,8 +17,8 @@ import (
 	"github.com/go-jose/go-jose/v4"
 )
 
-// maxAssertionLife is the longest that a JWT may live: RFC 7523, section 3, lets a server refuse an exp that is
-// unreasonably far away.
+// maxAssertionLife is the longest lifetime of a JWT. RFC 7523, section 3, allows a server to refuse an exp that is
+// unreasonably far in the future.
 const maxAssertionLife = time.Hour
 
 func (o oauth2) checkClientAssertion(r *http.Request, s sent) *refusal {
@@ -27,7 +27,7 @@ func (o oauth2) checkClientAssertion(r *http.Request, s sent) *refusal {
 		return why
 	}
 	if kind != cmp.Or(o.ClientAssertionType, assertionJWTBearer) {
-		return refuse(invalidClient, "client_assertion_type is missing or another one")
+		return refuse(invalidClient, "client_assertion_type is missing or wrong")
 	}
 	assertion, _, why := s.takeOne("client_assertion")
 	if why != nil {
@@ -42,7 +42,7 @@ func (o oauth2) checkClientAssertion(r *http.Request, s sent) *refusal {
 func (o oauth2) verifyClientAssertion(r *http.Request, assertion string) error {
 	if o.ClientAssertion != "" {
 		if assertion != o.ClientAssertion {
-			return errors.New("is another one")
+			return errors.New("is missing or wrong")
 		}
 		return nil
 	}
@@ -69,7 +69,7 @@ func (o oauth2) checkGrantAssertion(r *http.Request, s sent) *refusal {
 	return nil
 }
 
-// claims are those that each JWT must have. One that is empty must be absent.
+// claims returns the claims that each JWT must have.
 func (o oauth2) claims(r *http.Request) map[string]string {
 	id := o.client.id
 	return map[string]string{
@@ -77,7 +77,7 @@ func (o oauth2) claims(r *http.Request) map[string]string {
 	}
 }
 
-// ownURL is the URL that a request was sent to, without its query.
+// ownURL returns the URL of a request, without its query.
 func ownURL(r *http.Request) string {
 	scheme := "http"
 	if r.TLS != nil {
@@ -86,24 +86,25 @@ func ownURL(r *http.Request) string {
 	return scheme + "://" + r.Host + r.URL.EscapedPath()
 }
 
-// compactJWS is stricter than base64's decoder, which takes line breaks.
+// compactJWS matches a JWT in compact form. The base64 decoder is less strict: it accepts line breaks.
 var compactJWS = regexp.MustCompile(`^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+$`)
 
-// signatureCheck checks the signature of a JWT, of which it gets the decoded header as well.
+// signatureCheck verifies the signature of a JWT. header is the decoded header of the JWT.
 type signatureCheck func(compact string, header map[string]any) error
 
-// verify checks a JWT: form, signature, typ, claims, times, and that it is new. Its errors repeat nothing of it.
+// verify checks the form, signature, typ, claims and times of a JWT, and that its jti is new. Its errors do not repeat
+// any part of the JWT.
 func (o oauth2) verify(compact, typ string, want map[string]string, signature signatureCheck) error {
 	if !compactJWS.MatchString(compact) {
-		return errors.New("is missing or no signed JWT")
+		return errors.New("is missing or not a signed JWT")
 	}
 	parts := strings.Split(compact, ".")
 	header, payload := decodePart(parts[0]), decodePart(parts[1])
 	switch {
 	case header == nil || payload == nil:
-		return errors.New("header or claims are no JSON object")
+		return errors.New("the header or the claims are not a JSON object")
 	case header["crit"] != nil:
-		return errors.New("crit: nothing critical is understood") // RFC 7515, section 4.1.11
+		return errors.New("crit is not supported") // RFC 7515, section 4.1.11
 	}
 	if err := signature(compact, header); err != nil {
 		return err
@@ -119,7 +120,7 @@ func (o oauth2) verify(compact, typ string, want map[string]string, signature si
 	return o.checkFresh(payload, want)
 }
 
-// decodePart returns nil for what is no JSON object.
+// decodePart decodes the header or the claims of a JWT. It returns nil for a part that is not a JSON object.
 func decodePart(part string) (object map[string]any) {
 	raw, err := base64.RawURLEncoding.DecodeString(part)
 	if err != nil || json.Unmarshal(raw, &object) != nil {
@@ -128,8 +129,8 @@ func decodePart(part string) (object map[string]any) {
 	return object
 }
 
-// checkText demands a string, or with an empty one that there is nothing. A list with the string is not the string:
-// aud must be one value (draft-ietf-oauth-rfc7523bis).
+// checkText demands the string want, or with an empty want that the member is absent. It refuses a list that contains
+// the string, because aud must be a single value (draft-ietf-oauth-rfc7523bis).
 func checkText(object map[string]any, name, want string) error {
 	got, there := object[name]
 	switch {
@@ -138,43 +139,43 @@ func checkText(object map[string]any, name, want string) error {
 	case want != "" && !there:
 		return fmt.Errorf("%s is missing", name)
 	case want != "" && got != want:
-		return fmt.Errorf("%s is not the string that it must be", name)
+		return fmt.Errorf("%s is not the required string", name)
 	}
 	return nil
 }
 
-// checkFresh demands exp, iat and jti, but for the latter two if they are described themselves.
+// checkFresh demands a valid exp, iat and jti. It leaves out iat and jti if the demanded claims include them.
 func (o oauth2) checkFresh(payload map[string]any, described map[string]string) error {
 	now := time.Now()
 	exp, ok := timeClaim(payload, "exp")
 	switch {
 	case !ok:
-		return errors.New("exp is missing or no number")
+		return errors.New("exp is missing or not a number")
 	case !exp.After(now):
 		return errors.New("exp has passed")
 	case exp.Sub(now) > maxAssertionLife:
-		return fmt.Errorf("exp is more than %s away", maxAssertionLife)
+		return fmt.Errorf("exp is more than %s in the future", maxAssertionLife)
 	}
 	iat, ok := timeClaim(payload, "iat")
 	_, noIat := described["iat"]
 	switch {
 	case noIat:
 	case !ok:
-		return errors.New("iat is missing or no number")
+		return errors.New("iat is missing or not a number")
 	case iat.After(now):
 		return errors.New("iat is in the future")
 	case exp.Sub(iat) > maxAssertionLife:
 		return fmt.Errorf("iat and exp are more than %s apart", maxAssertionLife)
 	}
 	if nbf, ok := timeClaim(payload, "nbf"); payload["nbf"] != nil && (!ok || nbf.After(now)) {
-		return errors.New("nbf is in the future or no number")
+		return errors.New("nbf is in the future or not a number")
 	}
 	if _, described := described["jti"]; described {
 		return nil
 	}
 	jti, _ := payload["jti"].(string)
 	if jti == "" {
-		return errors.New("jti is missing or no string")
+		return errors.New("jti is missing or not a string")
 	}
 	if !o.jtis.firstUse(jti, exp) {
 		return errors.New("jti was used before")
@@ -182,7 +183,7 @@ func (o oauth2) checkFresh(payload map[string]any, described map[string]string) 
 	return nil
 }
 
-// timeClaim is a NumericDate (RFC 7519, section 2), to the millisecond.
+// timeClaim returns a NumericDate (RFC 7519, section 2), to the millisecond.
 func timeClaim(payload map[string]any, name string) (time.Time, bool) {
 	seconds, ok := payload[name].(float64)
 	if !ok || seconds < 0 || seconds > 1e11 {
@@ -191,7 +192,7 @@ func timeClaim(payload map[string]any, name string) (time.Time, bool) {
 	return time.UnixMilli(int64(seconds * 1000)), true
 }
 
-// verifyWithKey lets the key say which algorithms there are, never the JWT alone (RFC 8725, section 3.1).
+// verifyWithKey accepts only algorithms that fit the key, whatever the header of the JWT names (RFC 8725, section 3.1).
 func (o oauth2) verifyWithKey(compact string, header map[string]any) error {
 	key, err := parseKey(o.ClientKey)
 	if err != nil {
@@ -205,22 +206,22 @@ func (o oauth2) verifyWithKey(compact string, header map[string]any) error {
 	}
 	signed, err := jose.ParseSignedCompact(compact, allowed)
 	if err != nil {
-		return fmt.Errorf("is no JWT, or alg is not one of %v", allowed)
+		return fmt.Errorf("is not a JWT, or alg is not one of %v", allowed)
 	}
 	if _, err := signed.Verify(key.public); err != nil {
 		return errors.New("the signature is wrong")
 	}
 	if kid, there := header["kid"]; there && key.id != "" && kid != key.id {
-		return errors.New("kid is not that of client_key")
+		return errors.New("kid is not the id of client_key")
 	}
 	if key.thumbprint != "" && header["x5t#S256"] != key.thumbprint {
-		return errors.New("x5t#S256 is not that of the certificate in client_key")
+		return errors.New("x5t#S256 is not the thumbprint of the certificate in client_key")
 	}
 	return nil
 }
 
-// verifyWithSecret does without go-jose, which refuses keys that are shorter than the hash: RFC 7518, section 3.2,
-// demands longer ones, but client secrets are what they are.
+// verifyWithSecret does not use go-jose, which accepts no key that is shorter than the hash. RFC 7518, section 3.2,
+// demands that length, but many client secrets are shorter.
 func (o oauth2) verifyWithSecret(compact string, header map[string]any) error {
 	alg := "HS256"
 	if isHMAC(o.SigningAlg) {

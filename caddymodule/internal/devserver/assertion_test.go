@@ -25,7 +25,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 )
 
-// testKeys are private keys by name. They are made once, because RSA takes its time.
+// testKeys returns private keys by name. It makes them once, because RSA keys are slow to make.
 var testKeys = sync.OnceValue(func() map[string]crypto.Signer {
 	must := func(key crypto.Signer, err error) crypto.Signer {
 		if err != nil {
@@ -46,7 +46,7 @@ var testKeys = sync.OnceValue(func() map[string]crypto.Signer {
 	}
 })
 
-// publicPEM is the public half of a key.
+// publicPEM returns the public half of one of testKeys.
 func publicPEM(t *testing.T, name string) string {
 	t.Helper()
 	der, err := x509.MarshalPKIXPublicKey(testKeys()[name].Public())
@@ -58,7 +58,7 @@ func publicPEM(t *testing.T, name string) string {
 
 func segment(v any) string { return base64.RawURLEncoding.EncodeToString(encode(v)) }
 
-// hmacJWT signs with any secret, which go-jose does not.
+// hmacJWT signs with a secret of any length, which go-jose does not.
 func hmacJWT(alg, secret string, header, claims map[string]any) string {
 	header["alg"] = alg
 	text := segment(header) + "." + segment(claims)
@@ -89,7 +89,7 @@ func keyJWT(t *testing.T, alg, key string, header, claims map[string]any) string
 	return compact
 }
 
-// goodClaims are those of a client assertion that is right for a request of post("/token", …).
+// goodClaims returns the claims of a good client assertion for a request of post("/token", …).
 func goodClaims() map[string]any {
 	now := time.Now().Unix()
 	return map[string]any{
@@ -100,14 +100,14 @@ func goodClaims() map[string]any {
 
 func clientTyp() map[string]any { return map[string]any{"typ": "client-authentication+jwt"} }
 
-// withAssertion is the body of a request.
+// withAssertion returns the body of a request with a client assertion.
 func withAssertion(assertion string) string {
 	return url.Values{
 		"grant_type": {"client_credentials"}, "client_assertion": {assertion}, "client_assertion_type": {assertionJWTBearer},
 	}.Encode()
 }
 
-// Each algorithm, with its key and with that of another.
+// Each algorithm, with the right key and with the wrong key.
 func TestOAuth2SigningAlgs(t *testing.T) {
 	keys := map[string]string{"ES256": "p256", "ES384": "p384", "ES512": "p521", "EdDSA": "ed"}
 	for _, alg := range rsaAlgs {
@@ -131,18 +131,20 @@ func TestOAuth2SigningAlgs(t *testing.T) {
 	}
 	jwt := keyJWT(t, "RS256", "rsa", clientTyp(), goodClaims())
 	e := oauth2Endpoint(Demands{ClientAuth: authKeyJWT, ClientKey: publicPEM(t, "rsa"), SigningAlg: "PS256"})
-	checkJudgement(t, e, post("/token", formType, withAssertion(jwt)), "401 invalid_client: client_assertion: is no JWT, or alg is not one of [PS256]")
+	checkJudgement(t, e, post("/token", formType, withAssertion(jwt)),
+		"401 invalid_client: client_assertion: is not a JWT, or alg is not one of [PS256]")
 	for alg := range hmacHashes {
 		jwt := hmacJWT(alg, DefaultClientSecret, clientTyp(), goodClaims())
 		e := oauth2Endpoint(Demands{ClientAuth: authSecretJWT, SigningAlg: alg})
 		checkJudgement(t, e, post("/token", formType, withAssertion(jwt)), "")
 		e = oauth2Endpoint(Demands{ClientAuth: authSecretJWT, SigningAlg: alg})
 		e.ClientSecret = "another"
-		checkJudgement(t, e, post("/token", formType, withAssertion(jwt)), "401 invalid_client: client_assertion: the signature is wrong")
+		checkJudgement(t, e, post("/token", formType, withAssertion(jwt)),
+			"401 invalid_client: client_assertion: the signature is wrong")
 	}
 }
 
-// What an attacker tries, and what a client gets wrong.
+// Attacks, and mistakes of a client.
 func TestOAuth2Assertion(t *testing.T) {
 	const refused = "401 invalid_client: client_assertion: "
 	text := publicPEM(t, "rsa")
@@ -164,23 +166,23 @@ func TestOAuth2Assertion(t *testing.T) {
 		{"signature changed", parts[0] + "." + parts[1] + "." + strings.Repeat("A", len(parts[2])), refused + "the signature is wrong"},
 		{"claims changed", parts[0] + "." + segment(goodClaims()) + "." + parts[2], refused + "the signature is wrong"},
 		{"header changed", segment(map[string]any{"alg": "RS256"}) + "." + parts[1] + "." + parts[2], refused + "the signature is wrong"},
-		{"alg none", unsigned, refused + "is missing or no signed JWT"},
-		{"alg none with signature", unsigned + parts[2], refused + "is no JWT, or alg"},
-		{"alg confusion, PEM", hmacJWT("HS256", text, clientTyp(), goodClaims()), refused + "is no JWT, or alg"},
-		{"alg confusion, DER", hmacJWT("HS256", string(x509.MarshalPKCS1PublicKey(testKeys()["rsa"].Public().(*rsa.PublicKey))), clientTyp(), goodClaims()), refused + "is no JWT, or alg"},
-		{"alg confusion, secret", hmacJWT("HS256", DefaultClientSecret, clientTyp(), goodClaims()), refused + "is no JWT, or alg"},
-		{"key of another", keyJWT(t, "RS256", "other rsa", clientTyp(), goodClaims()), refused + "the signature is wrong"},
+		{"alg none", unsigned, refused + "is missing or not a signed JWT"},
+		{"alg none with signature", unsigned + parts[2], refused + "is not a JWT, or alg"},
+		{"alg confusion, PEM", hmacJWT("HS256", text, clientTyp(), goodClaims()), refused + "is not a JWT, or alg"},
+		{"alg confusion, DER", hmacJWT("HS256", string(x509.MarshalPKCS1PublicKey(testKeys()["rsa"].Public().(*rsa.PublicKey))), clientTyp(), goodClaims()), refused + "is not a JWT, or alg"},
+		{"alg confusion, secret", hmacJWT("HS256", DefaultClientSecret, clientTyp(), goodClaims()), refused + "is not a JWT, or alg"},
+		{"wrong key", keyJWT(t, "RS256", "other rsa", clientTyp(), goodClaims()), refused + "the signature is wrong"},
 		{"key in the header", keyJWT(t, "RS256", "other rsa", map[string]any{
 			"typ": "client-authentication+jwt", "jwk": jose.JSONWebKey{Key: testKeys()["other rsa"].Public()},
 		}, goodClaims()), refused + "the signature is wrong"},
 		{"crit", sign(map[string]any{"typ": "client-authentication+jwt", "crit": []string{"x"}, "x": 1}, goodClaims()), refused + "crit"},
 		{"no typ", sign(map[string]any{}, goodClaims()), refused + "typ is missing"},
 		{"typ JWT", sign(map[string]any{"typ": "JWT"}, goodClaims()), refused + "typ is not"},
-		{"line break", parts[0] + "." + parts[1] + ".\n" + parts[2], refused + "is missing or no signed JWT"},
-		{"padding", good + "=", refused + "is missing or no signed JWT"},
-		{"two parts", parts[0] + "." + parts[1], refused + "is missing or no signed JWT"},
-		{"not JSON", "eA." + parts[1] + "." + parts[2], refused + "header or claims are no JSON object"},
-		{"empty", "", refused + "is missing or no signed JWT"},
+		{"line break", parts[0] + "." + parts[1] + ".\n" + parts[2], refused + "is missing or not a signed JWT"},
+		{"padding", good + "=", refused + "is missing or not a signed JWT"},
+		{"two parts", parts[0] + "." + parts[1], refused + "is missing or not a signed JWT"},
+		{"not JSON", "eA." + parts[1] + "." + parts[2], refused + "the header or the claims are not a JSON object"},
+		{"empty", "", refused + "is missing or not a signed JWT"},
 		{"no iss", with("iss", nil), refused + "iss is missing"},
 		{"iss", with("iss", "x"), refused + "iss is not"},
 		{"no sub", with("sub", nil), refused + "sub is missing"},
@@ -188,14 +190,14 @@ func TestOAuth2Assertion(t *testing.T) {
 		{"no aud", with("aud", nil), refused + "aud is missing"},
 		{"aud", with("aud", "http://example.com/"), refused + "aud is not"},
 		{"aud prefix", with("aud", "http://example.com/token/"), refused + "aud is not"},
-		{"aud list", with("aud", []string{"http://example.com/token"}), refused + "aud is not the string"},
+		{"aud list", with("aud", []string{"http://example.com/token"}), refused + "aud is not the required string"},
 		{"no exp", with("exp", nil), refused + "exp is missing"},
 		{"expired", with("exp", now-1), refused + "exp has passed"},
-		{"exp text", with("exp", "9999999999"), refused + "exp is missing or no number"},
-		{"exp far", with("exp", now+7200), refused + "exp is more than 1h0m0s away"},
-		{"exp absurd", with("exp", 1e300), refused + "exp is missing or no number"},
+		{"exp text", with("exp", "9999999999"), refused + "exp is missing or not a number"},
+		{"exp far", with("exp", now+7200), refused + "exp is more than 1h0m0s in the future"},
+		{"exp absurd", with("exp", 1e300), refused + "exp is missing or not a number"},
 		{"no iat", with("iat", nil), refused + "iat is missing"},
-		{"iat text", with("iat", "1"), refused + "iat is missing or no number"},
+		{"iat text", with("iat", "1"), refused + "iat is missing or not a number"},
 		{"future iat", with("iat", now+30), refused + "iat is in the future"},
 		{"old iat", with("iat", now-7200), refused + "iat and exp are more than"},
 		{"nbf", with("nbf", now), ""},
@@ -203,7 +205,7 @@ func TestOAuth2Assertion(t *testing.T) {
 		{"nbf text", with("nbf", "1"), refused + "nbf"},
 		{"no jti", with("jti", nil), refused + "jti is missing"},
 		{"empty jti", with("jti", ""), refused + "jti is missing"},
-		{"jti number", with("jti", 7), refused + "jti is missing or no string"},
+		{"jti number", with("jti", 7), refused + "jti is missing or not a string"},
 		{"surplus claim", with("x", 7), ""},
 	}
 	for _, tc := range tests {
@@ -244,7 +246,8 @@ func TestOAuth2AssertionDemands(t *testing.T) {
 			checkJudgement(t, oauth2Endpoint(tc.demands), post("/token", formType, withAssertion(tc.jwt)), tc.want)
 		})
 	}
-	r := post("/token", formType, withAssertion(hmacJWT("HS256", "dev-secret", clientTyp(), claims("https://example.com/token"))))
+	jwt := hmacJWT("HS256", "dev-secret", clientTyp(), claims("https://example.com/token"))
+	r := post("/token", formType, withAssertion(jwt))
 	r.TLS = new(tls.ConnectionState)
 	checkJudgement(t, oauth2Endpoint(Demands{ClientAuth: authSecretJWT}), r, "")
 }
@@ -285,11 +288,12 @@ func TestOAuth2Kid(t *testing.T) {
 			header["kid"] = kid
 		}
 		jwt := keyJWT(t, "ES256", "p256", header, goodClaims())
-		checkJudgement(t, oauth2Endpoint(Demands{ClientAuth: authKeyJWT, ClientKey: key}), post("/token", formType, withAssertion(jwt)), want)
+		e := oauth2Endpoint(Demands{ClientAuth: authKeyJWT, ClientKey: key})
+		checkJudgement(t, e, post("/token", formType, withAssertion(jwt)), want)
 	}
 }
 
-// A certificate as client_key: the JWT must name it.
+// If client_key is a certificate, the JWT must name it.
 func TestOAuth2CertificateThumbprint(t *testing.T) {
 	template := x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
 	key := testKeys()["rsa"]
@@ -309,11 +313,12 @@ func TestOAuth2CertificateThumbprint(t *testing.T) {
 			header["x5t#S256"] = thumbprint
 		}
 		jwt := keyJWT(t, "PS256", "rsa", header, goodClaims())
-		checkJudgement(t, oauth2Endpoint(Demands{ClientAuth: authKeyJWT, ClientKey: text}), post("/token", formType, withAssertion(jwt)), want)
+		e := oauth2Endpoint(Demands{ClientAuth: authKeyJWT, ClientKey: text})
+		checkJudgement(t, e, post("/token", formType, withAssertion(jwt)), want)
 	}
 }
 
-// The grant of RFC 7523, as Google and Salesforce have it.
+// The grant of RFC 7523, which Google and Salesforce have.
 func TestOAuth2GrantAssertion(t *testing.T) {
 	const refused = "400 invalid_grant: assertion: "
 	text := publicPEM(t, "rsa")
@@ -355,8 +360,10 @@ func TestOAuth2GrantAssertion(t *testing.T) {
 	e := oauth2Endpoint(Demands{ClientAuth: authNone, ClientIDParam: new(""), Grant: new(grantJWTBearer), ClientKey: text})
 	checkJudgement(t, e, post("/token", formType, "grant_type="+url.QueryEscape(grantJWTBearer)), refused+"is missing")
 
-	// The secret signs the one, the key the other, and one jti is not enough for both.
-	e = oauth2Endpoint(Demands{ClientAuth: authSecretJWT, Grant: new(grantJWTBearer), ClientKey: text, SigningAlg: "HS512", AssertionTyp: new("JWT")})
+	// The secret signs the client assertion and the key signs the grant. Both need a jti of their own.
+	e = oauth2Endpoint(Demands{
+		ClientAuth: authSecretJWT, Grant: new(grantJWTBearer), ClientKey: text, SigningAlg: "HS512", AssertionTyp: new("JWT"),
+	})
 	both := func(first, second map[string]any) string {
 		return url.Values{
 			"grant_type": {grantJWTBearer}, "client_assertion_type": {assertionJWTBearer},

@@ -2,13 +2,13 @@ package devserver
 
 import "crypto/subtle"
 
-// The credentials of a TokenEndpoint that names none.
+// The client that a TokenEndpoint accepts by default.
 const (
 	DefaultClientID     = "dev-client"
 	DefaultClientSecret = "dev-secret"
 )
 
-// client is the only client of a TokenEndpoint.
+// client is the client that a TokenEndpoint accepts.
 type client struct{ id, secret string }
 
 func (c client) knows(id, secret string) bool {

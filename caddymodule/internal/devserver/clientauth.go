@@ -9,12 +9,12 @@ import (
 	"strings"
 )
 
-// checkClient demands the one method of client authentication, and no other beside it. (RFC 6749, section 5.2, has
-// invalid_request for more than one; here both are invalid_client.)
+// checkClient demands the method of client authentication, and no other method. RFC 6749, section 5.2, has
+// invalid_request for more than one method. Here the code is invalid_client in both cases.
 func (o oauth2) checkClient(r *http.Request, s sent) *refusal {
 	if got, want := o.presented(r, s), o.wanted(); !slices.Equal(got, want) {
-		return refuse(invalidClient, "client authentication by [%s], not by [%s] as %s has it",
-			strings.Join(got, ", "), strings.Join(want, ", "), o.clientAuth())
+		return refuse(invalidClient, "the client authenticates by [%s], but client_auth %s demands [%s]",
+			strings.Join(got, ", "), o.clientAuth(), strings.Join(want, ", "))
 	}
 	switch o.clientAuth() {
 	case authBasic:
@@ -30,7 +30,8 @@ func (o oauth2) checkClient(r *http.Request, s sent) *refusal {
 	return o.checkClientID(s, true) // RFC 8705, section 2; RFC 6749, section 3.2.1
 }
 
-// wanted are the places where the method has its proof. Those with TLS, and none, have it nowhere in the request.
+// wanted returns the places in the request where the method has its proof. The methods with TLS, and none, have no such
+// place.
 func (o oauth2) wanted() []string {
 	switch o.clientAuth() {
 	case authBasic:
@@ -43,11 +44,11 @@ func (o oauth2) wanted() []string {
 	return nil
 }
 
-// presented are the places where the request has a proof, in a fixed order.
+// presented returns the places where the request has a proof, in a fixed order.
 func (o oauth2) presented(r *http.Request, s sent) (places []string) {
 	described := slices.ContainsFunc(o.Headers, func(h Field) bool { return strings.EqualFold(h.Name, "Authorization") })
 	for range r.Header.Values("Authorization") {
-		if !described { // else it was compared already
+		if !described { // otherwise checkHeaders has compared it
 			places = append(places, "Authorization")
 		}
 	}
@@ -70,7 +71,7 @@ func (o oauth2) checkBasic(r *http.Request) *refusal {
 		id, okID = formDecode(id)
 		secret, okSecret = formDecode(secret)
 		if !okID || !okSecret {
-			return refuse(invalidClient, "id and secret in Basic are not form-encoded")
+			return refuse(invalidClient, "the client id and secret in Basic are not form-encoded")
 		}
 	}
 	if !o.client.knows(id, secret) {
@@ -79,7 +80,7 @@ func (o oauth2) checkBasic(r *http.Request) *refusal {
 	return nil
 }
 
-// formEncoded has no character that any form encoding would have escaped. Encoders differ in '*' and '~'.
+// formEncoded matches a text without characters that every form encoder escapes. Encoders differ in '*' and '~'.
 var formEncoded = regexp.MustCompile(`^(?:[A-Za-z0-9*._~+-]|%[0-9A-Fa-f]{2})*$`)
 
 func formDecode(s string) (string, bool) {
@@ -103,7 +104,7 @@ func (o oauth2) checkPost(s sent) *refusal {
 
 func (o oauth2) checkClientID(s sent, required bool) *refusal {
 	if o.clientIDParam() == "" {
-		return nil // one is left over
+		return nil // refuseRest finds a client id
 	}
 	id, there, why := s.takeOne(o.clientIDParam())
 	switch {
@@ -117,8 +118,8 @@ func (o oauth2) checkClientID(s sent, required bool) *refusal {
 	return nil
 }
 
-// checkCertificate looks at the connection. Who signed the certificate is not asked, so it is the same for
-// tls_client_auth and self_signed_tls_client_auth.
+// checkCertificate compares the client certificate of the connection. It ignores the issuer of the certificate, so
+// tls_client_auth and self_signed_tls_client_auth are the same.
 func (o oauth2) checkCertificate(r *http.Request, _ sent) *refusal {
 	if o.ClientCertificate == "" {
 		return nil
@@ -130,7 +131,7 @@ func (o oauth2) checkCertificate(r *http.Request, _ sent) *refusal {
 	case r.TLS == nil || len(r.TLS.PeerCertificates) == 0:
 		return refuse(invalidClient, "the connection has no client certificate")
 	case sha256.Sum256(r.TLS.PeerCertificates[0].Raw) != sha256.Sum256(want.Raw):
-		return refuse(invalidClient, "the connection has another client certificate")
+		return refuse(invalidClient, "the connection has the wrong client certificate")
 	}
 	return nil
 }

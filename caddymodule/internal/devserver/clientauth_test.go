@@ -25,7 +25,7 @@ func TestOAuth2Basic(t *testing.T) {
 	tests := []struct {
 		name        string
 		encoding    string
-		id          string // of the client; default: id
+		id          string // that the server expects
 		credentials string // before base64
 		want        string
 	}{
@@ -33,9 +33,9 @@ func TestOAuth2Basic(t *testing.T) {
 		{"form by Go", "form", id, url.QueryEscape(id) + ":" + url.QueryEscape(secret), ""},
 		{"form by WHATWG", "form", id, "a%3Ab+c:p%25%26%2B%C3%BC+%2F%7E*", ""},
 		{"form with %20", "form", id, "a%3ab%20c:p%25%26%2b%c3%bc%20%2f~*", ""},
-		{"form, raw colon", "form", id, "a:b+c:p%25%26%2B%C3%BC+%2F~*", "401 invalid_client: id and secret in Basic are not"},
-		{"form, raw secret", "form", id, "a%3Ab+c:" + secret, "401 invalid_client: id and secret in Basic are not"},
-		{"form, raw space", "form", id, "a%3Ab c:p%25%26%2B%C3%BC+%2F~*", "401 invalid_client: id and secret in Basic are not"},
+		{"form, raw colon", "form", id, "a:b+c:p%25%26%2B%C3%BC+%2F~*", "401 invalid_client: the client id and secret in Basic are not"},
+		{"form, raw secret", "form", id, "a%3Ab+c:" + secret, "401 invalid_client: the client id and secret in Basic are not"},
+		{"form, raw space", "form", id, "a%3Ab c:p%25%26%2B%C3%BC+%2F~*", "401 invalid_client: the client id and secret in Basic are not"},
 		{"form, encoded twice", "form", id, url.QueryEscape(url.QueryEscape(id)) + ":p%25%26%2B%C3%BC+%2F~*", "401 invalid_client: the client id or secret"},
 		{"form, wrong secret", "form", id, "a%3Ab+c:p", "401 invalid_client: the client id or secret"},
 		{"raw", "raw", "b c", "b c:" + secret, ""},
@@ -56,9 +56,9 @@ func TestOAuth2Basic(t *testing.T) {
 
 func TestOAuth2ClientAuth(t *testing.T) {
 	const (
-		grant    = "grant_type=client_credentials"
-		withJWT  = "&client_assertion=x&client_assertion_type=" + assertionJWTBearer
-		notBasic = "401 invalid_client: client authentication by "
+		grant       = "grant_type=client_credentials"
+		withJWT     = "&client_assertion=x&client_assertion_type=" + assertionJWTBearer
+		wrongMethod = "401 invalid_client: the client authenticates by "
 	)
 	var (
 		basic   = Demands{}
@@ -79,12 +79,12 @@ func TestOAuth2ClientAuth(t *testing.T) {
 		want    string
 	}{
 		{"basic", basic, grant, header, ""},
-		{"basic missing", basic, grant, nil, notBasic + "[], not by [Authorization]"},
-		{"basic twice", basic, grant, http.Header{"Authorization": append(header["Authorization"], header["Authorization"]...)}, notBasic + "[Authorization, Authorization]"},
+		{"basic missing", basic, grant, nil, wrongMethod + "[], but client_auth client_secret_basic demands [Authorization]"},
+		{"basic twice", basic, grant, http.Header{"Authorization": append(header["Authorization"], header["Authorization"]...)}, wrongMethod + "[Authorization, Authorization]"},
 		{"bearer", basic, grant, http.Header{"Authorization": {"Bearer x"}}, "401 invalid_client: Authorization is not Basic"},
-		{"post for basic", basic, formGood, nil, notBasic + "[client_secret], not by [Authorization]"},
-		{"basic and post", basic, formGood, header, notBasic + "[Authorization, client_secret]"},
-		{"basic and assertion", basic, grant + withJWT, header, notBasic + "[Authorization, client_assertion]"},
+		{"post for basic", basic, formGood, nil, wrongMethod + "[client_secret], but client_auth client_secret_basic demands [Authorization]"},
+		{"basic and post", basic, formGood, header, wrongMethod + "[Authorization, client_secret]"},
+		{"basic and assertion", basic, grant + withJWT, header, wrongMethod + "[Authorization, client_assertion]"},
 
 		{"post", posted, formGood, nil, ""},
 		{"post wrong", posted, strings.Replace(formGood, "dev-secret", "x", 1), nil, "401 invalid_client: client_secret is wrong"},
@@ -92,28 +92,28 @@ func TestOAuth2ClientAuth(t *testing.T) {
 		{"post without id", posted, grant + "&client_secret=dev-secret", nil, "401 invalid_client: client_id is missing or wrong"},
 		{"post secret twice", posted, formGood + "&client_secret=dev-secret", nil, "400 invalid_request: client_secret is repeated"},
 		{"post id twice", posted, formGood + "&client_id=dev-client", nil, "400 invalid_request: client_id is repeated"},
-		{"basic for post", posted, grant, header, notBasic + "[Authorization], not by [client_secret]"},
-		{"post and basic", posted, formGood, header, notBasic + "[Authorization, client_secret], not by [client_secret]"},
+		{"basic for post", posted, grant, header, wrongMethod + "[Authorization], but client_auth client_secret_post demands [client_secret]"},
+		{"post and basic", posted, formGood, header, wrongMethod + "[Authorization, client_secret], but client_auth client_secret_post demands [client_secret]"},
 		{"renamed", renamed, grant + "&username=dev-client&password=dev-secret", nil, ""},
-		{"not renamed", renamed, formGood, nil, notBasic + "[], not by [password]"},
+		{"not renamed", renamed, formGood, nil, wrongMethod + "[], but client_auth client_secret_post demands [password]"},
 		{"without id", noID, grant + "&client_secret=dev-secret", nil, ""},
 		{"surplus id", noID, formGood, nil, "400 invalid_request: the parameter client_id is not described"},
 
 		{"none", none, grant + "&client_id=dev-client", nil, ""},
 		{"none without id", none, grant, nil, "401 invalid_client: client_id is missing or wrong"},
-		{"none with secret", none, formGood, nil, notBasic + "[client_secret], not by []"},
-		{"none with basic", none, grant + "&client_id=dev-client", header, notBasic + "[Authorization], not by []"},
+		{"none with secret", none, formGood, nil, wrongMethod + "[client_secret], but client_auth none demands []"},
+		{"none with basic", none, grant + "&client_id=dev-client", header, wrongMethod + "[Authorization], but client_auth none demands []"},
 		{"described Authorization", sabre, grant, http.Header{"Authorization": {"Basic eA=="}}, ""},
-		{"described Authorization wrong", sabre, grant, header, "400 invalid_request: the header field authorization has another"},
+		{"described Authorization wrong", sabre, grant, header, "400 invalid_request: the header field authorization has the wrong"},
 
 		{"assertion", fixed, grant + withJWT, nil, ""},
 		{"assertion with id", fixed, grant + withJWT + "&client_id=dev-client", nil, ""},
 		{"assertion with other id", fixed, grant + withJWT + "&client_id=x", nil, "401 invalid_client: client_id is missing or wrong"},
-		{"assertion other", fixed, grant + strings.Replace(withJWT, "=x", "=z", 1), nil, "401 invalid_client: client_assertion: is another one"},
+		{"assertion other", fixed, grant + strings.Replace(withJWT, "=x", "=z", 1), nil, "401 invalid_client: client_assertion: is missing or wrong"},
 		{"assertion type missing", fixed, grant + "&client_assertion=x", nil, "401 invalid_client: client_assertion_type"},
-		{"assertion missing", fixed, grant + "&client_assertion_type=" + assertionJWTBearer, nil, "401 invalid_client: client_assertion: is another one"},
+		{"assertion missing", fixed, grant + "&client_assertion_type=" + assertionJWTBearer, nil, "401 invalid_client: client_assertion: is missing or wrong"},
 		{"assertion twice", fixed, grant + withJWT + "&client_assertion=x", nil, "400 invalid_request: client_assertion is repeated"},
-		{"assertion and secret", fixed, formGood + withJWT, nil, notBasic + "[client_secret, client_assertion]"},
+		{"assertion and secret", fixed, formGood + withJWT, nil, wrongMethod + "[client_secret, client_assertion]"},
 		{"own type", typed, grant + "&client_assertion=x&client_assertion_type=y", nil, ""},
 		{"not own type", typed, grant + withJWT, nil, "401 invalid_client: client_assertion_type"},
 	}
@@ -128,7 +128,7 @@ func TestOAuth2ClientAuth(t *testing.T) {
 	}
 }
 
-// selfSigned makes a client certificate.
+// selfSigned returns a client certificate, and its PEM text.
 func selfSigned(t *testing.T) (certificate tls.Certificate, text string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -171,14 +171,15 @@ func TestOAuth2Certificate(t *testing.T) {
 		if status, why := ask(good, certificate); status != 200 {
 			t.Errorf("%s: got %d, %s", method, status, why)
 		}
-		if status, why := ask(good, other); status != 401 || !strings.Contains(why, "another client certificate") {
-			t.Errorf("%s, another certificate: got %d, %s", method, status, why)
+		if status, why := ask(good, other); status != 401 || !strings.Contains(why, "wrong client certificate") {
+			t.Errorf("%s, wrong certificate: got %d, %s", method, status, why)
 		}
 		if status, why := ask(good); status != 401 || !strings.Contains(why, "no client certificate") {
 			t.Errorf("%s, no certificate: got %d, %s", method, status, why)
 		}
-		if status, why := ask(strings.Replace(good, "dev-client", "x", 1), certificate); status != 401 || !strings.Contains(why, "client_id") {
-			t.Errorf("%s, another id: got %d, %s", method, status, why)
+		wrongID := strings.Replace(good, "dev-client", "x", 1)
+		if status, why := ask(wrongID, certificate); status != 401 || !strings.Contains(why, "client_id") {
+			t.Errorf("%s, wrong id: got %d, %s", method, status, why)
 		}
 		if status, why := ask(formGood, certificate); status != 401 || !strings.Contains(why, "client_secret") {
 			t.Errorf("%s, and a secret: got %d, %s", method, status, why)

@@ -5,7 +5,7 @@ import (
 	"encoding/json"
 )
 
-// The methods of client authentication: RFC 6749, section 2.3.1; OpenID Connect Core, section 9; RFC 8705, section 2.
+// The methods of client authentication of RFC 6749, section 2.3.1; OpenID Connect Core, section 9; RFC 8705, section 2.
 const (
 	authBasic         = "client_secret_basic"
 	authPost          = "client_secret_post"
@@ -36,95 +36,99 @@ const (
 	defaultFailure = `{"error":"$code"}`
 )
 
-// Demands are what a TokenEndpoint of the dialect OAuth2 demands of a request, and what it answers. The zero Demands
-// are RFC 6749 with client_secret_basic. The JSON names are those of Caddy's configuration, where ClientKey,
-// ClientAssertion and ClientCertificate may also be {file./path}, which is read when the configuration is loaded.
+// Demands describe the requests that a TokenEndpoint of the dialect OAuth2 accepts, and its answers. The zero Demands
+// describe RFC 6749 with client_secret_basic. The JSON names are those of Caddy's configuration. In the configuration,
+// ClientKey, ClientAssertion and ClientCertificate may be {file./path}. Caddy reads the file when it loads the
+// configuration.
 type Demands struct {
-	// The one method of client authentication to accept: client_secret_basic, client_secret_post, client_secret_jwt,
+	// The only method of client authentication to accept: client_secret_basic, client_secret_post, client_secret_jwt,
 	// private_key_jwt, tls_client_auth, self_signed_tls_client_auth or none. Default: client_secret_basic.
 	ClientAuth string `json:"client_auth,omitempty"`
 
-	// How id and secret are written in Basic: form (form-encoded before base64, RFC 6749, section 2.3.1) or raw.
-	// Default: form.
+	// How the client encodes its id and secret in Basic: form (form-encoded before base64, RFC 6749, section 2.3.1) or
+	// raw. Default: form.
 	BasicEncoding string `json:"basic_encoding,omitempty"`
 
-	// The parameter with the client id; empty for none. With a JWT it may be left out (RFC 7521, section 4.2), and with
-	// client_secret_basic there must be none. Default: client_id.
+	// The parameter with the client id. Empty if the request must not have it. With a client assertion the client may
+	// leave it out (RFC 7521, section 4.2). client_secret_basic does not have this option. Default: client_id.
 	ClientIDParam *string `json:"client_id_param,omitempty"`
 
 	// The parameter with the secret, for client_secret_post. Default: client_secret.
 	ClientSecretParam string `json:"client_secret_param,omitempty"`
 
-	// The key that checks JWTs, for private_key_jwt and the grant jwt-bearer: a public or private key, or a
-	// certificate, in PEM; or a JWK. With a certificate the JWT must name it by x5t#S256. Default: none.
+	// The key that verifies JWTs, for private_key_jwt and the grant jwt-bearer. It is a public key, a private key or a
+	// certificate in PEM, or a JWK. If it is a certificate, the JWT must name it by x5t#S256. Default: none.
 	ClientKey string `json:"client_key,omitempty"`
 
-	// The algorithm that a JWT must be signed with, like PS256. Default: any that fits the key; HS256 for
-	// client_secret_jwt.
+	// The algorithm that a JWT must be signed with, such as PS256. Default: any algorithm that fits the key, or HS256
+	// for client_secret_jwt.
 	SigningAlg string `json:"signing_alg,omitempty"`
 
-	// What aud of a JWT must be: this one string. Default: issuer, or else the URL of the request without its query.
+	// The aud of a JWT, which must be a single string. Default: issuer, or the URL of the request without its query.
 	AssertionAudience string `json:"assertion_audience,omitempty"`
 
-	// What typ of a JWT must be; empty if there must be none. Default: client-authentication+jwt, and JWT for the grant
+	// The typ of a JWT. Empty if the JWT must not have it. Default: client-authentication+jwt, or JWT for the grant
 	// jwt-bearer.
 	AssertionTyp *string `json:"assertion_typ,omitempty"`
 
-	// Claims that the JWT of the grant jwt-bearer must have, as strings. With an empty value the claim must be absent.
-	// Default: iss and sub are the client id.
+	// Claims that the JWT of the grant jwt-bearer must have, as strings. A claim with an empty value must be absent.
+	// Unless iss and sub are listed here, they must be the client id. Default: none.
 	AssertionClaims []Field `json:"assertion_claims,omitempty"`
 
-	// The exact client_assertion to accept with private_key_jwt instead of one that client_key checks, as for a
-	// federated identity. Default: none.
+	// The exact client_assertion to accept with private_key_jwt, for a client whose platform issues the assertion.
+	// Default: none, client_key verifies the assertion.
 	ClientAssertion string `json:"client_assertion,omitempty"`
 
 	// The client_assertion_type to accept. Default: urn:ietf:params:oauth:client-assertion-type:jwt-bearer.
 	ClientAssertionType string `json:"client_assertion_type,omitempty"`
 
-	// The certificate, in PEM, that the client must have used for the TLS connection. It is told by its SHA-256
-	// thumbprint alone. Default: none.
+	// The certificate, in PEM, that the client must present in the TLS handshake. Only its SHA-256 thumbprint is
+	// compared. Default: none.
 	ClientCertificate string `json:"client_certificate,omitempty"`
 
 	// The HTTP method: POST or GET. Default: POST.
 	Method string `json:"method,omitempty"`
 
-	// Where the parameters are: form or json (in the body) or query. Default: form, or query if the method is GET.
+	// Where the parameters are: form or json (both in the body), or query. Default: form, or query for the method GET.
 	Encoding string `json:"encoding,omitempty"`
 
-	// The grant_type; empty if there must be none. Default: client_credentials.
+	// The grant_type. Empty if the request must not have it. Default: client_credentials.
 	Grant *string `json:"grant,omitempty"`
 
-	// The exact value of the parameter scope. Default: there must be none.
+	// The exact value of the parameter scope. Default: the request must not have a scope.
 	Scope string `json:"scope,omitempty"`
 
-	// Further parameters that must be there, each as often as it is named. All others are refused. Default: none.
+	// Further parameters that the request must have, each as often as it is listed here. A request with any other
+	// parameter is refused. Default: none.
 	Params []Field `json:"params,omitempty"`
 
-	// Members of a JSON body that must be there and are no strings, compared as JSON. Default: none.
+	// Members that a JSON body must have, compared as JSON. A member may have any type, unlike those of params, which
+	// are strings. Default: none.
 	JSONParams []JSONField `json:"json_params,omitempty"`
 
-	// Header fields that must be there. Default: none.
+	// Header fields that the request must have, each as often as it is listed here. Default: none.
 	Headers []Field `json:"headers,omitempty"`
 
-	// The answer, JSON in which $token, $expires_in, $expires_in_ms, $expires_at, $expires_at_ms, $expires_at_rfc3339,
-	// $issued_at, $issued_at_ms and $scope are replaced. Default: access_token, token_type and expires_in.
+	// The body with a token. It is JSON with the variables $token, $expires_in, $expires_in_ms, $expires_at,
+	// $expires_at_ms, $expires_at_rfc3339, $issued_at, $issued_at_ms and $scope. Default: an object with access_token,
+	// token_type and expires_in.
 	Answer string `json:"answer,omitempty"`
 
-	// The body of a refusal, JSON in which $code is replaced. Default: {"error":"$code"}.
+	// The body of a refusal. It is JSON with the variable $code. Default: {"error":"$code"}.
 	Failure string `json:"failure,omitempty"`
 
-	// The issuer that the metadata names (RFC 8414). They are at each path with /.well-known/oauth-authorization-server
-	// or /.well-known/openid-configuration in it. Default: no metadata.
+	// The issuer in the metadata (RFC 8414). The metadata are at each path that contains
+	// /.well-known/oauth-authorization-server or /.well-known/openid-configuration. Default: none, and no metadata.
 	Issuer string `json:"issuer,omitempty"`
 
-	// The token endpoint that the metadata names. Default: issuer and /token.
+	// The token endpoint in the metadata. Default: issuer followed by /token.
 	TokenURL string `json:"token_endpoint,omitempty"`
 
 	// The token endpoint in mtls_endpoint_aliases of the metadata (RFC 8705, section 5). Default: none.
 	MTLSTokenURL string `json:"mtls_token_endpoint,omitempty"`
 }
 
-// Field is a parameter, header field or claim that is demanded.
+// Field is a demand for a parameter, a header field or a claim.
 type Field struct {
 	// Its name.
 	Name string `json:"name"`
@@ -132,7 +136,7 @@ type Field struct {
 	Value *string `json:"value,omitempty"`
 }
 
-// JSONField is a member of a JSON body that is demanded.
+// JSONField is a demand for a member of a JSON body.
 type JSONField struct {
 	// Its name.
 	Name string `json:"name"`
@@ -159,12 +163,12 @@ func (d *Demands) grant() string { return orDefault(d.Grant, grantClientCredenti
 
 func (d *Demands) tokenURL() string { return cmp.Or(d.TokenURL, d.Issuer+"/token") }
 
-// signs reports whether a request has a JWT that is checked by its signature.
+// signs reports whether requests have a JWT whose signature is verified.
 func (d *Demands) signs() bool {
 	return d.clientAuth() == authSecretJWT || d.usesKey()
 }
 
-// usesKey reports whether ClientKey has something to check.
+// usesKey reports whether ClientKey verifies a JWT of the request.
 func (d *Demands) usesKey() bool {
 	return d.clientAuth() == authKeyJWT && d.ClientAssertion == "" || d.grant() == grantJWTBearer
 }

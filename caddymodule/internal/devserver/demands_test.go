@@ -11,7 +11,7 @@ func TestDemandsValidate(t *testing.T) {
 	bearer := new(grantJWTBearer)
 	tests := []struct {
 		demands Demands
-		want    string // how the error begins; empty: good
+		want    string // the start of the error, or empty if the demands are valid
 	}{
 		{Demands{}, ""},
 		{Demands{ClientAuth: "x"}, `client_auth "x"`},
@@ -87,8 +87,8 @@ func TestValidateKeys(t *testing.T) {
 		{Demands{ClientKey: text}, ""},
 		{Demands{ClientKey: certificate}, ""},
 		{Demands{ClientKey: text, SigningAlg: "ES256"}, ""},
-		{Demands{ClientKey: text, SigningAlg: "HS256"}, ""}, // that of the client assertion
-		{Demands{ClientKey: text, SigningAlg: "ES384"}, "signing_alg ES384: client_key is for ES256"},
+		{Demands{ClientKey: text, SigningAlg: "HS256"}, ""}, // signing_alg is that of the client assertion
+		{Demands{ClientKey: text, SigningAlg: "ES384"}, "signing_alg ES384: client_key fits only ES256"},
 		{Demands{ClientKey: "CANARY"}, "client_key: "},
 		{Demands{ClientCertificate: certificate}, ""},
 		{Demands{ClientCertificate: text}, "client_certificate: "},
@@ -102,7 +102,7 @@ func TestValidateKeys(t *testing.T) {
 	}
 }
 
-// Each demand is refused, by the name of its option, for the services that have none.
+// The other dialects have no demands. The error names the option.
 func TestDemandsOfOtherDialects(t *testing.T) {
 	plural := map[string]string{
 		"params": "param", "json_params": "json_param", "headers": "header", "assertion_claims": "assertion_claim",

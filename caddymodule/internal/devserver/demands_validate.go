@@ -11,8 +11,8 @@ import (
 	"strings"
 )
 
-// validate names the first option that is wrong. It leaves what ClientKey and ClientCertificate hold to
-// ValidateKeys.
+// validate returns an error that names the first wrong option. It does not parse ClientKey and ClientCertificate; see
+// validateKeys.
 func (d *Demands) validate(clientID string) error {
 	for _, check := range []func() error{
 		d.validateWords, d.validateClient, d.validateAssertion, d.validateFields, d.validateTemplates, d.validateMetadata,
@@ -22,7 +22,7 @@ func (d *Demands) validate(clientID string) error {
 		}
 	}
 	if d.BasicEncoding == basicRaw && strings.Contains(clientID, ":") { // RFC 7617, section 2
-		return fmt.Errorf("basic_encoding %s: a client_id with a colon cannot be sent so", basicRaw)
+		return fmt.Errorf("basic_encoding %s: the client_id must not contain a colon", basicRaw)
 	}
 	return nil
 }
@@ -48,14 +48,14 @@ func (d *Demands) validateWords() error {
 	return nil
 }
 
-// validateClient refuses what the method of client authentication needs, and what it has no use for.
+// validateClient checks that the method of client authentication has the options that it needs, and no others.
 func (d *Demands) validateClient() error {
 	auth := d.clientAuth()
 	switch {
 	case d.BasicEncoding != "" && auth != authBasic:
 		return fmt.Errorf("basic_encoding: only %s has this option", authBasic)
 	case d.ClientIDParam != nil && auth == authBasic:
-		return fmt.Errorf("client_id_param: %s has the client id in the header", authBasic)
+		return fmt.Errorf("client_id_param: %s sends the client id in the header", authBasic)
 	case d.ClientSecretParam != "" && auth != authPost:
 		return fmt.Errorf("client_secret_param: only %s has this option", authPost)
 	case d.ClientAssertion != "" && auth != authKeyJWT:
@@ -75,17 +75,17 @@ func (d *Demands) validateAssertion() error {
 	case d.ClientKey == "" && d.usesKey():
 		return fmt.Errorf("client_auth %s: needs client_key or client_assertion", authKeyJWT)
 	case d.ClientKey != "" && !d.usesKey():
-		return fmt.Errorf("client_key: only %s, without client_assertion, and the grant jwt-bearer have use for it", authKeyJWT)
+		return fmt.Errorf("client_key: only the grant jwt-bearer, and %s without client_assertion, use it", authKeyJWT)
 	case d.SigningAlg != "" && !d.signs():
-		return errors.New("signing_alg: there is no JWT to sign")
+		return errors.New("signing_alg: the request has no signed JWT")
 	case isHMAC(d.SigningAlg) && d.clientAuth() != authSecretJWT:
 		return fmt.Errorf("signing_alg %s: only %s signs with the secret", d.SigningAlg, authSecretJWT)
 	case d.SigningAlg != "" && !isHMAC(d.SigningAlg) && !d.usesKey():
 		return fmt.Errorf("signing_alg %s: %s signs with the secret", d.SigningAlg, authSecretJWT)
 	case d.AssertionAudience != "" && !d.signs():
-		return errors.New("assertion_audience: there is no JWT to check")
+		return errors.New("assertion_audience: the request has no signed JWT")
 	case d.AssertionTyp != nil && !d.signs():
-		return errors.New("assertion_typ: there is no JWT to check")
+		return errors.New("assertion_typ: the request has no signed JWT")
 	case d.AssertionClaims != nil && d.grant() != grantJWTBearer:
 		return errors.New("assertion_claim: only the grant jwt-bearer has this option")
 	}
@@ -99,7 +99,7 @@ func (d *Demands) validateFields() error {
 			return errors.New("param: the name is empty")
 		}
 		if d.encoding() == encodingJSON && slices.Contains(seen, p.Name) {
-			return fmt.Errorf("param %s: a JSON object has it only once; demand a list with json_param", p.Name)
+			return fmt.Errorf("param %s: a JSON object has each name only once; use json_param to demand a list", p.Name)
 		}
 		seen = append(seen, p.Name)
 	}
@@ -112,7 +112,7 @@ func (d *Demands) validateFields() error {
 		case !json.Valid(p.Value):
 			return fmt.Errorf("json_param %s: the value is not JSON", p.Name)
 		case slices.Contains(seen, p.Name):
-			return fmt.Errorf("json_param %s: is demanded already", p.Name)
+			return fmt.Errorf("json_param %s: the name is already specified", p.Name)
 		}
 		seen = append(seen, p.Name)
 	}
@@ -131,10 +131,10 @@ func (d *Demands) validateFields() error {
 
 func (d *Demands) validateTemplates() error {
 	if !json.Valid(d.answer(Token{}, Fault{})) {
-		return errors.New("answer: must be JSON when all is replaced")
+		return errors.New("answer: must be JSON once its variables are replaced")
 	}
 	if !json.Valid(d.failure("invalid_client")) {
-		return errors.New("failure: must be JSON when $code is replaced")
+		return errors.New("failure: must be JSON once $code is replaced")
 	}
 	return nil
 }
@@ -156,6 +156,7 @@ func (d *Demands) validateMetadata() error {
 	return nil
 }
 
+// validateKeys returns an error that names the first option whose key or certificate is wrong.
 func (d *Demands) validateKeys() error {
 	if d.ClientKey != "" {
 		key, err := parseKey(d.ClientKey)
@@ -163,7 +164,7 @@ func (d *Demands) validateKeys() error {
 			return fmt.Errorf("client_key: %w", err)
 		}
 		if d.SigningAlg != "" && !isHMAC(d.SigningAlg) && !slices.Contains(key.algs(), d.SigningAlg) {
-			return fmt.Errorf("signing_alg %s: client_key is for %s", d.SigningAlg, strings.Join(key.algs(), ", "))
+			return fmt.Errorf("signing_alg %s: client_key fits only %s", d.SigningAlg, strings.Join(key.algs(), ", "))
 		}
 	}
 	if d.ClientCertificate != "" {
@@ -183,7 +184,7 @@ func (d *Demands) firstSet() string {
 		}
 		name, _, _ := strings.Cut(fields.Type().Field(i).Tag.Get("json"), ",")
 		if fields.Field(i).Kind() == reflect.Slice {
-			return strings.TrimSuffix(name, "s") // params is many times param
+			return strings.TrimSuffix(name, "s") // the Caddyfile has param for each of params
 		}
 		return name
 	}

@@ -1,14 +1,15 @@
-// Package devserver has token endpoints that behave like the real ones, and an API that demands their tokens. Both can
-// be told to misbehave. Tests, the quick start and the rehearsal of an outage use this one implementation.
+// Package devserver has a token endpoint that behaves like those of real services, and an API that demands its tokens.
+// Both can be made to misbehave. Tests, the quick start and the rehearsal of an outage share this implementation.
 //
 //	tokens := devserver.NewRegistry()
 //	endpoint := &devserver.TokenEndpoint{Dialect: devserver.Optoro, Registry: tokens}
 //	api := &devserver.API{Registry: tokens}
 //	endpoint.SetFault(devserver.Fault{Status: 503, RetryAfter: "2", Count: 3})
 //
-// Both are http.Handlers, and answer clients on this machine only. They follow the API descriptions of the two services,
-// the clients that Elastic Path publishes, and the source of Doorkeeper, which is the server behind Optoro. The dialect
-// OAuth2 imitates no service. It verifies requests against Demands, and shares no code with the client that it tests.
+// Both are http.Handlers, and answer clients on this machine only. They follow the API descriptions of Optoro and Elastic
+// Path, the clients that Elastic Path publishes, and the source of Doorkeeper, which is the server behind Optoro. The
+// dialect OAuth2 imitates no service. It verifies requests against Demands, and shares no code with the client that it
+// tests.
 package devserver
 
 import (
@@ -19,7 +20,7 @@ import (
 	"strings"
 )
 
-// HeaderName and HeaderValue mark every answer, so that nobody takes a development server for the real thing.
+// HeaderName and HeaderValue mark every answer, so that a development server is not mistaken for a real service.
 const (
 	HeaderName  = "X-Dev-Server"
 	HeaderValue = "development only, not a real service"
@@ -31,7 +32,8 @@ const (
 	typeHTML     = "text/html; charset=utf-8"
 )
 
-// admit marks the answer and reports whether the peer may have one. Others get 403: the default secret is public.
+// admit marks the answer and reports whether the client is on this machine. It answers any other client with 403,
+// because the default secret is public.
 func admit(w http.ResponseWriter, r *http.Request) bool {
 	w.Header().Set(HeaderName, HeaderValue)
 	if localPeer(r) {
@@ -41,7 +43,7 @@ func admit(w http.ResponseWriter, r *http.Request) bool {
 	return false
 }
 
-// localPeer judges by the connection alone: anybody can write a forwarded header.
+// localPeer looks at the connection only, because any client can send a forwarded header.
 func localPeer(r *http.Request) bool {
 	if a, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok && strings.HasPrefix(a.Network(), "unix") {
 		return true
@@ -50,14 +52,15 @@ func localPeer(r *http.Request) bool {
 	return err == nil && peer.Addr().Unmap().IsLoopback()
 }
 
-// answer is one complete response.
+// answer is a complete response.
 type answer struct {
 	status int
 	header map[string]string
 	body   []byte
 }
 
-// empty has no body. kind is its media type, because Doorkeeper's empty answers call themselves HTML.
+// empty returns an answer without a body. kind is its media type, or empty. Doorkeeper's empty answers call themselves
+// HTML.
 func empty(status int, kind string) answer {
 	a := answer{status: status, header: map[string]string{}}
 	if kind != "" {
@@ -71,7 +74,7 @@ func (a answer) write(w http.ResponseWriter) {
 		w.Header().Set(name, value)
 	}
 	w.WriteHeader(a.status)
-	_, _ = w.Write(a.body) // whoever stopped reading needs no answer
+	_, _ = w.Write(a.body) // fails only if the client has gone
 }
 
 // encode is json.Marshal for the values of this package, which cannot fail.

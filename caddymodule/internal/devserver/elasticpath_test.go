@@ -85,7 +85,7 @@ func TestElasticPathConformance(t *testing.T) {
 	}
 }
 
-// An implicit token has fewer rights, so it must not replace one of client_credentials.
+// An implicit token has fewer rights than a token of client_credentials, so it must not replace one.
 func TestElasticPathReusesByGrant(t *testing.T) {
 	e := &TokenEndpoint{Dialect: ElasticPath, Mode: ModeReuse, Registry: NewRegistry()}
 	full := fetch(t, e)

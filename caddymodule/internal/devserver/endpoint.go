@@ -24,25 +24,26 @@ type Dialect string
 const (
 	Optoro      Dialect = "optoro"       // Doorkeeper: POST /oauth/token
 	ElasticPath Dialect = "elastic_path" // POST /oauth/access_token
-	OAuth2      Dialect = "oauth2"       // what its Demands describe, at any path
+	OAuth2      Dialect = "oauth2"       // the server that Demands describe, at any path
 )
 
-// TokenEndpoint is a token endpoint. Set its fields before it serves; SetFault may be called at any time. It must not
-// be copied.
+// TokenEndpoint is a token endpoint for development. Set its fields before it serves. SetFault may be called at any
+// time. It must not be copied.
 type TokenEndpoint struct {
 	// Dialect is the service to behave like. Required.
 	Dialect Dialect
-	// ClientID and ClientSecret are what it accepts. Default: DefaultClientID, DefaultClientSecret.
+	// ClientID and ClientSecret are those of the client that it accepts. Default: DefaultClientID, DefaultClientSecret.
 	ClientID, ClientSecret string
-	// Mode is what a further request of the same client gets. Default: ModeDefault.
+	// Mode is the answer to a further request of the same client. Default: ModeDefault.
 	Mode Mode
-	// Lifetime of a token. Default: 25 h for Optoro, 1 h for ElasticPath, as the services document, and 1 h for OAuth2.
+	// Lifetime is that of a token. Default: 25 h for Optoro and 1 h for ElasticPath, as the services document, and 1 h for
+	// OAuth2.
 	Lifetime time.Duration
 	// Wrapped puts the answer into {"data": …}, as Elastic Path's API description has it. The service itself does not.
 	Wrapped bool
-	// EnforceForm makes Optoro refuse JSON with 415, as Doorkeeper's enforce_content_type does.
+	// EnforceForm makes Optoro answer JSON with 415, as Doorkeeper's enforce_content_type does.
 	EnforceForm bool
-	// Demands are what OAuth2 demands and answers. The other dialects have none.
+	// Demands describe the requests that OAuth2 accepts, and its answers. The other dialects must have none.
 	Demands Demands
 	// Registry keeps the tokens. Default: Default.
 	Registry *Registry
@@ -51,29 +52,33 @@ type TokenEndpoint struct {
 
 	mu          sync.Mutex
 	fault       Fault
-	faultLeft   int // calls that a fault with a Count still applies to
+	faultLeft   int // calls that the fault still hits, if it has a Count
 	calls       int
 	inFlight    int
 	maxInFlight int
 	recorded    []Recorded
 	jtis        usedJTIs
-	arrival     chan struct{} // closed at the next arrival; nil while nobody waits
+	arrival     chan struct{} // closed at the next arrival; nil if no WaitCalls waits
 }
 
-// dialect is what differs between the services.
+// dialect is the part of a TokenEndpoint that differs between services.
 type dialect interface {
 	// check returns the grant, or the answer to a request that gets no token.
 	check(r *http.Request, p params) (grant string, other *answer)
+	// mint returns the value of a new token.
 	mint() string
+	// lifetime returns the default of TokenEndpoint.Lifetime.
 	lifetime() time.Duration
-	// success is the body of the answer with a token, which the fault may spoil.
+	// success returns the body of the answer with a token. The fault may spoil it.
 	success(t Token, grant string, f Fault) []byte
+	// header returns the header of the answer with a token.
 	header() map[string]string
-	// refuse is the answer for a status, or for an OAuth error code with a status.
+	// refuse returns the answer with a status and an OAuth error code. The code may be empty.
 	refuse(status int, code string) answer
 }
 
-// Validate names the first field that is wrong.
+// Validate returns an error that names the first wrong option. It does not check keys and certificates; see
+// ValidateKeys.
 func (e *TokenEndpoint) Validate() error {
 	switch {
 	case e.dialect() == nil:
@@ -83,7 +88,7 @@ func (e *TokenEndpoint) Validate() error {
 	case e.Lifetime < 0:
 		return fmt.Errorf("lifetime %s: must not be negative", e.Lifetime)
 	case e.Wrapped && e.Dialect != ElasticPath:
-		return fmt.Errorf("wrapped: only %s answers so", ElasticPath)
+		return fmt.Errorf("wrapped: only %s has this option", ElasticPath)
 	case e.EnforceForm && e.Dialect != Optoro:
 		return fmt.Errorf("enforce_content_type: only %s has this option", Optoro)
 	case e.Dialect == OAuth2:
@@ -95,28 +100,28 @@ func (e *TokenEndpoint) Validate() error {
 	return nil
 }
 
-// ValidateKeys names the first option whose key or certificate is wrong. It is apart from Validate because Caddy's adapter reads
-// no files.
+// ValidateKeys returns an error that names the first option whose key or certificate is wrong. Validate does not check
+// them because they may be in files, which the Caddyfile adapter does not read.
 func (e *TokenEndpoint) ValidateKeys() error {
 	return e.Demands.validateKeys()
 }
 
-// SetFault changes the misbehaviour, also under load. The zero Fault ends it. The fault is taken as it is, so that a
-// test can go beyond what Validate allows; only ExpiresIn must be JSON even then.
+// SetFault replaces the fault. The zero Fault ends it. SetFault does not validate the fault, so a test can set a fault
+// that Validate rejects. Its ExpiresIn must be valid even then.
 func (e *TokenEndpoint) SetFault(f Fault) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.fault, e.faultLeft = f, f.Count
 }
 
-// Calls is how many requests arrived.
+// Calls returns how many requests have arrived.
 func (e *TokenEndpoint) Calls() int {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.calls
 }
 
-// MaxInFlight is the most requests that were there at the same time.
+// MaxInFlight returns the largest number of requests that were in flight at the same time.
 func (e *TokenEndpoint) MaxInFlight() int {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -130,7 +135,7 @@ func (e *TokenEndpoint) Requests() []Recorded {
 	return slices.Clone(e.recorded)
 }
 
-// WaitCalls waits until n requests have arrived in all.
+// WaitCalls waits until n requests have arrived since the start. It returns an error if ctx ends first.
 func (e *TokenEndpoint) WaitCalls(ctx context.Context, n int) error {
 	for {
 		e.mu.Lock()
@@ -146,7 +151,7 @@ func (e *TokenEndpoint) WaitCalls(ctx context.Context, n int) error {
 		select {
 		case <-arrival:
 		case <-ctx.Done():
-			return fmt.Errorf("waiting for call %d, have %d: %w", n, calls, ctx.Err())
+			return fmt.Errorf("waiting for call %d, after %d calls: %w", n, calls, ctx.Err())
 		}
 	}
 }
@@ -195,7 +200,7 @@ func (e *TokenEndpoint) issue(d dialect, grant string, f Fault) answer {
 	return answer{http.StatusOK, d.header(), body}
 }
 
-// arrive counts and remembers a request and returns the fault for it.
+// arrive counts and records a request, and returns the fault that hits it.
 func (e *TokenEndpoint) arrive(rec Recorded) Fault {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -17,7 +17,7 @@ import (
 func TestEndpointValidate(t *testing.T) {
 	tests := []struct {
 		endpoint TokenEndpoint
-		want     string // the field; empty: good
+		want     string // the start of the error, or empty if the endpoint is valid
 	}{
 		{TokenEndpoint{Dialect: Optoro}, ""},
 		{TokenEndpoint{Dialect: Optoro, EnforceForm: true, Mode: ModeReuse, Lifetime: time.Second}, ""},
@@ -111,7 +111,7 @@ func TestWaitCalls(t *testing.T) {
 	})
 }
 
-// Every mode over real connections, while faults change and an API looks.
+// Every mode over real connections, while the fault changes and an API looks up the tokens.
 func TestConcurrency(t *testing.T) {
 	for _, mode := range []Mode{ModeDefault, ModeReuse, ModeRevokePrevious} {
 		t.Run(string(mode), func(t *testing.T) {
@@ -190,7 +190,7 @@ func TestPeers(t *testing.T) {
 		}
 	}
 	if endpoint.Calls() != 5 || api.Calls() != 5 {
-		t.Error("a refused peer was counted")
+		t.Error("a client that got 403 was counted")
 	}
 }
 

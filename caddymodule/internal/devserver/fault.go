@@ -15,15 +15,15 @@ import (
 	"time"
 )
 
-// Garbage names an answer that is no proper token answer.
+// Garbage names an answer that is not a valid token response.
 type Garbage string
 
-// The kinds of garbage. All but GarbageRedirect come with status 200. From GarbageTruncated on they are made of the
-// answer to a good request; a bad one is refused as ever.
+// The kinds of garbage. All but GarbageRedirect have status 200. The kinds from GarbageTruncated on spoil the answer to
+// a good request. They leave the answer to a bad request as it is.
 const (
-	GarbageHTML     Garbage = "html"     // the login page of something in between
+	GarbageHTML     Garbage = "html"     // a login page, as from a proxy on the way
 	GarbageEmpty    Garbage = "empty"    // no body
-	GarbageNotJSON  Garbage = "not_json" // a body that only says it is JSON
+	GarbageNotJSON  Garbage = "not_json" // a body that is not JSON, with the content type of JSON
 	GarbageRedirect Garbage = "redirect" // 307 to Fault.RedirectTo
 
 	GarbageTruncated    Garbage = "truncated"     // the first half of the JSON
@@ -45,34 +45,36 @@ const ExpiresInMissing = "missing"
 
 const hugeSize = 10 << 20
 
-// Fault is one misbehaviour of a TokenEndpoint. The zero Fault is none. Set one outcome: Status or Error or both, Hang,
-// Reset, Garbage, ExpiresIn, or Latency alone.
+// Fault is a misbehaviour of a TokenEndpoint. The zero Fault is none. Status and Error may go together. They exclude
+// Hang, Reset, Garbage and ExpiresIn, which also exclude each other. Latency goes with any of them, or alone.
 type Fault struct {
-	// Status to answer with, 200 to 599. The body is what the service has for this status.
+	// Status is the status to answer with, 200 to 599. The body is that of the service for this status. Default: none.
 	Status int
-	// Error is an OAuth error code to answer with. Default of Status then: 401 for invalid_client, else 400.
+	// Error is the OAuth error code to answer with. Without Status, the status is 401 for invalid_client and 400 for any
+	// other code. Default: none.
 	Error string
-	// RetryAfter is the header Retry-After of Status and Error: seconds or an HTTP date.
+	// RetryAfter is the header Retry-After that goes with Status or Error, in seconds or as an HTTP date. Default: none.
 	RetryAfter string
-	// Latency is how long to wait before anything else.
+	// Latency is how long to wait before anything else. Default: 0.
 	Latency time.Duration
-	// Hang gives no answer until the client goes away.
+	// Hang sends no answer and waits until the client closes the connection.
 	Hang bool
-	// Reset closes the connection without an answer, with a TCP reset where there is TCP.
+	// Reset closes the connection without an answer, over TCP with a reset.
 	Reset bool
-	// Garbage is an answer that is no proper token answer.
+	// Garbage is the invalid answer to send. Default: none.
 	Garbage Garbage
-	// RedirectTo is the target of GarbageRedirect.
+	// RedirectTo is the target of GarbageRedirect, which requires it.
 	RedirectTo string
-	// ExpiresIn is JSON to answer as expires_in instead of the truth, like 0, "3600", 1e20 or null; or ExpiresInMissing.
+	// ExpiresIn is the JSON to send as expires_in, such as 0, "3600", 1e20 or null, or ExpiresInMissing. Default: the
+	// real value.
 	ExpiresIn string
-	// Count is how many of the next calls are hit. 0: all, until the fault is changed.
+	// Count is how many of the next calls the fault hits. Default: 0, all calls.
 	Count int
 }
 
 var errorCode = regexp.MustCompile(`^[a-z_]+$`)
 
-// Validate names the first field that is wrong, as the Caddyfile calls it.
+// Validate returns an error that names the first wrong field, as the Caddyfile calls it.
 func (f Fault) Validate() error {
 	answers := f.Status != 0 || f.Error != ""
 	switch {
@@ -89,13 +91,13 @@ func (f Fault) Validate() error {
 	case f.Garbage != "" && !slices.Contains(garbageKinds, f.Garbage):
 		return fmt.Errorf("garbage %q: must be one of %s", f.Garbage, garbageKinds)
 	case (f.Garbage == GarbageRedirect) != (f.RedirectTo != ""):
-		return fmt.Errorf("garbage: %s and a target need each other", GarbageRedirect)
+		return fmt.Errorf("garbage: %s needs a target, and no other kind has a target", GarbageRedirect)
 	case f.ExpiresIn != "" && f.ExpiresIn != ExpiresInMissing && !json.Valid([]byte(f.ExpiresIn)):
 		return fmt.Errorf("expires_in %q: must be JSON or %s", f.ExpiresIn, ExpiresInMissing)
 	case f.Count < 0:
 		return fmt.Errorf("count %d: must not be negative", f.Count)
 	case f == Fault{Count: f.Count} && f.Count > 0:
-		return errors.New("count: there is no fault to count")
+		return errors.New("count: needs a fault")
 	}
 	outcomes := 0
 	for _, set := range []bool{answers, f.Hang, f.Reset, f.Garbage != "", f.ExpiresIn != ""} {
@@ -118,7 +120,8 @@ func validRetryAfter(s string) bool {
 	return err == nil
 }
 
-// strike does what comes before a look at the request, and reports whether that was all.
+// strike applies a fault that does not depend on the request, and reports whether the request is finished. refuse is
+// that of the dialect.
 func (f Fault) strike(w http.ResponseWriter, r *http.Request, refuse func(status int, code string) answer) bool {
 	if !pause(r.Context(), f.Latency) {
 		return true
@@ -159,7 +162,7 @@ func (f Fault) status() int {
 	return http.StatusBadRequest
 }
 
-// send writes a good answer, unless its bytes are to be spoiled.
+// send writes a good answer, and spoils its bytes if the fault is of that kind.
 func (f Fault) send(w http.ResponseWriter, r *http.Request, a answer) {
 	switch f.Garbage {
 	case GarbageTruncated:
@@ -176,7 +179,7 @@ func (f Fault) send(w http.ResponseWriter, r *http.Request, a answer) {
 	a.write(w)
 }
 
-// inflate keeps the JSON good, so that only a limit on its size can refuse it.
+// inflate returns a huge object. It is valid JSON, so that the client can reject it for its size only.
 func inflate(object []byte) []byte {
 	head := append(bytes.TrimSuffix(object, []byte("}")), `,"padding":"`...)
 	return append(append(head, bytes.Repeat([]byte("x"), hugeSize)...), `"}`...)
@@ -185,12 +188,12 @@ func inflate(object []byte) []byte {
 func compress(body []byte) []byte {
 	var out bytes.Buffer
 	z := gzip.NewWriter(&out)
-	_, _ = z.Write(body) // a bytes.Buffer takes everything
+	_, _ = z.Write(body) // a bytes.Buffer returns no error
 	_ = z.Close()
 	return out.Bytes()
 }
 
-// drip resets an idle timeout with every byte: only a deadline for the whole answer ends it.
+// drip writes one byte a second. Each byte resets an idle timeout. Only a deadline for the whole answer ends it.
 func drip(w http.ResponseWriter, r *http.Request, a answer) {
 	body := a.body
 	a.body = nil
@@ -204,7 +207,7 @@ func drip(w http.ResponseWriter, r *http.Request, a answer) {
 	}
 }
 
-// reset takes the connection from the server. What cannot be taken, as in HTTP/2, is aborted.
+// reset closes the connection with a TCP reset. It aborts a request whose connection cannot be hijacked, as in HTTP/2.
 func reset(w http.ResponseWriter) {
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
@@ -220,7 +223,7 @@ func reset(w http.ResponseWriter) {
 	_ = raw.Close()
 }
 
-// pause waits and reports whether the client is still there.
+// pause waits for d and reports whether the client is still connected.
 func pause(ctx context.Context, d time.Duration) bool {
 	if d <= 0 {
 		return true

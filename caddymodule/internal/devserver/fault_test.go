@@ -20,7 +20,7 @@ func TestFaultValidate(t *testing.T) {
 	const contradiction = "status or error, hang"
 	tests := []struct {
 		fault Fault
-		want  string // what the error starts with; empty: good
+		want  string // the start of the error, or empty if the fault is valid
 	}{
 		{Fault{}, ""},
 		{Fault{Status: 503, RetryAfter: "0", Count: 2, Latency: 1}, ""},
@@ -46,7 +46,7 @@ func TestFaultValidate(t *testing.T) {
 		{Fault{RedirectTo: "/x"}, "garbage: redirect"},
 		{Fault{ExpiresIn: "soon"}, "expires_in"},
 		{Fault{Hang: true, Count: -1}, "count -1"},
-		{Fault{Count: 1}, "count: there is no"},
+		{Fault{Count: 1}, "count: needs a fault"},
 		{Fault{Hang: true, Status: 500}, contradiction},
 		{Fault{Hang: true, Reset: true}, contradiction},
 		{Fault{Garbage: GarbageHTML, ExpiresIn: "0"}, contradiction},
@@ -63,14 +63,14 @@ func TestFaultValidate(t *testing.T) {
 	}
 }
 
-// Every fault that has an answer, over a real connection.
+// Every fault with an answer, over a real connection.
 func TestFaultAnswers(t *testing.T) {
 	invalidClient := `{"error":"invalid_client","error_description":"` + descriptions["invalid_client"] + `"}`
 	tests := []struct {
 		dialect    Dialect
 		fault      Fault
 		wantStatus int
-		wantBody   string // exact, or starting with it if it ends in …
+		wantBody   string // exact, or the start of the body if it ends with …
 		wantHeader string // Name: value
 	}{
 		{Optoro, Fault{Status: 400}, 400, "", "Content-Type: " + typeHTML},
@@ -153,7 +153,7 @@ func TestFaultFields(t *testing.T) {
 		if got := fetch(t, e); !tc.check(got) {
 			t.Errorf("%+v: got %+v", tc.fault, got)
 		}
-		// These faults change a good answer; they do not make a bad request good.
+		// These faults change a good answer only. A bad request gets the usual answer.
 		if w := serve(e, post("/oauth/token", typeJSON, strings.Replace(jsonGood, "dev-secret", "x", 1))); w.Code != 401 {
 			t.Errorf("%+v: a wrong secret got %d", tc.fault, w.Code)
 		}
@@ -239,7 +239,7 @@ func TestFaultHang(t *testing.T) {
 	done := make(chan error)
 	go func() {
 		req, _ := http.NewRequestWithContext(ctx, http.MethodPost, srv.URL+"/oauth/token", strings.NewReader(jsonGood))
-		_, err := srv.Client().Do(req) //nolint:bodyclose // there is no answer
+		_, err := srv.Client().Do(req) //nolint:bodyclose // no answer
 		done <- err
 	}()
 	if err := e.WaitCalls(t.Context(), 1); err != nil {
@@ -259,7 +259,7 @@ func TestFaultHang(t *testing.T) {
 func TestFaultReset(t *testing.T) {
 	e := &TokenEndpoint{Dialect: Optoro, Registry: NewRegistry()}
 	_, ask := start(t, e, Fault{Reset: true})
-	if _, err := ask(); !errors.Is(err, syscall.ECONNRESET) { //nolint:bodyclose // there is no answer
+	if _, err := ask(); !errors.Is(err, syscall.ECONNRESET) { //nolint:bodyclose // no answer
 		t.Errorf("got error %v", err)
 	}
 
@@ -268,12 +268,14 @@ func TestFaultReset(t *testing.T) {
 	srv.EnableHTTP2 = true
 	srv.StartTLS()
 	defer srv.Close()
-	if _, err := srv.Client().Post(srv.URL+"/oauth/token", typeJSON, strings.NewReader(jsonGood)); err == nil { //nolint:bodyclose // there is no answer
+	_, err := srv.Client().Post(srv.URL+"/oauth/token", typeJSON, strings.NewReader(jsonGood)) //nolint:bodyclose // no answer
+	if err == nil {
 		t.Error("got an answer over HTTP/2")
 	}
 	tls := httptest.NewTLSServer(e)
 	defer tls.Close()
-	if _, err := tls.Client().Post(tls.URL+"/oauth/token", typeJSON, strings.NewReader(jsonGood)); !errors.Is(err, syscall.ECONNRESET) { //nolint:bodyclose // there is no answer
+	_, err = tls.Client().Post(tls.URL+"/oauth/token", typeJSON, strings.NewReader(jsonGood)) //nolint:bodyclose // no answer
+	if !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("got error %v over TLS", err)
 	}
 }

@@ -17,7 +17,7 @@ const (
 	formType = "application/x-www-form-urlencoded"
 )
 
-// post makes a token request that comes from loopback.
+// post returns a token request from loopback.
 func post(path, contentType, body string) *http.Request {
 	r := httptest.NewRequest(http.MethodPost, path, strings.NewReader(body))
 	r.RemoteAddr = "127.0.0.1:50000"
@@ -35,7 +35,7 @@ func serve(h http.Handler, r *http.Request) *httptest.ResponseRecorder {
 	return w
 }
 
-// fetch gets a token in the process.
+// fetch gets a token without a network.
 func fetch(t *testing.T, e *TokenEndpoint) tokenBody {
 	t.Helper()
 	r := optoroRequest()
@@ -57,10 +57,10 @@ func decode[T any](t *testing.T, r io.Reader) (v T) {
 	return v
 }
 
-// advance lets the fake clock of a synctest bubble run.
+// advance moves the fake clock of a synctest bubble forward.
 func advance(d time.Duration) { <-time.After(d) }
 
-// start serves an endpoint with a fault on loopback and returns a function that asks it for a token.
+// start serves an endpoint with a fault on loopback. It also returns a function that requests a token.
 func start(t *testing.T, e *TokenEndpoint, f Fault) (*httptest.Server, func() (*http.Response, error)) {
 	t.Helper()
 	e.Registry = NewRegistry()

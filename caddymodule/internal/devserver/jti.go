@@ -6,13 +6,13 @@ import (
 	"time"
 )
 
-// usedJTIs are the jti claims of JWTs that were accepted, until those expire.
+// usedJTIs are the jti claims of accepted JWTs. Each is kept until its JWT expires.
 type usedJTIs struct {
 	mu    sync.Mutex
 	until map[string]time.Time
 }
 
-// firstUse remembers a jti until its JWT has expired, and reports whether it was new (RFC 7523, section 3, number 7).
+// firstUse remembers a jti until its JWT has expired, and reports whether it was new (RFC 7523, section 3, item 7).
 func (u *usedJTIs) firstUse(jti string, exp time.Time) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()

@@ -30,14 +30,14 @@ var (
 
 func isHMAC(alg string) bool { return hmacHashes[alg] != nil }
 
-// publicKey checks JWTs.
+// publicKey verifies JWTs.
 type publicKey struct {
 	public     crypto.PublicKey
 	id         string // kid of a JWK
 	thumbprint string // x5t#S256 of a certificate
 }
 
-// algs are the algorithms that fit the key.
+// algs returns the algorithms that fit the key.
 func (k publicKey) algs() []string {
 	switch key := k.public.(type) {
 	case *rsa.PublicKey:
@@ -52,8 +52,8 @@ func (k publicKey) algs() []string {
 	return nil
 }
 
-// parseKey reads a JWK, or the first block of a PEM text. Of a private key it takes the public half. Its errors do not
-// repeat the text.
+// parseKey reads a JWK, or the first block of a PEM text. It returns the public half of a private key. Its errors do
+// not repeat the text.
 func parseKey(text string) (publicKey, error) {
 	parse := parsePEM
 	if strings.HasPrefix(strings.TrimSpace(text), "{") {
@@ -75,7 +75,7 @@ func parseKey(text string) (publicKey, error) {
 func parseJWK(text []byte) (publicKey, error) {
 	var key jose.JSONWebKey
 	if json.Unmarshal(text, &key) != nil || !key.Valid() {
-		return publicKey{}, errors.New("must be a key: PEM or a JWK")
+		return publicKey{}, errors.New("must be a key in PEM or a JWK")
 	}
 	return publicKey{public: key.Key, id: key.KeyID}, nil
 }
@@ -83,7 +83,7 @@ func parseJWK(text []byte) (publicKey, error) {
 func parsePEM(text []byte) (key publicKey, err error) {
 	block, _ := pem.Decode(text)
 	if block == nil {
-		return publicKey{}, errors.New("must be a key: PEM or a JWK")
+		return publicKey{}, errors.New("must be a key in PEM or a JWK")
 	}
 	switch block.Type {
 	case "CERTIFICATE":
@@ -107,7 +107,7 @@ func parsePEM(text []byte) (key publicKey, err error) {
 	return key, nil
 }
 
-// certificateKey has the thumbprint of RFC 7515, section 4.1.8.
+// certificateKey returns the key of a certificate, with the thumbprint of RFC 7515, section 4.1.8.
 func certificateKey(der []byte) (publicKey, error) {
 	certificate, err := x509.ParseCertificate(der)
 	if err != nil {

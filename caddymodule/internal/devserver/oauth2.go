@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// oauth2 is a token endpoint that takes exactly the requests that its Demands describe.
+// oauth2 is a token endpoint that accepts exactly the requests that its Demands describe.
 type oauth2 struct {
 	*Demands
 	client client
@@ -35,7 +35,7 @@ func (o oauth2) check(r *http.Request, p params) (string, *answer) {
 	return o.grant() + " " + o.Scope, nil
 }
 
-// judge takes one parameter after the other from what was sent. What is left over was not described.
+// judge returns why a request gets no token, or nil. Each check takes its parameters. refuseRest refuses any others.
 func (o oauth2) judge(r *http.Request, p params) *refusal {
 	if r.Method != o.method() {
 		return &refusal{http.StatusMethodNotAllowed, invalidRequest, "the method must be " + o.method()}
@@ -66,7 +66,7 @@ func (o oauth2) checkHeaders(r *http.Request, _ sent) *refusal {
 
 func (o oauth2) checkGrant(r *http.Request, s sent) *refusal {
 	if o.grant() == "" {
-		return nil // a grant_type is left over
+		return nil // refuseRest finds a grant_type
 	}
 	grant, there, why := s.takeOne("grant_type")
 	switch {
@@ -75,7 +75,7 @@ func (o oauth2) checkGrant(r *http.Request, s sent) *refusal {
 	case !there:
 		return refuse(invalidRequest, "grant_type is missing")
 	case grant != o.grant():
-		return refuse(unsupportedGrantType, "grant_type is another one than %q", o.grant())
+		return refuse(unsupportedGrantType, "grant_type is not %q", o.grant())
 	case grant == grantJWTBearer:
 		return o.checkGrantAssertion(r, s)
 	}
@@ -84,11 +84,11 @@ func (o oauth2) checkGrant(r *http.Request, s sent) *refusal {
 
 func (o oauth2) checkScope(_ *http.Request, s sent) *refusal {
 	if o.Scope == "" {
-		return nil // a scope is left over
+		return nil // refuseRest finds a scope
 	}
 	scope, _, why := s.takeOne("scope")
 	if why == nil && scope != o.Scope {
-		why = refuse(invalidScope, "scope is missing or another one")
+		why = refuse(invalidScope, "scope is missing or wrong")
 	}
 	return why
 }
@@ -108,18 +108,18 @@ func (o oauth2) checkJSONParams(_ *http.Request, s sent) *refusal {
 		got, there := s.members[p.Name]
 		delete(s.members, p.Name)
 		var want any
-		_ = json.Unmarshal(p.Value, &want) // valid: see validate
+		_ = json.Unmarshal(p.Value, &want) // validateFields accepts only valid JSON
 		if text := s.take(p.Name); len(text) == 1 {
 			got, there = text[0], true
 		}
 		if !there || !reflect.DeepEqual(got, want) {
-			return refuse(invalidRequest, "the member %s is missing or has another value", p.Name)
+			return refuse(invalidRequest, "the member %s is missing or has the wrong value", p.Name)
 		}
 	}
 	return nil
 }
 
-// grouped returns the names in their order, and the values of each.
+// grouped returns the names in order, and the values of each name.
 func grouped(fields []Field) (names []string, values map[string][]*string) {
 	values = make(map[string][]*string)
 	for _, f := range fields {
@@ -131,14 +131,14 @@ func grouped(fields []Field) (names []string, values map[string][]*string) {
 	return names, values
 }
 
-// compare refuses values that are not those wanted, in this order; nil is any.
+// compare refuses a request whose values are not those wanted, in order. A nil in want accepts any value.
 func compare(what string, got []string, want []*string) *refusal {
 	if len(got) != len(want) {
-		return refuse(invalidRequest, "%s is there %d times, not %d", what, len(got), len(want))
+		return refuse(invalidRequest, "%s occurs %d times, not %d", what, len(got), len(want))
 	}
 	for i, value := range want {
 		if value != nil && got[i] != *value {
-			return refuse(invalidRequest, "%s has another value", what)
+			return refuse(invalidRequest, "%s has the wrong value", what)
 		}
 	}
 	return nil
@@ -182,7 +182,7 @@ func wantsMetadata(r *http.Request) bool {
 func (o oauth2) metadata(r *http.Request) answer {
 	if o.Issuer == "" || r.Method != http.MethodGet {
 		a := empty(http.StatusNotFound, "")
-		a.header[RefusalHeader] = "there are no metadata without issuer, and none but for GET"
+		a.header[RefusalHeader] = "the metadata need the option issuer and the method GET"
 		return a
 	}
 	all := map[string]any{

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// basicForm is a good request for the zero Demands.
+// basicForm returns a request with the client authentication of the zero Demands.
 func basicForm(body string) *http.Request {
 	r := post("/token", formType, body)
 	r.SetBasicAuth(DefaultClientID, DefaultClientSecret)
@@ -22,7 +22,7 @@ func oauth2Endpoint(d Demands) *TokenEndpoint {
 	return &TokenEndpoint{Dialect: OAuth2, Demands: d, Registry: NewRegistry()}
 }
 
-// judgement is what became of a request: "" for a token, or the status, the code, and the reason.
+// judgement returns "" if a request gets a token. Otherwise it returns the status, the code and the reason.
 func judgement(t *testing.T, e *TokenEndpoint, r *http.Request) string {
 	t.Helper()
 	w := serve(e, r)
@@ -36,7 +36,7 @@ func judgement(t *testing.T, e *TokenEndpoint, r *http.Request) string {
 	return fmt.Sprintf("%d %s: %s", w.Code, decode[map[string]string](t, w.Body)["error"], reason)
 }
 
-// checkJudgement wants a token, or a judgement that begins so.
+// checkJudgement checks that the judgement starts with want. With an empty want the request must get a token.
 func checkJudgement(t *testing.T, e *TokenEndpoint, r *http.Request, want string) {
 	t.Helper()
 	if err := e.Validate(); err != nil {
@@ -112,9 +112,9 @@ func TestOAuth2Requests(t *testing.T) {
 		{"surplus scope", Demands{}, form(grant + "&scope=a"), "400 invalid_request: the parameter scope is not described"},
 
 		{"repeated", resource, form(grant + "&resource=a&resource=b"), ""},
-		{"other order", resource, form(grant + "&resource=b&resource=a"), "400 invalid_request: the parameter resource has another value"},
-		{"once", resource, form(grant + "&resource=a"), "400 invalid_request: the parameter resource is there 1 times, not 2"},
-		{"thrice", resource, form(grant + "&resource=a&resource=b&resource=b"), "400 invalid_request: the parameter resource is there 3"},
+		{"other order", resource, form(grant + "&resource=b&resource=a"), "400 invalid_request: the parameter resource has the wrong value"},
+		{"once", resource, form(grant + "&resource=a"), "400 invalid_request: the parameter resource occurs 1 times, not 2"},
+		{"thrice", resource, form(grant + "&resource=a&resource=b&resource=b"), "400 invalid_request: the parameter resource occurs 3 times"},
 		{"empty", blank, form(grant + "&x="), ""},
 		{"not empty", blank, form(grant + "&x=1"), "400 invalid_request"},
 		{"absent", blank, form(grant), "400 invalid_request"},
@@ -122,18 +122,18 @@ func TestOAuth2Requests(t *testing.T) {
 		{"any absent", anyValue, form(grant), "400 invalid_request"},
 		{"undescribed", Demands{}, form(grant + "&x=1"), "400 invalid_request: the parameter x is not described"},
 		{"client id", Demands{}, form(grant + "&client_id=dev-client"), "400 invalid_request: the parameter client_id is not described"},
-		{"strange", Demands{}, form(grant + `&{"secret":"CANARY"}=`), "400 invalid_request: a parameter with a strange name is not"},
+		{"unusual name", Demands{}, form(grant + `&{"secret":"CANARY"}=`), "400 invalid_request: a parameter with an unusual name is not described"},
 		{"form with query", Demands{}, func() *http.Request {
 			r := basicForm(grant)
 			r.URL.RawQuery = "x=1"
 			return r
-		}, "400 invalid_request: there is a query"},
+		}, "400 invalid_request: the URL has a query"},
 
 		{"json", inJSON, body(typeJSON, `{"grant_type":"client_credentials","n":{"a":[1.0,null]},"s":"1"}`), ""},
 		{"json charset", inJSON, body(typeJSONUTF8, `{"grant_type":"client_credentials","n":{"a":[1,null]},"s":"1"}`), ""},
 		{"json as form", inJSON, form(grant + "&s=1"), "415 invalid_request"},
 		{"json text for a number", inJSON, body(typeJSON, `{"grant_type":"client_credentials","n":"x","s":"1"}`), "400 invalid_request: the member n"},
-		{"json number for a text", inJSON, body(typeJSON, `{"grant_type":"client_credentials","n":{"a":[1,null]},"s":1}`), "400 invalid_request: the parameter s is there 0 times"},
+		{"json number for a text", inJSON, body(typeJSON, `{"grant_type":"client_credentials","n":{"a":[1,null]},"s":1}`), "400 invalid_request: the parameter s occurs 0 times"},
 		{"json other", inJSON, body(typeJSON, `{"grant_type":"client_credentials","n":{"a":[2,null]},"s":"1"}`), "400 invalid_request: the member n"},
 		{"json null", inJSON, body(typeJSON, `{"grant_type":"client_credentials","n":null,"s":"1"}`), "400 invalid_request: the member n"},
 		{"json surplus", inJSON, body(typeJSON, `{"grant_type":"client_credentials","n":{"a":[1,null]},"s":"1","z":null}`), "400 invalid_request: the parameter z is not described"},
@@ -147,7 +147,7 @@ func TestOAuth2Requests(t *testing.T) {
 		{"json no text", textJSON, body(typeJSON, `{"grant_type":"client_credentials","n":1}`), "400 invalid_request: the member n"},
 
 		{"in query", inQuery, query("POST", grant), ""},
-		{"in body", inQuery, form(grant), "400 invalid_request: there is a body"},
+		{"in body", inQuery, form(grant), "400 invalid_request: the request has a body"},
 		{"broken query", inQuery, query("POST", "a=%zz"), "400 invalid_request"},
 		{"get", get, query("GET", grant), ""},
 		{"post for get", get, query("POST", grant), "405 invalid_request: the method must be GET"},
@@ -157,9 +157,9 @@ func TestOAuth2Requests(t *testing.T) {
 			r.Header.Set("X-Any", "x")
 			return r
 		}, ""},
-		{"header missing", headers, header("X-Api", "1"), "400 invalid_request: the header field X-Any is there 0"},
-		{"header other", headers, header("X-Api", "2"), "400 invalid_request: the header field X-Api has another value"},
-		{"header twice", headers, header("X-Api", "1", "1"), "400 invalid_request: the header field X-Api is there 2"},
+		{"header missing", headers, header("X-Api", "1"), "400 invalid_request: the header field X-Any occurs 0 times"},
+		{"header other", headers, header("X-Api", "2"), "400 invalid_request: the header field X-Api has the wrong value"},
+		{"header twice", headers, header("X-Api", "1", "1"), "400 invalid_request: the header field X-Api occurs 2 times"},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
@@ -196,7 +196,7 @@ func TestOAuth2RefusalHeaders(t *testing.T) {
 }
 
 func TestOAuth2Answers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) { // its clock stands at 2000-01-01T00:00:00Z
+	synctest.Test(t, func(t *testing.T) { // its clock starts at 2000-01-01T00:00:00Z
 		const at = 946684800
 		tests := []struct{ answer, want string }{
 			{"", `{"access_token":"TOKEN","token_type":"Bearer","expires_in":3600}`},
@@ -253,7 +253,7 @@ func TestOAuth2Faults(t *testing.T) {
 		answer     string
 		fault      Fault
 		wantStatus int
-		want       string // with TOKEN
+		want       string // with TOKEN in place of the token
 	}{
 		{"", Fault{Status: 503}, 503, ""},
 		{"", Fault{Status: 401}, 401, `{"error":"invalid_client"}`},
@@ -325,9 +325,9 @@ func TestOAuth2Metadata(t *testing.T) {
 		t.Errorf("without issuer: got %d", w.Code)
 	}
 	e = oauth2Endpoint(Demands{Issuer: "https://as.example", TokenURL: "https://x.example/y", ClientAuth: "none", Grant: new("")})
-	if w := get(e, "GET", "/.well-known/openid-configuration"); !strings.Contains(w.Body.String(), `"token_endpoint":"https://x.example/y"`) ||
-		strings.Contains(w.Body.String(), "grant_types") {
-		t.Errorf("got %s", w.Body)
+	body := get(e, "GET", "/.well-known/openid-configuration").Body.String()
+	if !strings.Contains(body, `"token_endpoint":"https://x.example/y"`) || strings.Contains(body, "grant_types") {
+		t.Errorf("got %s", body)
 	}
 	e.SetFault(Fault{Status: 503})
 	if w := get(e, "GET", "/.well-known/openid-configuration"); w.Code != 503 {

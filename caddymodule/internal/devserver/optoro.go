@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// optoro is Doorkeeper with the options that Optoro's description shows.
+// optoro is a Doorkeeper server with the options that Optoro's API description shows.
 type optoro struct {
 	client      client
 	enforceForm bool
@@ -18,22 +18,26 @@ type optoro struct {
 const (
 	missingGrantType    = "Missing required parameter: grant_type."
 	multipleAuthMethods = "The request utilizes more than one mechanism for authenticating the client."
-	serverError         = "The authorization server encountered an unexpected condition which prevented it from fulfilling the request."
+	serverError         = "The authorization server encountered an unexpected condition which prevented it from " +
+		"fulfilling the request."
 )
 
 // descriptions are Doorkeeper's, from its config/locales/en.yml. A code that has no text there, such as
 // invalid_token_reuse, gets serverError.
 var descriptions = map[string]string{
-	"invalid_request":        "The request is missing a required parameter, includes an unsupported parameter value, or is otherwise malformed.",
-	"invalid_client":         "Client authentication failed due to unknown client, no client authentication included, or unsupported authentication method.",
-	"invalid_grant":          "The provided authorization grant is invalid, expired, revoked, does not match the redirection URI used in the authorization request, or was issued to another client.",
+	"invalid_request": "The request is missing a required parameter, includes an unsupported parameter value, " +
+		"or is otherwise malformed.",
+	"invalid_client": "Client authentication failed due to unknown client, no client authentication included, " +
+		"or unsupported authentication method.",
+	"invalid_grant": "The provided authorization grant is invalid, expired, revoked, does not match the redirection URI " +
+		"used in the authorization request, or was issued to another client.",
 	"invalid_scope":          "The requested scope is invalid, unknown, or malformed.",
 	"unauthorized_client":    "The client is not authorized to perform this request using this method.",
 	"unsupported_grant_type": "The authorization grant type is not supported by the authorization server.",
 }
 
-// check goes through a request in the order of a Rails application with Doorkeeper: route, content type, body, grant,
-// client.
+// check examines a request in the order of a Rails application with Doorkeeper, which is route, content type, body,
+// grant, client.
 func (o optoro) check(r *http.Request, p params) (string, *answer) {
 	refuse := func(status int, code string) (string, *answer) {
 		a := o.refuse(status, code)
@@ -133,7 +137,7 @@ func oauthError(status int, code, description string) answer {
 	}
 }
 
-// challenge is Doorkeeper's WWW-Authenticate (RFC 6750, section 3), which its token endpoint sends as well.
+// challenge returns Doorkeeper's WWW-Authenticate (RFC 6750, section 3). Doorkeeper's token endpoint sends it as well.
 func challenge(code, description string) string {
 	return fmt.Sprintf(`Bearer realm="Doorkeeper", error="%s", error_description="%s"`, code, description)
 }

@@ -205,11 +205,11 @@ func TestModeReuse(t *testing.T) {
 		}
 		advance(1)
 		if got := fetch(t, e); got.AccessToken == first.AccessToken || string(got.ExpiresIn) != "90000" {
-			t.Error("an expired token was given again")
+			t.Error("an expired token was reused")
 		}
 		e.Registry.RevokeAll(DefaultClientID)
 		if _, s := e.Registry.Lookup(fetch(t, e).AccessToken); s != Live {
-			t.Error("a revoked token was given again")
+			t.Error("a revoked token was reused")
 		}
 	})
 }
@@ -217,7 +217,7 @@ func TestModeReuse(t *testing.T) {
 func TestModeRevokePrevious(t *testing.T) {
 	tokens := NewRegistry()
 	e := &TokenEndpoint{Dialect: Optoro, Mode: ModeRevokePrevious, Registry: tokens}
-	other := fetch(t, &TokenEndpoint{Dialect: ElasticPath, Registry: tokens}) // same client id
+	other := fetch(t, &TokenEndpoint{Dialect: ElasticPath, Registry: tokens}) // the same client id
 	first, second := fetch(t, e), fetch(t, e)
 	for value, want := range map[string]State{first.AccessToken: Revoked, second.AccessToken: Live, other.AccessToken: Live} {
 		if _, got := tokens.Lookup(value); got != want {
@@ -226,7 +226,7 @@ func TestModeRevokePrevious(t *testing.T) {
 	}
 }
 
-// A reload makes a new endpoint over the same registry.
+// A reload makes a new endpoint with the same registry.
 func TestModesOutliveTheEndpoint(t *testing.T) {
 	tokens := NewRegistry()
 	first := fetch(t, &TokenEndpoint{Dialect: Optoro, Mode: ModeReuse, Registry: tokens})

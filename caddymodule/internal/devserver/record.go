@@ -9,17 +9,17 @@ import (
 	"slices"
 )
 
-// Recorded is what a TokenEndpoint remembers of a request. It holds no secret.
+// Recorded is what a TokenEndpoint remembers about a request. It holds no secret.
 type Recorded struct {
 	Method      string
 	Path        string
 	HeaderNames []string // sorted
 	ContentType string
-	Basic       bool     // there was Basic authentication
+	Basic       bool     // the request has Basic authentication
 	QueryNames  []string // sorted
-	ParamNames  []string // of the body, sorted
+	ParamNames  []string // in the body, sorted
 	GrantType   string
-	ClientID    string // of the body
+	ClientID    string // in the body
 	Store       string // the header X-Moltin-Auth-Store, which selects a store of Elastic Path
 }
 
@@ -42,11 +42,11 @@ func record(r *http.Request, p params) Recorded {
 // params are the parameters in the body of a token request. Parameters in the query are not among them, because
 // Doorkeeper 5.9 and later ignores credentials there.
 type params struct {
-	body      []byte // as it came
+	body      []byte // as received
 	mediaType string
 	names     []string          // sorted
 	values    map[string]string // of the parameters that are strings
-	malformed bool              // the body is not what the media type says
+	malformed bool              // the body does not match its media type
 }
 
 func parseParams(contentType string, body []byte) params {

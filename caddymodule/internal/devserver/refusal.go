@@ -5,7 +5,8 @@ import (
 	"net/http"
 )
 
-// RefusalHeader says, in one line, why the dialect OAuth2 refused a request. It holds nothing that was sent but names.
+// RefusalHeader is the header field with the reason why the dialect OAuth2 refused a request, in one line. It repeats
+// no value that the client sent.
 const RefusalHeader = "X-Dev-Refusal"
 
 // The error codes of RFC 6749, section 5.2.
@@ -24,6 +25,7 @@ type refusal struct {
 	reason string
 }
 
+// refuse returns a refusal with the status that RFC 6749, section 5.2, has for the code.
 func refuse(code, format string, args ...any) *refusal {
 	status := http.StatusBadRequest
 	if code == invalidClient {
@@ -32,7 +34,7 @@ func refuse(code, format string, args ...any) *refusal {
 	return &refusal{status, code, fmt.Sprintf(format, args...)}
 }
 
-// misconfigured is for what ValidateKeys would have found.
+// misconfigured returns the refusal for a mistake that ValidateKeys would have found.
 func misconfigured(option string) *refusal {
 	return &refusal{http.StatusInternalServerError, "server_error", option + " of the development server is wrong"}
 }

@@ -8,26 +8,26 @@ import (
 	"time"
 )
 
-// maxTokens bounds a Registry. Beyond it dead tokens are forgotten, and then the oldest live ones.
+// maxTokens is how many tokens a Registry keeps. A full Registry drops dead tokens first, then the oldest live ones.
 const maxTokens = 10_000
 
-// Mode says what a further request of the same client gets. All three were captured from a Doorkeeper server.
+// Mode is the answer to a further request of the same client. All modes were captured from a Doorkeeper server.
 type Mode string
 
 // The modes. The empty Mode is ModeDefault.
 const (
-	// ModeDefault issues another token each time; earlier ones stay good.
+	// ModeDefault issues a new token each time. Earlier tokens stay live.
 	ModeDefault Mode = "default"
 	// ModeReuse returns the live token again, with the seconds that remain and the original created_at.
 	ModeReuse Mode = "reuse"
-	// ModeRevokePrevious issues another token and ends the client's earlier ones at once.
+	// ModeRevokePrevious issues a new token and revokes the client's earlier tokens at once.
 	ModeRevokePrevious Mode = "revoke_previous"
 )
 
-// State says what a Registry knows of a token.
+// State is what a Registry knows about a token.
 type State int
 
-// The states of a token. Revoked wins over Expired, as in Doorkeeper.
+// The states of a token. A revoked token stays Revoked after its expiry, as in Doorkeeper.
 const (
 	Unknown State = iota
 	Live
@@ -35,7 +35,7 @@ const (
 	Revoked
 )
 
-// Token is one token that a development token endpoint issued.
+// Token is a token that a development token endpoint issued.
 type Token struct {
 	Value    string
 	ClientID string
@@ -43,12 +43,13 @@ type Token struct {
 	Expires  time.Time
 	Revoked  bool
 
-	// family has the tokens that may replace each other. It is made of dialect, grant and client. The grant belongs to
-	// it because Elastic Path's implicit tokens have fewer rights.
+	// family is the same for tokens that may replace each other. It is made of dialect, grant and client. The grant is
+	// part of it because Elastic Path's implicit tokens have fewer rights.
 	family string
 }
 
-// at is the state at a time. A token lives to the very instant of its expiry, as Doorkeeper's Expirable#expired? has it.
+// at returns the state at a time. A token is still live at the instant of its expiry, as in Doorkeeper's
+// Expirable#expired?.
 func (t *Token) at(now time.Time) State {
 	switch {
 	case t.Revoked:
@@ -59,13 +60,13 @@ func (t *Token) at(now time.Time) State {
 	return Live
 }
 
-// remaining is Doorkeeper's expires_in, rounded to the nearest second and never negative. It is 0 in the last half
+// remaining returns Doorkeeper's expires_in, rounded to the nearest second and never negative. It is 0 in the last half
 // second of a token.
 func (t *Token) remaining() int64 {
 	return max(0, int64(time.Until(t.Expires).Round(time.Second)/time.Second))
 }
 
-// Registry knows the tokens that were issued. It is safe for concurrent use.
+// Registry holds the tokens that were issued. It is safe for concurrent use.
 type Registry struct {
 	mu     sync.Mutex
 	tokens map[string]*Token
@@ -80,12 +81,12 @@ func NewRegistry() *Registry {
 	return &Registry{tokens: make(map[string]*Token)}
 }
 
-// Issue adds a new token that no endpoint handed out, for instance to test an API alone.
+// Issue adds a new token without a token endpoint, for example to test an API alone.
 func (r *Registry) Issue(clientID string, lifetime time.Duration) Token {
 	return r.issue(Token{ClientID: clientID, Value: urlsafeToken()}, lifetime, ModeDefault)
 }
 
-// Lookup returns a token and its state. Unknown comes with the zero Token.
+// Lookup returns a token and its state. For an unknown token it returns the zero Token and Unknown.
 func (r *Registry) Lookup(value string) (Token, State) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -96,12 +97,12 @@ func (r *Registry) Lookup(value string) (Token, State) {
 	return *t, t.at(time.Now())
 }
 
-// Revoke ends one token before its time. It reports whether the token was live.
+// Revoke revokes a token if it is live, and reports whether it was.
 func (r *Registry) Revoke(value string) bool {
 	return r.revoke(func(t *Token) bool { return t.Value == value }) > 0
 }
 
-// RevokeAll ends all tokens of a client and returns how many were live.
+// RevokeAll revokes all live tokens of a client and returns how many there were.
 func (r *Registry) RevokeAll(clientID string) int {
 	return r.revoke(func(t *Token) bool { return t.ClientID == clientID })
 }
@@ -123,8 +124,8 @@ func (r *Registry) revokeLocked(match func(*Token) bool) (n int) {
 	return n
 }
 
-// issue adds t, or in ModeReuse returns the newest live token of its family instead. It is one step under the lock, so
-// that parallel requests see what a database would show them.
+// issue adds t and returns it. In ModeReuse it returns the newest live token of the family instead. It holds the lock
+// throughout, so that parallel requests see the same as with a database.
 func (r *Registry) issue(t Token, lifetime time.Duration, mode Mode) Token {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -147,7 +148,7 @@ func (r *Registry) issue(t Token, lifetime time.Duration, mode Mode) Token {
 	return t
 }
 
-// makeRoom keeps dead tokens while it can, so that an API can tell an expired token from one it never saw.
+// makeRoom keeps dead tokens as long as possible, so that an API can distinguish an expired token from an unknown one.
 func (r *Registry) makeRoom(now time.Time) {
 	if len(r.order) < maxTokens {
 		return
@@ -162,13 +163,13 @@ func (r *Registry) makeRoom(now time.Time) {
 	}
 }
 
-// urlsafeToken has the alphabet and length of Doorkeeper's tokens.
+// urlsafeToken returns a token with the alphabet and length of Doorkeeper's tokens.
 func urlsafeToken() string {
 	return base64.RawURLEncoding.EncodeToString(randomBytes(32))
 }
 
 func randomBytes(n int) []byte {
 	b := make([]byte, n)
-	_, _ = rand.Read(b) // never fails: see its documentation
+	_, _ = rand.Read(b) // never returns an error
 	return b
 }

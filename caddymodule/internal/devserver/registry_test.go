@@ -37,7 +37,7 @@ func TestRegistryStates(t *testing.T) {
 			t.Error("a live token was not revoked")
 		}
 		if got, _ := r.Lookup(c.Value); got != c {
-			t.Error("Lookup returned another token than Issue")
+			t.Error("Lookup and Issue returned different tokens")
 		}
 	})
 }
@@ -55,15 +55,15 @@ func TestRegistryIsBounded(t *testing.T) {
 		return s
 	}
 	if state(dead.Value) != Revoked {
-		t.Error("a dead token was forgotten before there was need")
+		t.Error("a dead token was dropped too early")
 	}
 	r.Issue("live", time.Hour)
 	if state(dead.Value) != Unknown || state(first.Value) != Live || len(r.order) != maxTokens {
-		t.Error("dead tokens must go first, and only they")
+		t.Error("the registry must drop dead tokens only")
 	}
 	last := r.Issue("live", time.Hour)
 	if state(first.Value) != Unknown || state(last.Value) != Live {
-		t.Error("the oldest must go, not the newest")
+		t.Error("the registry must drop the oldest token, not the newest")
 	}
 	if len(r.tokens) != len(r.order) || len(r.order) > maxTokens {
 		t.Errorf("got %d tokens by value and %d in order", len(r.tokens), len(r.order))

@@ -10,17 +10,17 @@ import (
 	"regexp"
 )
 
-// sent are the parameters of a request that are not judged yet.
+// sent are the parameters of a request that no check has taken yet.
 type sent struct {
-	texts   url.Values     // of each name all values, in their order
-	members map[string]any // those of a JSON body that are no strings
+	texts   url.Values     // all values of each name, in order
+	members map[string]any // the members of a JSON body that are not strings
 }
 
-// read takes the parameters from where they must be, and refuses any elsewhere.
+// read returns the parameters from the place where they must be. It refuses a request with parameters anywhere else.
 func (d *Demands) read(r *http.Request, p params) (sent, *refusal) {
 	if d.encoding() == encodingQuery {
 		if len(p.body) > 0 {
-			return sent{}, refuse(invalidRequest, "there is a body: the parameters belong in the query")
+			return sent{}, refuse(invalidRequest, "the request has a body, but the parameters belong in the query")
 		}
 		return readForm(r.URL.RawQuery)
 	}
@@ -29,7 +29,7 @@ func (d *Demands) read(r *http.Request, p params) (sent, *refusal) {
 	case p.mediaType != mediaType:
 		return sent{}, &refusal{http.StatusUnsupportedMediaType, invalidRequest, "the content type must be " + mediaType}
 	case r.URL.RawQuery != "":
-		return sent{}, refuse(invalidRequest, "there is a query: the parameters belong in the body")
+		return sent{}, refuse(invalidRequest, "the URL has a query, but the parameters belong in the body")
 	case d.encoding() == encodingJSON:
 		return readJSON(p.body)
 	}
@@ -47,15 +47,15 @@ func readForm(text string) (sent, *refusal) {
 func readJSON(body []byte) (sent, *refusal) {
 	s := sent{make(url.Values), make(map[string]any)}
 	if err := s.decode(json.NewDecoder(bytes.NewReader(body))); err != nil {
-		return sent{}, refuse(invalidRequest, "the body is not one JSON object without repeated members")
+		return sent{}, refuse(invalidRequest, "the body is not a single JSON object without repeated members")
 	}
 	return s, nil
 }
 
-// decode is not json.Unmarshal, because that keeps the last of members that are there twice.
+// decode does not use json.Unmarshal, which accepts repeated members and keeps the last.
 func (s sent) decode(d *json.Decoder) error {
 	if t, err := d.Token(); err != nil || t != json.Delim('{') {
-		return errors.New("no object")
+		return errors.New("not an object")
 	}
 	for d.More() {
 		name, err := d.Token()
@@ -66,7 +66,7 @@ func (s sent) decode(d *json.Decoder) error {
 		if err := d.Decode(&value); err != nil {
 			return err
 		}
-		if err := s.add(name.(string), value); err != nil { // the decoder lets nothing but a string be a name
+		if err := s.add(name.(string), value); err != nil { // the decoder accepts only a string as a name
 			return err
 		}
 	}
@@ -96,7 +96,7 @@ func (s sent) has(name string) bool {
 	return member || s.texts.Has(name)
 }
 
-// take returns all values of a parameter. It is judged then.
+// take removes a parameter and returns all its values.
 func (s sent) take(name string) []string {
 	values := s.texts[name]
 	s.texts.Del(name)
@@ -115,21 +115,22 @@ func (s sent) takeOne(name string) (value string, there bool, why *refusal) {
 	return values[0], true, nil
 }
 
-// refuseRest refuses what nobody took.
+// refuseRest refuses a request with a parameter that no check has taken.
 func (s sent) refuseRest() *refusal {
 	names := append(sortedKeys(s.texts), sortedKeys(s.members)...)
 	if len(names) == 0 {
 		return nil
 	}
-	return refuse(invalidRequest, "%s is not described, or not so", shown(names[0]))
+	return refuse(invalidRequest, "%s is not described, or its type is wrong", shown(names[0]))
 }
 
 var plainName = regexp.MustCompile(`^[A-Za-z0-9_.:-]{1,40}$`)
 
-// shown is the name of a parameter if it looks like one. A body in the wrong encoding can be one name, with a secret.
+// shown returns the name of a parameter, unless it does not look like a name. A body in the wrong encoding can become a
+// single name that contains a secret.
 func shown(name string) string {
 	if plainName.MatchString(name) {
 		return "the parameter " + name
 	}
-	return "a parameter with a strange name"
+	return "a parameter with an unusual name"
 }

@@ -10,7 +10,7 @@ import (
 
 var tokenType = regexp.MustCompile(`("token_type"\s*:\s*)"[^"]*"`)
 
-// answer is the template Answer for a token, with what a fault spoils.
+// answer fills the template Answer for a token, and applies the fault.
 func (d *Demands) answer(t Token, f Fault) []byte {
 	template := cmp.Or(d.Answer, defaultAnswer)
 	switch {
@@ -26,7 +26,7 @@ func (d *Demands) answer(t Token, f Fault) []byte {
 		value := strings.ReplaceAll(f.ExpiresIn, "$", "$$")
 		template = regexp.MustCompile(member("expires_in")).ReplaceAllString(template, "${1}"+value)
 	}
-	return []byte(strings.NewReplacer( // the first that fits wins, so the longer ones come first
+	return []byte(strings.NewReplacer( // the first match wins, so longer names come first
 		"$token", inString(t.Value),
 		"$expires_in_ms", fmt.Sprint(t.remaining()*1000),
 		"$expires_in", fmt.Sprint(t.remaining()),
@@ -39,22 +39,23 @@ func (d *Demands) answer(t Token, f Fault) []byte {
 	).Replace(template))
 }
 
+// failure fills the template Failure.
 func (d *Demands) failure(code string) []byte {
 	return []byte(strings.ReplaceAll(cmp.Or(d.Failure, defaultFailure), "$code", code))
 }
 
-// member is a pattern for a member of a template whose value is a variable, quoted or not.
+// member returns a pattern for a member of a template whose value is the variable, quoted or not.
 func member(variable string) string {
 	return `("[^"]*"\s*:\s*)(?:"\$` + variable + `"|\$` + variable + `\b)`
 }
 
-// withoutMember takes such members out, each with one comma.
+// withoutMember removes such members, each with one comma.
 func withoutMember(template, variable string) string {
 	m := member(variable)
 	return regexp.MustCompile(m+`\s*,\s*|,?\s*`+m).ReplaceAllString(template, "")
 }
 
-// inString is JSON for a part of a string.
+// inString escapes s for the inside of a JSON string.
 func inString(s string) string {
 	quoted := encode(s)
 	return string(quoted[1 : len(quoted)-1])

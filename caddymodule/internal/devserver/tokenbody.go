@@ -2,8 +2,8 @@ package devserver
 
 import "encoding/json"
 
-// tokenBody has the fields of Optoro and ElasticPath in the order of both. ExpiresIn is raw so that a Fault can put
-// anything in.
+// tokenBody is the body with a token of Optoro and ElasticPath. The order of its fields is that of both services.
+// ExpiresIn is raw JSON, so that a Fault can send any value.
 type tokenBody struct {
 	AccessToken string          `json:"access_token,omitempty"`
 	TokenType   string          `json:"token_type"`
@@ -14,7 +14,7 @@ type tokenBody struct {
 	Identifier  string          `json:"identifier,omitempty"`
 }
 
-// spoil changes the fields of a good answer.
+// spoil applies the fault to the fields of a good answer.
 func (f Fault) spoil(t tokenBody) tokenBody {
 	switch f.Garbage {
 	case GarbageNoToken:
