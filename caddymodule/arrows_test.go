@@ -16,19 +16,22 @@ var arrows = map[string][]string{
 	"cmd/token-proxy":                {"caddymodule"},
 	"cmd/token-proxy-bench":          {},
 	"examples/provider":              {"caddymodule/provider"},
-	"caddymodule":                    {"caddymodule/provider", "caddymodule/providers/*", "caddymodule/devmodules", "caddymodule/internal/*"},
+	"caddymodule":                    {"caddymodule/provider", "caddymodule/providers/*", "caddymodule/stores/*", "caddymodule/devmodules", "caddymodule/internal/*"},
 	"caddymodule/providers/*":        {"caddymodule/provider", "caddymodule/internal/option", "caddymodule/internal/oauth"},
+	"caddymodule/stores/*":           {"caddymodule/internal/share", "caddymodule/internal/option"},
 	"caddymodule/provider":           {"caddymodule/internal/oauth", "caddymodule/internal/token"},
 	"caddymodule/devmodules":         {"caddymodule/internal/devserver", "caddymodule/internal/option"},
 	"caddymodule/internal/oauth":     {"caddymodule/internal/token"},
 	"caddymodule/internal/option":    {"caddymodule/internal/token"},
 	"caddymodule/internal/status":    {"caddymodule/internal/token"},
+	"caddymodule/internal/share":     {"caddymodule/internal/token"},
 	"caddymodule/internal/devserver": {"caddymodule/internal/token"},
 	"caddymodule/internal/token":     {},
 
 	// for tests
-	"caddymodule/internal/browsertest": {},
-	"caddymodule/internal/caddytest":   {"caddymodule/internal/devserver"},
+	"caddymodule/internal/browsertest":     {},
+	"caddymodule/internal/caddytest":       {"caddymodule/internal/devserver"},
+	"caddymodule/internal/share/sharetest": {},
 }
 
 // TestArrows keeps packages from knowing each other without a reason.

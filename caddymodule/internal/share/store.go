@@ -8,8 +8,8 @@ import (
 // Store is an engine in which replicas keep what they share. Its values are sealed: an engine sees neither tokens nor who
 // they belong to, and what it returns is not trusted. A Store is safe for concurrent use.
 //
-// Every failure counts as a value that is not there, so that a Store need not tell one from the other. The package calls a
-// Store in a goroutine of its own and waits for a short time only: a method that outlives its context holds up no request.
+// Every failure counts as a value that is not there, so that a Store need not tell one from the other. No text of an error is
+// shown, except that of an [Error]. The package calls a Store in a goroutine of its own and waits for a short time only: a method that outlives its context holds up no request.
 type Store interface {
 	// Load returns the value of name. It returns nil and no error if there is none.
 	Load(ctx context.Context, name string) ([]byte, error)
@@ -38,3 +38,9 @@ type Claimer interface {
 type Opener interface {
 	Open(ctx context.Context) (Store, error)
 }
+
+// OpenerFunc is a function that is an Opener.
+type OpenerFunc func(ctx context.Context) (Store, error)
+
+// Open implements Opener.
+func (f OpenerFunc) Open(ctx context.Context) (Store, error) { return f(ctx) }

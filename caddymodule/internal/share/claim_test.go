@@ -1,0 +1,298 @@
+package share
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/share/sharetest"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+)
+
+// wantClaim claims and compares.
+func wantClaim(t *testing.T, ctx context.Context, c *Credential, want token.Claim, secret string) {
+	t.Helper()
+	if got := c.Claim(ctx, proof(secret)); got != want {
+		t.Fatalf("claim %s, want %s", ClaimLabel(got), ClaimLabel(want))
+	}
+}
+
+func TestClaimHasOneWinner(t *testing.T) {
+	latencies := map[string]func() time.Duration{
+		"fast":   func() time.Duration { return time.Millisecond },
+		"uneven": func() time.Duration { return 4*time.Millisecond + rand.N(8*time.Millisecond) },
+		"slow":   func() time.Duration { return 60 * time.Millisecond },
+	}
+	for name, latency := range latencies {
+		stores(t, func(t *testing.T, s Store, memory *sharetest.Store) {
+			t.Run(name, func(t *testing.T) {
+				bubble(t, func(t *testing.T, ctx context.Context) {
+					memory.Latency = latency
+					replicas := make([]*Credential, 100)
+					for i := range replicas {
+						replicas[i] = replica(t, ctx, s)
+					}
+					for round := range 5 {
+						if n := race(ctx, replicas)[token.ClaimWon]; n != 1 {
+							t.Errorf("round %d has %d winners", round, n)
+						}
+						time.Sleep(claimLife + time.Second) // the winner has died; what it has left is in view of all
+					}
+				})
+			})
+		})
+	}
+}
+
+// race lets all replicas claim within 50 ms, and counts the outcomes.
+func race(ctx context.Context, replicas []*Credential) map[token.Claim]int {
+	var mu sync.Mutex
+	counts := make(map[token.Claim]int)
+	var all sync.WaitGroup
+	for _, c := range replicas {
+		all.Go(func() {
+			time.Sleep(rand.N(50 * time.Millisecond))
+			got := c.Claim(ctx, proof("s"))
+			mu.Lock()
+			counts[got]++
+			mu.Unlock()
+		})
+	}
+	all.Wait()
+	return counts
+}
+
+// P5: the holder of a claim dies in its call.
+func TestClaimOfDeadReplicaEnds(t *testing.T) {
+	stores(t, func(t *testing.T, s Store, memory *sharetest.Store) {
+		bubble(t, func(t *testing.T, ctx context.Context) {
+			dead, other := replica(t, ctx, s), replica(t, ctx, s)
+			wantClaim(t, ctx, dead, token.ClaimWon, "s")
+			begun := time.Now()
+			for other.Claim(ctx, proof("s")) != token.ClaimWon {
+				time.Sleep(100 * time.Millisecond)
+			}
+			if took := time.Since(begun); took < claimLife-200*time.Millisecond || took > claimLife+300*time.Millisecond {
+				t.Errorf("the claim of a dead replica ended after %v", took)
+			}
+		})
+	})
+}
+
+// P5: a fleet has died an hour ago.
+func TestClaimOfLongAgoIsNone(t *testing.T) {
+	bubble(t, func(t *testing.T, ctx context.Context) {
+		store := new(sharetest.Store)
+		dead := replica(t, ctx, store)
+		wantClaim(t, ctx, dead, token.ClaimWon, "s")
+		for name, value := range store.Values() {
+			store.Put(name, value)
+		}
+		time.Sleep(59 * time.Minute)
+		wantClaim(t, ctx, replica(t, ctx, store), token.ClaimWon, "s")
+	})
+}
+
+// P6: a call takes longer than its claim lasts.
+func TestReleaseLeavesClaimsOfOthers(t *testing.T) {
+	for _, hold := range []time.Duration{0, time.Minute} {
+		stores(t, func(t *testing.T, s Store, memory *sharetest.Store) {
+			bubble(t, func(t *testing.T, ctx context.Context) {
+				slow, second, third := replica(t, ctx, s), replica(t, ctx, s), replica(t, ctx, s)
+				wantClaim(t, ctx, slow, token.ClaimWon, "s")
+				wantClaim(t, ctx, second, token.ClaimLost, "s")
+				time.Sleep(claimLife + time.Millisecond)
+				wantClaim(t, ctx, second, token.ClaimWon, "s")
+				time.Sleep(2 * time.Second)
+				slow.Release(ctx, hold, token.Secret{})
+				wantClaim(t, ctx, third, token.ClaimLost, "s")
+				second.Release(ctx, 0, token.Secret{})
+				wantClaim(t, ctx, third, token.ClaimWon, "s")
+			})
+		})
+	}
+}
+
+func TestReleaseFreesTheClaim(t *testing.T) {
+	stores(t, func(t *testing.T, s Store, memory *sharetest.Store) {
+		bubble(t, func(t *testing.T, ctx context.Context) {
+			one, other := replica(t, ctx, s), replica(t, ctx, s)
+			one.Release(ctx, 0, token.Secret{}) // nothing to release
+			wantClaim(t, ctx, one, token.ClaimWon, "s")
+			wantClaim(t, ctx, other, token.ClaimLost, "s")
+			canceled, cancel := context.WithCancel(ctx)
+			cancel() // the time of the flight is over
+			one.Release(canceled, 0, token.Secret{})
+			wantClaim(t, ctx, other, token.ClaimWon, "s")
+		})
+	})
+}
+
+func TestHold(t *testing.T) {
+	stores(t, func(t *testing.T, s Store, memory *sharetest.Store) {
+		bubble(t, func(t *testing.T, ctx context.Context) {
+			one, other := replica(t, ctx, s), replica(t, ctx, s)
+			wantClaim(t, ctx, one, token.ClaimWon, "s")
+			one.Release(ctx, time.Minute, token.Secret{})
+			wantClaim(t, ctx, other, token.ClaimHeld, "s")
+			wantClaim(t, ctx, other, token.ClaimHeld, "another")
+			time.Sleep(59 * time.Second)
+			wantClaim(t, ctx, other, token.ClaimHeld, "s")
+			time.Sleep(time.Second)
+			wantClaim(t, ctx, other, token.ClaimWon, "s")
+
+			other.Release(ctx, time.Hour, token.Secret{}) // longer than any hold
+			wantClaim(t, ctx, one, token.ClaimHeld, "s")
+			time.Sleep(maxHold)
+			wantClaim(t, ctx, one, token.ClaimWon, "s")
+		})
+	})
+}
+
+// P26: the proof is compared between processes. The keys of the replicas may be in rotation.
+func TestHoldOfRefusedProofBindsTheSameProof(t *testing.T) {
+	stores(t, func(t *testing.T, s Store, memory *sharetest.Store) {
+		bubble(t, func(t *testing.T, ctx context.Context) {
+			refused, same, other := replica(t, ctx, s, keyA, keyB), replica(t, ctx, s, keyB, keyA), replica(t, ctx, s, keyB, keyA)
+			wantClaim(t, ctx, refused, token.ClaimWon, "old")
+			refused.Release(ctx, time.Minute, token.NewSecret("old"))
+			wantClaim(t, ctx, same, token.ClaimHeld, "old")
+			wantClaim(t, ctx, other, token.ClaimWon, "new")
+			wantClaim(t, ctx, same, token.ClaimLost, "old")
+			for _, value := range memory.Values() {
+				if strings.Contains(string(value), "old") {
+					t.Error("the store has the proof")
+				}
+			}
+		})
+	})
+}
+
+// P7: only the monotonic clock of the reader counts.
+func TestClaimsOfReplicasWithOtherClocks(t *testing.T) {
+	stores(t, func(t *testing.T, s Store, memory *sharetest.Store) {
+		for _, apart := range []time.Duration{-10 * time.Minute, -claimLife, claimLife, 10 * time.Minute} {
+			t.Run(fmt.Sprint(apart), func(t *testing.T) {
+				bubble(t, func(t *testing.T, ctx context.Context) {
+					here := replica(t, ctx, s)
+					there := Share{
+						Ring: ring(t, keyA), Guard: guard(ctx, s),
+						now: func() time.Time { return time.Now().Add(apart) },
+					}.Credential(spec())
+					wantClaim(t, ctx, there, token.ClaimWon, "s")
+					wantClaim(t, ctx, here, token.ClaimLost, "s")
+					time.Sleep(claimLife - 100*time.Millisecond)
+					wantClaim(t, ctx, here, token.ClaimLost, "s")
+					time.Sleep(100 * time.Millisecond)
+					wantClaim(t, ctx, here, token.ClaimWon, "s")
+					wantClaim(t, ctx, there, token.ClaimLost, "s")
+					here.Release(ctx, time.Minute, token.Secret{})
+					wantClaim(t, ctx, there, token.ClaimHeld, "s")
+					time.Sleep(time.Minute)
+					wantClaim(t, ctx, there, token.ClaimWon, "s")
+					there.Release(ctx, 0, token.Secret{})
+				})
+			})
+		}
+	})
+}
+
+// P22: containers from one volume have one instance id. Replicas in this test have one process.
+func TestOwnersOfClaimsAreUnique(t *testing.T) {
+	stores(t, func(t *testing.T, s Store, memory *sharetest.Store) {
+		bubble(t, func(t *testing.T, ctx context.Context) {
+			one, other := replica(t, ctx, s), replica(t, ctx, s)
+			wantClaim(t, ctx, one, token.ClaimWon, "s")
+			wantClaim(t, ctx, other, token.ClaimLost, "s")
+		})
+	})
+	owners := make(map[string]bool)
+	for range 1000 {
+		owners[newClaim(time.Now()).Owner] = true
+	}
+	if len(owners) != 1000 || len(process) < 26 {
+		t.Errorf("%d owners of 1000 claims, process %q", len(owners), process)
+	}
+}
+
+// A replica does not wait for a claim of its own that it could not release.
+func TestOwnClaimThatWasLeft(t *testing.T) {
+	stores(t, func(t *testing.T, s Store, memory *sharetest.Store) {
+		bubble(t, func(t *testing.T, ctx context.Context) {
+			c := replica(t, ctx, s)
+			wantClaim(t, ctx, c, token.ClaimWon, "s")
+			c.held = nil // as after a release that the store did not answer
+			wantClaim(t, ctx, c, token.ClaimWon, "s")
+			c.Release(ctx, 0, token.Secret{})
+			if left := memory.Values(); len(left) != 0 {
+				t.Errorf("left in the store: %v", left)
+			}
+		})
+	})
+}
+
+// P8: no replica waits for what it cannot open.
+func TestClaimThatCannotBeOpened(t *testing.T) {
+	stores(t, func(t *testing.T, s Store, memory *sharetest.Store) {
+		bubble(t, func(t *testing.T, ctx context.Context) {
+			stranger, c := replica(t, ctx, s, keyB), replica(t, ctx, s)
+			wantClaim(t, ctx, stranger, token.ClaimWon, "s")
+			wantClaim(t, ctx, c, token.ClaimUnknown, "s")
+			stranger.Release(ctx, 0, token.Secret{})
+			wantClaim(t, ctx, c, token.ClaimUnknown, "s") // distrust
+			if n := memory.Calls("save") + memory.Calls("replace"); n > 1 {
+				t.Errorf("the claim of another was overwritten: %d writes", n)
+			}
+			c.Save(ctx, found("T1")) // all the same
+			if loads(ctx, replica(t, ctx, s)) != "T1" {
+				t.Error("nothing was saved in distrust")
+			}
+			time.Sleep(distrustTime)
+			wantClaim(t, ctx, c, token.ClaimWon, "s")
+			if n := c.Stats().Unopened[UnopenedKey]; n != 1 {
+				t.Errorf("%d values are counted as sealed with an unknown key", n)
+			}
+		})
+	})
+}
+
+// The key of a claim is lost while the claim is in a store in which nothing expires.
+func TestClaimThatIsNeverOpenedIsReplaced(t *testing.T) {
+	bubble(t, func(t *testing.T, ctx context.Context) {
+		store := new(sharetest.Store)
+		wantClaim(t, ctx, replica(t, ctx, store, keyB), token.ClaimWon, "s")
+		for name, value := range store.Values() {
+			store.Put(name, value)
+		}
+		c := replica(t, ctx, store)
+		wantClaim(t, ctx, c, token.ClaimUnknown, "s")
+		time.Sleep(maxHold - time.Second)
+		wantClaim(t, ctx, c, token.ClaimUnknown, "s")
+		time.Sleep(distrustTime)
+		wantClaim(t, ctx, c, token.ClaimWon, "s")
+	})
+}
+
+// P4: a replica that wins finds what was saved before.
+func TestWinnerFindsWhatWasSavedBefore(t *testing.T) {
+	stores(t, func(t *testing.T, s Store, memory *sharetest.Store) {
+		bubble(t, func(t *testing.T, ctx context.Context) {
+			memory.Latency = func() time.Duration { return 5 * time.Millisecond }
+			one, other := replica(t, ctx, s), replica(t, ctx, s)
+			wantClaim(t, ctx, one, token.ClaimWon, "s")
+			if loads(ctx, other) != "" {
+				t.Fatal("a token before any was saved")
+			}
+			one.Save(ctx, found("T1"))
+			one.Release(ctx, 0, token.Secret{})
+			wantClaim(t, ctx, other, token.ClaimWon, "s")
+			if loads(ctx, other) != "T1" {
+				t.Error("the winner does not find the token")
+			}
+		})
+	})
+}

@@ -1,0 +1,119 @@
+package share
+
+import (
+	"context"
+	"crypto/tls"
+	"time"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+)
+
+// recordGrace is how long a record outlives its token in the store.
+const recordGrace = time.Minute
+
+// Load implements token.Shared. It returns the newest record that is not expired. The records of other keys than the first
+// are read only if that of the first is not fresh.
+func (c *Credential) Load(ctx context.Context) (token.Found, bool) {
+	certificate := c.spec.Certificate()
+	ring := c.share.Ring.current()
+	best, by := c.newest(ctx, *ring, certificate)
+	if !fresh(best) { // a replica may have sealed with a key that is new
+		if ring = c.share.Ring.newer(ring); ring != nil {
+			best, by = c.newest(ctx, *ring, certificate)
+		}
+	}
+	if !alive(best) {
+		return token.Found{}, false
+	}
+	c.from(by == process)
+	best.Issued.Certificate = certificate
+	return best, true
+}
+
+// newest returns the newest record under the names of these keys, and the process that saved it.
+func (c *Credential) newest(ctx context.Context, ring keys, certificate *tls.Certificate) (best token.Found, by string) {
+	shown := thumbprint(certificate)
+	var latest int64
+	for _, k := range ring {
+		r, ok := c.read(ctx, k, shown)
+		if !ok {
+			continue
+		}
+		f, ahead := r.found(c.share.now())
+		c.skewed(ahead)
+		if alive(f) && (!alive(best) || r.Asked > latest) {
+			best, by, latest = f, r.By, r.Asked
+		}
+		if fresh(best) {
+			break
+		}
+	}
+	return best, by
+}
+
+// read returns the record of one key. A record that is bound to another certificate is of no use here.
+func (c *Credential) read(ctx context.Context, k *key, thumbprint string) (record, bool) {
+	at := place{c.names.recordName(thumbprint, k), c.spec.Identity}
+	value, outcome := c.share.Guard.load(ctx, OperationLoad, at.name)
+	if outcome != OutcomeOK {
+		return record{}, false
+	}
+	text, _, unopened := at.open(keys{k}, value)
+	if unopened != opened {
+		c.distrust(unopened)
+		return record{}, false
+	}
+	r, ok := parseRecord(text)
+	if !ok {
+		c.distrust(UnopenedVersion)
+		return record{}, false
+	}
+	return r, r.Certificate == thumbprint
+}
+
+// Save implements token.Shared.
+func (c *Credential) Save(ctx context.Context, f token.Found) {
+	remaining := f.Lifetime - f.Age
+	if remaining <= 0 || f.Issued.Token.Empty() {
+		return
+	}
+	r := newRecord(f, c.share.now())
+	r.By = process
+	if c.write(ctx, c.share.Ring.current().sealing(), r, remaining+recordGrace) {
+		c.from(true)
+	}
+}
+
+// write saves a record under the name of a key.
+func (c *Credential) write(ctx context.Context, k *key, r record, life time.Duration) bool {
+	at := place{c.names.recordName(r.Certificate, k), c.spec.Identity}
+	text := r.text()
+	if text == nil {
+		return false
+	}
+	sealed := at.seal(k, text)
+	return sealed != nil && c.share.Guard.save(ctx, OperationSave, at.name, sealed, life) == OutcomeOK
+}
+
+// Purge deletes what the replicas have saved, under the names of all keys. Replicas that have a token keep it. It reports
+// whether the store did it.
+func (c *Credential) Purge(ctx context.Context) bool {
+	shown := thumbprint(c.spec.Certificate())
+	done := true
+	for _, k := range *c.share.Ring.current() {
+		done = c.share.Guard.delete(ctx, OperationPurge, c.names.recordName(shown, k)) == OutcomeOK && done
+	}
+	return done
+}
+
+// PurgeFleet tells all replicas to forget tokens that are asked for before now. They learn it when they look for a token
+// next. It reports whether the store has saved that.
+func (c *Credential) PurgeFleet(ctx context.Context) bool {
+	r := newTombstone(c.share.now())
+	r.By, r.Certificate = process, thumbprint(c.spec.Certificate())
+	done := true
+	for _, k := range *c.share.Ring.current() {
+		done = c.write(ctx, k, r, longest) && done
+	}
+	return done
+}
