@@ -29,6 +29,9 @@ type App struct {
 	// Default: 8388608 (8 MiB).
 	ReplayMemory *int64 `json:"replay_memory,omitempty"`
 
+	// Share lets replicas keep one token for each credential between them. Default: none, each replica has tokens of its own.
+	Share *Share `json:"share,omitempty"`
+
 	clients map[string]*client
 	events  *status.Events
 	ends    []func()
@@ -56,13 +59,18 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err := status.Register(ctx.GetMetricsRegistry(), a.statusInForce, madeVault.Load, replayMemory); err != nil {
 		return err
 	}
+	if a.Share != nil {
+		if err := a.Share.provision(ctx); err != nil {
+			return fmt.Errorf("share: %w", err)
+		}
+	}
 	a.clients = make(map[string]*client, len(a.Credentials))
 	for _, name := range slices.Sorted(maps.Keys(a.Credentials)) {
 		config := a.Credentials[name]
 		if config == nil {
 			return fmt.Errorf("credential %q: it is null", name)
 		}
-		if a.clients[name], err = newClient(ctx, name, config, a.events); err != nil {
+		if a.clients[name], err = newClient(ctx, name, config, a.Share, a.events); err != nil {
 			delete(a.clients, name)
 			return fmt.Errorf("credential %q: %w", name, err)
 		}
@@ -73,6 +81,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 // Start puts the configuration into force: sources that were there before go on with their tokens, under this
 // configuration's policy. It never waits for a token endpoint.
 func (a *App) Start() error {
+	a.Share.start()
 	for _, name := range slices.Sorted(maps.Keys(a.clients)) { // of two that share a source, the policy of the last one counts
 		a.ends = append(a.ends, a.clients[name].start())
 	}
@@ -97,6 +106,7 @@ func (a *App) Cleanup() error {
 		errs = append(errs, c.release())
 	}
 	a.clients = nil
+	errs = append(errs, a.Share.release())
 	return errors.Join(errs...)
 }
 

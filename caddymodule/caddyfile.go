@@ -40,6 +40,13 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //
 //	token_proxy {
 //	    replay_memory <size>
+//	    share {
+//	        store <name> [<args...>] {
+//	            ...
+//	        }
+//	        key   {file./path}|{env.NAME}...
+//	        group <name>
+//	    }
 //	    credential <name> {
 //	        provider         <name> [<args...>] {
 //	            ...
@@ -54,6 +61,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //	        default_lifetime <duration>
 //	        header           <name> [<format with {token}>]
 //	        prefetch         on|off
+//	        share            off
 //	        transport {
 //	            ca           {file./path}|{env.NAME}
 //	            server_name  <name>
@@ -79,6 +87,12 @@ func (a *App) unmarshalOption(d *caddyfile.Dispenser) error {
 	switch d.Val() {
 	case "credential":
 		return a.unmarshalCredential(d)
+	case "share":
+		if a.Share != nil {
+			return d.Err("share is already specified")
+		}
+		a.Share = new(Share)
+		return a.Share.unmarshalCaddyfile(d)
 	case "replay_memory":
 		if a.ReplayMemory != nil {
 			return d.Err("replay_memory is already specified")
@@ -149,6 +163,10 @@ func (c *Credential) unmarshalOption(d *caddyfile.Dispenser) error {
 		return c.unmarshalHeader(d)
 	case "transport":
 		return c.unmarshalTransport(d)
+	case "share":
+		var choice string
+		c.Share = new(bool) // false
+		return option.Choice(d, &choice, "off")
 	case "prefetch":
 		var choice string
 		err := option.Choice(d, &choice, "on", "off")

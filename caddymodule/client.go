@@ -3,10 +3,12 @@ package caddymodule
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/share"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
@@ -30,20 +33,25 @@ type client struct {
 	hosts    hostPatterns
 	header   TokenHeader
 	key      token.Key
+	identity token.Secret // what key is a digest of
+	clientID string       // as it was when the configuration was loaded
 	source   *token.Source
+	sharing  *token.Sharing // nil: each replica has tokens of its own
+	shared   *share.Credential
 	status   *status.Credential
 	logger   *zap.Logger
 
-	hasCertificate bool // token requests are made with a client certificate
+	// certificate is the client certificate of the latest token request; nil if there is none.
+	certificate *atomic.Pointer[tls.Certificate]
 }
 
 // newClient resolves and checks everything that can be checked without a network. What it acquires is released by
 // release, unless it fails.
-func newClient(ctx caddy.Context, name string, config *Credential, events *status.Events) (_ *client, err error) {
+func newClient(ctx caddy.Context, name string, config *Credential, with *Share, events *status.Events) (_ *client, err error) {
 	if !validCredentialName(name) {
 		return nil, errors.New("a credential's name is made of letters, digits, '_', '-' and '.'")
 	}
-	c := &client{Credential: config, name: name, logger: ctx.Logger()}
+	c := &client{Credential: config, name: name, certificate: new(atomic.Pointer[tls.Certificate]), logger: ctx.Logger()}
 	c.status = status.New(name, events, c.logger)
 	defer func() {
 		if err != nil {
@@ -61,6 +69,10 @@ func newClient(ctx caddy.Context, name string, config *Credential, events *statu
 		if err := step(); err != nil {
 			return nil, err
 		}
+	}
+	if with != nil && c.shares() {
+		c.shared = with.credential(c)
+		c.sharing = token.NewSharing(c.shared)
 	}
 	if c.source, err = acquireSource(c.key, c.sourceConfig()); err != nil {
 		return nil, err
@@ -124,7 +136,7 @@ func (c *client) loadTransport() error {
 		return err
 	}
 	_, certificate, err := c.httpClient(secrets)
-	c.hasCertificate = certificate != nil
+	c.certificate.Store(certificate)
 	return err
 }
 
@@ -202,7 +214,7 @@ func (c *client) identify() error {
 	}
 	b.Secret("client_id", id)
 	c.secret.Identity(b, "client_secret")
-	c.key = b.Key()
+	c.key, c.identity, c.clientID = b.Key(), b.Identity(), id.Reveal()
 	return nil
 }
 
@@ -212,6 +224,7 @@ func (c *client) sourceConfig() token.Config {
 		Policy:   c.policy(),
 		Endpoint: c.status.Endpoint,
 		Observer: c.status,
+		Sharing:  c.sharing,
 	}
 }
 

@@ -60,6 +60,9 @@ type Credential struct {
 	// the tokens of 4 credentials at a time from one token endpoint. A request that needs a token does not wait for the
 	// others. Default: false, so that the first request waits for the token.
 	Prefetch bool `json:"prefetch,omitempty"`
+
+	// Share is false if replicas do not share the tokens of this credential, although the app has a Share. Default: true.
+	Share *bool `json:"share,omitempty"`
 }
 
 func (c *Credential) checkDurations() error {
@@ -75,6 +78,9 @@ func (c *Credential) checkDurations() error {
 	}
 	return nil
 }
+
+// shares reports whether replicas may share its tokens.
+func (c *Credential) shares() bool { return c.Share == nil || *c.Share }
 
 // policy is how the credential's source treats time.
 func (c *Credential) policy() token.Policy {

@@ -73,6 +73,7 @@ func (c *client) fetch(ctx context.Context, s secrets) (token.Issued, error) {
 	if err != nil {
 		return token.Issued{}, provider.Misconfigured(err)
 	}
+	c.certificate.Store(certificate)
 	client := s.client
 	client.Do = http.Do
 	req, err := c.provider.NewRequest(ctx, client)

@@ -54,7 +54,7 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 
 // bindTransport makes the transport for tokens that are bound to a certificate, if the credential has one.
 func (h *Handler) bindTransport(transport http.RoundTripper) *boundTransport {
-	if !h.credential.hasCertificate {
+	if h.credential.certificate.Load() == nil {
 		return nil
 	}
 	bound := newBoundTransport(transport)

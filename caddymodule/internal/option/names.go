@@ -12,7 +12,7 @@ import (
 // Names are the words that may be shown where an option's name belongs. Any other could be a secret that stands
 // there by mistake: `client_secret=…` is one word, and a secret may have got onto a line of its own.
 var Names = strings.Fields(`
-	credential replay_memory
+	credential replay_memory share key group
 	provider client_id client_secret api_hosts allow_plaintext refresh_margin fetch_timeout max_wait default_lifetime header
 	prefetch transport ca server_name proxy dial_timeout
 	token_url issuer client_auth basic_encoding client_id_param client_secret_param signing_key signing_key_id signing_alg

@@ -44,3 +44,9 @@ type OpenerFunc func(ctx context.Context) (Store, error)
 
 // Open implements Opener.
 func (f OpenerFunc) Open(ctx context.Context) (Store, error) { return f(ctx) }
+
+// Keyed is an Opener that depends on more than its own configuration. Loaded configurations have a store in common if its
+// configuration and its PoolKey are the same.
+type Keyed interface {
+	PoolKey() string
+}

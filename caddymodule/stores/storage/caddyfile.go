@@ -1,0 +1,45 @@
+package storage
+
+import (
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+)
+
+// UnmarshalCaddyfile sets up the store from Caddyfile tokens. Syntax:
+//
+//	storage [<module> [<args...>] {
+//	    ...
+//	}]
+func (s *Store) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume the store's name
+	if !d.NextArg() {
+		if d.NextBlock(0) {
+			return d.Err("store storage: a block needs the name of a storage module before it")
+		}
+		return nil
+	}
+	const namespace = "caddy.storage"
+	name := d.Val()
+	if _, err := caddy.GetModule(namespace + "." + name); err != nil {
+		var names []string
+		for _, info := range caddy.GetModules(namespace) {
+			names = append(names, info.ID.Name())
+		}
+		return d.Errf("store storage: unknown storage module: this binary has %s", strings.Join(names, ", "))
+	}
+	mod, err := caddyfile.UnmarshalModule(d, namespace+"."+name)
+	if err != nil {
+		return err
+	}
+	if _, ok := mod.(caddy.StorageConverter); !ok {
+		return d.Errf("store storage: %s is not a storage module", name)
+	}
+	s.StorageRaw = caddyconfig.JSONModuleObject(mod, "module", name, nil)
+	return nil
+}
+
+// Interface guard
+var _ caddyfile.Unmarshaler = (*Store)(nil)
