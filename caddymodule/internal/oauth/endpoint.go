@@ -60,24 +60,26 @@ func namesSecret(name string) bool {
 // camelCase finds where a word begins in the middle of a name, as in clientSecret.
 var camelCase = regexp.MustCompile(`(\p{Ll})(\p{Lu})`)
 
-// ResolveEndpoint returns the URL of a token endpoint: the configured one or, without it, the standard one. A configured
-// one without a path is a base URL and gets the standard path.
-func ResolveEndpoint(configured, standard string) (string, error) {
-	if configured == "" {
-		return standard, nil
-	}
-	u, err := ParseEndpoint(configured)
-	if err != nil {
-		return "", err
-	}
-	if strings.Trim(u.Path, "/") == "" {
-		base, err := url.Parse(standard)
+// OrStandard returns a function that resolves the configured URL of a token endpoint. An empty URL stands for the
+// standard URL. A URL without a path gets the path of the standard URL.
+func OrStandard(standard string) func(configured string) (string, error) {
+	return func(configured string) (string, error) {
+		if configured == "" {
+			return standard, nil
+		}
+		u, err := ParseEndpoint(configured)
 		if err != nil {
 			return "", err
 		}
-		u.Path = base.Path
+		if strings.Trim(u.Path, "/") == "" {
+			base, err := url.Parse(standard)
+			if err != nil {
+				return "", err
+			}
+			u.Path = base.Path
+		}
+		return u.String(), nil
 	}
-	return u.String(), nil
 }
 
 // CheckEndpoint reports why a text is not the URL of a token endpoint.

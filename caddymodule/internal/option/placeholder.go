@@ -41,3 +41,16 @@ func ReplaceGlobal(option string, value *string) error {
 	*value = replaced
 	return nil
 }
+
+// Resolve replaces global placeholders in the value of an option and returns what resolve makes of the result. An error
+// names the option.
+func Resolve(option, value string, resolve func(string) (string, error)) (string, error) {
+	if err := ReplaceGlobal(option, &value); err != nil {
+		return "", err
+	}
+	resolved, err := resolve(value)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", option, err)
+	}
+	return resolved, nil
+}

@@ -4,7 +4,6 @@ package elasticpath
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"net/url"
 	"time"
@@ -80,13 +79,9 @@ func (e *Provider) Provision(ctx caddy.Context) error {
 	default:
 		return errors.New("unknown grant: it is client_credentials or implicit")
 	}
-	configured := e.TokenURL
-	if err := option.ReplaceGlobal("token_url", &configured); err != nil {
-		return err
-	}
 	var err error
-	if e.endpoint, err = oauth.ResolveEndpoint(configured, standard); err != nil {
-		return fmt.Errorf("token_url: %w", err)
+	if e.endpoint, err = option.Resolve("token_url", e.TokenURL, oauth.OrStandard(standard)); err != nil {
+		return err
 	}
 	e.warnOfLegacyHost()
 	return nil

@@ -4,7 +4,6 @@ package optoro
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"time"
 
@@ -54,15 +53,9 @@ func (o *Provider) Provision(caddy.Context) error {
 	if !ok {
 		return errors.New("unknown environment: it is production or sandbox")
 	}
-	configured := o.TokenURL
-	if err := option.ReplaceGlobal("token_url", &configured); err != nil {
-		return err
-	}
 	var err error
-	if o.endpoint, err = oauth.ResolveEndpoint(configured, standard); err != nil {
-		return fmt.Errorf("token_url: %w", err)
-	}
-	return nil
+	o.endpoint, err = option.Resolve("token_url", o.TokenURL, oauth.OrStandard(standard))
+	return err
 }
 
 // UnmarshalCaddyfile sets up the provider from Caddyfile tokens. Syntax:
