@@ -4,8 +4,16 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// Error is a failure to get a token. Its Kind decides what the application is told and when the app tries again. Its
-// Reason is shown to operators, so it must not quote the token endpoint.
+// Error is a failure to get a token. Set these fields:
+//
+//   - Kind (Kind) decides the status that the application gets and when the app tries again. Required.
+//   - Reason (string) describes the failure to operators. It must not quote the token endpoint or a secret. Required.
+//   - Status (int) is the HTTP status of the token endpoint. Zero means that it did not answer.
+//   - Code (string) is the error code of the token endpoint (RFC 6749 section 5.2), if any. Operators see it, so it must not
+//     be free text.
+//   - RetryAfter (time.Duration) is how long the token endpoint asked the client to wait. Zero means that it did not ask.
+//
+// The app sets RetryAt, and may set Cause.
 type Error = token.Error
 
 // Kind is the kind of a failure.
@@ -13,21 +21,21 @@ type Kind = token.Kind
 
 // The kinds of failure.
 const (
-	// Unavailable: the token endpoint cannot be reached, or asks the client to come back later. The app tries again, with
-	// growing pauses. The application gets status 503.
+	// Unavailable is the kind if the token endpoint cannot be reached or asks the client to come back later. The app tries
+	// again after growing pauses. The application gets status 503.
 	Unavailable = token.Unavailable
 
-	// Refused: the token endpoint refused the credential, or the configuration is wrong. The app tries again after at
-	// least 30 seconds, or as soon as a secret changes. The application gets status 502.
+	// Refused is the kind if the token endpoint refused the credential or the configuration is wrong. The app tries again
+	// after at least 30 seconds, or as soon as a secret changes. The application gets status 502.
 	Refused = token.Refused
 
-	// Unreadable: the token endpoint answered, but without a token that can be used. The app tries again, with growing
+	// Unreadable is the kind if the token endpoint answered without a usable token. The app tries again after growing
 	// pauses. The application gets status 502.
 	Unreadable = token.Unreadable
 )
 
-// Misconfigured makes the failure of a provider that cannot build a request because of its own configuration. The text
-// of err is shown to operators, so err must name the option and must not quote a secret.
+// Misconfigured returns the failure of a provider that cannot build a request because of its configuration. Its kind is
+// Refused. Operators see the text of err, so err must name the option and must not quote a secret.
 func Misconfigured(err error) *Error {
 	return &Error{Kind: Refused, Reason: err.Error()}
 }

@@ -2,24 +2,26 @@ package provider
 
 import "time"
 
-// Discoverer is a Provider that can be given an issuer in the place of a token endpoint.
+// Discoverer is a Provider whose configuration can name an issuer instead of a token endpoint.
 type Discoverer interface {
-	// ByIssuer reports whether Endpoint returns an issuer (RFC 8414). The provider then finds the token endpoint in the
-	// issuer's metadata.
+	// ByIssuer reports whether the configuration names an issuer. Endpoint then returns the URL of the issuer, and
+	// NewRequest finds the token endpoint in the issuer's metadata (RFC 8414).
 	ByIssuer() bool
 }
 
 // Learner is a Provider that remembers between token requests where the token endpoint is.
 type Learner interface {
-	// Doubt tells the provider that a token request failed, and how.
+	// Doubt reports that a token request failed with err. The token endpoint may have moved.
 	Doubt(err error)
 
-	// Inherit takes over what the provider of the same credential learned before a reload.
+	// Inherit copies what another provider has learned. The app calls it after a reload, with the provider that the
+	// credential had before.
 	Inherit(from Provider)
 }
 
-// Stubber is a Provider whose token endpoint can be imitated, for SDKs that insist on requesting a token themselves.
+// Stubber is a Provider whose token endpoint the app can imitate, for SDKs that insist on requesting a token themselves.
 type Stubber interface {
-	// Stub returns the JSON of an answer with this token, which is valid from now for the lifetime.
+	// Stub returns the answer of the imitated token endpoint, which the app encodes as JSON. The token is valid from now
+	// for the lifetime.
 	Stub(token string, now time.Time, lifetime time.Duration) any
 }

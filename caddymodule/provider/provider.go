@@ -1,14 +1,20 @@
-// Package provider is what it takes to teach token_proxy another kind of token endpoint.
+// Package provider lets other modules add providers to token_proxy. A provider supports one kind of token endpoint.
 //
 // A provider is a Caddy module in the namespace token_proxy.providers that implements [Provider]. It builds the request
-// for one token and reads the answer. The app around it does the rest. It caches tokens, refreshes them before they
-// expire, retries, bounds requests and answers, and keeps secrets and tokens out of logs and errors.
+// for a token and reads the answer. The app token_proxy does the rest. It caches tokens, refreshes them before they
+// expire, retries, limits the size and the time of answers, and keeps secrets and tokens out of logs and errors.
 //
-// A provider that needs more than that implements the optional interfaces [SecretHolder], [SecretChecker],
-// [CertificateHolder], [Discoverer], [Learner] and [Stubber]. A provider that can be configured in a Caddyfile
-// implements Caddy's caddyfile.Unmarshaler as well.
+// A provider can also implement these interfaces:
 //
-// The folder examples/provider has a complete provider with a secret of its own.
+//   - [SecretHolder] for secrets of its own,
+//   - [SecretChecker] to check the client secret when Caddy loads the configuration,
+//   - [CertificateHolder] for a TLS client certificate,
+//   - [Discoverer] for a token endpoint that the metadata of an issuer names,
+//   - [Learner] to remember something between token requests,
+//   - [Stubber] for SDKs that insist on requesting a token themselves,
+//   - Caddy's caddyfile.Unmarshaler for the Caddyfile.
+//
+// The folder examples/provider of the repository has a complete provider with a secret of its own.
 package provider
 
 import (
@@ -16,39 +22,43 @@ import (
 	"net/http"
 )
 
-// Provider knows one kind of token endpoint.
+// Provider supports one kind of token endpoint.
 //
-// It must be safe for concurrent use, and must not keep what it is given. The app identifies a token by the provider's
-// JSON configuration, so each field that shapes a token must be part of that JSON.
+// A Provider must be safe for concurrent use. It must not keep a Client or an Answer after a method returns.
+//
+// Credentials share tokens if they have the same client, the same transport and the same JSON configuration of the
+// provider. Each field that makes a difference to the token must therefore be part of that JSON.
 type Provider interface {
-	// Endpoint returns the URL of the token endpoint or, if the provider is a Discoverer, the URL of the issuer. The app
-	// calls it after provisioning and refuses plaintext URLs beyond loopback, unless the operator sets allow_plaintext.
+	// Endpoint returns the URL of the token endpoint or, for a Discoverer that has an issuer, the URL of the issuer. The
+	// app calls it after Provision. Caddy does not load a configuration with an http URL beyond loopback, unless the
+	// operator sets allow_plaintext.
 	Endpoint() string
 
-	// NeedsSecret reports whether client_secret is required. If it is not, the app refuses a configuration that has one.
+	// NeedsSecret reports whether the provider uses client_secret. If it does, client_secret is required. If it does not,
+	// Caddy does not load a configuration with client_secret.
 	NeedsSecret() bool
 
-	// NewRequest builds the request for one token. The app shows the text of an error of type *Error. It hides the text
-	// of any other error.
+	// NewRequest builds the request for a token. Operators see the text of an error of type *Error. The app hides the text
+	// of all other errors, because they may quote a secret.
 	NewRequest(ctx context.Context, client Client) (*http.Request, error)
 
-	// ReadAnswer turns the answer of the token endpoint into a token. It reports failures as *Error.
+	// ReadAnswer returns the token in the answer of the token endpoint. Its errors are of type *Error.
 	ReadAnswer(answer *Answer) (Issued, error)
 }
 
-// Client is the identity that the app requests a token for. The app reads it anew for each token request, because secrets
-// in files can change.
+// Client is the client that requests a token. The app reads it again for each token request, because secrets in files can
+// change.
 type Client struct {
 	// ID is the client identifier (RFC 6749 section 2.2).
 	ID string
 
-	// Secret is the client secret. It is empty if the provider needs none.
+	// Secret is the client secret. It is empty if NeedsSecret returns false.
 	Secret Secret
 
-	// Secrets are the provider's own secrets, if it is a SecretHolder.
+	// Secrets are the provider's own secrets. It is nil unless the provider is a SecretHolder.
 	Secrets Secrets
 
-	// Do sends a request that must come before the token request, such as one for metadata. It uses the credential's
-	// transport, with the same limits as a token request. Its error, if any, is an *Error.
+	// Do sends a request that must precede the token request, such as a request for metadata. It uses the transport of the
+	// credential and the limits of a token request. Its errors are of type *Error.
 	Do func(req *http.Request) (*Answer, error)
 }

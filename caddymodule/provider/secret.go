@@ -6,36 +6,41 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// Secret is text that prints as "[redacted]" in every format. Its Reveal method returns the text.
+// Secret is text that prints and marshals as "[redacted]". Its method Reveal returns the text, and Empty reports whether it
+// is empty.
+//
+// A field of a provider's configuration cannot be a Secret, because the JSON of the configuration would lose the text. Use a
+// field that names where the secret is, such as the path of a file.
 type Secret = token.Secret
 
-// NewSecret makes a Secret of a text.
+// NewSecret returns a Secret with this text.
 func NewSecret(text string) Secret { return token.NewSecret(text) }
 
-// Secrets are a provider's own secrets by the option that each one comes from.
+// Secrets are a provider's own secrets, by the name of their option.
 type Secrets map[string]Secret
 
-// SecretHolder is a Provider with secrets beside the client secret, such as a signing key.
+// SecretHolder is a Provider with secrets of its own, such as a signing key, in addition to the client secret.
 type SecretHolder interface {
-	// Secrets reads the secrets as they are now. An error names the option.
+	// Secrets reads the current secrets. An error names the option.
 	//
-	// The app calls it once for each token request and passes the result on in Client.Secrets, so that one request cannot
-	// mix the old and the new content of files. The app never shows any of the secrets. If one has changed since the token
-	// endpoint refused a request, the app sends the next request without a pause.
+	// The app calls Secrets once for each token request, and NewRequest gets the result in Client.Secrets. A request
+	// therefore never mixes the old and the new content of a file. The app keeps all of these secrets out of logs and
+	// errors. If a secret has changed since the token endpoint refused a request, the next request goes out without a
+	// pause.
 	Secrets() (Secrets, error)
 }
 
 // SecretChecker is a Provider that cannot use every client secret.
 type SecretChecker interface {
-	// CheckSecret reports what is wrong with a client secret when the configuration is loaded. Its error must not show
-	// the secret.
+	// CheckSecret returns an error if the provider cannot use the client secret. The app calls it when Caddy loads the
+	// configuration. The error must not quote the secret.
 	CheckSecret(secret Secret) error
 }
 
-// CertificateHolder is a Provider whose client has a TLS certificate (RFC 8705). The app presents it to the token
-// endpoint, and to APIs that request one, because tokens may be bound to it.
+// CertificateHolder is a SecretHolder whose client has a TLS certificate (RFC 8705). The app presents the certificate to the
+// token endpoint. The token may be bound to the certificate, so the app also presents it to each API that requests one.
 type CertificateHolder interface {
-	// Certificate makes the certificate from the secrets that the app has read for a token request. It returns nil if the
-	// client has no certificate. An error names the option.
+	// Certificate returns the certificate, made from the secrets that SecretHolder.Secrets has read for this token request.
+	// It returns nil if the client has no certificate. An error names the option.
 	Certificate(secrets Secrets) (*tls.Certificate, error)
 }

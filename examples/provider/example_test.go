@@ -17,7 +17,7 @@ import (
 	_ "github.com/tokenproxy/caddy-token-proxy/examples/provider"
 )
 
-// In a Caddyfile, a provider of another module is used like those that come with the app.
+// The Caddyfile names a provider of another module like the providers of the app.
 func Example() {
 	office := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, `{"ticket": {"number": "for-%s-%s", "seconds": 600}}`, r.Header.Get("X-Visitor"), r.Header.Get("X-Badge"))

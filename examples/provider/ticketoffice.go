@@ -1,5 +1,5 @@
-// Package ticketoffice is an example of a provider that is not part of caddy-token-proxy: it asks a ticket office, which
-// is no OAuth 2.0 server, for tickets. Import it for its effect in the program that you build, beside caddymodule:
+// Package ticketoffice is an example of a provider outside of caddy-token-proxy. Its token endpoint is a ticket office,
+// which does not speak OAuth 2.0, and its tokens are tickets. Build Caddy with both modules:
 //
 //	xcaddy build --with github.com/tokenproxy/caddy-token-proxy/caddymodule --with example.com/ticketoffice
 package ticketoffice
@@ -21,9 +21,10 @@ func init() {
 	caddy.RegisterModule(Provider{})
 }
 
-// Provider asks a ticket office for tickets. A visitor shows a password, which is the client secret, and a badge.
+// Provider requests tickets from a ticket office. A visitor, which is the client, shows a password and a badge. The
+// password is the client secret.
 type Provider struct {
-	// URL is where tickets are sold. Required.
+	// URL is the URL of the ticket office. Required.
 	URL string `json:"url,omitempty"`
 
 	// BadgeFile is the path of a file with the number of the visitor's badge. Required.
@@ -44,7 +45,7 @@ func (Provider) CaddyModule() caddy.ModuleInfo {
 func (p *Provider) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume the provider's name
 	if !d.AllArgs(&p.URL, &p.BadgeFile) {
-		return d.Err("provider ticket_office takes a URL and the path of a badge")
+		return d.Err("provider ticket_office takes a URL and the path of the file with the badge")
 	}
 	return nil
 }
@@ -55,8 +56,8 @@ func (p *Provider) Endpoint() string { return p.URL }
 // NeedsSecret implements provider.Provider.
 func (p *Provider) NeedsSecret() bool { return true }
 
-// Secrets implements provider.SecretHolder. The app calls it for each ticket, so a new badge needs no reload, and keeps
-// the badge out of everything that it shows.
+// Secrets implements provider.SecretHolder. The app calls it for each ticket, so a new badge needs no reload. The app
+// keeps the badge out of logs and errors.
 func (p *Provider) Secrets() (provider.Secrets, error) {
 	badge, err := os.ReadFile(p.BadgeFile)
 	if err != nil {
@@ -79,7 +80,7 @@ func (p *Provider) NewRequest(ctx context.Context, client provider.Client) (*htt
 
 // ReadAnswer implements provider.Provider.
 func (p *Provider) ReadAnswer(answer *provider.Answer) (provider.Issued, error) {
-	if answer.Status == http.StatusConflict { // the office counts its takings
+	if answer.Status == http.StatusConflict { // how this office announces its closing time
 		return provider.Issued{}, &provider.Error{Kind: provider.Unavailable, Status: answer.Status, Reason: "the ticket office is closed"}
 	}
 	return answer.Read(provider.Layout{
