@@ -1,4 +1,4 @@
-// Package option parses options: those of a Caddyfile, and the values that come from the environment or from files.
+// Package option parses the options of a Caddyfile and reads values from the environment and from files.
 package option
 
 import (
@@ -7,8 +7,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
 
-// Block parses the options of a block, of which only the repeatable ones may stand more than once. It returns which
-// were there.
+// Block calls parse for each option of a block. An option that is not repeatable may occur only once. Block returns the
+// options that occur.
 func Block(d *caddyfile.Dispenser, parse func(*caddyfile.Dispenser) error, repeatable ...string) (Set, error) {
 	seen := make(Set)
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
@@ -24,10 +24,10 @@ func Block(d *caddyfile.Dispenser, parse func(*caddyfile.Dispenser) error, repea
 	return seen, nil
 }
 
-// Set remembers which options of a block were there.
+// Set holds the options that occur in a block.
 type Set map[string]bool
 
-// Add refuses an option that stands twice: one of the two would be ignored.
+// Add adds the current option. It returns an error if the set has the option, because Caddy would ignore one of the two.
 func (s Set) Add(d *caddyfile.Dispenser) error {
 	if s[d.Val()] {
 		return d.Errf("%s is already specified", d.Val())

@@ -11,70 +11,72 @@ import (
 )
 
 const (
-	// maxSecretFile bounds a secret file: what is larger is another file.
+	// maxSecretFile limits the size of a file. A larger file is no secret, and was probably named by mistake.
 	maxSecretFile = 64 << 10
 
-	// FileTimeout bounds the reading of one file. A disk takes milliseconds; a mount whose server is gone takes for ever.
+	// FileTimeout limits the time to read a file. A disk takes milliseconds. A mount without its server takes for ever.
 	FileTimeout = 2 * time.Second
 
-	// maxStuckReads bounds, for each file, the readings that the operating system does not let go of: each holds a
-	// thread.
+	// maxStuckReads limits the reads of one file that hang in the operating system, because each of them holds a thread.
 	maxStuckReads = 4
 )
 
-// smallFile is what a file holds, and who may read it.
+// smallFile is the content of a file and its permissions.
 type smallFile struct {
 	content string
 	mode    fs.FileMode
 }
 
-// fileReader reads the files that options name. It waits for no file longer than fileTimeout, whatever the file is:
-// files are read while a configuration is loaded, which holds Caddy's lock, and for each token request.
+// fileReader reads the files that options name. It waits at most FileTimeout for a file, because Caddy holds its lock
+// while it loads a configuration, and because each token request reads files.
 type fileReader struct {
-	// read reads a file, and may block for ever.
+	// read reads a file. It may block for ever.
 	read func(name string) (smallFile, error)
 
 	mu    sync.Mutex
-	paths map[string]*filePath // those that are being read
+	paths map[string]*filePath // the files that are being read
 }
 
-// filePath is what is known of a path while at least one reading of it has not ended.
+// filePath holds the reads of one file. It exists while at least one of them runs.
 type filePath struct {
-	latest  *fileReading
+	latest  *fileRead
 	running int
 }
 
-// fileReading is one reading of a file, for all who want the file meanwhile.
-type fileReading struct {
+// fileRead is one read of a file. All callers that need the file in the meantime share it.
+type fileRead struct {
 	began time.Time
 	done  chan struct{}
 	file  smallFile
 	err   error
 }
 
-// files is the one reader of all options.
+// files reads the files of all options.
 var files = newFileReader(readRegular)
 
 func newFileReader(read func(name string) (smallFile, error)) *fileReader {
 	return &fileReader{read: read, paths: make(map[string]*filePath)}
 }
 
-// Read returns what the file holds now, or an error that names the file and the cause.
+// Read returns the current content of a file. An error names the file and the cause.
 func (r *fileReader) Read(name string) (smallFile, error) {
-	reading := r.begin(name)
-	timer := time.NewTimer(time.Until(reading.began.Add(FileTimeout)))
+	read := r.join(name)
+	timer := time.NewTimer(time.Until(read.began.Add(FileTimeout)))
 	defer timer.Stop()
 	select {
-	case <-reading.done:
-		return reading.file, reading.err
+	case <-read.done:
+		return read.file, read.err
 	case <-timer.C:
-		return smallFile{}, fmt.Errorf("the file %s could not be read within %s: the disk or the mount that it is on does not answer", name, FileTimeout)
+		return smallFile{}, fmt.Errorf("the file %s could not be read within %s, because its disk or its mount does not answer", name, FileTimeout)
 	}
 }
 
-// begin returns the reading that runs, or starts one. A reading that is stuck is joined as well, which fails at once,
-// but not for ever: the file may be another one by now. The pauses double, and their number is bounded.
-func (r *fileReader) begin(name string) *fileReading {
+// join returns the latest running read of the file, or starts one.
+//
+// A read hangs if it has run for FileTimeout. The callers that join it fail at once. After a pause, join starts another
+// read, because the operator may have replaced the mount. The pause doubles with each read that hangs. With maxStuckReads
+// of them, join starts no more.
+func (r *fileReader) join(name string) *fileRead {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	p := r.paths[name]
@@ -85,21 +87,21 @@ func (r *fileReader) begin(name string) *fileReading {
 	if p.latest != nil && (p.running >= maxStuckReads || time.Since(p.latest.began) < FileTimeout<<p.running) {
 		return p.latest
 	}
-	reading := &fileReading{began: time.Now(), done: make(chan struct{})}
-	p.latest = reading
+	read := &fileRead{began: time.Now(), done: make(chan struct{})}
+	p.latest = read
 	p.running++
-	go r.run(name, reading)
-	return reading
+	go r.run(name, read)
+	return read
 }
 
-func (r *fileReader) run(name string, reading *fileReading) {
-	reading.file, reading.err = r.read(name)
+func (r *fileReader) run(name string, read *fileRead) {
+	read.file, read.err = r.read(name)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	close(reading.done)
+	close(read.done)
 	p := r.paths[name]
 	p.running--
-	if p.latest == reading {
+	if p.latest == read {
 		p.latest = nil
 	}
 	if p.running == 0 {
@@ -107,10 +109,10 @@ func (r *fileReader) run(name string, reading *fileReading) {
 	}
 }
 
-// readRegular reads a regular file, or what a symbolic link leads to, as Kubernetes mounts secrets. Anything else may
-// have no end, or wait for a writer that never comes.
+// readRegular reads a regular file. It follows symbolic links, because Kubernetes mounts secrets with them. A device may
+// have no end, and a FIFO may wait for a writer that never comes.
 func readRegular(name string) (smallFile, error) {
-	info, err := os.Stat(name) // before the file is opened, which does something to a device
+	info, err := os.Stat(name) // opening a device may have effects, so look first
 	if err != nil {
 		return smallFile{}, err // names the file and the cause
 	}
@@ -120,7 +122,8 @@ func readRegular(name string) (smallFile, error) {
 	return openRegular(name)
 }
 
-// openRegular does not trust that the file is still the one that was looked at: a FIFO may be in its place.
+// openRegular checks the open file again, because a FIFO may have taken the place of the regular file. O_NONBLOCK keeps
+// it from waiting for the FIFO's writer.
 func openRegular(name string) (smallFile, error) {
 	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -146,7 +149,8 @@ func openRegular(name string) (smallFile, error) {
 
 func notRegular(name string) error { return fmt.Errorf("%s is not a regular file", name) }
 
-// ReadFile returns the content of a file.
+// ReadFile returns the current content of a regular file. It fails if the file is larger than 64 KiB or if reading it
+// takes longer than FileTimeout. The error names the file.
 func ReadFile(name string) (string, error) {
 	file, err := files.Read(name)
 	return file.content, err

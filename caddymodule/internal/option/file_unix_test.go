@@ -16,8 +16,8 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest"
 )
 
-// Only regular files are read, and what a symlink leads to.
-func TestIrregularFilesAreRefused(t *testing.T) {
+// The reader reads only regular files. It follows symbolic links.
+func TestIrregularFiles(t *testing.T) {
 	for what, name := range caddytest.IrregularFiles(t) {
 		started := time.Now()
 		file, err := files.Read(name)
@@ -41,7 +41,7 @@ func TestIrregularFilesAreRefused(t *testing.T) {
 	}
 }
 
-// Between the look at a file and its opening, something else may take its place.
+// Another file may take the place of a regular file between the check and the opening.
 func TestOpeningIrregularFilesDoesNotBlock(t *testing.T) {
 	for what, name := range caddytest.IrregularFiles(t) {
 		done := make(chan error, 1)
@@ -60,7 +60,7 @@ func TestOpeningIrregularFilesDoesNotBlock(t *testing.T) {
 	}
 }
 
-// hungDisk is a disk whose reads hang until it is repaired.
+// hungDisk is a disk whose reads hang until the test repairs it.
 type hungDisk struct {
 	gate chan struct{}
 	hung atomic.Bool
@@ -81,8 +81,8 @@ func (d *hungDisk) read(name string) (smallFile, error) {
 	return smallFile{content: "content of " + name}, nil
 }
 
-// A mount that does not answer holds nobody longer than two seconds, holds no other file at all, and costs a few
-// goroutines at most.
+// A mount that does not answer delays no caller for more than two seconds and does not delay the other files. It costs at
+// most maxStuckReads goroutines.
 func TestHungMount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newHungDisk()
@@ -98,10 +98,10 @@ func TestHungMount(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 		}
 		if longest > FileTimeout {
-			t.Errorf("somebody waited %s", longest)
+			t.Errorf("a caller waited %s", longest)
 		}
 		if n := d.all.Load(); n != maxStuckReads {
-			t.Errorf("%d readings hang, want %d", n, maxStuckReads)
+			t.Errorf("%d reads hang, want %d", n, maxStuckReads)
 		}
 
 		d.hung.Store(false)
@@ -115,18 +115,18 @@ func TestHungMount(t *testing.T) {
 		}
 		synctest.Wait()
 		if len(r.paths) != 0 {
-			t.Errorf("%d paths are remembered", len(r.paths))
+			t.Errorf("the reader still holds %d paths", len(r.paths))
 		}
 	})
 }
 
-// A mount is replaced while a reading of the old one still hangs, and will for ever.
+// The operator replaces a mount while a read of the old mount hangs for ever.
 func TestHungMountIsReplaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newHungDisk()
 		r := newFileReader(d.read)
 		if _, err := r.Read("a"); err == nil {
-			t.Fatal("it is read")
+			t.Fatal("the read succeeded on a mount that hangs")
 		}
 		d.hung.Store(false)
 		time.Sleep(FileTimeout << 1)
@@ -139,8 +139,8 @@ func TestHungMountIsReplaced(t *testing.T) {
 	})
 }
 
-// Those who want a file at the same time share one reading.
-func TestReadingsAreShared(t *testing.T) {
+// Callers that need a file at the same time share one read.
+func TestReadsAreShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newHungDisk()
 		r := newFileReader(d.read)
@@ -155,7 +155,7 @@ func TestReadingsAreShared(t *testing.T) {
 		close(d.gate)
 		synctest.Wait()
 		if n := d.all.Load(); n != 1 {
-			t.Errorf("%d readings, want one", n)
+			t.Errorf("%d reads, want one", n)
 		}
 	})
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
 
-// Names are the words that may be shown where an option's name belongs. Any other could be a secret that stands
-// there by mistake: `client_secret=…` is one word, and a secret may have got onto a line of its own.
+// Names are the names of all options. An error may show only these words in the place of an option. Any other word could
+// be a secret, because an operator may write `client_secret=…` or put the secret onto a line of its own.
 var Names = strings.Fields(`
 	credential replay_memory share key group
 	provider client_id client_secret api_hosts allow_plaintext refresh_margin fetch_timeout max_wait default_lifetime header
@@ -22,12 +22,14 @@ var Names = strings.Fields(`
 	store
 	client_authorization on_unauthorized replay_buffer clients cross_site token_stub`)
 
-// Unrecognized refuses an option. It shows a word only if that is the name of an option, somewhere else.
-func Unrecognized(d *caddyfile.Dispenser, where string) error {
-	return d.Errf("unrecognized option of %s: %s", where, AboutWord(d.Val()))
+// Unrecognized returns the error for an option that the place does not have. It shows the option only if another place has
+// it.
+func Unrecognized(d *caddyfile.Dispenser, place string) error {
+	return d.Errf("unrecognized option of %s: %s", place, AboutWord(d.Val()))
 }
 
-// AboutWord says what can be said of an unrecognized word.
+// AboutWord describes an unrecognized word for an error. It returns the name of an option if the word begins with one, a
+// suggestion if the word resembles one, or else a text without the word.
 func AboutWord(word string) string {
 	if word == "{" {
 		return word
@@ -47,17 +49,17 @@ func AboutWord(word string) string {
 	return "it is not shown, because it could be a secret"
 }
 
-// similar reports whether a word is a known one with a slip or two of the finger.
+// similar reports whether a word is a known word with one or two typing errors.
 func similar(word, known string) bool {
-	slips := 2
+	limit := 2
 	if len(known) < 6 {
-		slips = 1
+		limit = 1
 	}
-	return len(known) > 2 && distance(word, known, slips) <= slips
+	return len(known) > 2 && distance(word, known, limit) <= limit
 }
 
-// distance is the number of letters to insert, to remove or to replace that makes a of b; anything above limit counts the
-// same.
+// distance returns how many letters must be inserted, removed or replaced to turn b into a (the Levenshtein distance).
+// Above limit, the result is only known to be greater than limit.
 func distance(a, b string, limit int) int {
 	if len(a)-len(b) > limit || len(b)-len(a) > limit {
 		return limit + 1
@@ -81,7 +83,8 @@ func distance(a, b string, limit int) int {
 	return row[len(b)]
 }
 
-// HideSubdirective removes a word that reverse_proxy does not know from its error, for the same reason.
+// HideSubdirective replaces the unrecognized word in an error of reverse_proxy by what AboutWord returns, because the word
+// could be a secret. It returns all other errors unchanged.
 func HideSubdirective(err error) error {
 	const unknown = "unrecognized subdirective "
 	if err == nil {
@@ -91,7 +94,7 @@ func HideSubdirective(err error) error {
 	if !found {
 		return err
 	}
-	place := strings.LastIndex(after, ", at ") // where it is, which Caddy adds
+	place := strings.LastIndex(after, ", at ") // Caddy appends the file and the line
 	if place < 0 {
 		place = len(after)
 	}

@@ -19,7 +19,7 @@ func TestDistance(t *testing.T) {
 	}
 }
 
-// Errors of reverse_proxy keep their place, and lose the word.
+// An error of reverse_proxy keeps its file and line and loses the word.
 func TestHideSubdirective(t *testing.T) {
 	for text, want := range map[string]string{
 		"unrecognized subdirective hunter, at 2, at Caddyfile:3 import chain ['a']": "unrecognized subdirective: it is not shown, because it could be a secret, at Caddyfile:3 import chain ['a']",
@@ -31,6 +31,6 @@ func TestHideSubdirective(t *testing.T) {
 		}
 	}
 	if HideSubdirective(nil) != nil {
-		t.Error("no error becomes one")
+		t.Error("nil becomes an error")
 	}
 }

@@ -9,12 +9,12 @@ import (
 	"github.com/dustin/go-humanize"
 )
 
-// String parses an option that takes exactly one argument. Its errors do not repeat it, as those of
-// d.ArgErr do.
+// String parses an option that takes exactly one value, which must not be empty. Its errors do not quote the value, which
+// may be a secret. (Those of d.ArgErr do.)
 func String(d *caddyfile.Dispenser, into *string) error {
 	option := d.Val()
 	if !d.AllArgs(into) {
-		return d.Errf("%s takes exactly one value: quote it if it has spaces in it", option)
+		return d.Errf("%s takes exactly one value; quote a value with spaces", option)
 	}
 	if *into == "" {
 		return d.Errf("%s is empty", option)
@@ -22,7 +22,8 @@ func String(d *caddyfile.Dispenser, into *string) error {
 	return nil
 }
 
-// Secret parses a value that may be secret; its errors do not repeat it.
+// Secret parses an option whose value is a placeholder that NewReader accepts, or the secret itself. Its errors do not
+// quote the value.
 func Secret(d *caddyfile.Dispenser, into *string) error {
 	option := d.Val()
 	if err := String(d, into); err != nil {
@@ -34,19 +35,19 @@ func Secret(d *caddyfile.Dispenser, into *string) error {
 	return nil
 }
 
-// Choice parses an option that takes one of a few words.
+// Choice parses an option that takes one of the words.
 func Choice(d *caddyfile.Dispenser, into *string, words ...string) error {
 	option := d.Val()
 	if err := String(d, into); err != nil {
 		return err
 	}
 	if !slices.Contains(words, *into) {
-		return d.Errf("%s: unknown value: it is one of %s", option, strings.Join(words, ", "))
+		return d.Errf("%s: unknown value, must be one of %s", option, strings.Join(words, ", "))
 	}
 	return nil
 }
 
-// Duration parses a duration above zero.
+// Duration parses an option that takes a duration above zero.
 func Duration(d *caddyfile.Dispenser, into *caddy.Duration) error {
 	option := d.Val()
 	var text string
@@ -61,8 +62,8 @@ func Duration(d *caddyfile.Dispenser, into *caddy.Duration) error {
 	return nil
 }
 
-// Checked parses a value that may have placeholders in it; what can be checked without an environment is
-// checked here.
+// Checked parses an option and checks its value. It does not check a value with placeholders, because they are replaced
+// only when Caddy loads the configuration.
 func Checked(d *caddyfile.Dispenser, into *string, check func(string) error) error {
 	option := d.Val()
 	if err := String(d, into); err != nil {
@@ -77,6 +78,7 @@ func Checked(d *caddyfile.Dispenser, into *string, check func(string) error) err
 	return nil
 }
 
+// NoValue parses an option that takes no value.
 func NoValue(d *caddyfile.Dispenser) error {
 	option := d.Val()
 	if d.NextArg() {
@@ -85,7 +87,7 @@ func NoValue(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// Size parses a number of bytes, with a unit or without.
+// Size parses an option that takes a number of bytes, with or without a unit, of at most most bytes.
 func Size(d *caddyfile.Dispenser, into **int64, most uint64) error {
 	option := d.Val()
 	var text string

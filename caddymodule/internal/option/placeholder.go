@@ -1,15 +1,15 @@
 package option
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 )
 
-// ReplaceGlobals replaces global placeholders. Files are read as those of all other options are: Caddy's own {file.*}
-// would wait for a FIFO for ever, and turns a file that cannot be read into an empty text.
+// ReplaceGlobals replaces global placeholders. It returns an error for a placeholder that is unknown, that is empty, or
+// whose file cannot be read. It reads {file.*} with ReadFile, because Caddy's own {file.*} waits for a FIFO for ever and
+// turns an unreadable file into an empty text.
 func ReplaceGlobals(text string) (string, error) {
 	return caddy.NewReplacer().WithoutFile().ReplaceFunc(text, func(name string, value any) (any, error) {
 		if path, ok := strings.CutPrefix(name, "file."); ok {
@@ -23,16 +23,16 @@ func ReplaceGlobals(text string) (string, error) {
 			return value, nil
 		}
 		if value == nil {
-			return nil, errors.New("unknown placeholder: use {env.NAME} or {file./path}")
+			return nil, errUnknownPlaceholder
 		}
 		if caddy.ToString(value) == "" {
-			return nil, fmt.Errorf("the placeholder {%s} stands for nothing", name)
+			return nil, fmt.Errorf("the placeholder {%s} is empty", name)
 		}
 		return value, nil
 	})
 }
 
-// ReplaceGlobal replaces global placeholders in the value of an option.
+// ReplaceGlobal replaces global placeholders in the value of an option. An error names the option.
 func ReplaceGlobal(option string, value *string) error {
 	replaced, err := ReplaceGlobals(*value)
 	if err != nil {

@@ -14,9 +14,8 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// Source is where a secret comes from, as configured: one whole-value placeholder, {env.NAME} or
-// {file./path}, or the secret itself. In JSON configuration it is a plain string; printed in any other way, it
-// shows as "[redacted]".
+// Source is the configured value of an option that may be secret. It is either the placeholder {env.NAME} or {file./path}, or the secret
+// itself. In JSON it is a plain string. It prints as "[redacted]".
 type Source string
 
 // String implements fmt.Stringer.
@@ -32,20 +31,28 @@ func (Source) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte("[redacted]"))
 func (Source) LogValue() slog.Value { return slog.StringValue("[redacted]") }
 
 var (
+	// WholePlaceholder matches a value that is {env.NAME} or {file./path} as a whole.
 	WholePlaceholder = regexp.MustCompile(`^\{(env|file)\.([^{}]+)\}$`)
-	PartPlaceholder  = regexp.MustCompile(`\{(env|file)\.[^{}]*\}`)
-	anyPlaceholder   = regexp.MustCompile(`^\{[^{}"]*\}$`) // but no JSON, as keys are written in
+
+	// PartPlaceholder matches {env.NAME} or {file./path} anywhere in a value.
+	PartPlaceholder = regexp.MustCompile(`\{(env|file)\.[^{}]*\}`)
+
+	// anyPlaceholder matches a value that looks like a placeholder. It does not match a key in JSON (RFC 7517).
+	anyPlaceholder = regexp.MustCompile(`^\{[^{}"]*\}$`)
 )
 
-// Reader reads one configured value. A file is read at each call, so that a rotated secret needs no reload.
-// Caddy's own {file.*} is not used, because it turns an unreadable file into an empty value.
+var errUnknownPlaceholder = errors.New("unknown placeholder; use {env.NAME} or {file./path}")
+
+// Reader reads the current value of a Source. It reads the variable or the file at each call, so a rotated secret needs no
+// reload. It does not use Caddy's own {file.*}, which turns an unreadable file into an empty value.
 type Reader struct {
 	literal token.Secret
 	env     string
 	file    string
 }
 
-// NewReader parses a configured value. Its errors do not repeat it.
+// NewReader parses the text of a Source. It returns an error if the text is empty, or looks like a mistyped placeholder.
+// Its errors do not quote the text.
 func NewReader(configured string) (Reader, error) {
 	if m := WholePlaceholder.FindStringSubmatch(configured); m != nil {
 		if m[1] == "env" {
@@ -59,7 +66,7 @@ func NewReader(configured string) (Reader, error) {
 	case PartPlaceholder.MatchString(configured):
 		return Reader{}, errors.New("a placeholder must be the whole value")
 	case anyPlaceholder.MatchString(configured):
-		return Reader{}, errors.New("unknown placeholder: use {env.NAME} or {file./path}")
+		return Reader{}, errUnknownPlaceholder
 	}
 	return Reader{literal: token.NewSecret(configured)}, nil
 }
@@ -67,8 +74,8 @@ func NewReader(configured string) (Reader, error) {
 // IsLiteral reports whether the configuration holds the value itself.
 func (r Reader) IsLiteral() bool { return r.env == "" && r.file == "" }
 
-// Identity is what the value is known by in an identity key: where it comes from, or a digest of it. The content of
-// a file is left out, so that the token obtained with the old content is served until the new one is needed.
+// Identity adds the value to a key. It adds the name of the variable or of the file, or a digest of a literal. It does not
+// add the content of a file, so that the token obtained with the old content stays in use until it needs a refresh.
 func (r Reader) Identity(b *token.KeyBuilder, option string) {
 	if r.IsLiteral() {
 		b.Secret(option, r.literal)
@@ -77,7 +84,7 @@ func (r Reader) Identity(b *token.KeyBuilder, option string) {
 	b.Field(option+" source", r.env, r.file)
 }
 
-// Read returns the present value, which is one line. Its errors name the variable or the file, never the content.
+// Read returns the current value, which must be one line. Its errors name the variable or the file, never the value.
 func (r Reader) Read() (token.Secret, error) {
 	value, err := r.ReadLines()
 	if err != nil {
@@ -89,7 +96,8 @@ func (r Reader) Read() (token.Secret, error) {
 	return value, nil
 }
 
-// ReadLines returns the present value, which may be of many lines, as keys and certificates are.
+// ReadLines returns the current value, which may have several lines, as keys and certificates do. Its errors name the
+// variable or the file, never the value.
 func (r Reader) ReadLines() (token.Secret, error) {
 	value, err := r.content()
 	if err != nil {
@@ -104,7 +112,7 @@ func (r Reader) ReadLines() (token.Secret, error) {
 	return token.NewSecret(value), nil
 }
 
-// content removes the white space that editors and secret managers put around a value.
+// content returns the current value without the white space that editors and secret managers put around it.
 func (r Reader) content() (string, error) {
 	switch {
 	case r.env != "":
@@ -117,7 +125,7 @@ func (r Reader) content() (string, error) {
 	}
 }
 
-// where names the place that the value comes from, for errors.
+// where describes for errors where the value comes from.
 func (r Reader) where() string {
 	switch {
 	case r.env != "":
@@ -129,10 +137,11 @@ func (r Reader) where() string {
 	}
 }
 
-// FromFile returns a reader of a file that an option names by its path alone.
+// FromFile returns a Reader of the file at the path.
 func FromFile(path string) Reader { return Reader{file: path} }
 
-// Permissions returns the file that the value comes from, and who may read it; no path if it comes from elsewhere.
+// Permissions returns the path and the permissions of the file that the value comes from. The path is empty if the value
+// does not come from a file.
 func (r Reader) Permissions() (path string, mode fs.FileMode, err error) {
 	if r.file == "" {
 		return "", 0, nil

@@ -10,7 +10,8 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest"
 )
 
-// Whatever is not a placeholder is the secret itself, to the letter (pitfall 7.7: Caddy's replacer would change it).
+// A value that is not a placeholder is the secret itself, to the letter. Caddy's replacer would change some of these
+// values, such as p{a}ss and \{env.
 func TestLiteral(t *testing.T) {
 	for _, text := range []string{
 		"x", "p{a}ss", "p{env}ss", "{", "}", `\{env`, "$X", "a$", " x ", "100%", "env.HOME", "file./etc/passwd",
@@ -27,9 +28,9 @@ func TestLiteral(t *testing.T) {
 	}
 }
 
-// What could be a mistyped placeholder is refused, for else its text would be sent as the secret. The refusals do not
-// repeat the value.
-func TestRefusedAsConfigured(t *testing.T) {
+// NewReader returns an error for a value that could be a mistyped placeholder. Without the error, the proxy would send the
+// text of the placeholder as the secret. The error does not quote the value.
+func TestMistypedPlaceholder(t *testing.T) {
 	for _, tc := range []struct{ text, want string }{
 		{"", "empty"},
 		{" ", "empty"},
@@ -50,7 +51,7 @@ func TestRefusedAsConfigured(t *testing.T) {
 		{"{$HOME}", "unknown placeholder"},
 		{"{system.hostname}", "unknown placeholder"},
 		{"{http.request.header.X-Secret}", "unknown placeholder"},
-		// with the characters of a path in it
+		// placeholders with the characters of a path
 		{"{files./run/secrets/c4n4ry}", "unknown placeholder"},
 		{"{File./run/secrets/c4n4ry}", "unknown placeholder"},
 		{"{file:/run/secrets/c4n4ry}", "unknown placeholder"},
@@ -66,12 +67,12 @@ func TestRefusedAsConfigured(t *testing.T) {
 			t.Errorf("%q: got error %q, want one about %q", tc.text, err, tc.want)
 		}
 		if strings.Contains(strings.ToLower(err.Error()), "c4n4ry") {
-			t.Errorf("%q: the error repeats it: %v", tc.text, err)
+			t.Errorf("%q: the error quotes the value: %v", tc.text, err)
 		}
 	}
 }
 
-// Editors and secret managers put white space around a value, and nothing else about it may be changed.
+// The reader removes the white space that editors and secret managers put around a value. It changes nothing else.
 func TestContent(t *testing.T) {
 	for content, want := range map[string]string{
 		"x":              "x",
@@ -99,7 +100,7 @@ func TestContent(t *testing.T) {
 		"c4n4ry\nc4n4ry": "",
 	} {
 		sources := map[string]string{"the file": caddytest.SecretFile(t, content)}
-		if !strings.Contains(content, "\x00") { // no environment can hold it
+		if !strings.Contains(content, "\x00") { // no environment variable can hold NUL
 			t.Setenv("TOKEN_PROXY_TEST_SECRET", content)
 			sources["the environment variable TOKEN_PROXY_TEST_SECRET"] = "{env.TOKEN_PROXY_TEST_SECRET}"
 		}
@@ -165,8 +166,9 @@ func TestFile(t *testing.T) {
 	}
 }
 
-// Every read looks again: nothing is kept (pitfall 7.6).
-func TestIsReadAgain(t *testing.T) {
+// Each call of Read reads the file or the variable again. Caddy ignores a reload of an unchanged configuration, so a reload
+// would not pick up a rotated secret.
+func TestReadIsNotCached(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "secret")
 	fromFile, err := NewReader("{file." + name + "}")
 	if err != nil {
