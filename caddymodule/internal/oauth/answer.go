@@ -10,7 +10,7 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// Answer is what a token endpoint sent, read within the limits.
+// Answer is the answer of a token endpoint, within the limits of Client.
 type Answer struct {
 	// Status is the HTTP status.
 	Status int
@@ -21,69 +21,71 @@ type Answer struct {
 	// Body is the decoded body, at most 64 KiB.
 	Body []byte
 
-	// Sent is when the request was sent, from which lifetimes count.
+	// Sent is the time just before the request was sent. Lifetimes count from it.
 	Sent time.Time
 }
 
-// Layout says where an answer holds what. Each list names paths in order of preference; a path is made of member
-// names and array indexes joined by dots, or is "$" for the whole body. An empty list means that there is no such thing.
+// Layout sets where an answer has which field. Each list contains paths in the order of preference. A path consists of
+// member names and array indexes joined by dots, such as "data.access_token", or is "$" for the whole body. An answer has no
+// field whose list is empty.
 type Layout struct {
-	// Token holds the access token.
+	// Token leads to the access token. Required.
 	Token []string
 
-	// Type holds the token type (RFC 6749 section 7.1).
+	// Type leads to the token type (RFC 6749 section 7.1).
 	Type []string
 
-	// ExpiresIn holds the lifetime, and ExpiresInUnit says in what. Default: Seconds.
+	// ExpiresIn leads to the lifetime. ExpiresInUnit is its unit, Seconds or Milliseconds. Default: Seconds.
 	ExpiresIn     []string
 	ExpiresInUnit Unit
 
-	// ExpiresAt holds the expiry by the server's clock, since the epoch or as RFC 3339 text. It is read if there is no
-	// ExpiresIn. ExpiresAtUnit says in what. Default: Seconds.
+	// ExpiresAt leads to the time of expiry by the clock of the server. Read uses it if ExpiresIn leads to no number.
+	// ExpiresAtUnit is its unit, Seconds or Milliseconds since the Unix epoch, or RFC3339. Default: Seconds.
 	ExpiresAt     []string
 	ExpiresAtUnit Unit
 
-	// DefaultLifetime is the lifetime of tokens whose answer names none, and which do not name it themselves, as a JWT
-	// does. Default: the credential's default_lifetime.
+	// DefaultLifetime is the lifetime of a token without a lifetime in the answer or, as a JWT, in itself. Default: the
+	// credential's default_lifetime.
 	DefaultLifetime time.Duration
 
-	// RefreshIn holds the advice when to refresh, in seconds.
+	// RefreshIn leads to the seconds after which the token endpoint advises a refresh.
 	RefreshIn []string
 
-	// Scope holds the granted scope, and AskedScope is what was asked for. If less is granted, a warning says so.
+	// Scope leads to the granted scope. AskedScope is the requested scope. Issued.Note reports that the token endpoint granted
+	// less.
 	Scope      []string
 	AskedScope []string
 
-	// Keep names what else of the answer is of use to those who use the token, by path.
+	// Keep maps names to the paths of further values that requests need.
 	Keep map[string]string
 
-	// Code holds the error code of a failure.
+	// Code leads to the error code of a failure.
 	Code []string
 
-	// Transient lists error codes that mean "try again" where their status says otherwise; so do TransientStatus and
-	// TransientText, which is looked for in the body.
+	// Transient contains further error codes that mean "try again". TransientStatus contains further HTTP statuses, and
+	// TransientText is a text in the body, with the same meaning.
 	Transient       []string
 	TransientStatus []int
 	TransientText   string
 
-	// RetryAfter holds the seconds to wait before trying again, if the header Retry-After does not.
+	// RetryAfter leads to the seconds to wait before the next try. The header Retry-After takes precedence.
 	RetryAfter []string
 }
 
-// Unit is what a time is given in.
+// Unit is the unit of a time in an answer.
 type Unit string
 
 // The units.
 const (
 	Seconds      Unit = "s"
 	Milliseconds Unit = "ms"
-	RFC3339      Unit = "rfc3339"
+	RFC3339      Unit = "rfc3339" // text, only for a point in time
 )
 
-// maxToken bounds an access token: servers refuse header fields that are much longer.
+// maxToken limits the length of an access token. Servers do not accept header fields that are much longer.
 const maxToken = 16 << 10
 
-// Read turns the answer into a token or a *token.Error.
+// Read returns the token in the answer. Its errors are of type *token.Error.
 func (a *Answer) Read(l Layout) (token.Issued, error) {
 	fields, readable := parseFields(a.Header.Get("Content-Type"), a.Body)
 	value, ok := fields.text(l.Token...)
@@ -97,7 +99,7 @@ func (a *Answer) Read(l Layout) (token.Issued, error) {
 	if !readable {
 		return token.Issued{}, a.unreadable("the answer is neither JSON nor a form")
 	}
-	if code != "" || failed(fields, l.Code) { // some endpoints fail with status 200
+	if code != "" || failed(fields, l.Code) { // some token endpoints report failures with status 200
 		return token.Issued{}, a.failure(code, l)
 	}
 	if !ok || value == "" {
@@ -115,13 +117,14 @@ func (a *Answer) Read(l Layout) (token.Issued, error) {
 	return issued, nil
 }
 
-// Text returns the first text at the paths, for what is particular to one provider.
+// Text returns the value at the first path that leads to one, and whether it is a string. It is for fields that Layout does
+// not have.
 func (a *Answer) Text(paths ...string) (string, bool) {
 	fields, _ := parseFields(a.Header.Get("Content-Type"), a.Body)
 	return fields.text(paths...)
 }
 
-// success takes 201 as well: some gateways answer so.
+// success reports whether the status means success. Some gateways answer with 201.
 func (a *Answer) success() bool { return a.Status == http.StatusOK || a.Status == http.StatusCreated }
 
 func (a *Answer) checkToken(value string, fields fields, typePaths []string) error {
@@ -138,8 +141,8 @@ func (a *Answer) checkToken(value string, fields fields, typePaths []string) err
 	return nil
 }
 
-// lifetime reads the relative lifetime first: an absolute one depends on two clocks. What the token says of itself
-// comes last, because it is not meant for the client.
+// lifetime prefers the relative lifetime, because an absolute expiry depends on two clocks. The claims of the token come
+// last, because they are not meant for the client.
 func (a *Answer) lifetime(fields fields, l Layout, value string) time.Duration {
 	if n, ok := fields.number(l.ExpiresIn...); ok {
 		return fromSeconds(inSeconds(n, l.ExpiresInUnit))
@@ -156,7 +159,7 @@ func (a *Answer) lifetime(fields fields, l Layout, value string) time.Duration {
 	return token.UnknownLifetime
 }
 
-// until turns an expiry, in seconds since the epoch, into a lifetime.
+// until returns the lifetime of a token that expires at epoch, in seconds since the Unix epoch.
 func (a *Answer) until(epoch float64) time.Duration {
 	return fromSeconds(epoch - float64(a.Sent.UnixMilli())/1000)
 }
@@ -168,8 +171,8 @@ func inSeconds(n float64, unit Unit) float64 {
 	return n
 }
 
-// jwtExpiry reads the expiry of a token that happens to be a JWT (RFC 7519 section 4.1.4). It is not verified, which
-// only the API can do, and tells no more than how long the token may be worth trying.
+// jwtExpiry returns the claim exp of a token that happens to be a JWT (RFC 7519 section 4.1.4). Only the API can verify the
+// claim. An unverified expiry suffices to decide how long to use the token.
 func jwtExpiry(value string) (float64, bool) {
 	parts := strings.Split(value, ".")
 	if len(parts) != 3 {
@@ -190,25 +193,26 @@ func (a *Answer) unreadable(reason string) *token.Error {
 	return &token.Error{Kind: token.Unreadable, Status: a.Status, Reason: reason}
 }
 
-// maxSeconds keeps the conversion to a duration from overflowing; the engine caps lifetimes far below it.
+// maxSeconds keeps the conversion to a duration from overflowing. Package token limits lifetimes far below it.
 const maxSeconds = 1 << 31
 
 func fromSeconds(seconds float64) time.Duration {
 	return time.Duration(max(0, min(seconds, maxSeconds)) * float64(time.Second))
 }
 
-// bearerTypes are the token types of bearer tokens: RFC 6750's, one of some gateways, and eBay's, which are descriptions.
+// bearerTypes are the token types of bearer tokens. Bearer is the type of RFC 6750, and BearerToken that of some gateways.
+// The other two are descriptions that eBay sends.
 var bearerTypes = []string{"Bearer", "BearerToken", "Application Access Token", "User Access Token"}
 
-// meansBearer reports whether a token of this type is used as a bearer token. A client must not use a token whose type it
-// does not understand (RFC 6749 section 7.1), and types are case insensitive (section 5.1).
+// meansBearer reports whether a token of this type is a bearer token. A client must not use a token whose type it does not
+// understand (RFC 6749 section 7.1). Types are case-insensitive (section 5.1).
 func meansBearer(kind string) bool {
 	return slices.ContainsFunc(bearerTypes, func(bearer string) bool { return strings.EqualFold(kind, bearer) })
 }
 
 func notVisibleASCII(r rune) bool { return r <= ' ' || r > '~' }
 
-// knownType names a token type without repeating what the endpoint sent.
+// knownType returns a name of a token type that is safe to show, because the answer is untrusted.
 func knownType(kind string) string {
 	for _, known := range []string{"DPoP", "MAC", "PoP", "N_A"} {
 		if strings.EqualFold(kind, known) {

@@ -12,7 +12,7 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// both reads an answer flat or below "data", with either way to say when a token expires.
+// both is a layout with fields at the top level or below "data", and with a relative and an absolute expiry.
 var both = Layout{
 	Token:     []string{"access_token", "data.access_token"},
 	Type:      []string{"token_type", "data.token_type"},
@@ -22,7 +22,7 @@ var both = Layout{
 	Transient: []string{"invalid_token_reuse"},
 }
 
-// sentAt is when the answers of these tests were asked for.
+// sentAt is the time of the token requests of these tests.
 var sentAt = time.Unix(1_700_000_000, 0)
 
 func answerOf(status int, contentType, body string) *Answer {
@@ -49,7 +49,7 @@ func TestAnswerExpiresIn(t *testing.T) {
 		`3.6E+3`:      time.Hour,
 		`"3.6e3"`:     time.Hour,
 		`90000`:       25 * time.Hour,
-		`0`:           0, // Doorkeeper says so in a token's last half second
+		`0`:           0, // Doorkeeper, in the last half second of a token
 		`-0`:          0,
 		`"0"`:         0,
 		`0.0`:         0,
@@ -58,7 +58,7 @@ func TestAnswerExpiresIn(t *testing.T) {
 		`-4294967290`: 0, // 6 as an int32
 		`-1e400`:      0,
 		`1e-400`:      0,
-		// Multiplied by a second, these overflow. The engine caps what is left.
+		// In nanoseconds, these overflow. Package token limits the result.
 		`9999999999`:           longest,
 		`18446744074`:          longest,
 		`9223372036854775807`:  longest,
@@ -67,7 +67,7 @@ func TestAnswerExpiresIn(t *testing.T) {
 		`"1e20"`:               longest,
 		`1e400`:                longest,
 		`"1e400"`:              longest,
-		// What is no decimal number says nothing, and must not end a good token's life.
+		// A value that is not a decimal number counts as absent, so that a good token stays in use.
 		`null`:        token.UnknownLifetime,
 		`""`:          token.UnknownLifetime,
 		`" "`:         token.UnknownLifetime,
@@ -101,7 +101,7 @@ func TestAnswerExpiresIn(t *testing.T) {
 	wantLifetime(t, `{"access_token":"T"}`, token.UnknownLifetime)
 }
 
-// An absolute expiry depends on the server's clock, so it counts only if there is nothing better (EP-14).
+// An absolute expiry depends on the clock of the server, so it counts only without a relative one.
 func TestAnswerExpires(t *testing.T) {
 	at := func(d time.Duration) string { return strconv.FormatInt(sentAt.Add(d).Unix(), 10) }
 	for members, want := range map[string]time.Duration{
@@ -116,14 +116,14 @@ func TestAnswerExpires(t *testing.T) {
 		`"expires":-1`:                              0,
 		`"expires":1e400`:                           maxSeconds * time.Second,
 		`"expires":-1e400`:                          0,
-		`"expires":` + at(time.Hour) + `000`:        maxSeconds * time.Second, // milliseconds; the engine caps it
+		`"expires":` + at(time.Hour) + `000`:        maxSeconds * time.Second, // milliseconds; package token limits it
 		`"expires":null`:                            token.UnknownLifetime,
 		`"expires":"2023-11-14T23:13:20Z"`:          token.UnknownLifetime,
 		`"expires":[]`:                              token.UnknownLifetime,
 		`"expires_in":60,"expires":` + at(-hour10):  time.Minute,
 		`"expires_in":60,"expires":` + at(hour10):   time.Minute,
 		`"expires_in":0,"expires":` + at(time.Hour): 0,
-		// an expires_in that says nothing counts as none
+		// an expires_in that is not a number counts as absent
 		`"expires_in":null,"expires":` + at(time.Hour):   time.Hour,
 		`"expires_in":"","expires":` + at(time.Hour):     time.Hour,
 		`"expires_in":"soon","expires":` + at(time.Hour): time.Hour,
@@ -195,7 +195,7 @@ func TestAnswerToken(t *testing.T) {
 				issued, err := jsonAnswer(body).Read(both)
 				wantError(t, err, token.Unreadable)
 				if !issued.Token.Empty() {
-					t.Errorf("got token %q beside the error", issued.Token.Reveal())
+					t.Errorf("got token %q in addition to the error", issued.Token.Reveal())
 				}
 			}
 		})
@@ -210,7 +210,7 @@ func TestAnswerTokenType(t *testing.T) {
 		`,"token_type":"Bearer"`,
 		`,"token_type":"bearer"`,
 		`,"token_type":"BEARER"`,
-		// eBay: words, which are no scheme name. Send Bearer (OPT-15, providers.md section 3 row 22).
+		// eBay sends a description instead of a type, and its APIs expect Bearer
 		`,"token_type":"Application Access Token"`,
 		`,"token_type":"User Access Token"`,
 		`,"token_type":"BearerToken"`, // some gateways
@@ -222,7 +222,7 @@ func TestAnswerTokenType(t *testing.T) {
 			t.Errorf("%s: got %q, %v", member, issued.Token.Reveal(), err)
 		}
 	}
-	// RFC 6749 section 7.1: a client must not use a token whose type it does not understand.
+	// A client must not use a token whose type it does not understand (RFC 6749 section 7.1).
 	for kind, shown := range map[string]string{
 		"mac": "MAC", "MAC": "MAC", "DPoP": "DPoP", "dpop": "DPoP", "pop": "PoP", "N_A": "N_A", "n_a": "N_A",
 		canary: "another kind", "Bearer-" + canary: "another kind",
@@ -241,12 +241,12 @@ func TestAnswerTokenType(t *testing.T) {
 	}
 }
 
-// Members are found by their exact names, in JSON and in forms.
+// The names of members are case-sensitive in JSON and in forms. encoding/json alone would accept them in any case.
 func TestAnswerNamesAreExact(t *testing.T) {
 	for _, body := range []string{
 		`{"Access_Token":"c4n4ry"}`, `{"ACCESS_TOKEN":"c4n4ry"}`, `{"accessToken":"c4n4ry"}`, `{"access_token ":"c4n4ry"}`,
 		`{"access-token":"c4n4ry"}`, `{"Data":{"access_token":"c4n4ry"}}`, `{"data":{"Access_token":"c4n4ry"}}`,
-		`{"acceſs_token":"c4n4ry"}`, // which folds to an s
+		`{"acceſs_token":"c4n4ry"}`, // Unicode folds ſ to s
 	} {
 		if issued, err := jsonAnswer(body).Read(both); err == nil {
 			t.Errorf("%s is accepted with the token %q", body, issued.Token.Reveal())
@@ -267,7 +267,8 @@ func TestAnswerNamesAreExact(t *testing.T) {
 	}
 }
 
-// The fields may stand at the top level or below "data"; the top level wins (EP-10, EP-11, EP-12).
+// The fields may be at the top level or below "data". Elastic Path sends them at the top level, and its description has them
+// below "data". The top level takes precedence.
 func TestAnswerFlatAndWrapped(t *testing.T) {
 	for body, want := range map[string]string{
 		`{"access_token":"flat"}`:                                                                  "flat",
@@ -285,7 +286,7 @@ func TestAnswerFlatAndWrapped(t *testing.T) {
 			t.Errorf("%s: got %q, %v", body, issued.Token.Reveal(), err)
 		}
 		if strings.Contains(body, `"expires_in":60`) && issued.Lifetime != time.Minute {
-			t.Errorf("%s: got the other token's lifetime %s", body, issued.Lifetime)
+			t.Errorf("%s: got the lifetime %s of the other token", body, issued.Lifetime)
 		}
 	}
 }
@@ -293,29 +294,29 @@ func TestAnswerFlatAndWrapped(t *testing.T) {
 func TestAnswerShapes(t *testing.T) {
 	const good = `{"access_token":"T","expires_in":60}`
 	for name, a := range map[string]*Answer{
-		"201":                            answerOf(201, "application/json", good),
-		"text/plain":                     answerOf(200, "text/plain", good),
-		"text/html":                      answerOf(200, "text/html; charset=utf-8", good),
-		"JSON with a charset":            answerOf(200, "application/json;charset=ISO-8859-1", good),
-		"no content type":                answerOf(200, "", good),
-		"a broken content type":          answerOf(200, "application/json; charset", good),
-		"a BOM":                          jsonAnswer("\xef\xbb\xbf" + good),
-		"a BOM and white space":          jsonAnswer("\xef\xbb\xbf\r\n" + good),
-		"white space around":             jsonAnswer(" \t\r\n" + good + "\r\n \t\n"),
-		"fields nobody knows":            jsonAnswer(`{"a":[1,{"b":null}],"access_token":"T","expires_in":60,"error_description":"","refresh_token":"R"}`),
-		"an escaped name":                jsonAnswer(`{"\u0061ccess_token":"T","expires_in":60}`),
-		"names in another case beside":   jsonAnswer(`{"access_token":"T","ACCESS_TOKEN":"evil","Access_Token":"evil","expires_in":60,"EXPIRES_IN":1}`),
-		"the same member twice":          jsonAnswer(`{"access_token":"T","access_token":"T","expires_in":60,"expires_in":60}`),
-		"nesting that is deep":           jsonAnswer(`{"access_token":"T","expires_in":60,"x":` + strings.Repeat("[", 5000) + strings.Repeat("]", 5000) + `}`),
-		"a form":                         answerOf(200, "application/x-www-form-urlencoded", "access_token=T&scope=a%2Cb&expires_in=60"), // GitHub
-		"a form with a charset":          answerOf(200, "Application/X-WWW-Form-Urlencoded; charset=utf-8", "expires_in=60&access_token=T"),
-		"a form with more of the same":   answerOf(200, "application/x-www-form-urlencoded", "access_token=T&access_token=U&expires_in=60"),
-		"an empty error beside":          jsonAnswer(`{"access_token":"T","expires_in":60,"error":""}`),
-		"an error of null beside":        jsonAnswer(`{"access_token":"T","expires_in":60,"error":null}`),
-		"an error of false beside":       jsonAnswer(`{"access_token":"T","expires_in":60,"error":false}`),
-		"an error of 0 beside":           jsonAnswer(`{"access_token":"T","expires_in":60,"error":0}`), // as in "code != 0", pitfall 5.5
-		"an empty list of errors beside": jsonAnswer(`{"access_token":"T","expires_in":60,"errors":[]}`),
-		"errors of null beside":          jsonAnswer(`{"access_token":"T","expires_in":60,"errors":null}`),
+		"201":                           answerOf(201, "application/json", good),
+		"text/plain":                    answerOf(200, "text/plain", good),
+		"text/html":                     answerOf(200, "text/html; charset=utf-8", good),
+		"JSON with a charset":           answerOf(200, "application/json;charset=ISO-8859-1", good),
+		"no content type":               answerOf(200, "", good),
+		"a broken content type":         answerOf(200, "application/json; charset", good),
+		"a BOM":                         jsonAnswer("\xef\xbb\xbf" + good),
+		"a BOM and white space":         jsonAnswer("\xef\xbb\xbf\r\n" + good),
+		"white space around":            jsonAnswer(" \t\r\n" + good + "\r\n \t\n"),
+		"unknown fields":                jsonAnswer(`{"a":[1,{"b":null}],"access_token":"T","expires_in":60,"error_description":"","refresh_token":"R"}`),
+		"an escaped name":               jsonAnswer(`{"\u0061ccess_token":"T","expires_in":60}`),
+		"names in another case too":     jsonAnswer(`{"access_token":"T","ACCESS_TOKEN":"evil","Access_Token":"evil","expires_in":60,"EXPIRES_IN":1}`),
+		"the same member twice":         jsonAnswer(`{"access_token":"T","access_token":"T","expires_in":60,"expires_in":60}`),
+		"deep nesting":                  jsonAnswer(`{"access_token":"T","expires_in":60,"x":` + strings.Repeat("[", 5000) + strings.Repeat("]", 5000) + `}`),
+		"a form":                        answerOf(200, "application/x-www-form-urlencoded", "access_token=T&scope=a%2Cb&expires_in=60"), // GitHub
+		"a form with a charset":         answerOf(200, "Application/X-WWW-Form-Urlencoded; charset=utf-8", "expires_in=60&access_token=T"),
+		"a form with a parameter twice": answerOf(200, "application/x-www-form-urlencoded", "access_token=T&access_token=U&expires_in=60"),
+		"an empty error too":            jsonAnswer(`{"access_token":"T","expires_in":60,"error":""}`),
+		"an error of null too":          jsonAnswer(`{"access_token":"T","expires_in":60,"error":null}`),
+		"an error of false too":         jsonAnswer(`{"access_token":"T","expires_in":60,"error":false}`),
+		"an error of 0 too":             jsonAnswer(`{"access_token":"T","expires_in":60,"error":0}`), // Feishu and WeChat report success as 0
+		"an empty list of errors too":   jsonAnswer(`{"access_token":"T","expires_in":60,"errors":[]}`),
+		"errors of null too":            jsonAnswer(`{"access_token":"T","expires_in":60,"errors":null}`),
 	} {
 		t.Run(name, func(t *testing.T) {
 			issued, err := a.Read(both)
@@ -326,7 +327,7 @@ func TestAnswerShapes(t *testing.T) {
 	}
 }
 
-// Which of two values counts is not specified; that it is one of them is.
+// JSON does not specify which of two members with the same name counts (RFC 8259 section 4). Read must return one of them.
 func TestAnswerDuplicateMembers(t *testing.T) {
 	issued, err := jsonAnswer(`{"access_token":"A","expires_in":1,"access_token":"B","expires_in":2}`).Read(both)
 	if got := issued.Token.Reveal(); err != nil || got != "A" && got != "B" {
@@ -341,44 +342,44 @@ func TestAnswerWithoutToken(t *testing.T) {
 	const good = `{"access_token":"c4n4ry","expires_in":60}`
 	deep := strings.Repeat("[", 30_000)
 	for name, a := range map[string]*Answer{
-		"empty":                        answerOf(200, "application/json", ""),
-		"white space":                  jsonAnswer(" \r\n"),
-		"a BOM alone":                  jsonAnswer("\xef\xbb\xbf"),
-		"UTF-16":                       jsonAnswer("\xff\xfe{\x00}\x00"),
-		"HTML":                         answerOf(200, "text/html", "<!doctype html><title>c4n4ry</title>"),
-		"HTML that says it is JSON":    jsonAnswer("<html>c4n4ry</html>"),
-		"plain text":                   answerOf(200, "text/plain", "access_token=c4n4ry"),
-		"null":                         jsonAnswer("null"),
-		"true":                         jsonAnswer("true"),
-		"a number":                     jsonAnswer("1e999"),
-		"a string":                     jsonAnswer(`"c4n4ry"`),
-		"JSON in a string":             jsonAnswer(`"{\"data\":{\"access_token\":\"c4n4ry\",\"expires_in\":3600}}"`), // the seed's own example
-		"an array":                     jsonAnswer(`[` + good + `]`),
-		"an empty object":              jsonAnswer(`{}`),
-		"data in a string":             jsonAnswer(`{"data":"c4n4ry"}`),
-		"data in an array":             jsonAnswer(`{"data":[` + good + `]}`),
-		"a name in another case":       jsonAnswer(`{"ACCESS_TOKEN":"c4n4ry"}`),
-		"a second object":              jsonAnswer(good + good),
-		"letters after it":             jsonAnswer(good + " c4n4ry"),
-		"a bracket after it":           jsonAnswer(good + "}"),
-		"NUL after it":                 jsonAnswer(good + "\x00"),
-		"something before it":          jsonAnswer(")]}',\n" + good),
-		"two BOMs":                     jsonAnswer("\xef\xbb\xbf\xef\xbb\xbf" + good),
-		"single quotes":                jsonAnswer(`{'access_token':'c4n4ry'}`),
-		"a comma too many":             jsonAnswer(`{"access_token":"c4n4ry",}`),
-		"a bare Infinity":              jsonAnswer(`{"access_token":"c4n4ry","expires_in":Infinity}`),
-		"a bare NaN":                   jsonAnswer(`{"access_token":"c4n4ry","expires_in":NaN}`),
-		"a bare hexadecimal number":    jsonAnswer(`{"access_token":"c4n4ry","expires_in":0x10}`),
-		"nesting without end":          jsonAnswer(`{"access_token":"c4n4ry","x":` + deep + `}`),
-		"nesting that is too deep":     jsonAnswer(deep + strings.Repeat("]", 30_000)),
-		"deep objects":                 jsonAnswer(strings.Repeat(`{"a":`, 13_000)),
-		"a form with a broken escape":  answerOf(200, "application/x-www-form-urlencoded", "access_token=c4n4ry&x=%zz"),
-		"a form without a token":       answerOf(200, "application/x-www-form-urlencoded", "expires_in=c4n4ry"),
-		"an empty form":                answerOf(200, "application/x-www-form-urlencoded", ""),
-		"a status that is no success":  answerOf(202, "application/json", good),
-		"no content":                   answerOf(204, "", ""),
-		"a part of something":          answerOf(206, "application/json", good),
-		"an answer to a question past": answerOf(226, "application/json", good),
+		"empty":                       answerOf(200, "application/json", ""),
+		"white space":                 jsonAnswer(" \r\n"),
+		"a BOM alone":                 jsonAnswer("\xef\xbb\xbf"),
+		"UTF-16":                      jsonAnswer("\xff\xfe{\x00}\x00"),
+		"HTML":                        answerOf(200, "text/html", "<!doctype html><title>c4n4ry</title>"),
+		"HTML labeled as JSON":        jsonAnswer("<html>c4n4ry</html>"),
+		"plain text":                  answerOf(200, "text/plain", "access_token=c4n4ry"),
+		"null":                        jsonAnswer("null"),
+		"true":                        jsonAnswer("true"),
+		"a number":                    jsonAnswer("1e999"),
+		"a string":                    jsonAnswer(`"c4n4ry"`),
+		"JSON in a string":            jsonAnswer(`"{\"data\":{\"access_token\":\"c4n4ry\",\"expires_in\":3600}}"`), // encoded twice
+		"an array":                    jsonAnswer(`[` + good + `]`),
+		"an empty object":             jsonAnswer(`{}`),
+		"data in a string":            jsonAnswer(`{"data":"c4n4ry"}`),
+		"data in an array":            jsonAnswer(`{"data":[` + good + `]}`),
+		"a name in another case":      jsonAnswer(`{"ACCESS_TOKEN":"c4n4ry"}`),
+		"a second object":             jsonAnswer(good + good),
+		"letters after it":            jsonAnswer(good + " c4n4ry"),
+		"a bracket after it":          jsonAnswer(good + "}"),
+		"NUL after it":                jsonAnswer(good + "\x00"),
+		"something before it":         jsonAnswer(")]}',\n" + good),
+		"two BOMs":                    jsonAnswer("\xef\xbb\xbf\xef\xbb\xbf" + good),
+		"single quotes":               jsonAnswer(`{'access_token':'c4n4ry'}`),
+		"a comma too many":            jsonAnswer(`{"access_token":"c4n4ry",}`),
+		"a bare Infinity":             jsonAnswer(`{"access_token":"c4n4ry","expires_in":Infinity}`),
+		"a bare NaN":                  jsonAnswer(`{"access_token":"c4n4ry","expires_in":NaN}`),
+		"a bare hexadecimal number":   jsonAnswer(`{"access_token":"c4n4ry","expires_in":0x10}`),
+		"nesting without end":         jsonAnswer(`{"access_token":"c4n4ry","x":` + deep + `}`),
+		"too deep nesting":            jsonAnswer(deep + strings.Repeat("]", 30_000)),
+		"deep objects":                jsonAnswer(strings.Repeat(`{"a":`, 13_000)),
+		"a form with a broken escape": answerOf(200, "application/x-www-form-urlencoded", "access_token=c4n4ry&x=%zz"),
+		"a form without a token":      answerOf(200, "application/x-www-form-urlencoded", "expires_in=c4n4ry"),
+		"an empty form":               answerOf(200, "application/x-www-form-urlencoded", ""),
+		"202":                         answerOf(202, "application/json", good),
+		"no content":                  answerOf(204, "", ""),
+		"partial content":             answerOf(206, "application/json", good),
+		"226":                         answerOf(226, "application/json", good),
 	} {
 		t.Run(name, func(t *testing.T) {
 			issued, err := a.Read(both)
@@ -387,13 +388,14 @@ func TestAnswerWithoutToken(t *testing.T) {
 				t.Errorf("got status %d, want %d", e.Status, a.Status)
 			}
 			if !issued.Token.Empty() {
-				t.Error("there is a token beside the error")
+				t.Error("got a token in addition to the error")
 			}
 		})
 	}
 }
 
-// 2xx is not success: there must be a token and no error (pitfall 5.5).
+// A status of 2xx is not success. The answer must have a token and no error, because GitHub, Feishu and WeChat report errors
+// with status 200.
 func TestAnswerErrorInSuccess(t *testing.T) {
 	for _, status := range []int{200, 201} {
 		for body, want := range map[string]token.Error{
@@ -410,7 +412,7 @@ func TestAnswerErrorInSuccess(t *testing.T) {
 				t.Errorf("%s: got %+v", body, e)
 			}
 		}
-		// an error that is not worth showing is an error all the same
+		// an error counts even if it does not look like a code
 		for _, body := range []string{
 			`{"error":"c4n4ry is not allowed","access_token":"c4n4ry"}`,
 			`{"error":{"code":"c4n4ry"},"access_token":"c4n4ry"}`,
@@ -426,7 +428,7 @@ func TestAnswerErrorInSuccess(t *testing.T) {
 	}
 }
 
-// A connection that ends early must not leave a shorter token.
+// An answer that is cut must not yield a shorter token.
 func TestAnswerTruncated(t *testing.T) {
 	for _, whole := range []string{
 		`{"access_token":"c4n4ryc4n4ry","token_type":"Bearer","expires_in":3600}`,
@@ -462,7 +464,7 @@ func TestAnswerUnits(t *testing.T) {
 		{"", Seconds, fmt.Sprintf(`"at":%d`, at(time.Hour)), time.Hour},
 		{"", Milliseconds, fmt.Sprintf(`"at":%d000`, at(time.Hour)), time.Hour},
 		{"", Milliseconds, fmt.Sprintf(`"at":"%d500"`, at(time.Hour)), time.Hour + 500*time.Millisecond},
-		{"", Milliseconds, fmt.Sprintf(`"at":%d`, at(time.Hour)), 0}, // seconds: long ago
+		{"", Milliseconds, fmt.Sprintf(`"at":%d`, at(time.Hour)), 0}, // seconds, which are long ago in milliseconds
 		{"", Milliseconds, `"at":1e400`, maxSeconds * time.Second},
 		{"", RFC3339, `"at":"` + sentAt.Add(time.Hour).UTC().Format(time.RFC3339) + `"`, time.Hour},
 		{"", RFC3339, `"at":"` + sentAt.Add(time.Hour).In(time.FixedZone("", -5*3600)).Format(time.RFC3339) + `"`, time.Hour},
@@ -472,7 +474,7 @@ func TestAnswerUnits(t *testing.T) {
 		{"", RFC3339, `"at":"9999-12-31T23:59:59Z"`, maxSeconds * time.Second},
 		{"", RFC3339, `"at":"2023-11-14"`, token.UnknownLifetime},
 		{"", RFC3339, `"at":"Tue, 14 Nov 2023 23:13:20 GMT"`, token.UnknownLifetime},
-		{"", RFC3339, fmt.Sprintf(`"at":%d`, at(time.Hour)), token.UnknownLifetime}, // a number is no text
+		{"", RFC3339, fmt.Sprintf(`"at":%d`, at(time.Hour)), token.UnknownLifetime}, // a number instead of text
 		{"", RFC3339, `"at":""`, token.UnknownLifetime},
 		{"", RFC3339, `"at":null`, token.UnknownLifetime},
 		{"", RFC3339, `"x":1`, token.UnknownLifetime},
@@ -485,13 +487,14 @@ func TestAnswerUnits(t *testing.T) {
 	}
 }
 
-// jwtWith is a token that is a JWT with these claims and a signature that nobody has to believe.
+// jwtWith returns a JWT with these claims and without a valid signature.
 func jwtWith(claims string) string {
 	encode := base64.RawURLEncoding.EncodeToString
 	return encode([]byte(`{"alg":"none"}`)) + "." + encode([]byte(claims)) + ".c2ln"
 }
 
-// What a token says of itself is the last resort but one (RFC 7519 section 4.1.4, pitfall 5.4).
+// The claim exp of a token (RFC 7519 section 4.1.4) counts if the answer has no lifetime. Only the default lifetime comes
+// after it.
 func TestAnswerJWTExpiry(t *testing.T) {
 	at := func(d time.Duration) string { return fmt.Sprint(sentAt.Add(d).Unix()) }
 	const standard = 20 * time.Minute // full.DefaultLifetime
@@ -500,44 +503,44 @@ func TestAnswerJWTExpiry(t *testing.T) {
 		members string
 		want    time.Duration
 	}{
-		"exp":                       {jwtWith(`{"exp":` + at(time.Hour) + `}`), "", time.Hour},
-		"exp soon":                  {jwtWith(`{"exp":` + at(time.Second) + `}`), "", time.Second},
-		"exp with a fraction":       {jwtWith(`{"exp":` + at(time.Hour) + `.5}`), "", time.Hour + 500*time.Millisecond},
-		"exp in a string":           {jwtWith(`{"exp":"` + at(time.Hour) + `"}`), "", time.Hour},
-		"exp in a padded payload":   {"e30." + base64.URLEncoding.EncodeToString([]byte(`{"exp":`+at(time.Hour)+` }`)) + ".x", "", time.Hour},
-		"no signature":              {strings.TrimSuffix(jwtWith(`{"exp":`+at(time.Hour)+`}`), "c2ln"), "", time.Hour},
-		"far future":                {jwtWith(`{"exp":99999999999}`), "", maxSeconds * time.Second}, // the engine caps it
-		"huge":                      {jwtWith(`{"exp":1e400}`), "", maxSeconds * time.Second},
-		"past":                      {jwtWith(`{"exp":` + at(-time.Hour) + `}`), "", standard}, // this clock or that is wrong
-		"now":                       {jwtWith(`{"exp":` + at(0) + `}`), "", standard},
-		"zero":                      {jwtWith(`{"exp":0}`), "", standard},
-		"negative":                  {jwtWith(`{"exp":-1e400}`), "", standard},
-		"no exp":                    {jwtWith(`{"iat":` + at(time.Hour) + `}`), "", standard},
-		"exp of null":               {jwtWith(`{"exp":null}`), "", standard},
-		"exp in words":              {jwtWith(`{"exp":"tomorrow"}`), "", standard},
-		"exp as a list":             {jwtWith(`{"exp":[` + at(time.Hour) + `]}`), "", standard},
-		"exp deeper":                {jwtWith(`{"a":{"exp":` + at(time.Hour) + `}}`), "", standard},
-		"claims in an array":        {jwtWith(`[` + at(time.Hour) + `]`), "", standard},
-		"claims that are a number":  {jwtWith(at(time.Hour)), "", standard},
-		"claims that are cut":       {jwtWith(`{"exp":` + at(time.Hour)), "", standard},
-		"claims that are a form":    {jwtWith("exp=" + at(time.Hour)), "", standard},
-		"two parts":                 {"e30." + base64.RawURLEncoding.EncodeToString([]byte(`{"exp":`+at(time.Hour)+`}`)), "", standard},
-		"five parts":                {jwtWith(`{"exp":`+at(time.Hour)+`}`) + ".x.y", "", standard}, // encrypted
-		"no base64":                 {"e30.%%%.x", "", standard},
-		"an ordinary token":         {"xa3521ca62.1113e4.4eeed9", "", standard},
-		"dots":                      {"..", "", standard},
-		"expires_in wins":           {jwtWith(`{"exp":` + at(time.Hour) + `}`), `,"expires_in":60`, time.Minute},
-		"expires_in of 0 wins":      {jwtWith(`{"exp":` + at(time.Hour) + `}`), `,"expires_in":0`, 0},
-		"expires_at wins":           {jwtWith(`{"exp":` + at(time.Hour) + `}`), `,"expires_at":"` + sentAt.Add(time.Minute).UTC().Format(time.RFC3339) + `"`, time.Minute},
-		"expires_in of null":        {jwtWith(`{"exp":` + at(time.Hour) + `}`), `,"expires_in":null`, time.Hour},
-		"the default, for no token": {"opaque", "", standard},
+		"exp":                      {jwtWith(`{"exp":` + at(time.Hour) + `}`), "", time.Hour},
+		"exp soon":                 {jwtWith(`{"exp":` + at(time.Second) + `}`), "", time.Second},
+		"exp with a fraction":      {jwtWith(`{"exp":` + at(time.Hour) + `.5}`), "", time.Hour + 500*time.Millisecond},
+		"exp in a string":          {jwtWith(`{"exp":"` + at(time.Hour) + `"}`), "", time.Hour},
+		"exp in a padded payload":  {"e30." + base64.URLEncoding.EncodeToString([]byte(`{"exp":`+at(time.Hour)+` }`)) + ".x", "", time.Hour},
+		"no signature":             {strings.TrimSuffix(jwtWith(`{"exp":`+at(time.Hour)+`}`), "c2ln"), "", time.Hour},
+		"far future":               {jwtWith(`{"exp":99999999999}`), "", maxSeconds * time.Second}, // package token limits it
+		"huge":                     {jwtWith(`{"exp":1e400}`), "", maxSeconds * time.Second},
+		"past":                     {jwtWith(`{"exp":` + at(-time.Hour) + `}`), "", standard}, // one of the clocks is wrong
+		"now":                      {jwtWith(`{"exp":` + at(0) + `}`), "", standard},
+		"zero":                     {jwtWith(`{"exp":0}`), "", standard},
+		"negative":                 {jwtWith(`{"exp":-1e400}`), "", standard},
+		"no exp":                   {jwtWith(`{"iat":` + at(time.Hour) + `}`), "", standard},
+		"exp of null":              {jwtWith(`{"exp":null}`), "", standard},
+		"exp in words":             {jwtWith(`{"exp":"tomorrow"}`), "", standard},
+		"exp as a list":            {jwtWith(`{"exp":[` + at(time.Hour) + `]}`), "", standard},
+		"exp deeper":               {jwtWith(`{"a":{"exp":` + at(time.Hour) + `}}`), "", standard},
+		"claims in an array":       {jwtWith(`[` + at(time.Hour) + `]`), "", standard},
+		"claims that are a number": {jwtWith(at(time.Hour)), "", standard},
+		"claims that are cut":      {jwtWith(`{"exp":` + at(time.Hour)), "", standard},
+		"claims that are a form":   {jwtWith("exp=" + at(time.Hour)), "", standard},
+		"two parts":                {"e30." + base64.RawURLEncoding.EncodeToString([]byte(`{"exp":`+at(time.Hour)+`}`)), "", standard},
+		"five parts":               {jwtWith(`{"exp":`+at(time.Hour)+`}`) + ".x.y", "", standard}, // encrypted
+		"no base64":                {"e30.%%%.x", "", standard},
+		"an ordinary token":        {"xa3521ca62.1113e4.4eeed9", "", standard},
+		"dots":                     {"..", "", standard},
+		"expires_in is first":      {jwtWith(`{"exp":` + at(time.Hour) + `}`), `,"expires_in":60`, time.Minute},
+		"expires_in of 0 is first": {jwtWith(`{"exp":` + at(time.Hour) + `}`), `,"expires_in":0`, 0},
+		"expires_at is first":      {jwtWith(`{"exp":` + at(time.Hour) + `}`), `,"expires_at":"` + sentAt.Add(time.Minute).UTC().Format(time.RFC3339) + `"`, time.Minute},
+		"expires_in of null":       {jwtWith(`{"exp":` + at(time.Hour) + `}`), `,"expires_in":null`, time.Hour},
+		"not a JWT":                {"opaque", "", standard},
 	} {
 		issued, err := jsonAnswer(`{"access_token":"` + tc.value + `"` + tc.members + `}`).Read(full)
 		if diff := issued.Lifetime - tc.want; err != nil || diff.Abs() > time.Microsecond {
 			t.Errorf("%s: got %s, %v, want %s", name, issued.Lifetime, err, tc.want)
 		}
 	}
-	// Without a default of the layout's own, it is the engine's.
+	// A layout without a default leaves the lifetime to package token.
 	if issued, err := jsonAnswer(`{"access_token":"opaque"}`).Read(both); err != nil || issued.Lifetime != token.UnknownLifetime {
 		t.Errorf("got %s, %v", issued.Lifetime, err)
 	}
@@ -557,11 +560,11 @@ func TestAnswerRefreshIn(t *testing.T) {
 	l := full
 	l.RefreshIn = nil
 	if issued, _ := jsonAnswer(`{"access_token":"T","refresh_in":60}`).Read(l); issued.RefreshIn != 0 {
-		t.Errorf("got advice %s that the layout has no place for", issued.RefreshIn)
+		t.Errorf("got RefreshIn %s from a layout without its path", issued.RefreshIn)
 	}
 }
 
-// "$" is the whole body: a JSON string. It is judged like any other token.
+// The path "$" leads to the whole body, which must be a JSON string. The checks of a token apply to it.
 func TestAnswerWholeBody(t *testing.T) {
 	l := Layout{Token: []string{"$"}, Type: []string{"token_type"}, Code: []string{"error"}}
 	for _, body := range []string{`"T"`, " \"T\"\r\n", "\xef\xbb\xbf\"T\"", `"\u0054"`} {
@@ -596,15 +599,14 @@ func TestAnswerText(t *testing.T) {
 		}
 	}
 	if got, _ := a.Text("z", "missing", "a"); got != "top" {
-		t.Errorf("null and missing members are not passed over: got %q", got)
+		t.Errorf("Text does not pass over null and missing members: got %q", got)
 	}
 	if got, ok := jsonAnswer("<html>").Text("a"); ok {
-		t.Errorf("got %q from what is no JSON", got)
+		t.Errorf("got %q from HTML", got)
 	}
 }
 
-// FuzzAnswer: no answer makes the reader panic, whatever is taken for a token fits into a header field, and no error
-// shows what was sent.
+// FuzzAnswer checks that Read does not panic, that a header field can carry every token, and that no error quotes the answer.
 func FuzzAnswer(f *testing.F) {
 	for _, body := range []string{
 		`{"access_token":"T","token_type":"Bearer","expires_in":3600,"scope":"read write","created_at":1656518368}`,
@@ -629,7 +631,7 @@ func FuzzAnswer(f *testing.F) {
 			t.Fatalf("got %T", err)
 		}
 		if !issued.Token.Empty() {
-			t.Fatal("there is a token beside the error")
+			t.Fatal("got a token in addition to the error")
 		}
 		if e.Code != "" && !plausibleCode.MatchString(e.Code) {
 			t.Fatalf("got code %q", e.Code)

@@ -12,49 +12,50 @@ import (
 	"github.com/google/uuid"
 )
 
-// The registered names around assertions.
+// The registered names of assertions.
 const (
-	// AssertionJWTBearer is the type of a client assertion that is a JWT (RFC 7523 section 2.2).
+	// AssertionJWTBearer is the client_assertion_type of a JWT (RFC 7523 section 2.2).
 	AssertionJWTBearer = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
-	// GrantJWTBearer is the grant whose proof is a JWT (RFC 7523 section 2.1).
+	// GrantJWTBearer is the grant type with a JWT as the authorization grant (RFC 7523 section 2.1).
 	GrantJWTBearer = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
-	// TypeClientAuthentication is the JWT type of a client assertion (RFC 10070). Servers that know RFC 7523 only
-	// ignore it, or have to be told JWT.
+	// TypeClientAuthentication is the JWT type of a client assertion (RFC 10070). A server that knows only RFC 7523 ignores
+	// it or needs TypeJWT.
 	TypeClientAuthentication = "client-authentication+jwt"
 
-	// TypeJWT is the JWT type of everything that has no type of its own.
+	// TypeJWT is the JWT type of assertions without a type of their own.
 	TypeJWT = "JWT"
 )
 
-// Assertion is a JWT that proves who asks (RFC 7523 section 3).
+// Assertion is a JWT that a client signs as proof or as authorization grant (RFC 7523 section 3).
 type Assertion struct {
-	// Type is the header's typ; empty for none.
+	// Type is typ in the header. Default: none.
 	Type string
 
-	// Certificate, if there is one, is named in the header by its thumbprint (x5t#S256).
+	// Certificate is the client certificate whose thumbprint the header contains as x5t#S256. Default: none.
 	Certificate *x509.Certificate
 
-	// Issuer and Subject: for client authentication, both are the client id.
+	// Issuer and Subject are the claims iss and sub. For client authentication, both are the client id.
 	Issuer, Subject string
 
-	// Audience is the one recipient.
+	// Audience is the claim aud, the only recipient.
 	Audience string
 
-	// Claims are further claims, or others in the place of those above. An empty one leaves the claim out.
+	// Claims are further claims. They take precedence over the standard claims. An empty value removes the claim.
 	Claims map[string]string
 }
 
 const (
-	// assertionLifetime is how long an assertion can be used: servers refuse much more (Keycloak, by default).
+	// assertionLifetime is the time from iat to exp. By default, Keycloak refuses assertions that live much longer.
 	assertionLifetime = time.Minute
 
-	// assertionBackdate makes up for a clock that is slightly ahead of the server's.
+	// assertionBackdate puts iat into the past, in case the clock of the server is slightly behind.
 	assertionBackdate = 5 * time.Second
 )
 
-// Sign makes the JWT. Its jti is new each time, because servers accept each only once.
+// Sign returns the signed JWT. It has a new jti at each call, because a server accepts each jti only once. An error does not
+// show the key.
 func (a Assertion) Sign(k SigningKey) (string, error) {
 	options := new(jose.SignerOptions)
 	if a.Type != "" {

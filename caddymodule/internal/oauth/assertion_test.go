@@ -57,8 +57,8 @@ func jwtParts(t *testing.T, jwt string) (header, claims map[string]any, signatur
 	return header, claims, decoded[2]
 }
 
-// verify checks a signature with the standard library, so that go-jose does not judge its own work, and then with
-// go-jose, as a server might. key is the public half, or the secret.
+// verify checks a signature with the standard library, because go-jose must not be the only judge of its own work. Then it
+// checks the signature with go-jose, as a server may. key is the public key or the secret.
 func verify(t *testing.T, jwt string, alg jose.SignatureAlgorithm, key any) {
 	t.Helper()
 	header, _, signature := jwtParts(t, jwt)
@@ -67,17 +67,17 @@ func verify(t *testing.T, jwt string, alg jose.SignatureAlgorithm, key any) {
 	}
 	signed := []byte(jwt[:strings.LastIndex(jwt, ".")])
 	if !verifies(t, alg, key, signed, signature) {
-		t.Errorf("the standard library finds the signature with %s wrong", alg)
+		t.Errorf("the standard library does not verify the signature with %s", alg)
 	}
 	if verifies(t, alg, key, append([]byte("x"), signed...), signature) {
-		t.Fatal("the test takes a signature of something else")
+		t.Fatal("the test verifies the signature of another text")
 	}
 	parsed, err := jose.ParseSigned(jwt, []jose.SignatureAlgorithm{alg})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := parsed.Verify(key); err != nil {
-		t.Errorf("go-jose finds the signature with %s wrong: %v", alg, err)
+		t.Errorf("go-jose does not verify the signature with %s: %v", alg, err)
 	}
 }
 
@@ -95,9 +95,9 @@ func verifies(t *testing.T, alg jose.SignatureAlgorithm, key any, signed, signat
 	switch family {
 	case "RS": // RFC 7518 section 3.3
 		return rsa.VerifyPKCS1v15(key.(*rsa.PublicKey), hash, digest, signature) == nil
-	case "PS": // section 3.5: the salt is as long as the hash
+	case "PS": // section 3.5, where the salt is as long as the hash
 		return rsa.VerifyPSS(key.(*rsa.PublicKey), hash, digest, signature, &rsa.PSSOptions{SaltLength: hash.Size()}) == nil
-	case "ES": // section 3.4: both numbers in the full size of the curve
+	case "ES": // section 3.4, where both numbers have the full size of the curve
 		public := key.(*ecdsa.PublicKey)
 		size := (public.Curve.Params().BitSize + 7) / 8
 		if len(signature) != 2*size {
@@ -135,21 +135,21 @@ func TestAssertionAlgs(t *testing.T) {
 			if signer, ok := k.key.(crypto.Signer); ok {
 				public = signer.Public()
 			}
-			for range 5 { // ECDSA's numbers differ in length each time
+			for range 5 { // the numbers of an ECDSA signature vary in length
 				verify(t, sign(t, Assertion{Issuer: "id", Subject: "id", Audience: "https://as.example"}, k), k.alg, public)
 			}
 		})
 	}
-	if k := SecretKey(secret); k.alg != jose.HS256 { // the default that the documentation names
-		t.Errorf("a secret is used with %s", k.alg)
+	if k := SecretKey(secret); k.alg != jose.HS256 { // the documented default
+		t.Errorf("the default algorithm of a secret is %s", k.alg)
 	}
 }
 
-// The header has what was asked for, and nothing else: a "jwk" or an "x5c" would be an invitation to trust it.
+// The header contains no other fields. A server could trust a key in "jwk" or "x5c".
 func TestAssertionHeader(t *testing.T) {
 	var certificate *x509.Certificate
 	var x5t string
-	for i := byte(0); !strings.Contains(x5t, "-") || !strings.Contains(x5t, "_"); i++ { // one that shows the alphabet
+	for i := byte(0); !strings.Contains(x5t, "-") || !strings.Contains(x5t, "_"); i++ { // a thumbprint with both characters that only base64url has
 		certificate = &x509.Certificate{Raw: []byte{i}}
 		thumbprint := sha256.Sum256(certificate.Raw)
 		x5t = base64.RawURLEncoding.EncodeToString(thumbprint[:]) // RFC 7515 section 4.1.8
@@ -160,13 +160,13 @@ func TestAssertionHeader(t *testing.T) {
 		id   string
 		want map[string]any
 	}{
-		"bare":          {Assertion{}, "", map[string]any{"alg": "ES256"}},
-		"typ":           {Assertion{Type: TypeClientAuthentication}, "", map[string]any{"alg": "ES256", "typ": "client-authentication+jwt"}},
-		"typ JWT":       {Assertion{Type: TypeJWT}, "", map[string]any{"alg": "ES256", "typ": "JWT"}},
-		"kid":           {Assertion{}, `k "1" ü`, map[string]any{"alg": "ES256", "kid": `k "1" ü`}},
-		"x5t#S256":      {Assertion{Certificate: certificate}, "", map[string]any{"alg": "ES256", "x5t#S256": x5t}},
-		"all of it":     {Assertion{Type: "x", Certificate: certificate}, "k", map[string]any{"alg": "ES256", "typ": "x", "kid": "k", "x5t#S256": x5t}},
-		"claims beside": {Assertion{Claims: map[string]string{"kid": "no", "alg": "none"}}, "", map[string]any{"alg": "ES256"}},
+		"bare":       {Assertion{}, "", map[string]any{"alg": "ES256"}},
+		"typ":        {Assertion{Type: TypeClientAuthentication}, "", map[string]any{"alg": "ES256", "typ": "client-authentication+jwt"}},
+		"typ JWT":    {Assertion{Type: TypeJWT}, "", map[string]any{"alg": "ES256", "typ": "JWT"}},
+		"kid":        {Assertion{}, `k "1" ü`, map[string]any{"alg": "ES256", "kid": `k "1" ü`}},
+		"x5t#S256":   {Assertion{Certificate: certificate}, "", map[string]any{"alg": "ES256", "x5t#S256": x5t}},
+		"everything": {Assertion{Type: "x", Certificate: certificate}, "k", map[string]any{"alg": "ES256", "typ": "x", "kid": "k", "x5t#S256": x5t}},
+		"claims":     {Assertion{Claims: map[string]string{"kid": "no", "alg": "none"}}, "", map[string]any{"alg": "ES256"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			k := key
@@ -180,21 +180,22 @@ func TestAssertionHeader(t *testing.T) {
 	}
 }
 
-// RFC 7523 section 3: iss, sub, aud, exp; iat and jti besides. RFC 10070: the audience is one string, not an array.
+// RFC 7523 section 3 requires iss, sub, aud and exp. The assertion also has iat and jti. RFC 10070 requires that the audience
+// is a string and not an array.
 func TestAssertionClaims(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		now := time.Now().Unix()
 		standard := map[string]any{
 			"iss": "the id", "sub": "the subject", "aud": "https://as.example/?a=b&c=<d>",
-			"iat": now - 5, "exp": now + 55, // 60 s in all, and a clock that is ahead is forgiven
+			"iat": now - 5, "exp": now + 55, // 60 s in total, with 5 s for a clock that is ahead
 		}
 		for name, tc := range map[string]struct {
 			claims map[string]string
-			want   map[string]any // beside the standard ones; nil: absent
+			want   map[string]any // in addition to the standard claims; nil removes one
 		}{
 			"none":               {nil, nil},
 			"more":               {map[string]string{"scope": "a b", "target_audience": "x"}, map[string]any{"scope": "a b", "target_audience": "x"}},
-			"another issuer":     {map[string]string{"iss": "somebody"}, map[string]any{"iss": "somebody"}},
+			"another issuer":     {map[string]string{"iss": "other"}, map[string]any{"iss": "other"}},
 			"another subject":    {map[string]string{"sub": "user@example.com"}, map[string]any{"sub": "user@example.com"}},
 			"no subject":         {map[string]string{"sub": ""}, map[string]any{"sub": nil}},
 			"no jti":             {map[string]string{"jti": "", "iat": ""}, map[string]any{"jti": nil, "iat": nil}},
@@ -206,7 +207,7 @@ func TestAssertionClaims(t *testing.T) {
 			_, got, _ := jwtParts(t, sign(t, a, k))
 
 			want := maps.Clone(standard)
-			want["jti"] = got["jti"] // for TestAssertionIsFresh
+			want["jti"] = got["jti"] // TestAssertionIsFresh checks it
 			maps.Copy(want, tc.want)
 			maps.DeleteFunc(want, func(_ string, v any) bool { return v == nil })
 			for name, v := range want {
@@ -214,7 +215,7 @@ func TestAssertionClaims(t *testing.T) {
 					want[name] = json.Number(big.NewInt(n).String())
 				}
 			}
-			// comparing as JSON tells a string from an array with one
+			// JSON distinguishes a string from an array with one string
 			if g, w := must(json.Marshal(got)), must(json.Marshal(want)); !bytes.Equal(g, w) {
 				t.Errorf("%s: got claims\n%s, want\n%s", name, g, w)
 			}
@@ -222,7 +223,7 @@ func TestAssertionClaims(t *testing.T) {
 	})
 }
 
-// Servers accept each jti once, so that what was overheard is of no use (RFC 7523 section 3).
+// Each assertion has a new jti. A server accepts a jti only once, to prevent replays (RFC 7523 section 3).
 func TestAssertionIsFresh(t *testing.T) {
 	const n = 100
 	a := Assertion{Issuer: "id", Subject: "id", Audience: "https://as.example"}
@@ -252,11 +253,11 @@ func TestAssertionIsFresh(t *testing.T) {
 		t.Errorf("%d assertions have %d different jti, such as %q", n, len(ids), ids[0])
 	}
 	if a.Claims != nil {
-		t.Error("signing has changed the assertion")
+		t.Error("Sign has changed the assertion")
 	}
 }
 
-// Whatever cannot be signed with is refused, without a panic and without a word of the secret.
+// Sign returns an error for a key that cannot sign. It does not panic, and the error does not show the key.
 func TestAssertionThatCannotBeSigned(t *testing.T) {
 	withAlg := func(secret, alg string) SigningKey { return must(SecretKey(secret).WithAlg(alg)) }
 	for name, tc := range map[string]struct {

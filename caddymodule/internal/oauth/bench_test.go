@@ -14,10 +14,10 @@ func BenchmarkAnswerRead(b *testing.B) {
 		answer *Answer
 		layout Layout
 	}{
-		"RFC 6749":           {jsonAnswer(`{"access_token":"` + strings.Repeat("x", 1024) + `","token_type":"Bearer","expires_in":3600}`), both},
-		"below data":         {jsonAnswer(`{"data":{"access_token":"a-token","expires_in":3600}}`), both},
-		"a form":             {answerOf(200, "application/x-www-form-urlencoded", "access_token=a-token&expires_in=3600"), both},
-		"the lifetime a JWT": {jsonAnswer(claims), both},
+		"RFC 6749":         {jsonAnswer(`{"access_token":"` + strings.Repeat("x", 1024) + `","token_type":"Bearer","expires_in":3600}`), both},
+		"below data":       {jsonAnswer(`{"data":{"access_token":"a-token","expires_in":3600}}`), both},
+		"a form":           {answerOf(200, "application/x-www-form-urlencoded", "access_token=a-token&expires_in=3600"), both},
+		"a JWT's lifetime": {jsonAnswer(claims), both},
 	} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()

@@ -16,52 +16,52 @@ import (
 )
 
 const (
-	// maxBody bounds a token answer after decompression. Real ones are below 10 KiB.
+	// maxBody limits the body of an answer after decompression. Real answers have less than 10 KiB.
 	maxBody = 64 << 10
 
-	// maxHeader bounds the header of a token answer; net/http alone would accept 10 MiB.
+	// maxHeader limits the header of an answer. The default of net/http is 10 MiB.
 	maxHeader = 64 << 10
 
 	defaultDialTimeout = 5 * time.Second
 	handshakeTimeout   = 5 * time.Second
 )
 
-// Options are how token requests travel. The zero value is fit for most.
+// Options configure a Client. The zero value is useful.
 type Options struct {
-	// RootCAs are the authorities to trust. Default: the system's.
+	// RootCAs are the trusted certificate authorities. Default: those of the system.
 	RootCAs *x509.CertPool
 
-	// ServerName is the name that the server's certificate must be for. Default: the URL's.
+	// ServerName is the name that the certificate of the server must be valid for. Default: the host of the URL.
 	ServerName string
 
-	// Certificate is shown to servers that ask for one. Default: none.
+	// Certificate is the client certificate for servers that request one. Default: none.
 	Certificate *tls.Certificate
 
-	// Proxy is the URL of a proxy; NoProxy uses none. Default: HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
+	// Proxy is the URL of a proxy. NoProxy uses no proxy. Default: the proxy that HTTPS_PROXY, HTTP_PROXY and NO_PROXY set.
 	Proxy   *url.URL
 	NoProxy bool
 
-	// DialTimeout bounds connecting. Default: 5s.
+	// DialTimeout limits the time to connect. Default: 5s.
 	DialTimeout time.Duration
 
-	// AllowPlaintext permits http:// beyond loopback.
+	// AllowPlaintext permits http to hosts beyond loopback. Default: false.
 	AllowPlaintext bool
 }
 
-// Client sends token requests. It follows no redirect, because a 307 would send the secret to another host, and
-// keeps no connection, because token calls are rare and a POST on a connection that died meanwhile is not repeated
-// by net/http. So a Client costs next to nothing, and is made anew when its certificates may have changed.
+// Client sends token requests. It does not follow redirects, because a 307 would send the secret to another host. It does
+// not keep connections, because token requests are rare, and net/http does not repeat a POST on a connection that the
+// server has closed. A Client is therefore cheap, and the app makes a new one for each token request.
 type Client struct {
 	transport      *http.Transport
 	allowPlaintext bool
 }
 
-// NewClient makes a client.
+// NewClient returns a Client with these options.
 func NewClient(o Options) *Client {
 	config := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: o.RootCAs, ServerName: o.ServerName}
 	if o.Certificate != nil {
-		// Of config.Certificates, crypto/tls shows none unless the server names its authority, which no server does for
-		// a self-signed one (RFC 8705 section 2.2).
+		// crypto/tls would not present a certificate of config.Certificates whose authority the server does not name. No
+		// server names the authority of a self-signed certificate (RFC 8705 section 2.2).
 		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return o.Certificate, nil }
 	}
 	return &Client{
@@ -78,7 +78,8 @@ func NewClient(o Options) *Client {
 	}
 }
 
-// proxy implements http.Transport's Proxy. Nothing on this machine is asked through a proxy, which would be elsewhere.
+// proxy implements the field Proxy of http.Transport. A request to loopback uses no proxy, because for a proxy on another
+// host, loopback is that host.
 func (o Options) proxy(req *http.Request) (*url.URL, error) {
 	switch {
 	case o.NoProxy:
@@ -92,11 +93,11 @@ func (o Options) proxy(req *http.Request) (*url.URL, error) {
 	}
 }
 
-// Do sends the request and reads the whole answer. The request's context bounds it all. The error, if any, is a
+// Do sends the request and reads the whole answer. The context of the request limits the time for both. Errors are of type
 // *token.Error.
 func (c *Client) Do(req *http.Request) (*Answer, error) {
 	if req.URL.Scheme != "https" && !c.allowPlaintext && !IsLoopback(req.URL.Hostname()) {
-		return nil, &token.Error{Kind: token.Refused, Reason: "the request would be sent in the clear: use https, or say allow_plaintext"}
+		return nil, &token.Error{Kind: token.Refused, Reason: "the request would be sent in the clear; use https or set allow_plaintext"}
 	}
 	sent := time.Now()
 	res, err := c.transport.RoundTrip(req)
@@ -104,7 +105,7 @@ func (c *Client) Do(req *http.Request) (*Answer, error) {
 		return nil, unreachable(req.Context(), err)
 	}
 	defer res.Body.Close()
-	if res.StatusCode == http.StatusSwitchingProtocols { // reading on would not end with the context
+	if res.StatusCode == http.StatusSwitchingProtocols { // the context would not end the reading of its body
 		return nil, unavailable(trouble{"", "it switched to another protocol"})
 	}
 
@@ -114,13 +115,13 @@ func (c *Client) Do(req *http.Request) (*Answer, error) {
 	if failed != nil && (a.success() || req.Context().Err() != nil) {
 		return nil, failed
 	}
-	return a, nil // of a failure, the status says enough
+	return a, nil // the status of a failure suffices without its body
 }
 
 func readAnswer(ctx context.Context, res *http.Response) ([]byte, *token.Error) {
 	if encoding := res.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
-		// net/http has undone gzip; nothing else was asked for
-		return nil, &token.Error{Kind: token.Unreadable, Status: res.StatusCode, Reason: "the answer has an encoding that was not asked for"}
+		// net/http has requested gzip and has decoded it
+		return nil, &token.Error{Kind: token.Unreadable, Status: res.StatusCode, Reason: "the answer has a content encoding that the proxy did not request"}
 	}
 	body, err := io.ReadAll(io.LimitReader(res.Body, maxBody+1))
 	if err != nil {

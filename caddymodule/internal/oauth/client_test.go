@@ -24,10 +24,10 @@ import (
 
 const goodAnswer = `{"access_token":"T","token_type":"Bearer","expires_in":3600}`
 
-// patience bounds what must end at once. It is long because machines are slow, and is never waited for.
+// patience limits what must end at once. It is long for slow machines. A successful test never waits for it.
 const patience = 5 * time.Second
 
-// post sends one token request with a query that must never be shown.
+// post sends a token request with a query that no error may show.
 func post(ctx context.Context, c *Client, base string) (*Answer, error) {
 	req, err := NewFormRequest(ctx, base+"/token?tenant="+canary, url.Values{"client_secret": {canary}})
 	if err != nil {
@@ -36,7 +36,7 @@ func post(ctx context.Context, c *Client, base string) (*Answer, error) {
 	return c.Do(req)
 }
 
-// postInTime is post for servers that might never let go.
+// postInTime is post for servers that may keep the client waiting for ever.
 func postInTime(t *testing.T, ctx context.Context, base string) (*Answer, error) {
 	t.Helper()
 	type result struct {
@@ -52,13 +52,13 @@ func postInTime(t *testing.T, ctx context.Context, base string) (*Answer, error)
 	case r := <-done:
 		return r.answer, r.err
 	case <-time.After(patience):
-		t.Fatal("the exchange does not end with its context")
+		t.Fatal("the exchange did not end with its context")
 		return nil, nil
 	}
 }
 
-// rawServer is a server that can break HTTP. It has each connection served once a request has been read from it, and
-// closes it then. It counts connections.
+// rawServer is a server that can break HTTP. For each connection, it reads one request, calls serve and closes the
+// connection. It counts connections.
 type rawServer struct {
 	url         string
 	connections atomic.Int32
@@ -115,7 +115,7 @@ func TestClientReadsAnswer(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		arrived = time.Now()
 		if !r.Close {
-			t.Error("the client wants to keep the connection, on which a POST would fail when it has died (pitfall 5.15)")
+			t.Error("the client keeps the connection, but net/http does not repeat a POST on a connection that the server has closed")
 		}
 		w.Header().Set("X-Test", "value")
 		w.WriteHeader(http.StatusCreated)
@@ -130,13 +130,13 @@ func TestClientReadsAnswer(t *testing.T) {
 	if a.Status != http.StatusCreated || a.Header.Get("X-Test") != "value" || string(a.Body) != goodAnswer {
 		t.Errorf("got %+v", a)
 	}
-	// Lifetimes count from before the server could have begun to count (pitfall 5.9).
+	// The server counts the lifetime from some time after the request arrived. The client must not count from a later time.
 	if a.Sent.Before(before) || a.Sent.After(arrived) {
-		t.Errorf("sent at %s, but the call began at %s and arrived at %s", a.Sent, before, arrived)
+		t.Errorf("got Sent %s, but the call began at %s and the request arrived at %s", a.Sent, before, arrived)
 	}
 }
 
-// gzip is undone, because net/http has asked for it; the limit counts what comes out.
+// The client decodes gzip, because net/http requests it. The limit applies to the decoded body.
 func TestClientBodyLimit(t *testing.T) {
 	for _, zipped := range []bool{false, true} {
 		for size, want := range map[int]token.Kind{len(goodAnswer): "", 64 << 10: "", 64<<10 + 1: token.Unreadable} {
@@ -166,7 +166,7 @@ func TestClientBodyLimit(t *testing.T) {
 	}
 }
 
-// Content codings are case insensitive (RFC 9110 section 8.4.1).
+// Content codings are case-insensitive (RFC 9110 section 8.4.1).
 func TestIdentityInAnyCase(t *testing.T) {
 	for _, coding := range []string{"identity", "Identity", "IDENTITY"} {
 		res := &http.Response{Header: http.Header{"Content-Encoding": {coding}}, Body: io.NopCloser(strings.NewReader(goodAnswer))}
@@ -184,11 +184,11 @@ func zip(text string) string {
 	return b.String()
 }
 
-// zeros is a gzip stream that inflates to 10 MiB.
+// zeros returns a gzip stream that inflates to 10 MiB.
 var zeros = sync.OnceValue(func() string { return zip(strings.Repeat("0", 10<<20)) })
 
-// What an endpoint can do to the one that asks it. Each answer must end in an error at once, in one connection, and
-// without a word of what was sent.
+// A hostile token endpoint can send any bytes. Each of these answers must end in an error at once, after one connection. The
+// error must not quote the answer.
 func TestClientHostileServer(t *testing.T) {
 	const ok = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Canary: c4n4ry\r\n"
 	for name, tc := range map[string]struct {
@@ -233,7 +233,7 @@ func TestClientHostileServer(t *testing.T) {
 		"two lengths": {func(c net.Conn) {
 			_, _ = io.WriteString(c, ok+"Content-Length: 1\r\nContent-Length: 2\r\n\r\nc4n4ry")
 		}, token.Unavailable, "cannot be reached"},
-		"a length that is none": {func(c net.Conn) {
+		"an invalid length": {func(c net.Conn) {
 			_, _ = io.WriteString(c, ok+"Content-Length: c4n4ry\r\n\r\n")
 		}, token.Unavailable, "cannot be reached"},
 		"an unknown transfer encoding": {func(c net.Conn) {
@@ -242,22 +242,22 @@ func TestClientHostileServer(t *testing.T) {
 		"a broken chunk": {func(c net.Conn) {
 			_, _ = io.WriteString(c, ok+"Transfer-Encoding: chunked\r\n\r\nc4n4ry\r\n")
 		}, token.Unavailable, "cannot be reached"},
-		"nothing":           {func(net.Conn) {}, token.Unavailable, "closed the connection"},
+		"no answer":         {func(net.Conn) {}, token.Unavailable, "closed the connection"},
 		"half a header":     {func(c net.Conn) { _, _ = io.WriteString(c, ok) }, token.Unavailable, "closed the connection"},
 		"a cut body":        {func(c net.Conn) { _, _ = io.WriteString(c, ok+"Content-Length: 100\r\n\r\n"+goodAnswer) }, token.Unavailable, "closed the connection"},
 		"a cut chunk":       {func(c net.Conn) { _, _ = io.WriteString(c, ok+"Transfer-Encoding: chunked\r\n\r\nff\r\n"+goodAnswer) }, token.Unavailable, "closed the connection"},
 		"no last chunk":     {func(c net.Conn) { _, _ = io.WriteString(c, ok+"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n") }, token.Unavailable, "closed the connection"},
 		"a reset":           {reset, token.Unavailable, "cannot be reached"},
 		"a reset in a body": {func(c net.Conn) { _, _ = io.WriteString(c, ok+"Content-Length: 100\r\n\r\n{"); reset(c) }, token.Unavailable, "cannot be reached"},
-		"gzip that is none": {func(c net.Conn) { _, _ = io.WriteString(c, ok+"Content-Encoding: gzip\r\n\r\nc4n4ry c4n4ry") }, token.Unavailable, "cannot be reached"},
+		"invalid gzip":      {func(c net.Conn) { _, _ = io.WriteString(c, ok+"Content-Encoding: gzip\r\n\r\nc4n4ry c4n4ry") }, token.Unavailable, "cannot be reached"},
 		"gzip that is cut":  {func(c net.Conn) { _, _ = io.WriteString(c, ok+"Content-Encoding: gzip\r\n\r\n"+zip(goodAnswer)[:20]) }, token.Unavailable, "cannot be reached"},
-		"br":                {func(c net.Conn) { _, _ = io.WriteString(c, ok+"Content-Encoding: br\r\n\r\n"+goodAnswer) }, token.Unreadable, "not asked for"},
-		"deflate":           {func(c net.Conn) { _, _ = io.WriteString(c, ok+"Content-Encoding: deflate\r\n\r\n"+goodAnswer) }, token.Unreadable, "not asked for"},
+		"br":                {func(c net.Conn) { _, _ = io.WriteString(c, ok+"Content-Encoding: br\r\n\r\n"+goodAnswer) }, token.Unreadable, "did not request"},
+		"deflate":           {func(c net.Conn) { _, _ = io.WriteString(c, ok+"Content-Encoding: deflate\r\n\r\n"+goodAnswer) }, token.Unreadable, "did not request"},
 		"gzip twice": {func(c net.Conn) {
 			_, _ = io.WriteString(c, ok+"Content-Encoding: gzip, gzip\r\n\r\n"+zip(zip(goodAnswer)))
-		}, token.Unreadable, "not asked for"},
-		"an unknown coding":  {func(c net.Conn) { _, _ = io.WriteString(c, ok+"Content-Encoding: c4n4ry\r\n\r\n"+goodAnswer) }, token.Unreadable, "not asked for"},
-		"TLS without asking": {func(c net.Conn) { _, _ = io.WriteString(c, "\x16\x03\x01\x00\x05c4n4ry") }, token.Unavailable, "cannot be reached"},
+		}, token.Unreadable, "did not request"},
+		"an unknown coding": {func(c net.Conn) { _, _ = io.WriteString(c, ok+"Content-Encoding: c4n4ry\r\n\r\n"+goodAnswer) }, token.Unreadable, "did not request"},
+		"unexpected TLS":    {func(c net.Conn) { _, _ = io.WriteString(c, "\x16\x03\x01\x00\x05c4n4ry") }, token.Unavailable, "cannot be reached"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			srv := newRawServer(t, tc.serve)
@@ -269,7 +269,7 @@ func TestClientHostileServer(t *testing.T) {
 				t.Errorf("got reason %q, want one with %q", e.Reason, tc.want)
 			}
 			if ctx.Err() != nil {
-				t.Error("only the deadline ended it")
+				t.Error("only the deadline ended the exchange")
 			}
 			if n := srv.connections.Load(); n != 1 {
 				t.Errorf("the server saw %d connections", n)
@@ -284,9 +284,9 @@ func reset(c net.Conn) {
 	_ = c.Close()
 }
 
-// Wherever an endpoint stalls, the request's context ends the exchange: else one such answer would hold the only
-// flight of a credential for good (pitfall 2.2).
-func TestClientContextEndsIt(t *testing.T) {
+// Wherever a token endpoint stalls, the context of the request ends the exchange. Otherwise the only flight of a credential
+// would never end, and all requests would wait for it.
+func TestClientContextEndsExchange(t *testing.T) {
 	const ok = "HTTP/1.1 200 OK\r\n"
 	for name, serve := range map[string]func(c net.Conn){
 		"no answer":          untilClosed,
@@ -341,7 +341,7 @@ func TestClientContextEndsIt(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 			defer cancel()
 			a, err := postInTime(t, ctx, srv.url)
-			if err == nil { // the status of a failure says enough
+			if err == nil { // the client returns a failure without its body
 				_, err = a.Read(both)
 			}
 			wantError(t, err, token.Unavailable)
@@ -352,7 +352,7 @@ func TestClientContextEndsIt(t *testing.T) {
 	}
 
 	t.Run("a handshake", func(t *testing.T) {
-		l, err := net.Listen("tcp", "127.0.0.1:0") // the kernel takes the connection, and nobody answers
+		l, err := net.Listen("tcp", "127.0.0.1:0") // the kernel accepts the connection, and the test does not answer
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -363,7 +363,7 @@ func TestClientContextEndsIt(t *testing.T) {
 		wantError(t, err, token.Unavailable)
 	})
 
-	t.Run("a context that has ended before", func(t *testing.T) {
+	t.Run("a context that has already ended", func(t *testing.T) {
 		srv := newRawServer(t, untilClosed)
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
@@ -375,8 +375,8 @@ func TestClientContextEndsIt(t *testing.T) {
 	})
 }
 
-// A failure is what its status says, whatever stands in its body: a page of a gateway may be large, and compressed as
-// nobody asked for.
+// The status of a failure decides, even if its body is unreadable. The error page of a gateway may be large, or may have a
+// content encoding that the client did not request.
 func TestClientFailureWithOddBody(t *testing.T) {
 	for name, write := range map[string]func(w http.ResponseWriter, status int){
 		"empty": func(w http.ResponseWriter, status int) { w.WriteHeader(status) },
@@ -421,8 +421,8 @@ func TestClientFailureWithOddBody(t *testing.T) {
 	}
 }
 
-// No redirect is followed: 307 and 308 would send the secret to another host, and 301 to 303 would ask it for a token
-// with a GET (pitfall 5.8).
+// The client follows no redirect. It would send the secret to another host after 307 and 308, and a GET without the
+// parameters after 301 to 303.
 func TestClientFollowsNoRedirect(t *testing.T) {
 	var visits atomic.Int32
 	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -438,7 +438,7 @@ func TestClientFollowsNoRedirect(t *testing.T) {
 				w.Header().Set("Location", location)
 				w.Header().Set("Refresh", "0; url="+other.URL)
 				w.WriteHeader(status)
-				_, _ = io.WriteString(w, goodAnswer) // no token comes from a redirect either
+				_, _ = io.WriteString(w, goodAnswer) // the client ignores a token in a redirect
 			}))
 			a, err := post(t.Context(), NewClient(Options{}), srv.URL)
 			if err == nil {
@@ -448,7 +448,7 @@ func TestClientFollowsNoRedirect(t *testing.T) {
 				t.Errorf("%d to %q: got %+v", status, location, e)
 			}
 			if n := calls.Load(); n != 1 {
-				t.Errorf("%d to %q: the endpoint got %d calls", status, location, n)
+				t.Errorf("%d to %q: the token endpoint got %d calls", status, location, n)
 			}
 			srv.Close()
 		}
@@ -458,7 +458,7 @@ func TestClientFollowsNoRedirect(t *testing.T) {
 	}
 }
 
-// A cookie of one answer must not come with the next request: credentials share the client.
+// The client does not send a cookie of an answer with the next request.
 func TestClientKeepsNothing(t *testing.T) {
 	var opened atomic.Int32
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -495,7 +495,7 @@ func TestClientConnectionRefused(t *testing.T) {
 	}
 }
 
-// TestClientProxyEnvironment runs itself again, because net/http reads the environment once for each process.
+// TestClientProxyEnvironment runs itself in another process, because net/http reads the environment once for each process.
 func TestClientProxyEnvironment(t *testing.T) {
 	const variable = "TEST_TOKEN_ENDPOINTS"
 	if endpoints, ok := os.LookupEnv(variable); ok {
@@ -511,7 +511,7 @@ func TestClientProxyEnvironment(t *testing.T) {
 	}
 
 	var mu sync.Mutex
-	asked := make(map[string]bool) // the hosts that the proxy was asked for
+	asked := make(map[string]bool) // the hosts of the requests to the proxy
 	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -523,14 +523,14 @@ func TestClientProxyEnvironment(t *testing.T) {
 	defer endpoint.Close()
 	_, port, _ := net.SplitHostPort(strings.TrimPrefix(endpoint.URL, "http://"))
 
-	// Whatever may be asked in the clear because it counts as loopback must not pass a proxy.
+	// The client may use plaintext for loopback, so such a request must not go through a proxy.
 	var endpoints []string
 	for _, host := range []string{"127.0.0.1", "127.0.0.2", "localhost", "[::1]", "[::ffff:127.0.0.1]", "LOCALHOST", "localhost."} {
 		if IsLoopback(host) {
 			endpoints = append(endpoints, "http://"+host+":"+port, "https://"+host+":"+port)
 		}
 	}
-	endpoints = append(endpoints, "http://elsewhere.invalid", "https://elsewhere.invalid") // these must
+	endpoints = append(endpoints, "http://elsewhere.invalid", "https://elsewhere.invalid") // these must use the proxy
 
 	child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestClientProxyEnvironment$", "-test.v")
 	child.Env = append(os.Environ(), variable+"="+strings.Join(endpoints, " "), "NO_PROXY=", "no_proxy=")
@@ -545,7 +545,7 @@ func TestClientProxyEnvironment(t *testing.T) {
 	defer mu.Unlock()
 	for _, host := range []string{"elsewhere.invalid", "elsewhere.invalid:443"} {
 		if !asked[host] {
-			t.Errorf("%s was not asked for through the proxy of the environment", host)
+			t.Errorf("the request for %s did not use the proxy of the environment", host)
 		}
 		delete(asked, host)
 	}
@@ -557,7 +557,7 @@ func TestClientProxyEnvironment(t *testing.T) {
 	}
 }
 
-// recordingProxy refuses whatever it is asked for, and records that.
+// recordingProxy records all requests and answers them with 502.
 type recordingProxy struct {
 	mu    sync.Mutex
 	asked []string
@@ -575,7 +575,7 @@ func basicCredentials(header string) (user, password string, ok bool) {
 	return (&http.Request{Header: http.Header{"Authorization": {header}}}).BasicAuth()
 }
 
-// A proxy of the configuration is used for all but loopback; of https it sees a host name alone.
+// The client uses the configured proxy for all hosts except loopback. Of an https request, the proxy sees only the host.
 func TestClientProxy(t *testing.T) {
 	recorder := new(recordingProxy)
 	proxy := httptest.NewServer(recorder)
@@ -592,8 +592,8 @@ func TestClientProxy(t *testing.T) {
 	for _, tc := range []struct {
 		options Options
 		base    string
-		asked   string // of the proxy
-		direct  int32
+		asked   string // the request to the proxy
+		direct  int32  // the number of requests without the proxy
 	}{
 		{Options{Proxy: proxyURL, AllowPlaintext: true}, "http://elsewhere.invalid", "POST http://elsewhere.invalid/token?tenant=c4n4ry user p@ss", 0},
 		{Options{Proxy: proxyURL}, "https://elsewhere.invalid", "CONNECT elsewhere.invalid:443 user p@ss", 0},
@@ -618,7 +618,7 @@ func TestClientProxy(t *testing.T) {
 		}
 		recorder.mu.Lock()
 		if got := strings.Join(recorder.asked, "; "); got != tc.asked {
-			t.Errorf("%s: the proxy was asked for %q, want %q", tc.base, got, tc.asked)
+			t.Errorf("%s: the proxy got the request %q, want %q", tc.base, got, tc.asked)
 		}
 		recorder.mu.Unlock()
 		if n := direct.Load(); n != tc.direct {
@@ -629,13 +629,14 @@ func TestClientProxy(t *testing.T) {
 	proxy.Close()
 	gone := must(url.Parse(strings.Replace(proxy.URL, "http://", "http://c4n4ry:c4n4ry@", 1)))
 	_, err := post(t.Context(), NewClient(Options{Proxy: gone}), "https://elsewhere.invalid")
-	wantError(t, err, token.Unavailable) // silent about the password
+	wantError(t, err, token.Unavailable) // the error must not show the password
 }
 
-// Nothing secret goes in the clear beyond this machine, unless the configuration says so (pitfall 5.3).
+// The client sends secrets over plaintext only to this machine, unless the configuration sets allow_plaintext. RFC 6749
+// section 3.2 requires TLS.
 func TestClientPlaintext(t *testing.T) {
 	recorder := new(recordingProxy)
-	proxy := httptest.NewServer(recorder) // so that whatever goes out is seen
+	proxy := httptest.NewServer(recorder) // sees every request that goes out
 	defer proxy.Close()
 	proxyURL := must(url.Parse(proxy.URL))
 	for _, base := range []string{
@@ -649,13 +650,13 @@ func TestClientPlaintext(t *testing.T) {
 		}
 	}
 	if len(recorder.asked) > 0 {
-		t.Errorf("there went %q", recorder.asked)
+		t.Errorf("the client sent %q", recorder.asked)
 	}
 	if _, err := post(t.Context(), NewClient(Options{Proxy: proxyURL, AllowPlaintext: true}), "http://elsewhere.invalid"); err != nil {
 		t.Error(err)
 	}
 	if len(recorder.asked) != 1 {
-		t.Errorf("with allow_plaintext, there went %q", recorder.asked)
+		t.Errorf("with allow_plaintext, the client sent %q", recorder.asked)
 	}
 }
 

@@ -22,7 +22,7 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// authority is a certificate authority whose certificates are full of canaries.
+// authority is a certificate authority whose certificates contain the canary.
 type authority struct {
 	t           *testing.T
 	certificate *x509.Certificate
@@ -34,7 +34,7 @@ func newAuthority(t *testing.T) *authority {
 	return newNamedAuthority(t, "")
 }
 
-// newNamedAuthority makes an authority that can be told from others by its name.
+// newNamedAuthority returns an authority with a name of its own.
 func newNamedAuthority(t *testing.T, name string) *authority {
 	t.Helper()
 	a := &authority{t: t}
@@ -71,7 +71,8 @@ func (a *authority) issue(template *x509.Certificate) (*x509.Certificate, *ecdsa
 	return certificate, key
 }
 
-// serve starts a TLS server with a certificate that change has had a hand in. It counts the requests that arrive.
+// serve starts a TLS server. change may modify the template of its certificate and its configuration. serve counts the
+// requests that arrive.
 func (a *authority) serve(change func(*x509.Certificate, *tls.Config)) (base string, requests *atomic.Int32) {
 	a.t.Helper()
 	config := new(tls.Config)
@@ -97,21 +98,21 @@ func (a *authority) serve(change func(*x509.Certificate, *tls.Config)) (base str
 	return srv.URL, requests
 }
 
-// The secret goes to nobody who cannot prove to be the endpoint (OPT-07).
+// The client sends the secret only to a server with a valid certificate for the host.
 func TestClientTLS(t *testing.T) {
 	trusted, unknown := newAuthority(t), newAuthority(t)
 	roots := x509.NewCertPool()
 	roots.AddCert(trusted.certificate)
 	c := NewClient(Options{})
 	if config := c.transport.TLSClientConfig; config.RootCAs != nil || config.InsecureSkipVerify {
-		t.Error("the client does not trust exactly what the system trusts")
+		t.Error("the client does not trust exactly the authorities of the system")
 	}
 	c.transport.TLSClientConfig.RootCAs = roots
 
 	for name, tc := range map[string]struct {
 		authority *authority
 		change    func(*x509.Certificate, *tls.Config)
-		want      string // in the reason; empty: it works
+		want      string // in the reason; empty for success
 	}{
 		"good":    {trusted, func(*x509.Certificate, *tls.Config) {}, ""},
 		"TLS 1.2": {trusted, func(_ *x509.Certificate, config *tls.Config) { config.MaxVersion = tls.VersionTLS12 }, ""},
@@ -167,7 +168,7 @@ func (a *authority) pool() *x509.CertPool {
 	return pool
 }
 
-// Options say whom to trust, and for what name: in place of what the system and the URL say, not besides.
+// RootCAs replaces the authorities of the system, and ServerName replaces the host of the URL.
 func TestClientTLSOptions(t *testing.T) {
 	trusted, unknown := newAuthority(t), newAuthority(t)
 	named := func(c *x509.Certificate, _ *tls.Config) { c.IPAddresses, c.DNSNames = nil, []string{"login.example"} }
@@ -176,7 +177,7 @@ func TestClientTLSOptions(t *testing.T) {
 		authority *authority
 		change    func(*x509.Certificate, *tls.Config)
 		options   Options
-		want      string // in the reason; empty: it works
+		want      string // in the reason; empty for success
 	}{
 		"an authority":                     {trusted, unnamed, Options{RootCAs: trusted.pool()}, ""},
 		"another authority":                {unknown, unnamed, Options{RootCAs: trusted.pool()}, "not trusted"},
@@ -207,8 +208,8 @@ func TestClientTLSOptions(t *testing.T) {
 	}
 }
 
-// The server sees the client's certificate if it asks for one (RFC 8705 section 2), whatever authorities it names:
-// it names none for self-signed certificates, and often not the one that issued this one.
+// The client presents its certificate to a server that requests one (RFC 8705 section 2). It ignores which authorities the
+// server names. A server cannot name the authority of a self-signed certificate and often does not name that of others.
 func TestClientCertificate(t *testing.T) {
 	server, issuing, other := newAuthority(t), newNamedAuthority(t, "the issuing one"), newNamedAuthority(t, "the other one")
 	leaf, key := issuing.issue(&x509.Certificate{
@@ -220,19 +221,19 @@ func TestClientCertificate(t *testing.T) {
 
 	for name, tc := range map[string]struct {
 		shown *tls.Certificate
-		ask   tls.ClientAuthType
-		names *authority // whose certificates the server says it takes
-		want  int        // certificates that it sees; -1: none, and it hangs up
+		auth  tls.ClientAuthType
+		names *authority // the authority that the server names
+		want  int        // the number of certificates that the server sees; -1: the server ends the connection
 	}{
-		"asked for and verified":       {issued, tls.RequireAndVerifyClientCert, issuing, 1},
-		"asked for":                    {issued, tls.RequestClientCert, issuing, 1},
-		"asked for, of any authority":  {issued, tls.RequireAnyClientCert, nil, 1},
-		"asked for, of another":        {issued, tls.RequireAnyClientCert, other, 1},
+		"requested and verified":       {issued, tls.RequireAndVerifyClientCert, issuing, 1},
+		"requested":                    {issued, tls.RequestClientCert, issuing, 1},
+		"requested, of any authority":  {issued, tls.RequireAnyClientCert, nil, 1},
+		"requested, of another":        {issued, tls.RequireAnyClientCert, other, 1},
 		"self-signed":                  {selfSigned, tls.RequireAnyClientCert, issuing, 1},
-		"self-signed, asked for":       {selfSigned, tls.RequestClientCert, issuing, 1},
+		"self-signed, requested":       {selfSigned, tls.RequestClientCert, issuing, 1},
 		"self-signed and not verified": {selfSigned, tls.RequireAndVerifyClientCert, issuing, -1},
-		"not asked for":                {issued, tls.NoClientCert, nil, 0},
-		"none, but asked for":          {nil, tls.RequestClientCert, issuing, 0},
+		"not requested":                {issued, tls.NoClientCert, nil, 0},
+		"none, but requested":          {nil, tls.RequestClientCert, issuing, 0},
 		"none, but required":           {nil, tls.RequireAnyClientCert, issuing, -1},
 	} {
 		for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
@@ -240,7 +241,7 @@ func TestClientCertificate(t *testing.T) {
 				var seen atomic.Pointer[[]*x509.Certificate]
 				base, requests := server.serve(func(_ *x509.Certificate, config *tls.Config) {
 					config.MaxVersion = version
-					config.ClientAuth = tc.ask
+					config.ClientAuth = tc.auth
 					if tc.names != nil {
 						config.ClientCAs = tc.names.pool()
 					}

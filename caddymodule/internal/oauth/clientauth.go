@@ -5,7 +5,7 @@ import (
 	"net/url"
 )
 
-// The client authentication methods by their registered names (RFC 7591 section 2, RFC 8705 section 2).
+// The client authentication methods, by their registered names (RFC 7591 section 2, RFC 8705 section 2).
 const (
 	ClientSecretBasic       = "client_secret_basic"
 	ClientSecretPost        = "client_secret_post"
@@ -16,22 +16,24 @@ const (
 	NoClientAuth            = "none"
 )
 
-// ClientAuth puts the proof of the client's identity on token requests: one method, never two (RFC 6749 section 2.3).
+// ClientAuth adds the proof of the client to token requests, by exactly one method (RFC 6749 section 2.3).
 type ClientAuth struct {
-	// Method is one of the names above.
+	// Method is the client authentication method, such as ClientSecretBasic. Required.
 	Method string
 
-	// RawBasic sends id and secret in Basic as they are, for servers that do not decode them.
+	// RawBasic sends id and secret in the Basic scheme without encoding, for servers that do not decode them. Default:
+	// false.
 	RawBasic bool
 
-	// IDParam and SecretParam are the names of the parameters. Without IDParam, the id is not sent as a parameter.
+	// IDParam and SecretParam are the names of the parameters for id and secret. Without IDParam, the request has no
+	// parameter for the id.
 	IDParam, SecretParam string
 
-	// AssertionType is the client_assertion_type.
+	// AssertionType is the value of the parameter client_assertion_type.
 	AssertionType string
 }
 
-// Proof is what a client proves its identity with. Which of the two is needed depends on the method.
+// Proof proves the client to the token endpoint. The method determines which of the fields is required.
 type Proof struct {
 	// Secret is the client secret.
 	Secret string
@@ -40,7 +42,7 @@ type Proof struct {
 	Assertion string
 }
 
-// Apply adds id and proof to the request.
+// Apply adds the client id and the proof to the request.
 func (a ClientAuth) Apply(r *TokenRequest, id string, proof Proof) {
 	if a.Method == ClientSecretBasic {
 		r.Header.Set("Authorization", "Basic "+a.basic(id, proof.Secret))
@@ -58,8 +60,8 @@ func (a ClientAuth) Apply(r *TokenRequest, id string, proof Proof) {
 	}
 }
 
-// basic encodes id and secret as a form does, before base64 (RFC 6749 section 2.3.1): else a colon in the id, or
-// anything but ASCII, could not be told from what it means.
+// basic returns the credentials of the Basic scheme. It form-encodes id and secret before base64 (RFC 6749 section 2.3.1),
+// because Basic has no other way to carry a colon in the id, or characters beyond ASCII.
 func (a ClientAuth) basic(id, secret string) string {
 	if !a.RawBasic {
 		id, secret = url.QueryEscape(id), url.QueryEscape(secret)

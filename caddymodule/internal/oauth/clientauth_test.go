@@ -11,15 +11,15 @@ import (
 	"testing"
 )
 
-// applied is the request that a method makes of an empty one.
+// applied returns a token request after Apply.
 func applied(a ClientAuth, id string, proof Proof) TokenRequest {
 	r := TokenRequest{URL: "https://login.example/token", Params: url.Values{"grant_type": {"client_credentials"}}, Header: make(http.Header)}
 	a.Apply(&r, id, proof)
 	return r
 }
 
-// One method per request, and of it exactly what its specification says (RFC 6749 section 2.3, RFC 7521 section 4.2,
-// RFC 8705 section 2).
+// A request has exactly the parameters and header fields that its method specifies (RFC 6749 section 2.3, RFC 7521
+// section 4.2, RFC 8705 section 2).
 func TestClientAuth(t *testing.T) {
 	const assertionType = "urn:example:type"
 	proof := Proof{Secret: oddSecret, Assertion: "a.b.c"}
@@ -68,7 +68,8 @@ func TestClientAuthSecretParam(t *testing.T) {
 	}
 }
 
-// RFC 6749 section 2.3.1: form-encoded first, then base64. The values are those of pitfalls section 4.
+// Id and secret are form-encoded, then base64-encoded (RFC 6749 section 2.3.1). With RawBasic, they are only
+// base64-encoded.
 func TestClientAuthBasic(t *testing.T) {
 	for _, tc := range []struct{ id, secret, form string }{
 		{oddID, oddSecret, "a%3Ab+c:p%25%26%2B%C3%BC+%2F~%2A"},
@@ -94,7 +95,7 @@ func TestClientAuthBasic(t *testing.T) {
 	}
 }
 
-// A server that follows the specification gets back what was configured, whatever it is made of.
+// A server that follows the specification decodes the configured id and secret, with any characters.
 func TestClientAuthRoundTrip(t *testing.T) {
 	for _, value := range append([]string{"x:y", ":", "plain"}, awkward...) {
 		for _, method := range []string{ClientSecretBasic, ClientSecretPost} {

@@ -14,23 +14,24 @@ import (
 )
 
 const (
-	// metadataLifetime is how long an issuer's metadata is believed. After that the issuer is asked again, and what is
-	// known is believed still if it does not answer.
+	// metadataLifetime is the time after which Discovery requests the metadata again. If that fails, it keeps the token
+	// endpoint that it knows.
 	metadataLifetime = time.Hour
 
-	// renewalTimeout and renewalShare, of the time that is left, bound asking again. renewalPause spaces it while it
-	// fails.
+	// renewalTimeout limits such a request. So does renewalShare, as a fraction of the time that the token request has left.
+	// renewalPause is the time until the next try if it fails.
 	renewalTimeout = 2 * time.Second
 	renewalShare   = 4
 	renewalPause   = time.Minute
 )
 
-// Discovery finds an issuer's token endpoint when it is needed, and remembers it. It is safe for concurrent use.
+// Discovery finds the token endpoint of an issuer at the first token request and remembers it. It is safe for concurrent
+// use.
 type Discovery struct {
-	// Issuer is the issuer's identifier, a URL.
+	// Issuer is the identifier of the issuer, a URL. Required.
 	Issuer string
 
-	// MTLS prefers the endpoint for clients with a certificate.
+	// MTLS prefers the token endpoint for clients with a certificate (RFC 8705 section 5). Default: false.
 	MTLS bool
 
 	mu     sync.Mutex
@@ -39,7 +40,8 @@ type Discovery struct {
 	expiry time.Time
 }
 
-// TokenEndpoint returns the issuer's token endpoint, asked for with do. Its errors are of type *token.Error.
+// TokenEndpoint returns the token endpoint of the issuer. It sends requests for metadata with do. Its errors are of type
+// *token.Error.
 func (d *Discovery) TokenEndpoint(ctx context.Context, do func(*http.Request) (*Answer, error)) (string, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -63,8 +65,8 @@ func (d *Discovery) remember(endpoint string) {
 	d.expiry = d.asked.Add(metadataLifetime)
 }
 
-// Doubt says that there seems to be no token endpoint where the metadata said: it may have moved. The issuer is asked
-// again before the next token request, unless it was a moment ago.
+// Doubt reports that the known token endpoint does not seem to exist any more. The next call of TokenEndpoint requests the
+// metadata again, unless Discovery has requested it within the last minute.
 func (d *Discovery) Doubt() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -73,7 +75,8 @@ func (d *Discovery) Doubt() {
 	}
 }
 
-// renew asks again. It must not take the time that the token request needs: what is known is good enough.
+// renew requests the metadata again. It leaves most of the time to the token request, because the known token endpoint
+// probably works.
 func (d *Discovery) renew(ctx context.Context, do func(*http.Request) (*Answer, error)) {
 	timeout := renewalTimeout
 	if deadline, ok := ctx.Deadline(); ok {
@@ -90,7 +93,8 @@ func (d *Discovery) renew(ctx context.Context, do func(*http.Request) (*Answer, 
 	d.remember(endpoint)
 }
 
-// discover looks where RFC 8414 section 3.1 says, then where OpenID Connect Discovery section 4 says.
+// discover requests the metadata at the location of RFC 8414 section 3.1, then at that of OpenID Connect Discovery
+// section 4.
 func (d *Discovery) discover(ctx context.Context, do func(*http.Request) (*Answer, error)) (string, error) {
 	locations, err := metadataURLs(d.Issuer)
 	if err != nil {
@@ -98,13 +102,13 @@ func (d *Discovery) discover(ctx context.Context, do func(*http.Request) (*Answe
 	}
 	var failures []*token.Error
 	for i, location := range locations {
-		endpoint, failed := d.askInTime(ctx, len(locations)-i, location, do)
+		endpoint, failed := d.requestInTime(ctx, len(locations)-i, location, do)
 		if failed == nil {
 			return endpoint, nil
 		}
 		failures = append(failures, failed)
 	}
-	return "", worthiest(failures)
+	return "", mostUseful(failures)
 }
 
 func metadataURLs(issuer string) ([]string, error) {
@@ -113,25 +117,26 @@ func metadataURLs(issuer string) ([]string, error) {
 		return nil, &token.Error{Kind: token.Refused, Reason: "issuer is not a URL"}
 	}
 	path := strings.TrimSuffix(u.EscapedPath(), "/")
-	base := (&url.URL{Scheme: u.Scheme, Host: u.Host}).String() // which escapes the zone of an address
+	base := (&url.URL{Scheme: u.Scheme, Host: u.Host}).String() // String escapes the zone of an IPv6 address
 	return []string{
 		base + "/.well-known/oauth-authorization-server" + path,
 		base + path + "/.well-known/openid-configuration",
 	}, nil
 }
 
-// askInTime asks at one location, and leaves time for those that remain: it may be one that never answers.
-func (d *Discovery) askInTime(ctx context.Context, remaining int, location string, do func(*http.Request) (*Answer, error)) (string, *token.Error) {
+// requestInTime requests the metadata at one location. It leaves time for the remaining locations, because this one may not
+// answer.
+func (d *Discovery) requestInTime(ctx context.Context, remaining int, location string, do func(*http.Request) (*Answer, error)) (string, *token.Error) {
 	if deadline, ok := ctx.Deadline(); ok && remaining > 1 && d.known == "" {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)/2)
 		defer cancel()
 	}
-	return d.ask(ctx, location, do)
+	return d.request(ctx, location, do)
 }
 
-// ask reads the metadata at one location.
-func (d *Discovery) ask(ctx context.Context, location string, do func(*http.Request) (*Answer, error)) (string, *token.Error) {
+// request requests the metadata at one location and returns the token endpoint.
+func (d *Discovery) request(ctx context.Context, location string, do func(*http.Request) (*Answer, error)) (string, *token.Error) {
 	req, err := newRequest(ctx, http.MethodGet, location, "", nil)
 	if err != nil {
 		return "", refusedDiscovery("the issuer is not a URL")
@@ -143,11 +148,11 @@ func (d *Discovery) ask(ctx context.Context, location string, do func(*http.Requ
 		return "", &failed
 	}
 	if err != nil {
-		return "", refusedDiscovery("the issuer cannot be asked")
+		return "", refusedDiscovery("the request for the issuer's metadata failed")
 	}
 	if answer.Status != http.StatusOK {
 		failed := answer.failure("", Layout{})
-		failed.Reason = "discovery: the issuer has no metadata: check issuer, or set token_url in its place"
+		failed.Reason = "discovery: the issuer has no metadata; check issuer or set token_url instead"
 		if failed.Kind == token.Unavailable {
 			failed.Reason = "discovery: the issuer asks to try again later"
 		}
@@ -156,18 +161,18 @@ func (d *Discovery) ask(ctx context.Context, location string, do func(*http.Requ
 	return d.read(answer.Body)
 }
 
-// read reads the metadata (RFC 8414 section 2). Its members are found by their exact names, which encoding/json would
-// not do for a struct.
+// read returns the token endpoint in the metadata (RFC 8414 section 2). It does not decode into a struct, because
+// encoding/json would accept the names of members in any case.
 func (d *Discovery) read(body []byte) (string, *token.Error) {
 	m, ok := parseFields("application/json", body)
 	if _, isObject := m.root.(map[string]any); !ok || !isObject {
 		return "", refusedDiscovery("the issuer's metadata cannot be read")
 	}
-	if issuer, _ := m.text("issuer"); issuer != d.Issuer { // RFC 8414 section 3.3: identical, or not to be used
+	if issuer, _ := m.text("issuer"); issuer != d.Issuer { // they must be identical (RFC 8414 section 3.3)
 		if strings.TrimSuffix(issuer, "/") == strings.TrimSuffix(d.Issuer, "/") {
-			return "", refusedDiscovery("the metadata and issuer differ in a slash at the end: write issuer as the server does")
+			return "", refusedDiscovery("issuer and the metadata differ in a slash at the end; set issuer exactly as in the metadata")
 		}
-		return "", refusedDiscovery("the metadata names another issuer: check issuer")
+		return "", refusedDiscovery("the metadata names another issuer; check issuer")
 	}
 	endpoint, _ := m.text("token_endpoint")
 	if d.MTLS { // RFC 8705 section 5
@@ -175,13 +180,14 @@ func (d *Discovery) read(body []byte) (string, *token.Error) {
 		endpoint = cmp.Or(alias, endpoint)
 	}
 	if !d.mayName(endpoint) {
-		return "", refusedDiscovery("the metadata names no token endpoint that can be used")
+		return "", refusedDiscovery("the metadata names no token endpoint that the proxy may use")
 	}
 	return endpoint, nil
 }
 
-// mayName keeps metadata from sending the client's secret where its issuer has no business: in the clear, or to what
-// listens on this machine or its link, such as Caddy's own admin API, or a cloud's metadata service.
+// mayName reports whether the issuer may name this token endpoint. The metadata must not send the secret over plaintext. It
+// must not send it to this machine or to a link-local address either, unless the issuer is there, because Caddy's admin API
+// or a cloud's metadata service may listen there.
 func (d *Discovery) mayName(endpoint string) bool {
 	u, err := ParseEndpoint(endpoint)
 	if err != nil {
@@ -194,16 +200,16 @@ func (d *Discovery) mayName(endpoint string) bool {
 	if issuer.Scheme == "https" && u.Scheme != "https" {
 		return false
 	}
-	return IsLoopback(issuer.Hostname()) || sameHost(issuer.Hostname(), u.Hostname()) || !mayBeNear(u.Hostname())
+	return IsLoopback(issuer.Hostname()) || sameHost(issuer.Hostname(), u.Hostname()) || !mayBeLocal(u.Hostname())
 }
 
 func refusedDiscovery(reason string) *token.Error {
 	return &token.Error{Kind: token.Refused, Reason: "discovery: " + reason}
 }
 
-// worthiest is the failure to tell: one that may pass, so that it is tried again soon; or else one of an answer over one
-// that there was no answer.
-func worthiest(failures []*token.Error) *token.Error {
+// mostUseful returns the failure to report. It prefers a failure that may pass, so that the app tries again soon. Among the
+// others, it prefers the first one that is not a mere 404.
+func mostUseful(failures []*token.Error) *token.Error {
 	best := failures[0]
 	for _, f := range failures {
 		if f.Kind != token.Refused {

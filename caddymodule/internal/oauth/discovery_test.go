@@ -22,10 +22,10 @@ const (
 	oidcPath    = "/.well-known/openid-configuration"
 )
 
-// issuer is an authorization server that says something about itself. It records what it is asked for.
+// issuer is an authorization server with metadata. It records the requests.
 type issuer struct {
 	mu    sync.Mutex
-	pages map[string]http.HandlerFunc // by path; others are 404
+	pages map[string]http.HandlerFunc // by path; other paths answer with 404
 	asked []string
 }
 
@@ -54,7 +54,7 @@ func (i *issuer) count() int {
 	return len(i.asked)
 }
 
-// do asks the issuer with no network between, so that it can be in a test's bubble.
+// do sends a request to the issuer without a network, so that it works in a synctest bubble.
 func (i *issuer) do(req *http.Request) (*Answer, error) {
 	w := httptest.NewRecorder()
 	i.ServeHTTP(w, req)
@@ -76,7 +76,7 @@ func status(code int) http.HandlerFunc {
 	}
 }
 
-// hang answers nothing until whoever asks gives up.
+// hang does not answer until the client gives up.
 func hang(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 
 func metadata(issuer, endpoint string) string {
@@ -92,7 +92,7 @@ const (
 	endpoint = "https://as.example/oauth/token"
 )
 
-// RFC 8414 section 3.1, and section 4 of OpenID Connect Discovery: where the path of the issuer goes.
+// RFC 8414 section 3.1 and OpenID Connect Discovery section 4 put the path of the issuer into different places.
 func TestDiscoveryLocations(t *testing.T) {
 	for id, paths := range map[string][]string{
 		"https://as.example":                {rfc8414Path, oidcPath},
@@ -104,7 +104,7 @@ func TestDiscoveryLocations(t *testing.T) {
 		"https://as.example/oauth2/default": {rfc8414Path + "/oauth2/default", "/oauth2/default" + oidcPath},
 	} {
 		base := strings.Join(strings.Split(id, "/")[:3], "/")
-		for n, path := range paths { // found at the first, found at the second
+		for n, path := range paths { // the metadata is at the first or at the second location
 			i := newIssuer(at(path, text(metadata(id, endpoint))))
 			d := &Discovery{Issuer: id}
 			got, err := d.TokenEndpoint(t.Context(), i.do)
@@ -116,7 +116,7 @@ func TestDiscoveryLocations(t *testing.T) {
 				want = append(want, "GET "+base+p)
 			}
 			if !slices.Equal(i.asked, want) {
-				t.Errorf("%s: asked for %q, want %q", id, i.asked, want)
+				t.Errorf("%s: got requests %q, want %q", id, i.asked, want)
 			}
 		}
 	}
@@ -128,13 +128,13 @@ func TestDiscoveryMetadata(t *testing.T) {
 	for name, tc := range map[string]struct {
 		mtls bool
 		body string
-		want string // the endpoint, or
-		err  string // … part of the reason
+		want string // the token endpoint
+		err  string // part of the reason; empty for success
 	}{
 		"good":                                {false, metadata(as, endpoint), endpoint, ""},
 		"with a query":                        {false, metadata(as, endpoint+"?tenant=1"), endpoint + "?tenant=1", ""},
 		"elsewhere":                           {false, metadata(as, "https://login.other.example/t"), "https://login.other.example/t", ""},
-		"more in it":                          {false, `{"scopes_supported":[1,{}],"issuer":"https://as.example","token_endpoint":"` + endpoint + `","x":null}`, endpoint, ""},
+		"further members":                     {false, `{"scopes_supported":[1,{}],"issuer":"https://as.example","token_endpoint":"` + endpoint + `","x":null}`, endpoint, ""},
 		"white space":                         {false, "\r\n " + metadata(as, endpoint) + "\n", endpoint, ""},
 		"loopback in the clear":               {false, metadata(as, "http://127.0.0.1:1/t"), "", "no token endpoint"},
 		"loopback":                            {false, metadata(as, "https://localhost:2019/stop"), "", "no token endpoint"},
@@ -144,7 +144,7 @@ func TestDiscoveryMetadata(t *testing.T) {
 		"no aliases":                          {true, metadata(as, endpoint), endpoint, ""},
 		"aliases for others":                  {true, `{"issuer":"https://as.example","token_endpoint":"` + endpoint + `","mtls_endpoint_aliases":{"revocation_endpoint":"x"}}`, endpoint, ""},
 		"aliases of null":                     {true, `{"issuer":"https://as.example","token_endpoint":"` + endpoint + `","mtls_endpoint_aliases":null}`, endpoint, ""},
-		"an alias that is none":               {true, `{"issuer":"https://as.example","token_endpoint":"` + endpoint + `","mtls_endpoint_aliases":{"token_endpoint":"c4n4ry"}}`, "", "no token endpoint"},
+		"an invalid alias":                    {true, `{"issuer":"https://as.example","token_endpoint":"` + endpoint + `","mtls_endpoint_aliases":{"token_endpoint":"c4n4ry"}}`, "", "no token endpoint"},
 		"an alias alone, and no certificate":  {false, `{"issuer":"https://as.example","mtls_endpoint_aliases":{"token_endpoint":"` + endpoint + `"}}`, "", "no token endpoint"},
 		"another issuer":                      {false, metadata("https://c4n4ry.example", endpoint), "", "another issuer"},
 		"an issuer that begins alike":         {false, metadata(as+".c4n4ry.example", endpoint), "", "another issuer"},
@@ -189,13 +189,13 @@ func TestDiscoveryMetadata(t *testing.T) {
 			if !strings.HasPrefix(e.Reason, "discovery: ") || !strings.Contains(e.Reason, tc.err) || got != "" {
 				t.Errorf("got %q and reason %q, want one with %q", got, e.Reason, tc.err)
 			}
-			if n := i.count(); n != 2 { // the other place may have better
-				t.Errorf("the issuer was asked %d times", n)
+			if n := i.count(); n != 2 { // the other location may have valid metadata
+				t.Errorf("the issuer got %d requests", n)
 			}
 		})
 	}
 	if _, err := (&Discovery{Issuer: as + "/"}).TokenEndpoint(t.Context(), newIssuer(at(rfc8414Path, text(metadata(as, endpoint)))).do); err == nil || !strings.Contains(err.Error(), "slash") {
-		t.Errorf("the slash too many in the configuration: got %v", err)
+		t.Errorf("an additional slash in the configuration: got %v", err)
 	}
 	for _, bad := range []string{"https://as.example/%zz", "https://as.example\x00", "https://as.example\x7f/c4n4ry", "c4n4ry bad://x"} {
 		_, err := (&Discovery{Issuer: bad}).TokenEndpoint(t.Context(), newIssuer(nil).do)
@@ -203,13 +203,13 @@ func TestDiscoveryMetadata(t *testing.T) {
 	}
 }
 
-// Of two failures, the one to tell is the one that says most: about what may pass, then about what is wrong.
+// Of two failures, TokenEndpoint returns the more useful one. A failure that may pass comes first, and 404 comes last.
 func TestDiscoveryFailures(t *testing.T) {
 	good := text(metadata(as, endpoint))
 	other := text(metadata("https://c4n4ry.example", endpoint))
 	for name, tc := range map[string]struct {
 		first, second http.HandlerFunc
-		kind          token.Kind // empty: it works
+		kind          token.Kind // empty for success
 		status        int
 		want          string
 	}{
@@ -219,7 +219,7 @@ func TestDiscoveryFailures(t *testing.T) {
 		"302, then good":            {status(302), good, "", 0, ""},
 		"HTML, then good":           {text("<html>c4n4ry"), good, "", 0, ""},
 		"another issuer, then good": {other, good, "", 0, ""},
-		"404 and 404":               {status(404), status(404), token.Refused, 404, "no metadata: check issuer"},
+		"404 and 404":               {status(404), status(404), token.Refused, 404, "no metadata; check issuer"},
 		"403 and 404":               {status(403), status(404), token.Refused, 403, "no metadata"},
 		"302 and 302":               {status(302), status(302), token.Refused, 302, "no metadata"},
 		"404 and 500":               {status(404), status(500), token.Unavailable, 500, "later"},
@@ -249,7 +249,7 @@ func TestDiscoveryFailures(t *testing.T) {
 			if tc.kind == token.Unavailable && e.RetryAfter != 7*time.Second {
 				t.Errorf("got Retry-After %s", e.RetryAfter)
 			}
-			// A failure is not remembered here: the engine spaces the calls.
+			// Discovery does not remember a failure, because package token waits between calls.
 			i.set(at(rfc8414Path, good))
 			if got, err := d.TokenEndpoint(t.Context(), i.do); err != nil || got != endpoint {
 				t.Errorf("afterwards: got %q, %v", got, err)
@@ -269,7 +269,7 @@ func TestDiscoveryFailures(t *testing.T) {
 	}
 }
 
-// The same through a real client: a redirect is not followed, and nothing goes in the clear.
+// With a real Client, discovery follows no redirect and uses no plaintext.
 func TestDiscoveryOverHTTP(t *testing.T) {
 	var elsewhere issuer
 	other := httptest.NewServer(&elsewhere)
@@ -286,7 +286,7 @@ func TestDiscoveryOverHTTP(t *testing.T) {
 
 	for name, tc := range map[string]struct {
 		pages map[string]http.HandlerFunc
-		kind  token.Kind // empty: it works
+		kind  token.Kind // empty for success
 		asked int
 	}{
 		"good":      {at(rfc8414Path, text(metadata(srv.URL, srv.URL+"/token"))), "", 1},
@@ -306,12 +306,12 @@ func TestDiscoveryOverHTTP(t *testing.T) {
 				t.Errorf("got %q, %v", got, err)
 			}
 			if n := i.count() - before; n != tc.asked {
-				t.Errorf("the issuer was asked %d times, want %d", n, tc.asked)
+				t.Errorf("the issuer got %d requests, want %d", n, tc.asked)
 			}
 		})
 	}
 	if n := elsewhere.count(); n != 0 {
-		t.Errorf("the server that redirects lead to was asked %d times", n)
+		t.Errorf("the target of the redirects got %d requests", n)
 	}
 
 	t.Run("down", func(t *testing.T) {
@@ -328,7 +328,7 @@ func TestDiscoveryOverHTTP(t *testing.T) {
 			t.Errorf("got %+v", e)
 		}
 	})
-	t.Run("an endpoint in the clear", func(t *testing.T) { // whatever the metadata says, the client has the last word
+	t.Run("an endpoint in the clear", func(t *testing.T) { // the Client checks the URL, even if Discovery accepts it
 		i.set(at(rfc8414Path, text(metadata(srv.URL, "http://as.example/token"))))
 		got, err := (&Discovery{Issuer: srv.URL}).TokenEndpoint(t.Context(), do)
 		if err != nil {
@@ -341,7 +341,7 @@ func TestDiscoveryOverHTTP(t *testing.T) {
 	})
 }
 
-// lookup is TokenEndpoint with the time of a token request, and how long it took.
+// lookup calls TokenEndpoint with the timeout of a token request. It also returns how long the call took.
 func lookup(d *Discovery, i *issuer, timeout time.Duration) (string, time.Duration, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
@@ -362,7 +362,7 @@ func TestDiscoveryIsCached(t *testing.T) {
 				t.Errorf("got %q after %s, %v, want %q", got, took, err, want)
 			}
 			if n := i.count(); n != asked {
-				t.Errorf("the issuer was asked %d times, want %d", n, asked)
+				t.Errorf("the issuer got %d requests, want %d", n, asked)
 			}
 		}
 		step(0, endpoint, 1)
@@ -373,7 +373,7 @@ func TestDiscoveryIsCached(t *testing.T) {
 		step(time.Hour-1, endpoint+"/v2", 2)
 		step(1, endpoint+"/v2", 3)
 
-		// What it cannot say any more is believed still, and asked for again each minute.
+		// If the issuer fails, the known token endpoint stays in use, and Discovery tries again each minute.
 		i.set(nil)
 		step(time.Hour, endpoint+"/v2", 5)
 		step(time.Minute-1, endpoint+"/v2", 5)
@@ -386,7 +386,7 @@ func TestDiscoveryIsCached(t *testing.T) {
 	})
 }
 
-// An issuer that does not answer costs token requests a little of their time, once a minute, and nothing more.
+// An issuer that does not answer delays one token request each minute, by a fraction of its time.
 func TestDiscoveryWhileTheIssuerHangs(t *testing.T) {
 	for _, tc := range []struct{ timeout, most time.Duration }{
 		{time.Minute, 2 * time.Second},
@@ -413,7 +413,7 @@ func TestDiscoveryWhileTheIssuerHangs(t *testing.T) {
 						t.Errorf("got %q after %s, %v, want it within %s", got, took, err, tc.most)
 					}
 					asked := i.count()
-					for range 59 { // for the next minute nobody waits
+					for range 59 { // no token request waits for the next minute
 						got, took, err := lookup(d, i, tc.timeout)
 						if err != nil || got != endpoint || took != 0 || i.count() != asked {
 							t.Fatalf("got %q after %s, %v", got, took, err)
@@ -422,13 +422,13 @@ func TestDiscoveryWhileTheIssuerHangs(t *testing.T) {
 					}
 					time.Sleep(time.Second)
 					if _, took, _ := lookup(d, i, tc.timeout); took == 0 {
-						t.Error("the issuer is not asked again")
+						t.Error("Discovery does not request the metadata again")
 					}
 				})
 			})
 		}
 	}
-	// Nothing is known yet: then the request has all of its time, and no more.
+	// Without a known token endpoint, discovery may use all of the time.
 	synctest.Test(t, func(t *testing.T) {
 		i := newIssuer(map[string]http.HandlerFunc{rfc8414Path: hang, oidcPath: hang})
 		_, took, err := lookup(&Discovery{Issuer: as}, i, 10*time.Second)
@@ -437,7 +437,7 @@ func TestDiscoveryWhileTheIssuerHangs(t *testing.T) {
 			t.Errorf("it took %s", took)
 		}
 	})
-	// An issuer that is slow, but not too slow, is heard.
+	// An issuer that is slow but within renewalTimeout succeeds.
 	synctest.Test(t, func(t *testing.T) {
 		i := newIssuer(at(rfc8414Path, text(metadata(as, endpoint))))
 		d := &Discovery{Issuer: as}
@@ -455,8 +455,8 @@ func TestDiscoveryWhileTheIssuerHangs(t *testing.T) {
 	})
 }
 
-// However many ask at once, the issuer is asked once.
-func TestDiscoveryTogether(t *testing.T) {
+// Concurrent calls of TokenEndpoint share one request to the issuer.
+func TestDiscoveryIsShared(t *testing.T) {
 	i := newIssuer(at(rfc8414Path, text(metadata(as, endpoint))))
 	d := &Discovery{Issuer: as}
 	start := make(chan struct{})
@@ -474,17 +474,17 @@ func TestDiscoveryTogether(t *testing.T) {
 	close(start)
 	group.Wait()
 	if n := i.count(); n != 1 {
-		t.Errorf("the issuer was asked %d times", n)
+		t.Errorf("the issuer got %d requests", n)
 	}
 }
 
-// A request that is over before it began must not make the issuer look down to the next one.
+// A token request without time left must not make the issuer appear down to the next one.
 func TestDiscoveryWithoutTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := newIssuer(at(rfc8414Path, text(metadata(as, endpoint))))
 		d := &Discovery{Issuer: as}
 		if _, _, err := lookup(d, i, 0); err == nil {
-			t.Error("there is an answer without time to ask")
+			t.Error("TokenEndpoint succeeds without time for a request")
 		}
 		if got, _, err := lookup(d, i, time.Second); err != nil || got != endpoint {
 			t.Errorf("got %q, %v", got, err)
@@ -496,8 +496,7 @@ func TestDiscoveryWithoutTime(t *testing.T) {
 	})
 }
 
-// The guard of discovery, through the whole URL: metadata of an issuer elsewhere must not send the secret to this machine
-// or its link, in whatever spelling.
+// The metadata of an issuer elsewhere must not send the secret to this machine or to a link-local address, in any spelling.
 func TestDiscoveryFindsNoEndpointNearby(t *testing.T) {
 	names := func(issuer, endpoint string) error {
 		d := &Discovery{Issuer: issuer}
@@ -512,11 +511,11 @@ func TestDiscoveryFindsNoEndpointNearby(t *testing.T) {
 	} {
 		for _, issuer := range []string{"https://as.example", "https://10.0.0.1", "https://169.254.1.1"} {
 			if names(issuer, "https://"+host+":2019/stop") == nil {
-				t.Errorf("%s: https://%s is accepted", issuer, host)
+				t.Errorf("%s may name https://%s", issuer, host)
 			}
 		}
 	}
-	// what the operator wrote is no stranger
+	// the host of the configured issuer is permitted, and so are hosts that are not local
 	for issuer, endpoint := range map[string]string{
 		"https://169.254.1.1":      "https://169.254.1.1:8443/token",
 		"https://[fe80::1%25eth0]": "https://[FE80::1%25eth0]/token",
@@ -525,12 +524,12 @@ func TestDiscoveryFindsNoEndpointNearby(t *testing.T) {
 		"https://10.0.0.1":         "https://10.0.0.2/token",
 	} {
 		if err := names(issuer, endpoint); err != nil {
-			t.Errorf("%s: %s is refused: %v", issuer, endpoint, err)
+			t.Errorf("%s may not name %s: %v", issuer, endpoint, err)
 		}
 	}
 }
 
-// An issuer on this machine may name what it likes here, as in development.
+// An issuer on this machine may name any token endpoint, because developers run both there.
 func TestDiscoveryOnLoopback(t *testing.T) {
 	const local = "http://127.0.0.1:9080"
 	synctest.Test(t, func(t *testing.T) {
@@ -543,7 +542,7 @@ func TestDiscoveryOnLoopback(t *testing.T) {
 	})
 }
 
-// A token endpoint that seems to be gone may have moved: the issuer is asked before the next request, but not at each.
+// After Doubt, Discovery requests the metadata before the next token request, but at most once a minute.
 func TestDiscoveryDoubt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := newIssuer(at(rfc8414Path, text(metadata(as, endpoint))))
@@ -551,13 +550,13 @@ func TestDiscoveryDoubt(t *testing.T) {
 		step := func(want string, asked int) {
 			t.Helper()
 			if got, _, err := lookup(d, i, 10*time.Second); err != nil || got != want || i.count() != asked {
-				t.Errorf("got %q, %v, and the issuer was asked %d times; want %q, %d", got, err, i.count(), want, asked)
+				t.Errorf("got %q, %v and %d requests to the issuer, want %q and %d", got, err, i.count(), want, asked)
 			}
 		}
 		step(endpoint, 1)
 		i.set(at(rfc8414Path, text(metadata(as, endpoint+"/v2"))))
 		d.Doubt()
-		step(endpoint, 1) // it has been asked a moment ago
+		step(endpoint, 1) // the last request was a moment ago
 		time.Sleep(time.Minute)
 		step(endpoint, 1)
 		d.Doubt()
@@ -567,8 +566,8 @@ func TestDiscoveryDoubt(t *testing.T) {
 	})
 }
 
-// A location that never answers leaves time for the other.
-func TestDiscoveryAtALocationThatHangs(t *testing.T) {
+// A location that does not answer leaves time for the other location.
+func TestDiscoveryWhileALocationHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := newIssuer(map[string]http.HandlerFunc{rfc8414Path: hang, oidcPath: text(metadata(as, endpoint))})
 		if got, took, err := lookup(&Discovery{Issuer: as}, i, 10*time.Second); err != nil || got != endpoint || took != 5*time.Second {

@@ -1,6 +1,6 @@
-// Package oauth speaks to token endpoints: it builds the requests, sends them within strict limits, and reads the
-// answers tolerantly but boundedly.
+// Package oauth talks to token endpoints. It builds requests, sends them within strict limits of size and time, and reads
+// the answers tolerantly.
 //
-// What a token endpoint sends is untrusted. Nothing of it reaches an error but its `error` code, and that only if
-// it looks like one.
+// The answers are untrusted. An error contains no text of an answer except its `error` code, and that only if it looks like
+// a code.
 package oauth

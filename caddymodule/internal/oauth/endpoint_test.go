@@ -12,12 +12,12 @@ func TestParseEndpoint(t *testing.T) {
 		"https://login.example/oauth/token",
 		"https://login.example",
 		"https://login.example:8443/",
-		"https://login.example/token?tenant=a&api-version=2", // RFC 6749 section 3.2: a query is allowed
+		"https://login.example/token?tenant=a&api-version=2", // RFC 6749 section 3.2 permits a query
 		"HTTPS://LOGIN.example/token",
-		"http://127.0.0.1:9080/oauth/token", // who may use http is not decided here
+		"http://127.0.0.1:9080/oauth/token", // the credential decides about http, not ParseEndpoint
 		"https://[2001:db8::1]:8443/token",
-		"https://login.example/secret/password", // a path is no query
-		// names that have a telling word in them, and are of something else
+		"https://login.example/secret/password", // the path may contain any word
+		// names that contain such a word but do not end in it
 		"https://login.example/?requested_token_type=a&token_type=b&tokenType=c&client_assertion_type=d&key_id=e&keyId=f",
 		"https://login.example/?keyspace=a&monkey=b&tokenize=c&secretary=d&passwords_of=e&turkey=f&tokens=g",
 		"https://login.example/?client_id=a&grant_type=client_credentials&a=client_secret",
@@ -43,7 +43,7 @@ func TestParseEndpoint(t *testing.T) {
 		{"https://" + canary + "@login.example/", "user name"},
 		{"https://@login.example/" + canary, "user name"},
 		{"https://login.example/#" + canary, "fragment"}, // RFC 6749 section 3.2
-		// RFC 6749 section 2.3.1: never in the URI
+		// RFC 6749 section 2.3.1 forbids secrets in the URI
 		{"https://login.example/?client_secret=" + canary, "secret"},
 		{"https://login.example/?a=b&CLIENT_SECRET=" + canary, "secret"},
 		{"https://login.example/?client%5Fsecret=" + canary, "secret"},
@@ -61,10 +61,10 @@ func TestParseEndpoint(t *testing.T) {
 		{"https://login.example/?secret[]=" + canary, "secret"},
 		{"https://login.example/?key=" + canary, "secret"},
 		{"https://login.example/?ＴＯＫＥＮ&Client.Secret=" + canary, "secret"},
-		// pitfall 6.3: query names that match secret, password or key
+		// words joined by hyphens
 		{"https://login.example/?api-key=" + canary, "secret"},
 		{"https://login.example/?subscription-key=" + canary, "secret"},
-		// net/url drops such pairs, the wire does not
+		// pairs that net/url drops and that the request still contains
 		{"https://login.example/?client_secret=" + canary + "%zz", "secret"},
 		{"https://login.example/?a=b;client_secret=" + canary, "secret"},
 	} {
@@ -91,19 +91,19 @@ func FuzzEndpoint(f *testing.F) {
 		u, err := ParseEndpoint(raw)
 		if err != nil {
 			if len(raw) > 12 && strings.Contains(err.Error(), raw) {
-				t.Fatalf("the error repeats the URL: %v", err)
+				t.Fatalf("the error quotes the URL: %v", err)
 			}
 			return
 		}
 		if u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" || u.User != nil || u.Fragment != "" {
 			t.Fatalf("%q is accepted as %#v", raw, u)
 		}
-		if name := tellingName(u.RawQuery); name != "" {
+		if name := secretName(u.RawQuery); name != "" {
 			t.Fatalf("%q is accepted with %q in its query", raw, name)
 		}
 		again, err := ParseEndpoint(u.String())
 		if err != nil || again.Host != u.Host || again.Path != u.Path || again.RawQuery != u.RawQuery {
-			t.Fatalf("%q means another URL when it is parsed again: %v, %v", raw, again, err)
+			t.Fatalf("%q becomes another URL when it is parsed again: %v, %v", raw, again, err)
 		}
 		if ip := net.ParseIP(u.Hostname()); ip != nil && IsLoopback(u.Hostname()) != ip.IsLoopback() {
 			t.Fatalf("IsLoopback(%q) is wrong", u.Hostname())
@@ -111,16 +111,16 @@ func FuzzEndpoint(f *testing.F) {
 	})
 }
 
-// tellingName looks for a telling name with other eyes than the code: it takes both separators, and names that cannot
-// be unescaped.
-func tellingName(query string) string {
+// secretName returns the first name of a secret in the query, or "". It is independent of the code under test. It accepts both
+// separators and names that cannot be unescaped.
+func secretName(query string) string {
 	for _, pair := range strings.FieldsFunc(query, func(r rune) bool { return r == '&' || r == ';' }) {
 		name, _, _ := strings.Cut(pair, "=")
 		if plain, err := url.QueryUnescape(name); err == nil {
 			name = plain
 		}
-		for _, telling := range []string{"client_secret", "client-secret", "password", "client_assertion", "access_token", "api_key", "apikey"} {
-			if strings.EqualFold(name, telling) {
+		for _, secret := range []string{"client_secret", "client-secret", "password", "client_assertion", "access_token", "api_key", "apikey"} {
+			if strings.EqualFold(name, secret) {
 				return name
 			}
 		}

@@ -9,11 +9,11 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// maxKept bounds a kept value: it is a URL or an identifier.
+// maxKept limits the length of a kept value. Such a value is a URL or an identifier.
 const maxKept = 2 << 10
 
-// kept returns the values to keep, by name. What could not stand in a header field or a URL is left out, and so is what
-// shows the token.
+// kept returns the values at the paths, by name. It leaves out values that a header field or a URL cannot carry, and values
+// that show the token.
 func (f fields) kept(paths map[string]string, secret token.Secret) map[string]string {
 	var kept map[string]string
 	for name, path := range paths {
@@ -40,11 +40,11 @@ func (f fields) scalar(path string) (string, bool) {
 	}
 }
 
-// narrowed says so if less is granted than was asked for (RFC 6749 section 5.1). It names what is missing in the words
-// of the configuration: nothing that the endpoint sent.
+// narrowed returns a note if the token endpoint granted less than the requested scope (RFC 6749 section 5.1), or else "".
+// The note quotes only the configuration, because the answer is untrusted.
 func narrowed(f fields, l Layout) string {
 	granted := f.scopes(l.Scope)
-	if len(granted) == 0 { // the same as asked, says section 5.1
+	if len(granted) == 0 { // the same as requested (section 5.1)
 		return ""
 	}
 	missing := slices.DeleteFunc(splitScope(strings.Join(l.AskedScope, " ")), func(scope string) bool {
@@ -53,11 +53,11 @@ func narrowed(f fields, l Layout) string {
 	if len(missing) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("with a narrower scope than asked for: asked for %q, without %q",
+	return fmt.Sprintf("with a narrower scope: requested %q, granted without %q",
 		strings.Join(l.AskedScope, " "), strings.Join(missing, " "))
 }
 
-// scopes reads a scope as RFC 6749 section 3.3 has it, separated by commas, or as an array.
+// scopes returns the granted scopes. They are a string, separated by spaces (RFC 6749 section 3.3) or commas, or an array.
 func (f fields) scopes(paths []string) []string {
 	switch v := f.find(paths).(type) {
 	case string:

@@ -10,7 +10,7 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// full is a layout with all that an answer can say.
+// full is a layout with all fields.
 var full = Layout{
 	Token:           []string{"access_token", "$"},
 	Type:            []string{"token_type"},
@@ -29,19 +29,19 @@ var full = Layout{
 	RetryAfter:      []string{"retry_after"},
 }
 
-// What of an answer is kept may stand in a URL or a header field of any request, and in logs.
+// Requests use kept values in URLs and header fields, and logs show them.
 func TestKept(t *testing.T) {
 	const secret = "c4n4ry-0123456789abcdef" // the token
 	for name, tc := range map[string]struct {
 		value string // JSON
-		want  string // empty: left out
+		want  string // empty if kept leaves it out
 	}{
 		"a URL":                      {`"https://eu1.example.com:8443/a?b=c"`, "https://eu1.example.com:8443/a?b=c"},
 		"a word":                     {`"abc"`, "abc"},
 		"a number":                   {`12345678901234567890`, "12345678901234567890"},
 		"a fraction":                 {`1.50`, "1.50"},
 		"zero":                       {`0`, "0"},
-		"all that is visible":        {`"!#$%&'()*+,-./:;<=>?@[]^_{|}~"`, "!#$%&'()*+,-./:;<=>?@[]^_{|}~"},
+		"all visible characters":     {`"!#$%&'()*+,-./:;<=>?@[]^_{|}~"`, "!#$%&'()*+,-./:;<=>?@[]^_{|}~"},
 		"2 KiB":                      {`"` + strings.Repeat("x", 2048) + `"`, strings.Repeat("x", 2048)},
 		"more than 2 KiB":            {`"` + strings.Repeat("x", 2049) + `"`, ""},
 		"a long number":              {strings.Repeat("1", 2049), ""},
@@ -67,7 +67,7 @@ func TestKept(t *testing.T) {
 		"the token":                  {`"` + secret + `"`, ""},
 		"the token in a URL":         {`"https://example.com/?t=` + secret + `"`, ""},
 		"most of the token":          {`"x` + secret[3:20] + `"`, ""},
-		"a piece of the token":       {`"` + secret[:6] + `"`, secret[:6]}, // may be anywhere by chance
+		"a piece of the token":       {`"` + secret[:6] + `"`, secret[:6]}, // too short to count as the token
 		"the token, escaped in JSON": {`"\u00634n4ry-0123456789abcdef"`, ""},
 	} {
 		body := `{"access_token":"` + secret + `","instance_url":` + tc.value + `,"ids":["7"]}`
@@ -85,11 +85,11 @@ func TestKept(t *testing.T) {
 			t.Errorf("%s: got %q, %v", body, issued.Kept, err)
 		}
 	}
-	// neither is a failure anything to keep something of
+	// a failure has no kept values
 	if issued, _ := answerOf(400, "application/json", `{"instance_url":"https://x.example"}`).Read(full); issued.Kept != nil {
-		t.Errorf("got %q of a failure", issued.Kept)
+		t.Errorf("got %q from a failure", issued.Kept)
 	}
-	// nor can the whole body be kept where it is the token
+	// the whole body is not a kept value if it is the token
 	l := full
 	l.Keep = map[string]string{"all": "$"}
 	if issued, err := jsonAnswer(`"` + secret + `"`).Read(l); err != nil || issued.Kept != nil {
@@ -97,12 +97,13 @@ func TestKept(t *testing.T) {
 	}
 }
 
-// RFC 6749 section 5.1: the scope is told if it differs. The note has words of the configuration, and no other.
+// An answer contains the scope if it differs from the requested one (RFC 6749 section 5.1). The note quotes only the
+// configuration.
 func TestNarrowedScope(t *testing.T) {
 	for _, tc := range []struct {
 		asked []string
 		scope string // JSON
-		want  string // what is missing; empty: nothing to tell
+		want  string // the missing scope; empty for no note
 	}{
 		{[]string{"read", "write"}, `"read write"`, ""},
 		{[]string{"read", "write"}, `"write read"`, ""},
@@ -116,11 +117,11 @@ func TestNarrowedScope(t *testing.T) {
 		{[]string{"read", "write"}, `"c4n4ry"`, `"read write"`},
 		{[]string{"read", "write"}, `"readwrite"`, `"read write"`},
 		{[]string{"read", "write"}, `"read\twrite"`, `"read write"`}, // a TAB is no separator
-		{[]string{"read write"}, `"read write"`, ""},                 // several in one word of the configuration
+		{[]string{"read write"}, `"read write"`, ""},                 // two scopes in one value
 		{[]string{"read write"}, `"write"`, `"read"`},
 		{[]string{"read,write"}, `"read,write"`, ""},
 		{[]string{"read,write"}, `"read write"`, ""},
-		// the same as asked, where the answer says nothing
+		// an answer without a scope grants the requested scope
 		{[]string{"read"}, `null`, ""},
 		{[]string{"read"}, `""`, ""},
 		{[]string{"read"}, `" "`, ""},
@@ -138,19 +139,19 @@ func TestNarrowedScope(t *testing.T) {
 			t.Errorf("%s: %v", tc.scope, err)
 		}
 		if (issued.Note == "") != (tc.want == "") || !strings.HasSuffix(issued.Note, tc.want) {
-			t.Errorf("asked for %q, granted %s: got %q, want %s", tc.asked, tc.scope, issued.Note, tc.want)
+			t.Errorf("requested %q, granted %s: got %q, want %s", tc.asked, tc.scope, issued.Note, tc.want)
 		}
 		if strings.Contains(issued.Note, canary) || strings.Contains(issued.Note, "READ") {
-			t.Errorf("the note repeats what was sent: %q", issued.Note)
+			t.Errorf("the note quotes the answer: %q", issued.Note)
 		}
 		if !slices.Equal(l.AskedScope, tc.asked) {
-			t.Errorf("the layout has changed: it asks for %q", l.AskedScope)
+			t.Errorf("Read has changed AskedScope to %q", l.AskedScope)
 		}
 	}
 }
 
-// FuzzLayout: with every option of a layout in use, no answer makes the reader panic, and nothing gets out that could
-// not stand in a header field, or that shows the token.
+// FuzzLayout checks that Read does not panic with a layout that has all fields. A header field must be able to carry every kept
+// value, and no kept value and no note may show the token.
 func FuzzLayout(f *testing.F) {
 	for _, body := range []string{
 		`{"access_token":"T","expires_in":"60","refresh_in":1e400,"scope":"read","instance_url":"https://x.example","ids":[7]}`,
@@ -177,14 +178,14 @@ func FuzzLayout(f *testing.F) {
 		}
 		checkIssued(t, a, issued)
 		if issued.Lifetime == token.UnknownLifetime || issued.RefreshIn < 0 || issued.RefreshIn > maxSeconds*time.Second {
-			t.Fatalf("got lifetime %s, advice %s", issued.Lifetime, issued.RefreshIn)
+			t.Fatalf("got lifetime %s, RefreshIn %s", issued.Lifetime, issued.RefreshIn)
 		}
 		for name, value := range issued.Kept {
 			if l.Keep[name] == "" || value == "" || len(value) > maxKept || issued.Token.In(value) || strings.Trim(value, visible) != "" {
 				t.Fatalf("kept %q as %q", value, name)
 			}
 		}
-		switch missing := strings.TrimPrefix(issued.Note, `with a narrower scope than asked for: asked for "read write", without `); missing {
+		switch missing := strings.TrimPrefix(issued.Note, `with a narrower scope: requested "read write", granted without `); missing {
 		case "", `"read"`, `"write"`, `"read write"`:
 		default:
 			t.Fatalf("got note %q", issued.Note)
@@ -192,5 +193,5 @@ func FuzzLayout(f *testing.F) {
 	})
 }
 
-// visible are the characters that a header field can carry, but for the space.
+// visible contains the characters that a header field can carry, except the space.
 const visible = "!\"#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefghijklmnopqrstuvwxyz{|}~"

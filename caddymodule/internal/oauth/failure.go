@@ -13,8 +13,8 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// failure classifies an answer that is not a token: by its error code where that is known to mean "try again", by
-// the class of its status otherwise.
+// failure returns the error for an answer without a token. An error code that means "try again" decides its kind. For all
+// other codes, the status does.
 func (a *Answer) failure(code string, l Layout) *token.Error {
 	e := &token.Error{Kind: token.Refused, Status: a.Status, Code: code, Reason: "the token endpoint refused the request"}
 	switch {
@@ -24,11 +24,11 @@ func (a *Answer) failure(code string, l Layout) *token.Error {
 		e.RetryAfter = a.retryAfter(l)
 	case a.Status >= 300 && a.Status < 400:
 		e.Cause = token.CauseRedirect
-		e.Reason = "the token endpoint redirects, which is not followed because it would pass the secret on: set token_url to the final URL"
+		e.Reason = "the token endpoint redirects, and the proxy does not follow because the secret would go to another URL; set token_url to the final URL"
 	case a.Status == http.StatusNotFound:
-		e.Reason = "there is no token endpoint at this URL: check token_url"
+		e.Reason = "the server has no token endpoint at this URL; check token_url"
 	case a.Status == http.StatusUnsupportedMediaType:
-		e.Reason = "the token endpoint refuses this encoding of the request"
+		e.Reason = "the token endpoint does not accept the encoding of the request"
 	case a.Status < 300 && !a.success():
 		e.Kind = token.Unreadable
 		e.Reason = "the answer holds no token"
@@ -36,7 +36,7 @@ func (a *Answer) failure(code string, l Layout) *token.Error {
 	return e
 }
 
-// transientCodes mean "try again" whatever the status (RFC 6749 section 4.1.2.1, RFC 8628 section 3.5).
+// transientCodes are the error codes that mean "try again" with any status (RFC 6749 section 4.1.2.1, RFC 8628 section 3.5).
 var transientCodes = []string{"temporarily_unavailable", "server_error", "slow_down"}
 
 func (a *Answer) transient(code string, l Layout) bool {
@@ -51,7 +51,7 @@ func (a *Answer) transient(code string, l Layout) bool {
 		l.TransientText != "" && bytes.Contains(a.Body, []byte(l.TransientText))
 }
 
-// retryAfter reads the header, or else what the layout says the body has.
+// retryAfter returns the wait in the header Retry-After or, without it, in the body. Zero means that neither has one.
 func (a *Answer) retryAfter(l Layout) time.Duration {
 	if wait := parseRetryAfter(a.Header.Get("Retry-After"), time.Now()); wait > 0 {
 		return wait
@@ -61,12 +61,12 @@ func (a *Answer) retryAfter(l Layout) time.Duration {
 	return fromSeconds(seconds)
 }
 
-// plausibleCode is what error codes look like: words joined by underscores as RFC 6749 section 5.2 has them, a number,
-// or letters and a number as in AADSTS7000215. Secrets and tokens have longer runs.
+// plausibleCode matches error codes. They are words joined by underscores (RFC 6749 section 5.2), a number, or letters and a
+// number, such as AADSTS7000215. Secrets and tokens have longer runs of letters or digits.
 var plausibleCode = regexp.MustCompile(`^([A-Za-z]{1,16}([_-][A-Za-z]{1,16}){0,5}|[0-9]{1,6}|[A-Z]{1,8}[0-9]{1,8})$`)
 
-// errorCode returns the error code at the paths, or "" if there is none that looks like one. It is the only thing
-// of a token endpoint's that is ever shown.
+// errorCode returns the first value at the paths that looks like an error code, or "". Errors and logs show no other text of
+// an answer.
 func errorCode(f fields, paths []string) string {
 	for _, path := range paths {
 		var code string
@@ -74,7 +74,7 @@ func errorCode(f fields, paths []string) string {
 		case string:
 			code = v
 		case json.Number:
-			if code = v.String(); code == "0" { // no error, as a number
+			if code = v.String(); code == "0" { // some servers report success as 0
 				code = ""
 			}
 		}
@@ -85,7 +85,7 @@ func errorCode(f fields, paths []string) string {
 	return ""
 }
 
-// failed reports whether there is anything at the paths that says that the request failed, plausible code or not.
+// failed reports whether a value at the paths means that the request failed, even if it does not look like an error code.
 func failed(f fields, paths []string) bool {
 	for _, path := range paths {
 		switch v := f.at(path).(type) {
@@ -101,12 +101,13 @@ func failed(f fields, paths []string) bool {
 	return false
 }
 
-// parseRetryAfter reads both forms of RFC 9110 section 10.2.3; 0 if it is absent, past, or nonsense.
+// parseRetryAfter parses both forms of Retry-After (RFC 9110 section 10.2.3). It returns 0 for a value that is empty, in the
+// past, or malformed.
 func parseRetryAfter(value string, now time.Time) time.Duration {
 	value = strings.TrimSpace(value)
 	if value != "" && strings.Trim(value, "0123456789") == "" {
 		seconds, err := strconv.ParseUint(value, 10, 31)
-		if err != nil { // more than anybody would wait
+		if err != nil { // too large for the type
 			seconds = maxSeconds
 		}
 		return time.Duration(seconds) * time.Second

@@ -11,7 +11,7 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// The status decides, and the code only where it is known to mean "try again".
+// The status decides the kind. The code decides only if it is known to mean "try again".
 func TestFailureKind(t *testing.T) {
 	for kind, statuses := range map[token.Kind][]int{
 		token.Refused: {
@@ -24,7 +24,7 @@ func TestFailureKind(t *testing.T) {
 			for _, body := range []string{
 				"", "c4n4ry", "<html>c4n4ry</html>", `{}`, `{"error_description":"c4n4ry"}`, `{"error":"invalid_client"}`,
 				`{"error":"invalid_scope","error_description":"c4n4ry"}`, `{"errors":[{"title":"c4n4ry","status":"401"}]}`,
-				`{"access_token":"c4n4ry","expires_in":3600}`, // no token comes from a failure
+				`{"access_token":"c4n4ry","expires_in":3600}`, // the client ignores a token in a failure
 			} {
 				a := answerOf(status, "application/json", body)
 				a.Header.Set("Location", "https://c4n4ry.example/")
@@ -52,7 +52,7 @@ func TestFailureCode(t *testing.T) {
 		"server_error":            token.Unavailable,
 		"temporarily_unavailable": token.Unavailable,
 		"slow_down":               token.Unavailable,
-		"invalid_token_reuse":     token.Unavailable, // the layout says so
+		"invalid_token_reuse":     token.Unavailable, // a code of the layout
 	} {
 		for _, status := range []int{400, 401, 403, 422} {
 			_, err := answerOf(status, "application/json", `{"error":"`+code+`"}`).Read(both)
@@ -67,12 +67,12 @@ func TestFailureCode(t *testing.T) {
 	_, err := answerOf(400, "application/json", `{"error":"invalid_token_reuse"}`).Read(without)
 	wantError(t, err, token.Refused)
 
-	// An answer without a code must not match a layout that lists none.
+	// An answer without a code must not match an empty code in the layout.
 	_, err = answerOf(400, "", "").Read(Layout{Code: []string{"error"}, Transient: []string{""}})
 	wantError(t, err, token.Refused)
 }
 
-// Only what looks like a code is shown: the rest of a body may hold anything, a secret too.
+// The error shows only text that looks like a code, because a body may contain anything, even a secret.
 func TestFailureCodeShown(t *testing.T) {
 	for body, want := range map[string]string{
 		`{"error":"invalid_client"}`:                          "invalid_client",
@@ -99,8 +99,8 @@ func TestFailureCodeShown(t *testing.T) {
 		`{"error":"<c4n4ry>"}`:                                "",
 		`{"error":"c4n4ryé"}`:                                 "",
 		`{"error":"с4n4ry c4n4ry"}`:                           "",
-		`{"error":"` + strings.Repeat("c4n4ry", 11) + `"}`:    "", // pitfall 5.5: at most 64 characters
-		// what tokens and secrets look like
+		`{"error":"` + strings.Repeat("c4n4ry", 11) + `"}`:    "", // longer than any code
+		// values that look like tokens and secrets
 		`{"error":"c4n4ryc4n4ryc4n4ryc4n4ryc4n4ryc4"}`:               "",
 		`{"error":"G0ybScDl_7CA3tWVouc4n4ry"}`:                       "",
 		`{"error":"eyJhbGciOiJub25lIn0.eyJjNG40cnkiOiJjNG40cnkifQ"}`: "",
@@ -120,7 +120,7 @@ func TestFailureCodeShown(t *testing.T) {
 	}
 }
 
-// The reason says what to do where that is known.
+// The reason contains the remedy if it is known.
 func TestFailureReason(t *testing.T) {
 	for status, want := range map[int]string{
 		301: "token_url", 302: "redirects", 307: "redirects", 308: "redirects",
@@ -133,7 +133,7 @@ func TestFailureReason(t *testing.T) {
 	}
 }
 
-// Retry-After counts where coming back can help, and nowhere else.
+// Retry-After counts only for failures that may pass.
 func TestFailureRetryAfter(t *testing.T) {
 	for _, tc := range []struct {
 		status int
@@ -175,7 +175,7 @@ func TestParseRetryAfter(t *testing.T) {
 		"Mon, 23 Nov 2026 10:00:30 GMT":  30 * time.Second,
 		"Monday, 23-Nov-26 10:00:30 GMT": 30 * time.Second,
 		"Mon Nov 23 10:00:30 2026":       30 * time.Second,
-		// what has passed, and nonsense, count as absent
+		// a time in the past and a malformed value count as absent
 		"":                              0,
 		"0":                             0,
 		"-1":                            0,
@@ -196,39 +196,39 @@ func TestParseRetryAfter(t *testing.T) {
 			t.Errorf("%q: got %s, want %s", value, got, want)
 		}
 	}
-	// Who asks for longer than fits is not to be asked again at once: what the engine caps must reach it.
+	// A wait that does not fit the type must not become a short one. Package token limits it.
 	for _, value := range []string{
 		"2147483648", "9999999999", "9223372036854775807", "18446744073709551616", strings.Repeat("9", 100),
 		"Fri, 31 Dec 9999 23:59:59 GMT",
 	} {
 		if got := parseRetryAfter(value, now); got < 5*time.Minute {
-			t.Errorf("%.30q: got %s, want at least the 5 minutes that the engine allows", value, got)
+			t.Errorf("%.30q: got %s, want at least the 5 minutes that package token permits", value, got)
 		}
 	}
 }
 
-// What means "try again", beyond what RFC 6749 and HTTP say, is the layout's to tell.
+// The layout adds codes, statuses and a text that mean "try again" to those of RFC 6749 and HTTP.
 func TestFailureTransient(t *testing.T) {
 	for name, tc := range map[string]struct {
 		status int
 		body   string
 		kind   token.Kind
 	}{
-		"a status":                    {404, ``, token.Unavailable},
-		"a status and a code":         {404, `{"error":"invalid_client"}`, token.Unavailable},
-		"another status":              {400, ``, token.Refused},
-		"a code":                      {400, `{"error":"busy"}`, token.Unavailable},
-		"a code with success":         {200, `{"error":"busy"}`, token.Unavailable},
-		"another code":                {400, `{"error":"bus"}`, token.Refused},
-		"a text":                      {400, `{"error":"x","message":"Please try again later"}`, token.Unavailable},
-		"a text outside of JSON":      {403, `<html>try again`, token.Unavailable},
-		"a text with success":         {200, `{"error":"x","message":"try again"}`, token.Unavailable},
-		"a text in another case":      {400, `{"message":"Try Again"}`, token.Refused},
-		"a text that is cut":          {400, `try agai`, token.Refused},
-		"no success by a text":        {200, `{"error":"x"}`, token.Refused},
-		"the text beside a token":     {200, `{"access_token":"T","message":"try again"}`, ""},
-		"the statuses of every kind":  {503, ``, token.Unavailable},
-		"the codes of every endpoint": {400, `{"error":"slow_down"}`, token.Unavailable},
+		"a status":               {404, ``, token.Unavailable},
+		"a status and a code":    {404, `{"error":"invalid_client"}`, token.Unavailable},
+		"another status":         {400, ``, token.Refused},
+		"a code":                 {400, `{"error":"busy"}`, token.Unavailable},
+		"a code with success":    {200, `{"error":"busy"}`, token.Unavailable},
+		"another code":           {400, `{"error":"bus"}`, token.Refused},
+		"a text":                 {400, `{"error":"x","message":"Please try again later"}`, token.Unavailable},
+		"a text outside of JSON": {403, `<html>try again`, token.Unavailable},
+		"a text with success":    {200, `{"error":"x","message":"try again"}`, token.Unavailable},
+		"a text in another case": {400, `{"message":"Try Again"}`, token.Refused},
+		"a text that is cut":     {400, `try agai`, token.Refused},
+		"no text":                {200, `{"error":"x"}`, token.Refused},
+		"the text and a token":   {200, `{"access_token":"T","message":"try again"}`, ""},
+		"a status of HTTP":       {503, ``, token.Unavailable},
+		"a code of RFC 8628":     {400, `{"error":"slow_down"}`, token.Unavailable},
 	} {
 		_, err := answerOf(tc.status, "application/json", tc.body).Read(full)
 		if tc.kind == "" {
@@ -241,12 +241,12 @@ func TestFailureTransient(t *testing.T) {
 			t.Errorf("%s: got %+v", name, e)
 		}
 	}
-	// A layout without a text must not find it everywhere.
+	// An empty text in the layout must not match every body.
 	_, err := answerOf(400, "", "x").Read(Layout{})
 	wantError(t, err, token.Refused)
 }
 
-// The wait may stand in the body; the header wins (RFC 9110 section 10.2.3).
+// The body may contain the wait. The header takes precedence (RFC 9110 section 10.2.3).
 func TestFailureRetryAfterInBody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // a Retry-After may be a date
 		for _, tc := range []struct {
@@ -261,9 +261,9 @@ func TestFailureRetryAfterInBody(t *testing.T) {
 			{429, time.Now().Add(time.Minute).UTC().Format("Mon, 02 Jan 2006 15:04:05 GMT"), `{"retry_after":30}`, time.Minute},
 			{429, "soon", `{"retry_after":30}`, 30 * time.Second},
 			{429, "0", `{"retry_after":30}`, 30 * time.Second},
-			{404, "", `{"retry_after":30}`, 30 * time.Second}, // the layout's own status
+			{404, "", `{"retry_after":30}`, 30 * time.Second}, // a status of the layout
 			{200, "", `{"error":"busy","retry_after":30}`, 30 * time.Second},
-			{400, "", `{"error":"invalid_client","retry_after":30}`, 0}, // coming back would not help
+			{400, "", `{"error":"invalid_client","retry_after":30}`, 0}, // another try would not help
 			{429, "", `{"retry_after":null}`, 0},
 			{429, "", `{"retry_after":"soon"}`, 0},
 			{429, "", `{"retry_after":-5}`, 0},
@@ -306,7 +306,7 @@ func FuzzRetryAfter(f *testing.F) {
 		}
 		digits := strings.Trim(strings.TrimSpace(value), "0123456789") == ""
 		if digits && strings.Trim(strings.TrimSpace(value), "0") != "" && got == 0 {
-			t.Fatalf("%q is a number of seconds, and counts as none", value)
+			t.Fatalf("%q is a number of seconds, but counts as absent", value)
 		}
 	})
 }

@@ -11,13 +11,13 @@ import (
 	"time"
 )
 
-// fields is the parsed body of an answer: what encoding/json makes of it, numbers as json.Number.
+// fields is the parsed body of an answer. It has the types of encoding/json, with numbers as json.Number.
 type fields struct {
 	root any
 }
 
-// parseFields reads JSON whatever the content type says, since some endpoints label it text/plain, and a form if it
-// is labeled as one. It reports whether it could read the body.
+// parseFields parses a body. It parses a form only if the content type is that of a form. All other content types count as
+// JSON, because some token endpoints label JSON as text/plain. It reports whether it could parse the body.
 func parseFields(contentType string, body []byte) (fields, bool) {
 	body = bytes.TrimPrefix(body, []byte("\xef\xbb\xbf"))
 	if kind, _, _ := mime.ParseMediaType(contentType); kind == "application/x-www-form-urlencoded" {
@@ -47,7 +47,7 @@ func parseForm(body []byte) (fields, bool) {
 	return fields{object}, true
 }
 
-// find returns the first value there is at any of the paths; null counts as none.
+// find returns the value at the first path that leads to one. It passes over null.
 func (f fields) find(paths []string) any {
 	for _, path := range paths {
 		if v := f.at(path); v != nil {
@@ -57,7 +57,7 @@ func (f fields) find(paths []string) any {
 	return nil
 }
 
-// at returns the value at a path; "$" is the path of the whole.
+// at returns the value at a path, or nil. The path "$" leads to the whole body.
 func (f fields) at(path string) any {
 	v := f.root
 	if path == "$" {
@@ -80,14 +80,14 @@ func (f fields) at(path string) any {
 	return v
 }
 
-// text returns the first value at the paths, if it is a string.
+// text returns the first value at the paths and whether it is a string.
 func (f fields) text(paths ...string) (string, bool) {
 	s, ok := f.find(paths).(string)
 	return s, ok
 }
 
-// number returns the first value at the paths, if it is a number or a string that holds a decimal one. Numbers too
-// large for a float64 are infinite.
+// number returns the first value at the paths and whether it is a number, or a string with a decimal number. A number that
+// is too large for a float64 is infinite.
 func (f fields) number(paths ...string) (float64, bool) {
 	switch v := f.find(paths).(type) {
 	case json.Number:
@@ -99,7 +99,7 @@ func (f fields) number(paths ...string) (float64, bool) {
 	}
 }
 
-// time returns the first time at the paths, in seconds since the epoch.
+// time returns the first value at the paths, in seconds since the Unix epoch, and whether it is a time.
 func (f fields) time(unit Unit, paths ...string) (float64, bool) {
 	if unit != RFC3339 {
 		n, ok := f.number(paths...)

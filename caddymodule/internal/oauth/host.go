@@ -9,9 +9,11 @@ import (
 	"golang.org/x/net/idna"
 )
 
-// IsLoopback reports whether host, a name or an IP address without a port, can only be this machine, and is reached
-// without a proxy: what it permits, such as http, must not be permitted by mistake. Of names, that is localhost in
-// exactly this spelling: with any other, or with 0.0.0.0, Go would use a proxy from the environment.
+// IsLoopback reports whether host is certainly this machine. It errs on the side of false, because callers permit http to
+// such a host. The host is a name or an IP address without a port.
+//
+// Of the names, only localhost in exactly this spelling qualifies. For other spellings, and for 0.0.0.0, net/http would
+// use a proxy from the environment.
 func IsLoopback(host string) bool {
 	if host == "localhost" { // RFC 6761 section 6.3
 		return true
@@ -20,41 +22,42 @@ func IsLoopback(host string) bool {
 	return err == nil && addr.Unmap().IsLoopback()
 }
 
-// mayBeNear reports whether host could be this machine, or what only its own link reaches, in any spelling that some
-// resolver understands: what it forbids must not be permitted by mistake.
-func mayBeNear(host string) bool {
-	if ip, _, ok := strings.Cut(host, "%"); ok && strings.Contains(ip, ":") { // the zone of an address is of no matter
+// mayBeLocal reports whether host could be this machine or a link-local address, in any spelling that some resolver
+// understands. It errs on the side of true, because the caller denies such a host to an issuer elsewhere.
+func mayBeLocal(host string) bool {
+	if ip, _, ok := strings.Cut(host, "%"); ok && strings.Contains(ip, ":") { // an IPv6 address with a zone
 		host = ip
 	}
 	host, ok := normalHost(host)
 	if !ok {
-		return true // nobody knows what it is
+		return true // a resolver could make anything of it
 	}
 	if addr, ok := parseAddr(host); ok {
 		return addr.IsLoopback() || addr.IsLinkLocalUnicast() || addr.IsLinkLocalMulticast() || addr.IsInterfaceLocalMulticast() ||
 			isThisNetwork(addr)
 	}
-	switch host { // what /etc/hosts has
+	switch host { // names that distributions put into /etc/hosts
 	case "localhost.localdomain", "localhost4", "localhost4.localdomain4", "localhost6", "localhost6.localdomain6", "ip6-localhost", "ip6-loopback":
 		return true
 	}
 	return host == "" || host == "localhost" || strings.HasSuffix(host, ".localhost") // RFC 6761 section 6.3
 }
 
-// isThisNetwork reports whether addr is unspecified, which systems dial as this machine, or of 0.0.0.0/8 (RFC 1122
-// section 3.2.1.3).
+// isThisNetwork reports whether addr is in 0.0.0.0/8 (RFC 1122 section 3.2.1.3) or is the unspecified address. Operating
+// systems connect to the unspecified address as to this machine.
 func isThisNetwork(addr netip.Addr) bool {
 	return addr.IsUnspecified() || addr.Is4() && addr.As4()[0] == 0
 }
 
-// sameHost reports whether two hosts are the same, however they are written.
+// sameHost reports whether two hosts are the same in any spelling.
 func sameHost(a, b string) bool {
 	x, okX := normalHost(a)
 	y, okY := normalHost(b)
 	return okX && okY && x == y
 }
 
-// normalHost writes a host in one way, which is ASCII: net/http maps names such as "ｌocalhost" too.
+// normalHost returns the host in lower case, in ASCII and without dots at the end. Like net/http, it maps names such as
+// "ｌocalhost" to ASCII. It reports false for a name that has no ASCII form.
 func normalHost(host string) (string, bool) {
 	host = strings.Trim(host, "[]")
 	if strings.ContainsFunc(host, func(r rune) bool { return r > unicode.MaxASCII }) {
@@ -66,8 +69,8 @@ func normalHost(host string) (string, bool) {
 	return strings.ToLower(strings.TrimRight(host, ".")), true
 }
 
-// parseAddr reads an IP address without a zone, and IPv4 as well when it is written as IPv6 (RFC 4291 section
-// 2.5.5), or as inet_aton reads it: 127.1, 0x7f.1, 017700000001, 2130706433.
+// parseAddr parses an IP address without a zone. It returns an IPv4 address also for its forms in IPv6 (RFC 4291 section
+// 2.5.5) and for the forms that inet_aton accepts, such as 127.1, 0x7f.1, 017700000001 and 2130706433.
 func parseAddr(host string) (netip.Addr, bool) {
 	addr, err := netip.ParseAddr(host)
 	if err != nil {
@@ -80,7 +83,8 @@ func parseAddr(host string) (netip.Addr, bool) {
 	return addr, true
 }
 
-// parseLegacyIPv4 reads one to four numbers, decimal, octal or hexadecimal, the last of which fills what is left.
+// parseLegacyIPv4 parses the forms of inet_aton. They are one to four decimal, octal or hexadecimal numbers. The last
+// number fills the remaining bytes.
 func parseLegacyIPv4(host string) (netip.Addr, bool) {
 	parts := strings.Split(host, ".")
 	if len(parts) > 4 {
@@ -112,7 +116,7 @@ func legacyNumber(text string, bits int) (uint64, bool) {
 	case strings.HasPrefix(text, "0"):
 		base = 8
 	}
-	if text == "" { // 0x is zero
+	if text == "" { // inet_aton reads 0x as zero
 		return 0, true
 	}
 	n, err := strconv.ParseUint(text, base, bits)

@@ -14,7 +14,7 @@ func TestIsLoopback(t *testing.T) {
 		"LocalHost":            false,
 		"localhost.":           false,
 		"":                     false,
-		"127.1":                false, // not every resolver reads it alike
+		"127.1":                false, // resolvers differ in how they read it
 		"2130706433":           false,
 		"0.0.0.0":              false,
 		"::":                   false,
@@ -32,8 +32,8 @@ func TestIsLoopback(t *testing.T) {
 	}
 }
 
-// Of an endpoint that metadata names, any spelling of this machine or its link counts that some resolver understands.
-func TestMayBeNear(t *testing.T) {
+// mayBeLocal recognizes every spelling of this machine and of link-local addresses that some resolver understands.
+func TestMayBeLocal(t *testing.T) {
 	for _, host := range []string{
 		"localhost", "LOCALHOST", "LocalHost", "localhost.", "localhost..", "LOCALHOST.", "a.localhost", "a.LocalHost.",
 		"localhost.localdomain", "ip6-localhost", "ip6-loopback", "localhost6.localdomain6",
@@ -47,8 +47,8 @@ func TestMayBeNear(t *testing.T) {
 		"fe80::1", "fe80::1%eth0", "[fe80::1%25eth0]", "FE80::A", "febf::1", "ff02::1", "ff01::1", "224.0.0.1",
 		"", ".", "\u200d.example",
 	} {
-		if !mayBeNear(host) {
-			t.Errorf("%q is taken for a stranger", host)
+		if !mayBeLocal(host) {
+			t.Errorf("%q counts as remote", host)
 		}
 	}
 	for _, host := range []string{
@@ -57,23 +57,23 @@ func TestMayBeNear(t *testing.T) {
 		"4294967296", "127.0.0.0.1", "127.0.0.1.nip.io", "127.0.0.256", "09.1", "+127.1", "1_27.1", "0x7g.1", "127..1",
 		"fec0::1", "fd00::1", "2001:db8::1", "::ffff:10.0.0.1", "::10.0.0.1", "a_b.example", "bücher.example", "xn--bcher-kva.example",
 	} {
-		if mayBeNear(host) {
-			t.Errorf("%q is taken for this machine or its link", host)
+		if mayBeLocal(host) {
+			t.Errorf("%q counts as local", host)
 		}
 	}
 }
 
-// What is loopback for certain must be near as well: the one permits what the other forbids.
+// A host that IsLoopback accepts must be one that mayBeLocal accepts.
 func FuzzHost(f *testing.F) {
 	for _, host := range []string{"localhost", "127.0.0.1", "::1%lo", "0x7f.1", "a_b", "２.1", "[::]", "..", "0x", "::ffff:1.2.3.4%a"} {
 		f.Add(host)
 	}
 	f.Fuzz(func(t *testing.T, host string) {
-		if IsLoopback(host) && !mayBeNear(host) {
-			t.Fatalf("%q is loopback and yet not near", host)
+		if IsLoopback(host) && !mayBeLocal(host) {
+			t.Fatalf("%q is loopback but not local", host)
 		}
-		if normal, ok := normalHost(host); ok && mayBeNear(host) != mayBeNear(normal) {
-			t.Fatalf("%q and %q are judged differently", host, normal)
+		if normal, ok := normalHost(host); ok && mayBeLocal(host) != mayBeLocal(normal) {
+			t.Fatalf("%q and %q give different results", host, normal)
 		}
 	})
 }

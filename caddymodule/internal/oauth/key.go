@@ -15,29 +15,29 @@ import (
 	"github.com/go-jose/go-jose/v4"
 )
 
-// SigningKey signs assertions. The zero value signs nothing.
+// SigningKey signs assertions. The zero value cannot sign.
 type SigningKey struct {
 	key any // *rsa.PrivateKey, *ecdsa.PrivateKey, ed25519.PrivateKey, or []byte
 	alg jose.SignatureAlgorithm
 
-	// ID is the key's identifier, by which the server finds its public half; empty if the key has none.
+	// ID is the key identifier (kid), by which the server finds the public key. Default: none.
 	ID string
 }
 
-// Format implements fmt.Formatter: however a key is printed, it does not show.
+// Format implements fmt.Formatter. It prints "[redacted]" for every verb.
 func (SigningKey) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte("[redacted]")) }
 
-// minRSABits is RFC 7518 section 3.3's.
+// minRSABits is the minimum of RFC 7518 section 3.3.
 const minRSABits = 2048
 
 var (
-	errNoKey     = errors.New("it is neither a private key in PEM, nor a JWK, nor a key file with private_key in it")
-	errEncrypted = errors.New("the key is encrypted: store it without a passphrase, readable by this process alone")
-	errPublic    = errors.New("it has no private key in it: a certificate or a public key cannot sign")
+	errNoKey     = errors.New("the value is neither a private key in PEM, nor a JWK, nor a key file with private_key")
+	errEncrypted = errors.New("the key is encrypted; store it without a passphrase, in a file that only this process can read")
+	errPublic    = errors.New("the value contains no private key, and a certificate or a public key cannot sign")
 )
 
-// ParseSigningKey reads a private key: PEM (PKCS #8, PKCS #1 or SEC 1), a JWK (RFC 7517), or a JSON key file as Google
-// issues them for service accounts. Its errors repeat nothing of it.
+// ParseSigningKey parses a private key in PEM (PKCS #8, PKCS #1 or SEC 1), in a JWK (RFC 7517), or in the JSON key file of a
+// Google service account. Its errors do not quote the key.
 func ParseSigningKey(text string) (SigningKey, error) {
 	if text = strings.TrimSpace(text); !strings.HasPrefix(text, "{") {
 		return parsePEM(text)
@@ -64,7 +64,7 @@ func parsePEM(text string) (SigningKey, error) {
 		case strings.HasSuffix(block.Type, "PRIVATE KEY"):
 			return parseDER(block.Bytes)
 		}
-		found = errPublic // or parameters, or a certificate: the key may follow
+		found = errPublic // a certificate, a public key or parameters, which the private key may follow
 	}
 }
 
@@ -78,7 +78,7 @@ func parseDER(der []byte) (SigningKey, error) {
 	if key, err := x509.ParseECPrivateKey(der); err == nil {
 		return newSigningKey(key)
 	}
-	return SigningKey{}, errors.New("the private key in it is damaged, or of a kind that cannot sign")
+	return SigningKey{}, errors.New("the private key is damaged or of a kind that cannot sign")
 }
 
 func parseJWK(text string) (SigningKey, error) {
@@ -97,18 +97,18 @@ func parseJWK(text string) (SigningKey, error) {
 	if jwk.Algorithm == "" {
 		return k, nil
 	}
-	if k, err = k.WithAlg(jwk.Algorithm); err != nil { // which quotes the JWK
-		return SigningKey{}, errors.New("the JWK is for another algorithm (alg) than its key can be used with")
+	if k, err = k.WithAlg(jwk.Algorithm); err != nil { // err could quote the JWK
+		return SigningKey{}, errors.New("the algorithm (alg) of the JWK does not fit its key")
 	}
 	return k, nil
 }
 
-// newSigningKey chooses the algorithm that every server knows for the kind of key.
+// newSigningKey checks a private key and chooses the most common algorithm for its kind.
 func newSigningKey(key any) (SigningKey, error) {
 	switch key := key.(type) {
 	case *rsa.PrivateKey:
 		if key.N.BitLen() < minRSABits {
-			return SigningKey{}, fmt.Errorf("the RSA key has %d bits: it needs at least %d", key.N.BitLen(), minRSABits)
+			return SigningKey{}, fmt.Errorf("the RSA key has %d bits, but needs at least %d", key.N.BitLen(), minRSABits)
 		}
 	case *ecdsa.PrivateKey, ed25519.PrivateKey:
 	default:
@@ -117,18 +117,18 @@ func newSigningKey(key any) (SigningKey, error) {
 	k := SigningKey{key: key}
 	algs := k.algs()
 	if len(algs) == 0 {
-		return SigningKey{}, errors.New("no algorithm is defined for the curve of this key: use P-256, P-384, P-521 or Ed25519")
+		return SigningKey{}, errors.New("no algorithm is defined for the curve of this key; use P-256, P-384, P-521 or Ed25519")
 	}
-	if ec, ok := key.(*ecdsa.PrivateKey); ok && !halvesMatch(ec) {
-		return SigningKey{}, errors.New("the private key in it is damaged: its two halves do not belong together")
+	if ec, ok := key.(*ecdsa.PrivateKey); ok && !isPair(ec) {
+		return SigningKey{}, errors.New("the private key is damaged, because its public part does not match")
 	}
 	k.alg = algs[0]
 	return k, nil
 }
 
-// halvesMatch reports whether the public half is the private one's. Of a JWK, nobody else compares them, and signatures
-// that no server accepts would be all that comes of it.
-func halvesMatch(key *ecdsa.PrivateKey) bool {
+// isPair reports whether the public part of the key matches the private part. go-jose does not compare the parts of a JWK,
+// and no server would accept the signatures.
+func isPair(key *ecdsa.PrivateKey) bool {
 	private, err := key.ECDH()
 	if err != nil {
 		return false
@@ -137,12 +137,12 @@ func halvesMatch(key *ecdsa.PrivateKey) bool {
 	return err == nil && private.PublicKey().Equal(public)
 }
 
-// SecretKey makes a key of a client secret, for client_secret_jwt.
+// SecretKey returns the key of client_secret_jwt, which is the client secret itself. Its algorithm is HS256.
 func SecretKey(secret string) SigningKey {
 	return SigningKey{key: []byte(secret), alg: jose.HS256}
 }
 
-// algs lists what the key can be used with (RFC 7518 section 3.1, RFC 8037 section 3.1), the usual one first.
+// algs returns the algorithms that fit the key (RFC 7518 section 3.1, RFC 8037 section 3.1), the most common one first.
 func (k SigningKey) algs() []jose.SignatureAlgorithm {
 	switch key := k.key.(type) {
 	case *rsa.PrivateKey:
@@ -164,11 +164,11 @@ func (k SigningKey) algs() []jose.SignatureAlgorithm {
 	return nil
 }
 
-// WithAlg returns the key for use with another algorithm, by its name in JWTs.
+// WithAlg returns the key with another algorithm (alg). It returns an error if the algorithm does not fit the key.
 func (k SigningKey) WithAlg(alg string) (SigningKey, error) {
 	fitting := k.algs()
 	if !slices.Contains(fitting, jose.SignatureAlgorithm(alg)) {
-		return SigningKey{}, fmt.Errorf("this algorithm does not fit the key, which can be used with %s", names(fitting))
+		return SigningKey{}, fmt.Errorf("the algorithm does not fit the key; use %s", names(fitting))
 	}
 	k.alg = jose.SignatureAlgorithm(alg)
 	return k, nil

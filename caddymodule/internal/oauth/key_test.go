@@ -31,7 +31,7 @@ func rsaKey(bits int) *rsa.PrivateKey {
 	return must(key, err)
 }
 
-// An RSA key takes long to find, so the tests share them.
+// It takes long to generate an RSA key, so the tests share them.
 var (
 	rsa2048 = sync.OnceValue(func() *rsa.PrivateKey { return rsaKey(2048) })
 	rsa1024 = sync.OnceValue(func() *rsa.PrivateKey { return rsaKey(1024) })
@@ -48,7 +48,7 @@ func edKey() ed25519.PrivateKey {
 	return must(key, err)
 }
 
-// must is for what fails only if the test is wrong.
+// must is for calls that fail only if the test is wrong.
 func must[T any](v T, err error) T {
 	if err != nil {
 		panic(err)
@@ -76,7 +76,7 @@ func publicPEM(key crypto.Signer) string {
 
 func jwkText(key jose.JSONWebKey) string { return string(must(json.Marshal(key))) }
 
-// jwkWith is the JWK with one member changed; nil removes it.
+// jwkWith returns the JWK of a key with another value of one member. The value nil removes the member.
 func jwkWith(key any, name string, value any) string {
 	var members map[string]any
 	if err := json.Unmarshal([]byte(jwkText(jose.JSONWebKey{Key: key})), &members); err != nil {
@@ -96,7 +96,7 @@ func googleFile(pem, id string) string {
 	}, "", "  ")))
 }
 
-// The members of a key file are found by their exact names.
+// The names of members of a key file are case-sensitive.
 func TestSigningKeyNamesAreExact(t *testing.T) {
 	file := googleFile(pkcs8(rsa2048()), "id")
 	if _, err := ParseSigningKey(strings.Replace(file, `"private_key"`, `"Private_Key"`, 1)); !errors.Is(err, errNoKey) {
@@ -110,7 +110,7 @@ func TestSigningKeyNamesAreExact(t *testing.T) {
 
 func TestSigningKey(t *testing.T) {
 	p256, p384, p521, ed := ecKey(elliptic.P256()), ecKey(elliptic.P384()), ecKey(elliptic.P521()), edKey()
-	// As "openssl ecparam -genkey" writes it, the curve comes first; a key may also follow its certificates.
+	// "openssl ecparam -genkey" writes the curve before the key. A key may also follow its certificates.
 	parameters := pemText("EC PARAMETERS", []byte{0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07})
 	certificate := pemText("CERTIFICATE", newAuthority(t).certificate.Raw)
 
@@ -163,16 +163,16 @@ func TestSigningKey(t *testing.T) {
 	}
 }
 
-// keyErrors are all texts that ParseSigningKey may answer with, but for the numbers in them: nothing of the key can be
-// among them.
+// keyErrors contains all texts of the errors of ParseSigningKey, with N for the number of bits. An error with one of these
+// texts cannot show the key.
 var keyErrors = []string{
 	errNoKey.Error(), errEncrypted.Error(), errPublic.Error(),
-	"the private key in it is damaged, or of a kind that cannot sign",
-	"the private key in it is damaged: its two halves do not belong together",
+	"the private key is damaged or of a kind that cannot sign",
+	"the private key is damaged, because its public part does not match",
 	"a key of this kind cannot sign",
-	"the RSA key has N bits: it needs at least 2048",
-	"no algorithm is defined for the curve of this key: use P-256, P-384, P-521 or Ed25519",
-	"the JWK is for another algorithm (alg) than its key can be used with",
+	"the RSA key has N bits, but needs at least 2048",
+	"no algorithm is defined for the curve of this key; use P-256, P-384, P-521 or Ed25519",
+	"the algorithm (alg) of the JWK does not fit its key",
 }
 
 var bitCount = regexp.MustCompile(`has \d{1,5} bits`)
@@ -181,7 +181,7 @@ func constantKeyError(err error) bool {
 	return slices.Contains(keyErrors, bitCount.ReplaceAllString(err.Error(), "has N bits"))
 }
 
-func TestSigningKeyRefused(t *testing.T) {
+func TestInvalidSigningKey(t *testing.T) {
 	p256, p384, p224 := ecKey(elliptic.P256()), ecKey(elliptic.P384()), ecKey(elliptic.P224())
 	x25519 := must(ecdh.X25519().GenerateKey(rand.Reader))
 	withScalar := func(d []byte) string { return jwkWith(p256, "d", base64.RawURLEncoding.EncodeToString(d)) }
@@ -236,7 +236,7 @@ func TestSigningKeyRefused(t *testing.T) {
 		"JWK, alg none":                 {jwkText(jose.JSONWebKey{Key: p256, Algorithm: "none"}), "alg"},
 		"JWK, alg to encrypt":           {jwkText(jose.JSONWebKey{Key: rsa2048(), Algorithm: "RSA-OAEP"}), "alg"},
 		"JWK, alg of a secret":          {jwkText(jose.JSONWebKey{Key: rsa2048(), Algorithm: "HS256"}), "alg"},
-		"JWK, alg that is none":         {jwkText(jose.JSONWebKey{Key: rsa2048(), Algorithm: canary + " in alg"}), "alg"},
+		"JWK, an unknown alg":           {jwkText(jose.JSONWebKey{Key: rsa2048(), Algorithm: canary + " in alg"}), "alg"},
 		"JWK, RSA without primes":       {jwkWith(rsa2048(), "p", nil), "neither"},
 		"JWK, d of another type":        {jwkWith(p256, "d", 7), "neither"},
 		"JWK, d of another size":        {jwkWith(p256, "d", "c4n4ry"), "neither"},
@@ -260,23 +260,23 @@ func TestSigningKeyRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			k, err := ParseSigningKey(tc.text)
 			if err == nil {
-				t.Fatal("it was taken")
+				t.Fatal("ParseSigningKey accepts it")
 			}
 			if !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("got %q, want a text with %q", err, tc.want)
 			}
 			wantSilent(t, err)
 			if !constantKeyError(err) || token.NewSecret(tc.text).In(err.Error()) {
-				t.Errorf("the error may repeat something of the key: %q", err)
+				t.Errorf("the error may show a part of the key: %q", err)
 			}
 			if k.key != nil {
-				t.Error("there is a key beside the error")
+				t.Error("got a key in addition to the error")
 			}
 		})
 	}
 }
 
-// RFC 7518 section 3.1: an algorithm goes with one kind of key, and with ECDSA, with one curve.
+// An algorithm fits one kind of key (RFC 7518 section 3.1). An algorithm of ECDSA fits one curve.
 func TestSigningKeyAlgs(t *testing.T) {
 	all := []string{
 		"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "HS256", "HS384", "HS512",
@@ -305,11 +305,11 @@ func TestSigningKeyAlgs(t *testing.T) {
 				continue
 			}
 			if k.key != nil {
-				t.Errorf("%s with %q: there is a key beside the error", name, alg)
+				t.Errorf("%s with %q: got a key in addition to the error", name, alg)
 			}
 			for _, fit := range tc.fit {
 				if !strings.Contains(err.Error(), fit) {
-					t.Errorf("%s with %q: %q does not say that %s would fit", name, alg, err, fit)
+					t.Errorf("%s with %q: the error %q does not name %s, which fits", name, alg, err, fit)
 				}
 			}
 		}
@@ -325,13 +325,13 @@ func parsed(t *testing.T, text string) SigningKey {
 	return k
 }
 
-// A key may end up in a log with whatever holds it.
+// A log of a value that contains a key must not show the key.
 func TestSigningKeyIsNotShown(t *testing.T) {
 	k := SecretKey(canary)
 	for _, v := range []any{k, &k, []SigningKey{k}, map[string]any{"k": k}} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%d", "%x"} {
 			if text := fmt.Sprintf(verb, v); showsCanary(text) || strings.Contains(text, "99 52") {
-				t.Errorf("printed with %s, a %T shows itself: %s", verb, v, text)
+				t.Errorf("printed with %s, a %T shows the key: %s", verb, v, text)
 			}
 		}
 	}
@@ -339,12 +339,12 @@ func TestSigningKeyIsNotShown(t *testing.T) {
 	slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "key", k)
 	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "key", k)
 	if showsCanary(log.String()) || strings.Contains(log.String(), "99 52") {
-		t.Errorf("logged, it shows itself: %s", log.String())
+		t.Errorf("the log shows the key: %s", log.String())
 	}
 }
 
-// FuzzSigningKey: no text makes the parser panic, no error repeats anything of it, and a key that is taken signs what
-// its public half verifies.
+// FuzzSigningKey checks that ParseSigningKey does not panic, that its errors do not quote the text, and that the public key
+// verifies the signatures of an accepted key.
 func FuzzSigningKey(f *testing.F) {
 	p256, ed := ecKey(elliptic.P256()), edKey()
 	for _, text := range []string{
@@ -359,13 +359,13 @@ func FuzzSigningKey(f *testing.F) {
 		k, err := ParseSigningKey(text)
 		if err != nil {
 			if k.key != nil || !constantKeyError(err) {
-				t.Fatalf("got %q, and a key is %t", err, k.key != nil)
+				t.Fatalf("got error %q and a key: %t", err, k.key != nil)
 			}
 			return
 		}
 		public := k.key.(crypto.Signer).Public()
 		if key, ok := public.(*rsa.PublicKey); ok && key.N.BitLen() < 2048 {
-			t.Fatalf("took an RSA key of %d bits", key.N.BitLen())
+			t.Fatalf("accepted an RSA key of %d bits", key.N.BitLen())
 		}
 		verify(t, sign(t, Assertion{}, k), k.alg, public)
 	})

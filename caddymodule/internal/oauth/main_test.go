@@ -13,15 +13,15 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// TestMain fails the package if a token request leaves a goroutine, and so a connection, behind.
+// TestMain fails if a token request leaks a goroutine and thus a connection.
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// canary stands wherever an endpoint can put text that must not come out again: bodies, header fields, certificates,
-// and in the query of the URL.
+// canary is in all text that an error must not show. That is the text of token endpoints in bodies, header fields and
+// certificates, and the query of the URL.
 const canary = "c4n4ry"
 
-// wantError fails the test unless err is a *token.Error of this kind that shows nothing it should not. It returns the
-// error, or an empty one, so that the caller can go on.
+// wantError fails the test unless err is a *token.Error of this kind without the canary. It returns the error, or an empty
+// one, so that the caller can continue.
 func wantError(t *testing.T, err error, kind token.Kind) *token.Error {
 	t.Helper()
 	e, ok := errors.AsType[*token.Error](err)
@@ -36,13 +36,13 @@ func wantError(t *testing.T, err error, kind token.Kind) *token.Error {
 	return e
 }
 
-// wantSilent fails the test if a way of printing the error shows the canary, plain or encoded.
+// wantSilent fails the test if a printed form of the error contains the canary, plain or encoded.
 func wantSilent(t *testing.T, err error) {
 	t.Helper()
 	for e := err; e != nil; e = errors.Unwrap(e) {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%q"} {
 			if text := fmt.Sprintf(verb, e); showsCanary(text) {
-				t.Errorf("printed with %s, the error shows what was sent: %s", verb, text)
+				t.Errorf("printed with %s, the error shows the canary: %s", verb, text)
 			}
 		}
 	}

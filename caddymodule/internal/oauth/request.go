@@ -12,14 +12,14 @@ import (
 	"strings"
 )
 
-// Encoding is how the parameters of a token request travel.
+// Encoding is how a token request carries its parameters.
 type Encoding string
 
 // The encodings.
 const (
 	Form  Encoding = "form"  // application/x-www-form-urlencoded, the encoding of RFC 6749
 	JSON  Encoding = "json"  // one JSON object
-	Query Encoding = "query" // in the URL, which servers and proxies write into their logs
+	Query Encoding = "query" // in the query of the URL, which servers and proxies log
 )
 
 // TokenRequest is a token request before it is encoded.
@@ -27,23 +27,23 @@ type TokenRequest struct {
 	// URL is the token endpoint.
 	URL string
 
-	// Method is the HTTP method with the encoding Query; the others need POST. Default: POST.
+	// Method is the HTTP method of the encoding Query. The other encodings use POST. Default: POST.
 	Method string
 
-	// Encoding is how the parameters travel. Default: Form.
+	// Encoding is how the request carries the parameters. Default: Form.
 	Encoding Encoding
 
-	// Params are the parameters. In JSON, one with several values is an array.
+	// Params are the parameters. In JSON, a parameter with several values is an array.
 	Params url.Values
 
-	// JSONParams are parameters of the encoding JSON that are not strings.
+	// JSONParams are further parameters of the encoding JSON, for values other than strings. They take precedence over Params.
 	JSONParams map[string]json.RawMessage
 
-	// Header holds further header fields. They win over those that every token request has.
+	// Header holds further header fields. They take precedence over the fields that every token request has.
 	Header http.Header
 }
 
-// Build encodes the request.
+// Build returns the encoded request.
 func (r TokenRequest) Build(ctx context.Context) (*http.Request, error) {
 	req, err := r.encode(ctx)
 	if err != nil {
@@ -85,12 +85,12 @@ func (r TokenRequest) object() map[string]any {
 	return object
 }
 
-// NewFormRequest builds a token request with an application/x-www-form-urlencoded body, the encoding of RFC 6749.
+// NewFormRequest returns a token request with a body of type application/x-www-form-urlencoded (RFC 6749).
 func NewFormRequest(ctx context.Context, endpoint string, params url.Values) (*http.Request, error) {
 	return newRequest(ctx, http.MethodPost, endpoint, "application/x-www-form-urlencoded", strings.NewReader(params.Encode()))
 }
 
-// NewJSONRequest builds a token request whose body is the JSON of params, for endpoints that want it so.
+// NewJSONRequest returns a token request whose body is the JSON of params.
 func NewJSONRequest(ctx context.Context, endpoint string, params any) (*http.Request, error) {
 	body, err := json.Marshal(params)
 	if err != nil {

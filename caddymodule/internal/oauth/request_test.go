@@ -13,7 +13,7 @@ import (
 	"testing"
 )
 
-// The id and the secret that pitfalls section 4 has the exact encoding of.
+// An id and a secret with characters that an encoding must treat specially. The tests have their encoded forms as constants.
 const (
 	oddID     = "a:b c"
 	oddSecret = "p%&+ü /~*"
@@ -24,7 +24,7 @@ func TestFormRequest(t *testing.T) {
 		"grant_type":    {"client_credentials"},
 		"client_id":     {oddID},
 		"client_secret": {oddSecret},
-		"resource":      {"https://b.example", "https://a.example"}, // RFC 8707 section 2: may stand more than once
+		"resource":      {"https://b.example", "https://a.example"}, // may occur more than once (RFC 8707 section 2)
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -40,7 +40,7 @@ func TestFormRequest(t *testing.T) {
 	}
 }
 
-// Whatever a value holds, one form parameter with this value arrives, and no other (EP-06).
+// Every value arrives unchanged in its form parameter and adds no other parameter.
 func TestFormRequestKeepsValues(t *testing.T) {
 	for _, value := range awkward {
 		req, err := NewFormRequest(t.Context(), "https://login.example/", url.Values{"client_id": {"id"}, "client_secret": {value}})
@@ -54,7 +54,7 @@ func TestFormRequestKeepsValues(t *testing.T) {
 	}
 }
 
-// Whatever a value holds, JSON carries it as one string (OPT-08).
+// Every value arrives unchanged as one JSON string.
 func TestJSONRequestKeepsValues(t *testing.T) {
 	for _, value := range awkward {
 		req, err := NewJSONRequest(t.Context(), "https://login.example/", map[string]string{"client_id": "id", "client_secret": value})
@@ -72,7 +72,7 @@ func TestJSONRequestKeepsValues(t *testing.T) {
 	}
 }
 
-// awkward are secrets that a careless encoding would change.
+// awkward contains secrets that a careless encoding would change.
 var awkward = []string{
 	oddSecret, `s+e%25 c:=&/<>"\`, `{"a":1}`, `","scope":"admin`, "&scope=admin", "p{a}ss", `\u0041`, "%41", "=", "100%",
 	"ключ", "😀", "\u2028\u2029", "a;b", "a#b?c", "'--",
@@ -80,10 +80,10 @@ var awkward = []string{
 
 func TestJSONRequestThatCannotBeMade(t *testing.T) {
 	if req, err := NewJSONRequest(t.Context(), "https://login.example/", func() {}); err == nil {
-		t.Errorf("got %v for a body that JSON has no form for", req)
+		t.Errorf("got %v for a body that JSON cannot encode", req)
 	}
 	if req, err := NewJSONRequest(t.Context(), "https://login.example/\x00", 1); err == nil {
-		t.Errorf("got %v for a URL that is none", req)
+		t.Errorf("got %v for an invalid URL", req)
 	}
 }
 
@@ -101,7 +101,7 @@ func TestTokenRequestForm(t *testing.T) {
 		{},
 		{Encoding: Form},
 		{Encoding: Form, Method: http.MethodPost},
-		{Method: http.MethodGet}, // for the encoding query alone: RFC 6749 section 3.2 has no GET
+		{Method: http.MethodGet}, // only for the encoding query, because RFC 6749 section 3.2 has no GET
 	} {
 		r.URL = "https://login.example/token?tenant=a%20b"
 		r.Params = url.Values{"scope": {"a b"}, "resource": {"https://b.example", "https://a.example"}, "empty": {""}, "none": nil}
@@ -121,7 +121,7 @@ func TestTokenRequestJSON(t *testing.T) {
 	req := build(t, TokenRequest{
 		URL:      "https://login.example/token?tenant=a%20b",
 		Encoding: JSON,
-		Method:   http.MethodGet, // without meaning here
+		Method:   http.MethodGet, // has no effect
 		Params:   url.Values{"scope": {"a b"}, "resource": {"https://b.example", "https://a.example"}, "empty": {""}, "expires": {"60"}},
 		JSONParams: map[string]json.RawMessage{
 			"expires": json.RawMessage("60"), "nested": json.RawMessage(`{"a":[1,null,true]}`), "large": json.RawMessage("12345678901234567890"),
@@ -141,7 +141,8 @@ func TestTokenRequestJSON(t *testing.T) {
 	}
 }
 
-// The parameters join those that the URL has, and win: RFC 6749 section 3.1 allows each only once.
+// Build adds the parameters to the query of the URL. They replace parameters of the same name, because RFC 6749 section 3.1
+// permits each parameter only once.
 func TestTokenRequestQuery(t *testing.T) {
 	for method, want := range map[string]string{"": http.MethodPost, http.MethodPost: http.MethodPost, http.MethodGet: http.MethodGet} {
 		req := build(t, TokenRequest{
@@ -158,12 +159,12 @@ func TestTokenRequestQuery(t *testing.T) {
 			t.Errorf("got URL\n%s, want query\n%s", req.URL, query)
 		}
 		if req.Body != nil || req.ContentLength != 0 || req.Header["Content-Type"] != nil {
-			t.Errorf("there is a body of %d bytes, type %q", req.ContentLength, req.Header["Content-Type"])
+			t.Errorf("the request has a body of %d bytes, type %q", req.ContentLength, req.Header["Content-Type"])
 		}
 	}
 }
 
-// Header fields of the configuration come last; a request without any has those of every token request.
+// Header fields of the configuration replace those that every token request has.
 func TestTokenRequestHeader(t *testing.T) {
 	for _, encoding := range []Encoding{Form, JSON, Query} {
 		plain := build(t, TokenRequest{URL: "https://login.example", Encoding: encoding}).Header
@@ -180,7 +181,7 @@ func TestTokenRequestHeader(t *testing.T) {
 	}
 }
 
-// What a server makes of a request is what went into it.
+// A server decodes every request to the parameters that went into it.
 func TestTokenRequestArrives(t *testing.T) {
 	for _, value := range awkward {
 		params := url.Values{"client_id": {"id"}, "client_secret": {value}}
@@ -213,11 +214,11 @@ func TestTokenRequestArrives(t *testing.T) {
 
 func TestTokenRequestThatCannotBeMade(t *testing.T) {
 	for name, r := range map[string]TokenRequest{
-		"a URL that is none":            {URL: "https://login.example/\x00"},
-		"a URL that is none, in JSON":   {URL: "https://login.example/\x00", Encoding: JSON},
-		"a URL that is none, for query": {URL: "https://login.example/\x00", Encoding: Query},
-		"JSON that is none":             {URL: "https://login.example/", Encoding: JSON, JSONParams: map[string]json.RawMessage{"a": json.RawMessage("{")}},
-		"a method that is none":         {URL: "https://login.example/", Encoding: Query, Method: "GET /"},
+		"an invalid URL":            {URL: "https://login.example/\x00"},
+		"an invalid URL, in JSON":   {URL: "https://login.example/\x00", Encoding: JSON},
+		"an invalid URL, for query": {URL: "https://login.example/\x00", Encoding: Query},
+		"invalid JSON":              {URL: "https://login.example/", Encoding: JSON, JSONParams: map[string]json.RawMessage{"a": json.RawMessage("{")}},
+		"an invalid method":         {URL: "https://login.example/", Encoding: Query, Method: "GET /"},
 	} {
 		if req, err := r.Build(t.Context()); err == nil {
 			t.Errorf("%s: got %v", name, req)
@@ -240,7 +241,7 @@ func checkRequest(t *testing.T, req *http.Request, contentType string) {
 	}
 }
 
-// requestBody returns the body, which must have a length: not every endpoint takes chunks.
+// requestBody returns the body. The body must have a length, because some token endpoints do not accept chunks.
 func requestBody(t *testing.T, req *http.Request) []byte {
 	t.Helper()
 	body, err := io.ReadAll(req.Body)

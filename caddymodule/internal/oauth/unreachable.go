@@ -15,14 +15,14 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// trouble says in words of our own why an exchange failed. The texts of net/http quote URLs, and those of crypto/x509
-// quote what the server sent.
+// trouble is the cause of a failed exchange, with a constant text. The texts of net/http quote URLs, and those of
+// crypto/x509 quote the server.
 type trouble struct {
 	cause token.Cause
 	words string
 }
 
-// unreachable describes an exchange that ended without an answer.
+// unreachable returns the error for an exchange without an answer.
 func unreachable(ctx context.Context, err error) *token.Error {
 	if ctx.Err() != nil {
 		return unavailable(trouble{token.CauseTimeout, "it did not answer within fetch_timeout"})
@@ -91,14 +91,13 @@ func tlsTrouble(err error) (trouble, bool) {
 	return trouble{}, false
 }
 
-// remoteAlert reports whether the server answered with a TLS alert. Over TCP, crypto/tls reports it as an OpError with
-// this operation.
+// remoteAlert reports whether the server sent a TLS alert. For TCP, crypto/tls returns an OpError with this operation.
 func remoteAlert(err error) bool {
 	op, ok := errors.AsType[*net.OpError](err)
 	return ok && op.Op == "remote error"
 }
 
-// atProxy reports whether an error is about the proxy: net/http and its SOCKS client name the operation so.
+// atProxy reports whether an error concerns the proxy. The operations are those of net/http and its SOCKS client.
 func atProxy(err error) bool {
 	if is[*proxyError](err) {
 		return true
@@ -107,7 +106,7 @@ func atProxy(err error) bool {
 	return ok && (op.Op == "proxyconnect" || op.Op == "socks connect")
 }
 
-// proxyError is the answer of a proxy that does not open a tunnel.
+// proxyError is the error for a proxy that does not open a tunnel.
 type proxyError struct {
 	status int
 }
@@ -115,13 +114,13 @@ type proxyError struct {
 // Error implements error.
 func (e *proxyError) Error() string {
 	if e.status == http.StatusProxyAuthRequired {
-		return "it wants a user name and a password (status 407)"
+		return "it requires a user name and a password (status 407)"
 	}
-	return fmt.Sprintf("it opens no tunnel (status %d)", e.status)
+	return fmt.Sprintf("it does not open a tunnel (status %d)", e.status)
 }
 
-// checkProxyAnswer implements http.Transport's OnProxyConnectResponse: net/http itself would make an error of the
-// proxy's own words.
+// checkProxyAnswer implements the field OnProxyConnectResponse of http.Transport. Without it, net/http would return an
+// error with the text of the proxy.
 func checkProxyAnswer(_ context.Context, _ *url.URL, _ *http.Request, answer *http.Response) error {
 	if answer.StatusCode != http.StatusOK {
 		return &proxyError{answer.StatusCode}

@@ -19,7 +19,7 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// What net/http and its relatives say is put into our own words: their texts quote URLs, and what was sent.
+// An error contains no text of net/http, crypto/tls or crypto/x509, because their texts quote URLs and answers.
 func TestUnavailableReason(t *testing.T) {
 	leaf := &x509.Certificate{DNSNames: []string{canary + ".example"}}
 	for want, errs := range map[string][]error{
@@ -61,7 +61,7 @@ func TestUnavailableReasonAfterTimeout(t *testing.T) {
 	}
 }
 
-// Each cause has its own error, and no other: advice depends on it.
+// Each failure has its cause. The advice to operators depends on it.
 func TestUnreachableCause(t *testing.T) {
 	for want, errs := range map[token.Cause][]error{
 		token.CauseName:           {&net.DNSError{IsNotFound: true}, &net.DNSError{IsTimeout: true}},
@@ -92,9 +92,9 @@ func TestUnreachableCause(t *testing.T) {
 	}
 }
 
-// A proxy that is down, or opens no tunnel, is not taken for the token endpoint.
+// The error for a proxy that is down, or that does not open a tunnel, names the proxy and not the token endpoint.
 func TestUnreachableProxy(t *testing.T) {
-	refuses := func(status int) string {
+	answers := func(status int) string {
 		proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(status)
 			_, _ = io.WriteString(w, canary)
@@ -105,15 +105,15 @@ func TestUnreachableProxy(t *testing.T) {
 	down := httptest.NewServer(nil)
 	down.Close()
 	for proxy, want := range map[string]string{
-		refuses(407): "user name and a password",
-		refuses(403): "status 403",
+		answers(407): "user name and a password",
+		answers(403): "status 403",
 		down.URL:     "connection refused",
 		strings.Replace(down.URL, "http:", "socks5:", 1): "the proxy cannot be used",
 	} {
 		_, err := post(t.Context(), NewClient(Options{Proxy: must(url.Parse(proxy))}), "https://login.invalid")
 		e := wantError(t, err, token.Unavailable)
 		if e.Cause != token.CauseProxy || !strings.Contains(e.Reason, want) {
-			t.Errorf("%s: got cause %q, reason %q; want %q in it", proxy, e.Cause, e.Reason, want)
+			t.Errorf("%s: got cause %q, reason %q, want a reason with %q", proxy, e.Cause, e.Reason, want)
 		}
 	}
 }
