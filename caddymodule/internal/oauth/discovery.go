@@ -18,8 +18,8 @@ const (
 	// endpoint that it knows.
 	metadataLifetime = time.Hour
 
-	// renewalTimeout limits such a request. So does renewalShare, as a fraction of the time that the token request has left.
-	// renewalPause is the time until the next try if it fails.
+	// renewalTimeout limits such a request. It also takes at most 1/renewalShare of the time that the token request has left.
+	// If it fails, renewalPause is the time until the next one.
 	renewalTimeout = 2 * time.Second
 	renewalShare   = 4
 	renewalPause   = time.Minute
@@ -124,7 +124,7 @@ func metadataURLs(issuer string) ([]string, error) {
 	}, nil
 }
 
-// requestInTime requests the metadata at one location. It leaves time for the remaining locations, because this one may not
+// requestInTime requests the metadata at one location. It leaves time for the remaining locations, in case this one does not
 // answer.
 func (d *Discovery) requestInTime(ctx context.Context, remaining int, location string, do func(*http.Request) (*Answer, error)) (string, *token.Error) {
 	if deadline, ok := ctx.Deadline(); ok && remaining > 1 && d.known == "" {
@@ -185,9 +185,9 @@ func (d *Discovery) read(body []byte) (string, *token.Error) {
 	return endpoint, nil
 }
 
-// mayName reports whether the issuer may name this token endpoint. The metadata must not send the secret over plaintext. It
-// must not send it to this machine or to a link-local address either, unless the issuer is there, because Caddy's admin API
-// or a cloud's metadata service may listen there.
+// mayName reports whether the issuer may name this token endpoint. The metadata of an https issuer must not send the secret
+// over plaintext. The metadata of an issuer elsewhere must not send the secret to this machine or to a link-local address,
+// where Caddy's admin API or a cloud's metadata service may listen.
 func (d *Discovery) mayName(endpoint string) bool {
 	u, err := ParseEndpoint(endpoint)
 	if err != nil {

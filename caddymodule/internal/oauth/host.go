@@ -23,7 +23,7 @@ func IsLoopback(host string) bool {
 }
 
 // mayBeLocal reports whether host could be this machine or a link-local address, in any spelling that some resolver
-// understands. It errs on the side of true, because the caller denies such a host to an issuer elsewhere.
+// understands. It errs on the side of true, because the metadata of an issuer elsewhere must not name such a host.
 func mayBeLocal(host string) bool {
 	if ip, _, ok := strings.Cut(host, "%"); ok && strings.Contains(ip, ":") { // an IPv6 address with a zone
 		host = ip

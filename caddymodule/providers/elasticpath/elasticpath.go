@@ -1,4 +1,4 @@
-// Package elasticpath asks Elastic Path's Authentication API for tokens.
+// Package elasticpath requests tokens from Elastic Path's Authentication API.
 package elasticpath
 
 import (
@@ -21,24 +21,24 @@ func init() {
 	caddy.RegisterModule(Provider{})
 }
 
-// Provider asks Elastic Path's Authentication API for tokens: a form in the request; in the answer, the fields at
-// the top level, as the service sends them, or below "data", as its published description says.
+// Provider requests tokens from Elastic Path's Authentication API. The request is a form. The service sends the fields of the
+// answer at the top level, but its published description has them below "data", so the provider accepts both.
 type Provider struct {
 	// Region is "euwest" (https://euwest.api.elasticpath.com) or "useast" (https://useast.api.elasticpath.com).
 	// Default: euwest.
 	Region string `json:"region,omitempty"`
 
-	// TokenURL is where to ask instead: an enterprise host, a gateway, a test server. Without a path,
-	// /oauth/access_token is added. Default: the region's own.
+	// TokenURL is another token endpoint, such as an enterprise host, a gateway or a test server. Its default path is
+	// /oauth/access_token. Default: the token endpoint of the region.
 	TokenURL string `json:"token_url,omitempty"`
 
-	// Grant is "client_credentials", which needs client_secret and gives full access, or "implicit", which has no
-	// secret and gives the access of a shopper. (It is not the implicit grant of RFC 6749.)
-	// Default: client_credentials.
+	// Grant is the grant type. With "client_credentials", the credential needs client_secret and the token has full access.
+	// With "implicit", the credential has no secret and the token has the access of a shopper. (This is not the implicit
+	// grant of RFC 6749.) Default: client_credentials.
 	Grant string `json:"grant,omitempty"`
 
-	// Store selects a store for the keys of an organization: the header X-MOLTIN-AUTH-STORE of the token request.
-	// Default: none.
+	// Store is the id of a store, for keys of an organization. The token request carries it in the header field
+	// X-MOLTIN-AUTH-STORE. Default: none.
 	Store string `json:"store,omitempty"`
 
 	endpoint string
@@ -53,6 +53,7 @@ func (Provider) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
+// elasticPathURLs are the token endpoints by region.
 var elasticPathURLs = map[string]string{
 	"":       "https://euwest.api.elasticpath.com/oauth/access_token",
 	"euwest": "https://euwest.api.elasticpath.com/oauth/access_token",
@@ -65,19 +66,19 @@ const (
 	GrantImplicit          = "implicit"
 )
 
-// Provision resolves the endpoint and the grant.
+// Provision checks the configuration and sets the defaults.
 func (e *Provider) Provision(ctx caddy.Context) error {
 	e.logger = ctx.Logger()
 	standard, ok := elasticPathURLs[e.Region]
 	if !ok {
-		return errors.New("unknown region: it is euwest or useast")
+		return errors.New("unknown region, must be euwest or useast")
 	}
 	switch e.Grant {
 	case "":
 		e.Grant = GrantClientCredentials
 	case GrantClientCredentials, GrantImplicit:
 	default:
-		return errors.New("unknown grant: it is client_credentials or implicit")
+		return errors.New("unknown grant, must be client_credentials or implicit")
 	}
 	var err error
 	if e.endpoint, err = option.Resolve("token_url", e.TokenURL, oauth.OrStandard(standard)); err != nil {
@@ -93,7 +94,7 @@ func (e *Provider) warnOfLegacyHost() {
 		return
 	}
 	if host := u.Hostname(); host == "api.moltin.com" || host == "api.molt.in" {
-		e.logger.Warn("token_url names a legacy host of Elastic Path: use a region, or your own host",
+		e.logger.Warn("token_url names a legacy host of Elastic Path; set a region or your own host",
 			zap.String("host", host))
 	}
 }
@@ -110,11 +111,11 @@ func (e *Provider) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		e.Region = d.Val()
 		if _, ok := elasticPathURLs[e.Region]; !ok || e.Region == "" {
-			return d.Err("unknown region: it is euwest or useast")
+			return d.Err("unknown region, must be euwest or useast")
 		}
 	}
 	if d.NextArg() {
-		return d.Err("provider elastic_path takes a region, and nothing else on its line")
+		return d.Err("provider elastic_path takes only a region on its line")
 	}
 	_, err := option.Block(d, e.unmarshalOption)
 	return err
@@ -152,7 +153,8 @@ func (e *Provider) NewRequest(ctx context.Context, client provider.Client) (*htt
 	return req, err
 }
 
-// ReadAnswer implements provider.Provider. Errors are JSON:API objects in more shapes than the description has, or OAuth's.
+// ReadAnswer implements provider.Provider. The errors of the service are objects of JSON:API, in more forms than in the
+// description, or those of RFC 6749.
 func (e *Provider) ReadAnswer(answer *provider.Answer) (provider.Issued, error) {
 	issued, err := answer.Read(provider.Layout{
 		Token:     []string{"access_token", "data.access_token"},
@@ -165,12 +167,12 @@ func (e *Provider) ReadAnswer(answer *provider.Answer) (provider.Issued, error) 
 		return issued, err
 	}
 	if grant, ok := answer.Text("identifier", "data.identifier"); ok && grant != e.Grant {
-		issued.Note = "the token was issued for another grant than " + e.Grant + ": it has other rights than expected"
+		issued.Note = "the token was issued for another grant than " + e.Grant + " and may have other rights"
 	}
 	return issued, nil
 }
 
-// Stub implements provider.Stubber. Elastic Path's own SDKs go by expires, not by expires_in.
+// Stub implements provider.Stubber. Elastic Path's own SDKs use expires and not expires_in.
 func (e *Provider) Stub(token string, now time.Time, lifetime time.Duration) any {
 	return struct {
 		Expires     int64  `json:"expires"`

@@ -60,18 +60,18 @@ import (
 //	    }
 //	}
 //
-// assertion_claim, param, json_param, header and keep may stand more than once, with different names.
+// The options assertion_claim, param, json_param, header and keep are repeatable with different names.
 func (o *Provider) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume the provider's name
 	if d.NextArg() {
-		return d.Err("provider oauth2 takes no value: its options stand in its block")
+		return d.Err("provider oauth2 takes no value on its line, only options in its block")
 	}
 	seen, err := option.Block(d, o.unmarshalOption, "assertion_claim", "param", "header", "json_param")
 	if err != nil {
 		return err
 	}
 	if seen["token_url"] == seen["issuer"] {
-		return d.Err("provider oauth2 needs token_url or issuer: the one or the other")
+		return d.Err("provider oauth2 needs either token_url or issuer")
 	}
 	return nil
 }
@@ -91,7 +91,7 @@ func (o *Provider) unmarshalHeader(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// parseAny takes a value as it is.
+// parseAny accepts every value.
 func parseAny(value string) (string, error) { return value, nil }
 
 func parseRequestValue(value string) (option.Source, error) {
@@ -102,10 +102,11 @@ func parseRequestValue(value string) (option.Source, error) {
 	return option.Source(value), nil
 }
 
-// parseJSONValue refuses integers that Caddy would change: it reads configurations into float64.
+// parseJSONValue parses a JSON value. It returns an error for an integer beyond 2^53, because Caddy decodes configurations
+// with float64 and would change the integer.
 func parseJSONValue(value string) (json.RawMessage, error) {
 	if !json.Valid([]byte(value)) {
-		return nil, errors.New("it is not JSON")
+		return nil, errors.New("the value is not JSON")
 	}
 	tokens := json.NewDecoder(strings.NewReader(value))
 	tokens.UseNumber()
@@ -124,19 +125,19 @@ func parseJSONValue(value string) (json.RawMessage, error) {
 	}
 }
 
-// unmarshalNamed parses a name and a value into a map that has not got the name. Its errors do not repeat the value.
+// unmarshalNamed parses a name and a value into a map that does not have the name yet. Its errors do not quote the value.
 func unmarshalNamed[V any](d *caddyfile.Dispenser, into *map[string]V, parse func(string) (V, error)) error {
 	option := d.Val()
 	args := d.RemainingArgs()
 	if len(args) != 2 || args[0] == "" {
-		return d.Errf("%s takes a name and a value: quote what has spaces in it", option)
+		return d.Errf("%s takes a name and a value; quote a value with spaces", option)
 	}
 	if _, ok := (*into)[args[0]]; ok {
 		return d.Errf("%s %s is already specified", option, args[0])
 	}
 	value, err := parse(args[1])
 	if err != nil {
-		return d.Errf("%s %s: the value is not one that can be used", option, args[0])
+		return d.Errf("%s %s: the value is not valid", option, args[0])
 	}
 	if *into == nil {
 		*into = make(map[string]V)
@@ -222,7 +223,7 @@ func (r *Response) unmarshalOption(d *caddyfile.Dispenser) error {
 	if err := r.unmarshalValue(d); err != nil {
 		return err
 	}
-	if err := r.check(); err != nil { // now, while the line is known
+	if err := r.check(); err != nil { // check here, so that the error has the line
 		return d.Errf("response: %v", err)
 	}
 	return nil
@@ -259,7 +260,7 @@ func unmarshalTimeField(d *caddyfile.Dispenser, into **TimeField) error {
 	option := d.Val()
 	args := d.RemainingArgs()
 	if len(args) != 1 && len(args) != 2 || slices.Contains(args, "") {
-		return d.Errf("%s takes a path and a unit", option)
+		return d.Errf("%s takes a path and optionally a unit", option)
 	}
 	*into = &TimeField{Path: args[0]}
 	if len(args) == 2 {
@@ -268,23 +269,23 @@ func unmarshalTimeField(d *caddyfile.Dispenser, into **TimeField) error {
 	return nil
 }
 
-// unmarshalOptional parses an option whose empty value means something.
+// unmarshalOptional parses an option that takes exactly one value. An empty value has a meaning of its own.
 func unmarshalOptional(d *caddyfile.Dispenser, into **string) error {
 	option := d.Val()
 	var value string
 	if !d.AllArgs(&value) {
-		return d.Errf("%s takes exactly one value: quote it if it has spaces in it", option)
+		return d.Errf("%s takes exactly one value; quote a value with spaces", option)
 	}
 	*into = &value
 	return nil
 }
 
-// unmarshalList parses an option that takes one value or more.
+// unmarshalList parses an option that takes one or more values.
 func unmarshalList(d *caddyfile.Dispenser, into *[]string) error {
 	option := d.Val()
 	*into = d.RemainingArgs()
 	if len(*into) == 0 || slices.Contains(*into, "") {
-		return d.Errf("%s needs at least one value, and none that is empty", option)
+		return d.Errf("%s takes one or more values, which must not be empty", option)
 	}
 	return nil
 }

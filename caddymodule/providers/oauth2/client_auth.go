@@ -41,23 +41,24 @@ func usesAssertion(method string) bool {
 	return method == oauth.ClientSecretJWT || method == oauth.PrivateKeyJWT
 }
 
-// provisionAuth refuses options that the method has no use for: whoever gives one expects it to matter.
+// provisionAuth checks the options of the client authentication method. It returns an error for an option that the method
+// does not use, because the operator expects an effect.
 func (o *Provider) provisionAuth() error {
 	method := cmp.Or(o.ClientAuth, oauth.ClientSecretBasic)
 	basic := method == oauth.ClientSecretBasic
 	switch {
 	case !slices.Contains(clientAuthMethods, method):
-		return fmt.Errorf("client_auth: unknown method: it is one of %s", strings.Join(clientAuthMethods, ", "))
+		return fmt.Errorf("client_auth: unknown method, must be one of %s", strings.Join(clientAuthMethods, ", "))
 	case !slices.Contains([]string{"", basicForm, basicRaw}, o.BasicEncoding):
-		return fmt.Errorf("basic_encoding: unknown value: it is %s or %s", basicForm, basicRaw)
+		return fmt.Errorf("basic_encoding: unknown value, must be %s or %s", basicForm, basicRaw)
 	case o.BasicEncoding != "" && !basic:
-		return fmt.Errorf("basic_encoding: client_auth %s has no use for it", method)
+		return fmt.Errorf("basic_encoding: client_auth %s does not use it", method)
 	case o.ClientIDParam != nil && basic:
-		return fmt.Errorf("client_id_param: client_auth %s has no use for it", method)
+		return fmt.Errorf("client_id_param: client_auth %s does not use it", method)
 	case o.ClientSecretParam != "" && method != oauth.ClientSecretPost:
-		return fmt.Errorf("client_secret_param: client_auth %s has no use for it", method)
+		return fmt.Errorf("client_secret_param: client_auth %s does not use it", method)
 	case o.ClientAssertionType != "" && !usesAssertion(method):
-		return fmt.Errorf("client_assertion_type: client_auth %s has no use for it", method)
+		return fmt.Errorf("client_assertion_type: client_auth %s does not use it", method)
 	case usesTLS(method) && !strings.HasPrefix(strings.ToLower(o.endpoint), "https:"):
 		return fmt.Errorf("client_auth: %s needs https", method)
 	}
@@ -74,14 +75,14 @@ func (o *Provider) provisionAuth() error {
 	return nil
 }
 
-// assertions makes the JWTs that prove who asks, or reads them.
+// assertions signs the assertions of token requests or reads them from a file.
 type assertions struct {
-	key  *option.Reader // signing_key; nil if there is none
-	file *option.Reader // client_assertion_file; nil if there is none
+	key  *option.Reader // signing_key; nil without it
+	file *option.Reader // client_assertion_file; nil without it
 	alg  string
 	id   string
 
-	// grant says that the grant is an assertion signed by the key.
+	// grant is true if the authorization grant is an assertion that the key signs.
 	grant bool
 }
 
@@ -117,7 +118,7 @@ func (o *Provider) provisionAssertions() error {
 	return nil
 }
 
-// checkAssertions refuses what is missing, superfluous, or contradictory.
+// checkAssertions returns an error for options that are missing, without effect, or contradictory.
 func (o *Provider) checkAssertions(a assertions) error {
 	method := o.auth.Method
 	private := method == oauth.PrivateKeyJWT
@@ -126,26 +127,26 @@ func (o *Provider) checkAssertions(a assertions) error {
 	case private && a.key == nil && a.file == nil:
 		return fmt.Errorf("client_auth: %s needs signing_key or client_assertion_file", method)
 	case private && a.key != nil && a.file != nil && !a.grant:
-		return errors.New("client_assertion_file: there is a signing_key too: give the one or the other")
+		return errors.New("client_assertion_file: signing_key is also set; set only one of them")
 	case a.file != nil && !private:
-		return fmt.Errorf("client_assertion_file: it needs client_auth %s", oauth.PrivateKeyJWT)
+		return fmt.Errorf("client_assertion_file: needs client_auth %s", oauth.PrivateKeyJWT)
 	case a.key != nil && !private && !a.grant:
-		return fmt.Errorf("signing_key: neither client_auth %s nor the grant has a use for it", method)
+		return fmt.Errorf("signing_key: neither client_auth %s nor the grant uses it", method)
 	case o.SigningKeyID != "" && a.key == nil:
-		return errors.New("signing_key_id: there is no signing_key")
+		return errors.New("signing_key_id: needs signing_key")
 	case o.SigningAlg != "" && !signed:
-		return errors.New("signing_alg: nothing is signed")
+		return errors.New("signing_alg: needs signing_key or client_auth client_secret_jwt")
 	case o.AssertionAudience != "" && !signed:
-		return errors.New("assertion_audience: nothing is signed")
+		return errors.New("assertion_audience: needs signing_key or client_auth client_secret_jwt")
 	case o.AssertionTyp != nil && !signed:
-		return errors.New("assertion_typ: nothing is signed")
+		return errors.New("assertion_typ: needs signing_key or client_auth client_secret_jwt")
 	case len(o.AssertionClaims) > 0 && !a.grant:
-		return fmt.Errorf("assertion_claim: it needs signing_key and grant %s", oauth.GrantJWTBearer)
+		return fmt.Errorf("assertion_claim: needs signing_key and grant %s", oauth.GrantJWTBearer)
 	}
 	return nil
 }
 
-// CheckSecret implements provider.SecretChecker: a secret that signs must be long enough (RFC 7518 section 3.2).
+// CheckSecret implements provider.SecretChecker. A secret that signs assertions must be long enough (RFC 7518 section 3.2).
 func (o *Provider) CheckSecret(secret provider.Secret) error {
 	if o.auth.Method != oauth.ClientSecretJWT {
 		return nil
@@ -170,7 +171,7 @@ func (o *Provider) secretKey(secret provider.Secret) (oauth.SigningKey, error) {
 	return key, nil
 }
 
-// signingKey parses the key.
+// signingKey parses the signing key among the secrets.
 func (a assertions) signingKey(secrets provider.Secrets) (oauth.SigningKey, error) {
 	key, err := oauth.ParseSigningKey(secrets["signing_key"].Reveal())
 	if err != nil {
@@ -186,7 +187,7 @@ func (a assertions) signingKey(secrets provider.Secrets) (oauth.SigningKey, erro
 	return key, nil
 }
 
-// read reads what the assertions are made of.
+// read reads the signing key and the client assertion into the secrets.
 func (a assertions) read(into provider.Secrets) (err error) {
 	if a.key != nil {
 		if into["signing_key"], err = a.key.ReadLines(); err != nil {
@@ -201,7 +202,7 @@ func (a assertions) read(into provider.Secrets) (err error) {
 	return nil
 }
 
-// proof makes what proves the client's identity.
+// proof returns the proof of the client for one token request.
 func (o *Provider) proof(client provider.Client, endpoint string) (oauth.Proof, error) {
 	switch {
 	case o.auth.Method == oauth.ClientSecretJWT:
@@ -221,7 +222,7 @@ func (o *Provider) proof(client provider.Client, endpoint string) (oauth.Proof, 
 	}
 }
 
-// addAssertion adds the proof of the grant jwt-bearer (RFC 7523 section 2.1), if the key signs one.
+// addAssertion adds the assertion of the grant jwt-bearer (RFC 7523 section 2.1), if the key signs one.
 func (o *Provider) addAssertion(r *oauth.TokenRequest, client provider.Client) error {
 	if !o.assertions.grant {
 		return nil
@@ -245,7 +246,8 @@ func (o *Provider) assertion(client provider.Client, endpoint, typ string) oauth
 	}
 }
 
-// sign signs with the key. Servers that know the client by a certificate find the key by its thumbprint.
+// sign signs the assertion with the signing key. It adds the client certificate, because some servers find the key by the
+// thumbprint of the certificate.
 func (o *Provider) sign(a oauth.Assertion, secrets provider.Secrets) (string, error) {
 	key, err := o.assertions.signingKey(secrets)
 	if err != nil {
@@ -261,9 +263,9 @@ func (o *Provider) sign(a oauth.Assertion, secrets provider.Secrets) (string, er
 	return a.Sign(key)
 }
 
-// certificateReader reads the client certificate.
+// certificateReader reads the client certificate and its key.
 type certificateReader struct {
-	certificate, key *option.Reader // nil if there is none
+	certificate, key *option.Reader // nil without a certificate
 }
 
 func (o *Provider) provisionCertificate() error {
@@ -274,9 +276,9 @@ func (o *Provider) provisionCertificate() error {
 		}
 		return nil
 	case o.ClientCertificate == "":
-		return errors.New("client_certificate is missing: there is a client_certificate_key")
+		return errors.New("client_certificate is missing, but client_certificate_key is set")
 	case o.ClientCertificateKey == "":
-		return errors.New("client_certificate_key is missing: there is a client_certificate")
+		return errors.New("client_certificate_key is missing, but client_certificate is set")
 	}
 	certificate, err := option.NewReader(string(o.ClientCertificate))
 	if err != nil {
@@ -298,7 +300,7 @@ func (o *Provider) provisionCertificate() error {
 	return nil
 }
 
-// parse makes the certificate of what has been read; nil if there is none.
+// parse returns the certificate among the secrets, or nil if the client has none.
 func (c certificateReader) parse(secrets provider.Secrets) (*tls.Certificate, error) {
 	if c.certificate == nil {
 		return nil, nil
@@ -309,7 +311,7 @@ func (c certificateReader) parse(secrets provider.Secrets) (*tls.Certificate, er
 		return &pair, nil
 	}
 	if !x509.NewCertPool().AppendCertsFromPEM(certificate) {
-		return nil, errors.New("client_certificate: there is no certificate in PEM in it")
+		return nil, errors.New("client_certificate: the value contains no certificate in PEM")
 	}
 	if _, err := oauth.ParseSigningKey(string(key)); err != nil {
 		return nil, fmt.Errorf("client_certificate_key: %w", err)
@@ -317,7 +319,8 @@ func (c certificateReader) parse(secrets provider.Secrets) (*tls.Certificate, er
 	return nil, errors.New("client_certificate_key: the key does not belong to client_certificate")
 }
 
-// read reads the certificate and its key. The certificate is no secret, but another one is another proof.
+// read reads the certificate and its key into the secrets. The certificate is not secret. It is among the secrets because a
+// new certificate is a new proof.
 func (c certificateReader) read(into provider.Secrets) (err error) {
 	if c.certificate == nil {
 		return nil
@@ -331,16 +334,16 @@ func (c certificateReader) read(into provider.Secrets) (err error) {
 	return nil
 }
 
-// warnOfReaders warns of a private key that stands in the configuration, or that others can read.
+// warnOfReaders logs a warning if the configuration contains the private key, or if other users can read its file.
 func (o *Provider) warnOfReaders(name string, key option.Reader) {
 	if key.IsLiteral() {
-		o.logger.Warn(name + " stands in the configuration itself, where the admin API and autosave.json show it: use {file./path} or {env.NAME}")
+		o.logger.Warn(name + " is in the configuration itself, which the admin API and autosave.json show; use {file./path} or {env.NAME}")
 		return
 	}
 	path, mode, err := key.Permissions()
 	if err != nil || mode&0o077 == 0 {
 		return
 	}
-	o.logger.Warn(name+": others than the owner can read the file: chmod 600, or mount it so",
+	o.logger.Warn(name+": users other than the owner can read the file; set its mode to 600",
 		zap.String("file", path), zap.Stringer("mode", mode))
 }

@@ -11,8 +11,9 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
-// What looks like no token endpoint makes the issuer be asked again; what a token endpoint says does not.
-func TestDoubtsWhereTheEndpointIs(t *testing.T) {
+// If the token endpoint seems to be missing, the provider requests the metadata of the issuer again. The answer of a token
+// endpoint does not have this effect.
+func TestDoubt(t *testing.T) {
 	for name, tc := range map[string]struct {
 		failure *token.Error
 		again   bool
@@ -50,10 +51,10 @@ func TestDoubtsWhereTheEndpointIs(t *testing.T) {
 				o.Doubt(err)
 				look()
 				if again := asked > 1; again != tc.again {
-					t.Errorf("the issuer is asked again: %t, want %t", again, tc.again)
+					t.Errorf("the provider requests the metadata again: %t, want %t", again, tc.again)
 				}
 			})
 		})
 	}
-	(&Provider{}).Doubt(&token.Error{Kind: token.Unavailable}) // with a token URL there is nothing to doubt
+	(&Provider{}).Doubt(&token.Error{Kind: token.Unavailable}) // no effect without an issuer
 }

@@ -1,4 +1,4 @@
-// Package oauth2 asks any OAuth 2.0 token endpoint for tokens (RFC 6749).
+// Package oauth2 requests tokens from any OAuth 2.0 token endpoint (RFC 6749).
 package oauth2
 
 import (
@@ -25,89 +25,89 @@ func init() {
 	caddy.RegisterModule(Provider{})
 }
 
-// Provider asks any OAuth 2.0 token endpoint (RFC 6749) for tokens. With a token URL or an issuer alone, it does what
-// RFC 6749 section 4.4 says: the client-credentials grant, as a form, with the client secret in Basic. Everything
-// that servers do otherwise can be said.
+// Provider requests tokens from any OAuth 2.0 token endpoint (RFC 6749). A server that follows RFC 6749 needs only TokenURL
+// or Issuer. The request is then a form with the grant client_credentials and with the client secret in the Basic scheme
+// (section 4.4). The other fields cover servers that differ.
 //
-// Values may have global placeholders such as {env.NAME} in them. SigningKey, ClientCertificate,
-// ClientCertificateKey, and the values of Params and Headers may be secret: there, {env.NAME} or {file./path} is the
-// whole value, and a file is read again for each token request.
+// Values may contain global placeholders such as {env.NAME}. SigningKey, ClientCertificate, ClientCertificateKey and the
+// values of Params and Headers may be secret. For a secret, the placeholder {env.NAME} or {file./path} must be the whole
+// value. The provider reads its file again for each token request.
 type Provider struct {
-	// TokenURL is the token endpoint. Required, unless there is an issuer.
+	// TokenURL is the URL of the token endpoint. Either TokenURL or Issuer is required.
 	TokenURL string `json:"token_url,omitempty"`
 
-	// Issuer is the authorization server's identifier, exactly as its metadata has it (RFC 8414, OpenID Connect
-	// Discovery). The token endpoint is looked up there at the first token request, and again every hour.
+	// Issuer is the identifier of the authorization server, exactly as in its metadata (RFC 8414, OpenID Connect Discovery).
+	// The provider finds the token endpoint in the metadata at the first token request, and looks again every hour.
 	Issuer string `json:"issuer,omitempty"`
 
-	// ClientAuth is how the client proves its identity, by its registered name: client_secret_basic,
-	// client_secret_post, client_secret_jwt, private_key_jwt, tls_client_auth, self_signed_tls_client_auth or none.
-	// Default: client_secret_basic.
+	// ClientAuth is the client authentication method. It is client_secret_basic, client_secret_post, client_secret_jwt,
+	// private_key_jwt, tls_client_auth, self_signed_tls_client_auth or none. Default: client_secret_basic.
 	ClientAuth string `json:"client_auth,omitempty"`
 
-	// BasicEncoding is "form", which encodes id and secret as RFC 6749 section 2.3.1 says, or "raw", for servers that
-	// do not decode them. Default: form.
+	// BasicEncoding is the encoding of id and secret in the Basic scheme. It is "form" (RFC 6749 section 2.3.1) or "raw", for
+	// servers that do not decode them. Default: form.
 	BasicEncoding string `json:"basic_encoding,omitempty"`
 
-	// ClientIDParam is the name of the parameter with the client id; empty sends none. Default: client_id.
+	// ClientIDParam is the name of the parameter with the client id. If it is empty, the request has no such parameter.
+	// Default: client_id.
 	ClientIDParam *string `json:"client_id_param,omitempty"`
 
 	// ClientSecretParam is the name of the parameter with the client secret. Default: client_secret.
 	ClientSecretParam string `json:"client_secret_param,omitempty"`
 
-	// SigningKey signs the client assertion of private_key_jwt, or the assertion of the grant jwt-bearer: a private
-	// key in PEM without a passphrase, a JWK, or a JSON key file as Google issues them.
+	// SigningKey is the private key that signs the client assertion of private_key_jwt or the assertion of the grant
+	// jwt-bearer. It is in PEM without a passphrase, a JWK, or the JSON key file of a Google service account.
 	SigningKey option.Source `json:"signing_key,omitempty"`
 
-	// SigningKeyID is the key's identifier (kid). Default: the one in the JWK or the key file, if any.
+	// SigningKeyID is the identifier of the key (kid). Default: the identifier in the JWK or in the key file, if any.
 	SigningKeyID string `json:"signing_key_id,omitempty"`
 
-	// SigningAlg is the algorithm (alg). Default: by the key, RS256, ES256, ES384, ES512 or EdDSA; for
-	// client_secret_jwt, HS256.
+	// SigningAlg is the algorithm (alg). Default: HS256 for client_secret_jwt, or else RS256, ES256, ES384, ES512 or EdDSA,
+	// depending on the key.
 	SigningAlg string `json:"signing_alg,omitempty"`
 
-	// AssertionAudience is the one audience of assertions. Default: the issuer, or else the token URL.
+	// AssertionAudience is the audience of assertions. Default: the issuer or, without an issuer, the token URL.
 	AssertionAudience string `json:"assertion_audience,omitempty"`
 
-	// AssertionTyp is the JWT type of assertions; empty for none. Default: client-authentication+jwt (RFC 10070) to
-	// authenticate the client, JWT for the grant jwt-bearer.
+	// AssertionTyp is the JWT type (typ) of assertions. If it is empty, assertions have no typ. Default:
+	// client-authentication+jwt (RFC 10070) for client assertions, and JWT for the grant jwt-bearer.
 	AssertionTyp *string `json:"assertion_typ,omitempty"`
 
-	// AssertionClaims are claims of the assertion of the grant jwt-bearer, beside iss, sub, aud, iat, exp and jti, or
-	// in their place. An empty one leaves the claim out.
+	// AssertionClaims are claims of the assertion of the grant jwt-bearer. They add to iss, sub, aud, iat, exp and jti, or
+	// replace them. An empty value removes the claim. Default: none.
 	AssertionClaims map[string]string `json:"assertion_claims,omitempty"`
 
-	// ClientAssertionFile is the path of a file with the client assertion, such as a projected service-account token.
-	// It is read again for each token request.
+	// ClientAssertionFile is the path of a file with the client assertion, such as a projected service account token. The
+	// provider reads it again for each token request.
 	ClientAssertionFile string `json:"client_assertion_file,omitempty"`
 
-	// ClientAssertionType is the client_assertion_type. Default: the one of JWTs (RFC 7523 section 2.2).
+	// ClientAssertionType is the value of client_assertion_type. Default: the value for JWTs (RFC 7523 section 2.2).
 	ClientAssertionType string `json:"client_assertion_type,omitempty"`
 
-	// ClientCertificate and ClientCertificateKey are the client's TLS certificate and its key, in PEM. The token
-	// endpoint sees the certificate, and so does an API that asks for one.
+	// ClientCertificate and ClientCertificateKey are the TLS certificate of the client and its key, in PEM. The proxy presents
+	// the certificate to the token endpoint and to each API that requests one. Default: none.
 	ClientCertificate    option.Source `json:"client_certificate,omitempty"`
 	ClientCertificateKey option.Source `json:"client_certificate_key,omitempty"`
 
-	// Grant is the grant type; empty sends none. Default: client_credentials.
+	// Grant is the grant type. If it is empty, the request has no grant_type. Default: client_credentials.
 	Grant *string `json:"grant,omitempty"`
 
-	// Scope is the scope to ask for. Default: none, which leaves it to the server.
+	// Scope is the requested scope. Default: none, so that the server decides.
 	Scope []string `json:"scope,omitempty"`
 
-	// ScopeSeparator stands between the scopes. Default: a space.
+	// ScopeSeparator is the text between the scopes. Default: a space.
 	ScopeSeparator string `json:"scope_separator,omitempty"`
 
-	// Audience is the parameter audience. Default: none.
+	// Audience is the value of the parameter audience. Default: none.
 	Audience string `json:"audience,omitempty"`
 
-	// Resource is the parameter resource, once for each URI (RFC 8707). Default: none.
+	// Resource contains the URIs of the parameter resource, which the request has once for each URI (RFC 8707). Default: none.
 	Resource []string `json:"resource,omitempty"`
 
-	// Params are further parameters. An empty value is sent. {uuid} is a fresh UUID each time.
+	// Params are further parameters. A value may be empty. The value {uuid} is a new UUID for each token request.
 	Params map[string]option.Source `json:"params,omitempty"`
 
-	// JSONParams are further parameters of the encoding json that are not strings.
+	// JSONParams are further parameters of the encoding json, for values other than strings.
 	JSONParams map[string]json.RawMessage `json:"json_params,omitempty"`
 
 	// Headers are further header fields of the token request, with values like those of Params.
@@ -116,11 +116,11 @@ type Provider struct {
 	// Method is POST, or GET with the encoding query. Default: POST.
 	Method string `json:"method,omitempty"`
 
-	// Encoding is how the parameters travel: form, json, or query, which lets servers and proxies log them.
-	// Default: form.
+	// Encoding is the encoding of the parameters. It is form, json or query. Servers and proxies log the parameters in a
+	// query. Default: form.
 	Encoding string `json:"encoding,omitempty"`
 
-	// Response says where the answer has what, if it is not where RFC 6749 section 5 says.
+	// Response sets where the answer has which field. Default: the fields of RFC 6749 section 5.
 	Response *Response `json:"response,omitempty"`
 
 	endpoint    string
@@ -141,7 +141,7 @@ func (Provider) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision checks all that can be checked without a network.
+// Provision checks the configuration, as far as that is possible without a network.
 func (o *Provider) Provision(ctx caddy.Context) error {
 	o.logger = ctx.Logger()
 	for _, step := range []func() error{
@@ -160,10 +160,10 @@ func (o *Provider) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-// replacePlaceholders replaces global placeholders in all that is not secret.
+// replacePlaceholders replaces global placeholders in values that are not secret.
 func (o *Provider) replacePlaceholders() error {
-	if strings.Contains(o.ClientAssertionFile, "{file.") { // what is in the file would be taken for its name, and shown
-		return errors.New("client_assertion_file: give the path alone, without {file.…}")
+	if strings.Contains(o.ClientAssertionFile, "{file.") { // the content would become the name of a file, which errors show
+		return errors.New("client_assertion_file: set the path alone, without {file.…}")
 	}
 	texts := map[string][]*string{
 		"token_url":             {&o.TokenURL},
@@ -197,7 +197,7 @@ func (o *Provider) replacePlaceholders() error {
 
 func (o *Provider) provisionEndpoint() error {
 	if (o.TokenURL == "") == (o.Issuer == "") {
-		return errors.New("provider oauth2 needs token_url or issuer: the one or the other")
+		return errors.New("provider oauth2 needs either token_url or issuer")
 	}
 	option := "token_url"
 	if o.Issuer != "" {
@@ -257,7 +257,7 @@ func (o *Provider) tokenEndpoint(ctx context.Context, client provider.Client) (s
 	return o.discovery.TokenEndpoint(ctx, client.Do)
 }
 
-// Doubt implements provider.Learner: what looks like no token endpoint may be one that has moved.
+// Doubt implements provider.Learner. A token endpoint that seems to be missing may have moved.
 func (o *Provider) Doubt(err error) {
 	e, ok := errors.AsType[*provider.Error](err)
 	if o.discovery == nil || !ok {
@@ -274,7 +274,7 @@ func (o *Provider) Doubt(err error) {
 	}
 }
 
-// Inherit implements provider.Learner.
+// Inherit implements provider.Learner. It takes over the token endpoint of the issuer.
 func (o *Provider) Inherit(from provider.Provider) {
 	if old, ok := from.(*Provider); ok && o.discovery != nil && old.discovery != nil {
 		o.discovery = old.discovery

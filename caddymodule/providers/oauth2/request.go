@@ -19,22 +19,23 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
-// requestTemplate is a token request without what changes from one to the next.
+// requestTemplate is a token request without the values that each request reads or makes again.
 type requestTemplate struct {
 	fixed   oauth.TokenRequest
 	params  map[string]requestValue
 	headers map[string]requestValue
 }
 
-// placeholderUUID, as a whole value, is a fresh UUID for each token request.
+// placeholderUUID is the value that stands for a new UUID in each token request.
 const placeholderUUID = "{uuid}"
 
-// requestValue is the value of a parameter or a header field: known from the start, or read or made for each request.
+// requestValue is the value of a parameter or a header field. It is constant, a new UUID for each request, or read again for
+// each request.
 type requestValue struct {
-	text   string
-	hidden bool // there is something in the text that comes from a file or a variable
-	uuid   bool
-	secret *option.Reader
+	text   string         // the constant value
+	hidden bool           // text contains the content of a file or a variable, so it is secret
+	uuid   bool           // the value is a new UUID
+	secret *option.Reader // reads the value; nil for the other kinds
 }
 
 func newRequestValue(configured string) (requestValue, error) {
@@ -55,7 +56,7 @@ func newRequestValue(configured string) (requestValue, error) {
 	return requestValue{text: text, hidden: option.PartPlaceholder.MatchString(configured)}, nil
 }
 
-// read reads a value that comes from a file or a variable.
+// read adds the value to the secrets if it comes from a file or a variable.
 func (v requestValue) read(into provider.Secrets, name string) (err error) {
 	switch {
 	case v.secret != nil:
@@ -66,7 +67,7 @@ func (v requestValue) read(into provider.Secrets, name string) (err error) {
 	return err
 }
 
-// in returns the value, which may be among those that have been read.
+// in returns the value for one request. It takes a value that was read from the secrets.
 func (v requestValue) in(secrets provider.Secrets, name string) string {
 	switch {
 	case v.uuid:
@@ -106,15 +107,15 @@ func (o *Provider) provisionRequest() error {
 	}
 	for name := range o.JSONParams {
 		if _, ok := o.Params[name]; ok {
-			return fmt.Errorf("json_param %s: there is a param %s too", name, name)
+			return fmt.Errorf("json_param %s: param %s is also set", name, name)
 		}
 		if err := o.checkParam(name, t.fixed.Params); err != nil {
 			return fmt.Errorf("json_param %s: %w", name, err)
 		}
 	}
 	for name, value := range o.Headers {
-		if !httpguts.ValidHeaderFieldName(name) { // a whole field, with its value, perhaps
-			return errors.New("header: a name is not that of a header field")
+		if !httpguts.ValidHeaderFieldName(name) { // the error does not quote the name, which may be a whole field with its value
+			return errors.New("header: a name is not the name of a header field")
 		}
 		if err := o.checkHeader(name); err != nil {
 			return fmt.Errorf("header %s: %w", name, err)
@@ -128,7 +129,7 @@ func (o *Provider) provisionRequest() error {
 		}
 		canonical := textproto.CanonicalMIMEHeaderKey(name)
 		if _, ok := t.headers[canonical]; ok {
-			return fmt.Errorf("header %s is there already, in another spelling", canonical)
+			return fmt.Errorf("header %s is already set in another spelling", canonical)
 		}
 		t.headers[canonical] = parsed
 	}
@@ -139,23 +140,23 @@ func (o *Provider) provisionRequest() error {
 func (o *Provider) checkEncoding() error {
 	switch {
 	case !slices.Contains([]oauth.Encoding{"", oauth.Form, oauth.JSON, oauth.Query}, oauth.Encoding(o.Encoding)):
-		return fmt.Errorf("encoding: unknown value: it is %s, %s or %s", oauth.Form, oauth.JSON, oauth.Query)
+		return fmt.Errorf("encoding: unknown value, must be %s, %s or %s", oauth.Form, oauth.JSON, oauth.Query)
 	case !slices.Contains([]string{"", http.MethodPost, http.MethodGet}, o.Method):
-		return errors.New("method: unknown value: it is POST or GET")
+		return errors.New("method: unknown value, must be POST or GET")
 	case o.Method == http.MethodGet && oauth.Encoding(o.Encoding) != oauth.Query:
 		return errors.New("method: GET needs encoding query")
 	case len(o.JSONParams) > 0 && oauth.Encoding(o.Encoding) != oauth.JSON:
-		return errors.New("json_param: it needs encoding json")
+		return errors.New("json_param: needs encoding json")
 	case o.ScopeSeparator != "" && len(o.Scope) == 0:
-		return errors.New("scope_separator: there is no scope")
+		return errors.New("scope_separator: needs scope")
 	}
 	if oauth.Encoding(o.Encoding) == oauth.Query && o.auth.Method == oauth.ClientSecretPost {
-		o.logger.Warn("encoding query: the client secret is sent in the URL, which servers and proxies write into their logs")
+		o.logger.Warn("encoding query puts the client secret into the URL, which servers and proxies log")
 	}
 	return nil
 }
 
-// standardParams are the parameters that have options of their own. Those without a value are not sent.
+// standardParams returns the parameters that have options of their own, except those without a value.
 func (o *Provider) standardParams() url.Values {
 	params := make(url.Values)
 	for name, value := range map[string]string{
@@ -173,7 +174,7 @@ func (o *Provider) standardParams() url.Values {
 	return params
 }
 
-// checkClientParams refuses a name for the parameter with the client id, or the secret, that another parameter has.
+// checkClientParams returns an error if the parameter for the client id or for the secret has the name of another parameter.
 func (o *Provider) checkClientParams(standard url.Values) error {
 	taken := func(name string) bool {
 		return standard.Has(name) ||
@@ -182,28 +183,28 @@ func (o *Provider) checkClientParams(standard url.Values) error {
 	}
 	switch post := o.auth.Method == oauth.ClientSecretPost; {
 	case o.auth.Method != oauth.ClientSecretBasic && taken(o.auth.IDParam):
-		return fmt.Errorf("client_id_param: the request has a parameter %s already", o.auth.IDParam)
+		return fmt.Errorf("client_id_param: the request already has a parameter %s", o.auth.IDParam)
 	case post && taken(o.auth.SecretParam):
-		return fmt.Errorf("client_secret_param: the request has a parameter %s already", o.auth.SecretParam)
+		return fmt.Errorf("client_secret_param: the request already has a parameter %s", o.auth.SecretParam)
 	case post && o.auth.SecretParam == o.auth.IDParam:
-		return errors.New("client_secret_param: it is the same as client_id_param")
+		return errors.New("client_secret_param: must differ from client_id_param")
 	}
 	return nil
 }
 
-// checkParam refuses a parameter that the request has anyway, or that would be a second way to authenticate.
+// checkParam returns an error for a parameter that the request already has, or that would be a second proof of the client.
 func (o *Provider) checkParam(name string, standard url.Values) error {
 	switch {
 	case name == "":
 		return errors.New("the name is empty")
 	case standard.Has(name):
-		return errors.New("the request has this parameter already, by the option for it")
+		return errors.New("the request already has this parameter; use the option for it")
 	case slices.Contains([]string{"client_secret", "client_assertion", "client_assertion_type", o.auth.SecretParam}, name):
-		return errors.New("say how the client authenticates with client_auth")
+		return errors.New("use client_auth to set how the client authenticates")
 	case name == o.auth.IDParam && o.auth.Method != oauth.ClientSecretBasic:
-		return errors.New("the request has this parameter already: client_id is its value")
+		return errors.New("the request already has this parameter, and client_id is its value")
 	case name == "assertion" && o.assertions.grant:
-		return errors.New("the request has this parameter already: it is signed with signing_key")
+		return errors.New("the request already has this parameter, which signing_key signs")
 	}
 	return nil
 }
@@ -212,14 +213,14 @@ func (o *Provider) checkHeader(name string) error {
 	canonical := textproto.CanonicalMIMEHeaderKey(name)
 	switch {
 	case oauth.ReservedHeaders[canonical] || canonical == "Content-Type":
-		return errors.New("this field belongs to the request itself")
+		return errors.New("this field is reserved for the request itself")
 	case canonical == "Authorization" && o.auth.Method != oauth.NoClientAuth:
-		return fmt.Errorf("say how the client authenticates with client_auth; beside a header, it is %s", oauth.NoClientAuth)
+		return fmt.Errorf("needs client_auth %s, because a request must not authenticate in two ways", oauth.NoClientAuth)
 	}
 	return nil
 }
 
-// fill makes a request of the values that have been read.
+// fill returns a token request with the secrets.
 func (t requestTemplate) fill(secrets provider.Secrets) oauth.TokenRequest {
 	r := t.fixed
 	r.Params = maps.Clone(t.fixed.Params)
@@ -233,7 +234,7 @@ func (t requestTemplate) fill(secrets provider.Secrets) oauth.TokenRequest {
 	return r
 }
 
-// read reads the values that come from files and variables.
+// read reads the values that come from files and variables into the secrets.
 func (t requestTemplate) read(into provider.Secrets) error {
 	for _, values := range []struct {
 		of     string

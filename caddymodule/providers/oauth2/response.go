@@ -15,51 +15,51 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
-// Response says where a token endpoint's answer has what. A path is made of member names and array indexes joined
-// by dots, such as data.access_token or errors.0.code; "$" is the whole body.
+// Response sets where the answer of a token endpoint has which field. A path consists of member names and array indexes
+// joined by dots, such as data.access_token or errors.0.code. The path "$" leads to the whole body.
 type Response struct {
-	// Token holds the token: the first of these paths where there is one. Default: access_token.
+	// Token contains the paths of the token, in the order of preference. Default: access_token.
 	Token []string `json:"token,omitempty"`
 
-	// ExpiresIn holds the lifetime, in "s" or "ms". Default: expires_in, in s.
+	// ExpiresIn is the path of the lifetime, with the unit "s" or "ms". Default: expires_in, in s.
 	ExpiresIn *TimeField `json:"expires_in,omitempty"`
 
-	// ExpiresAt holds the expiry, since the epoch in "s" or "ms", or as text in "rfc3339". It is read if there is no
-	// lifetime. Default: none.
+	// ExpiresAt is the path of the time of expiry. The unit is "s" or "ms" since the Unix epoch, or "rfc3339" for text. The
+	// provider uses it if the answer has no lifetime. Default: none.
 	ExpiresAt *TimeField `json:"expires_at,omitempty"`
 
-	// RefreshIn holds the seconds after which the server advises to ask again. Default: refresh_in.
+	// RefreshIn is the path of the seconds after which the server advises a refresh. Default: refresh_in.
 	RefreshIn string `json:"refresh_in,omitempty"`
 
-	// Default is the lifetime of tokens whose answer names none, and that are no JWT with an expiry in it.
-	// Default: the credential's default_lifetime.
+	// Default is the lifetime of a token without a lifetime in the answer or, as a JWT, in itself. Default: the credential's
+	// default_lifetime.
 	Default caddy.Duration `json:"default,omitempty"`
 
-	// Keep names what else is of use to requests, by path. It stands in the placeholder {http.token_proxy.<name>} and,
-	// if it is a URL, its host and port in {http.token_proxy.<name>.hostport}.
+	// Keep maps names to the paths of further values that requests need. A request has such a value as the placeholder
+	// {http.token_proxy.<name>}. If it is a URL, {http.token_proxy.<name>.hostport} is its host and port. Default: none.
 	Keep map[string]string `json:"keep,omitempty"`
 
-	// Error holds the error code of a failure. Default: error, errors.0.code, errors.code, response.errors.0.code,
-	// errorcode.
+	// Error contains the paths of the error code, in the order of preference. Default: error, errors.0.code, errors.code,
+	// response.errors.0.code, errorcode.
 	Error []string `json:"error,omitempty"`
 
-	// Retry lists error codes and statuses of failures that may pass. What RFC 6749 and HTTP call temporary, and every
-	// 5xx, counts without being named.
+	// Retry contains error codes and HTTP statuses of failures that may pass. The temporary codes and statuses of RFC 6749
+	// and HTTP, and all 5xx, count without being in the list. Default: none.
 	Retry []string `json:"retry,omitempty"`
 
-	// RetryText is text in the body of failures that may pass.
+	// RetryText is a text in the body of failures that may pass. Default: none.
 	RetryText string `json:"retry_text,omitempty"`
 
-	// RetryAfter holds the seconds to wait after a failure, if the header Retry-After does not say. Default: none.
+	// RetryAfter is the path of the seconds to wait after a failure. The header Retry-After takes precedence. Default: none.
 	RetryAfter string `json:"retry_after,omitempty"`
 }
 
-// TimeField is the place of a time in an answer.
+// TimeField is a field of an answer that contains a time.
 type TimeField struct {
-	// Path is where it is.
+	// Path is the path of the field. Required.
 	Path string `json:"path"`
 
-	// Unit is "s", "ms", or "rfc3339". Default: s.
+	// Unit is the unit of the time. It is "s", "ms" or, for ExpiresAt, "rfc3339". Default: s.
 	Unit string `json:"unit,omitempty"`
 }
 
@@ -139,14 +139,14 @@ func (r *Response) check() error {
 	}
 	for name, path := range r.Keep {
 		if !validKeptName(name) {
-			return errors.New("keep: a name is made of letters, digits and '_'")
+			return errors.New("keep: a name must consist of letters, digits and '_'")
 		}
 		if err := checkPath(path); err != nil {
 			return fmt.Errorf("keep %s: %w", name, err)
 		}
 	}
 	if r.Default < 0 {
-		return errors.New("default: a duration must be positive")
+		return errors.New("default: the duration must be above zero")
 	}
 	return nil
 }
@@ -166,9 +166,9 @@ func checkUnit(option, unit string) error {
 		if option == "expires_at" {
 			return nil
 		}
-		return errors.New("rfc3339 is for expires_at")
+		return errors.New("only expires_at can have the unit rfc3339")
 	default:
-		return fmt.Errorf("unknown unit: it is %s, %s or, for expires_at, %s", oauth.Seconds, oauth.Milliseconds, oauth.RFC3339)
+		return fmt.Errorf("unknown unit, must be %s, %s or, for expires_at, %s", oauth.Seconds, oauth.Milliseconds, oauth.RFC3339)
 	}
 }
 

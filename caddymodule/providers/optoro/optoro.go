@@ -1,4 +1,4 @@
-// Package optoro asks Optoro's Auth API for tokens.
+// Package optoro requests tokens from Optoro's Auth API.
 package optoro
 
 import (
@@ -19,15 +19,15 @@ func init() {
 	caddy.RegisterModule(Provider{})
 }
 
-// Provider asks Optoro's Auth API for tokens: JSON in the request, the standard fields in the answer.
-// Its endpoint is a Doorkeeper server. Source: Optoro's published description "Auth 1.0.0".
+// Provider requests tokens from Optoro's Auth API, a Doorkeeper server. The request is JSON, and the answer has the fields of
+// RFC 6749. The source is Optoro's published description "Auth 1.0.0".
 type Provider struct {
 	// Environment is "production" (https://auth.optiturn.com) or "sandbox" (https://auth.sandbox.optiturn.com).
 	// Default: production.
 	Environment string `json:"environment,omitempty"`
 
-	// TokenURL is where to ask instead: a gateway, a test server. Without a path, /oauth/token is added.
-	// Default: the environment's own.
+	// TokenURL is another token endpoint, such as a gateway or a test server. Its default path is /oauth/token.
+	// Default: the token endpoint of the environment.
 	TokenURL string `json:"token_url,omitempty"`
 
 	endpoint string
@@ -41,17 +41,18 @@ func (Provider) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
+// optoroURLs are the token endpoints by environment.
 var optoroURLs = map[string]string{
 	"":           "https://auth.optiturn.com/oauth/token",
 	"production": "https://auth.optiturn.com/oauth/token",
 	"sandbox":    "https://auth.sandbox.optiturn.com/oauth/token",
 }
 
-// Provision resolves the endpoint.
+// Provision checks the configuration and resolves the token endpoint.
 func (o *Provider) Provision(caddy.Context) error {
 	standard, ok := optoroURLs[o.Environment]
 	if !ok {
-		return errors.New("unknown environment: it is production or sandbox")
+		return errors.New("unknown environment, must be production or sandbox")
 	}
 	var err error
 	o.endpoint, err = option.Resolve("token_url", o.TokenURL, oauth.OrStandard(standard))
@@ -68,11 +69,11 @@ func (o *Provider) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		o.Environment = d.Val()
 		if _, ok := optoroURLs[o.Environment]; !ok || o.Environment == "" {
-			return d.Err("unknown environment: it is production or sandbox")
+			return d.Err("unknown environment, must be production or sandbox")
 		}
 	}
 	if d.NextArg() {
-		return d.Err("provider optoro takes an environment, and nothing else on its line")
+		return d.Err("provider optoro takes only an environment on its line")
 	}
 	_, err := option.Block(d, o.unmarshalOption)
 	return err
@@ -91,7 +92,7 @@ func (o *Provider) Endpoint() string { return o.endpoint }
 // NeedsSecret implements provider.Provider.
 func (o *Provider) NeedsSecret() bool { return true }
 
-// NewRequest implements provider.Provider. The description allows these three members and no other.
+// NewRequest implements provider.Provider. The description permits only these three members.
 func (o *Provider) NewRequest(ctx context.Context, client provider.Client) (*http.Request, error) {
 	return oauth.NewJSONRequest(ctx, o.endpoint, struct {
 		GrantType    string `json:"grant_type"`
@@ -100,8 +101,9 @@ func (o *Provider) NewRequest(ctx context.Context, client provider.Client) (*htt
 	}{"client_credentials", client.ID, client.Secret.Reveal()})
 }
 
-// ReadAnswer implements provider.Provider. created_at is ignored: with token reuse on, created_at + expires_in lies in the
-// past while the token is good. invalid_token_reuse is a race in the server, reported as a 400.
+// ReadAnswer implements provider.Provider. It ignores created_at, because created_at plus expires_in may be in the past for a
+// valid token if the server reuses tokens. The server reports a race of its own with status 400 and the error code
+// invalid_token_reuse, which means "try again".
 func (o *Provider) ReadAnswer(answer *provider.Answer) (provider.Issued, error) {
 	return answer.Read(provider.Layout{
 		Token:     []string{"access_token"},
