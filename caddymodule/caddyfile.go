@@ -165,8 +165,14 @@ func (c *Credential) unmarshalOption(d *caddyfile.Dispenser) error {
 		return c.unmarshalTransport(d)
 	case "share":
 		var choice string
-		c.Share = new(bool) // false
-		return option.Choice(d, &choice, "off")
+		if err := option.String(d, &choice); err != nil {
+			return err
+		}
+		if choice != "off" {
+			return d.Err("share: the only value is off; without it, the credential is shared if the app has a share block")
+		}
+		c.Share = new(bool)
+		return nil
 	case "prefetch":
 		var choice string
 		err := option.Choice(d, &choice, "on", "off")
