@@ -8,6 +8,8 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -15,12 +17,12 @@ import (
 // child is a process that serves.
 type child struct {
 	addr   string
-	admin  string // where Caddy's admin API is
+	admin  string // the address of Caddy's admin API
 	cmd    *exec.Cmd
 	began  time.Time
-	ended  chan struct{} // closed once the process is gone
+	ended  chan struct{} // closed once the process has ended
 	cancel context.CancelFunc
-	said   tail
+	output tail
 }
 
 const (
@@ -28,7 +30,7 @@ const (
 	stopTimeout  = 5 * time.Second
 )
 
-// start starts a process. It is gone once stop has returned, or some seconds after ctx has ended.
+// start starts a process. The process has ended once stop returns, and ends at most stopTimeout after ctx.
 func start(ctx context.Context, addr string, command func(context.Context) (*exec.Cmd, error)) (*child, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	cmd, err := command(ctx)
@@ -37,7 +39,7 @@ func start(ctx context.Context, addr string, command func(context.Context) (*exe
 		return nil, err
 	}
 	c := &child{addr: addr, cmd: cmd, cancel: cancel, ended: make(chan struct{})}
-	cmd.Stdout, cmd.Stderr = &c.said, &c.said
+	cmd.Stdout, cmd.Stderr = &c.output, &c.output
 	cmd.Cancel = func() error { return terminate(cmd.Process) }
 	cmd.WaitDelay = stopTimeout
 	cmd.SysProcAttr = childAttributes()
@@ -53,7 +55,7 @@ func start(ctx context.Context, addr string, command func(context.Context) (*exe
 	return c, nil
 }
 
-// terminate asks a process to end, or ends it where one cannot ask.
+// terminate interrupts a process, or kills it on a system that has no interrupts.
 func terminate(p *os.Process) error {
 	if err := p.Signal(os.Interrupt); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return p.Kill()
@@ -68,7 +70,7 @@ func (c *child) stop() {
 
 func (c *child) pid() int { return c.cmd.Process.Pid }
 
-// served waits for the first request that is served, and says how long that took from the start.
+// served waits until the process serves a request, and returns the time from its start until then.
 func (c *child) served(ctx context.Context) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -78,9 +80,9 @@ func (c *child) served(ctx context.Context) (time.Duration, error) {
 		}
 		select {
 		case <-c.ended:
-			return 0, fmt.Errorf("%s has ended:\n%s", c.cmd.Path, c.said.String())
+			return 0, fmt.Errorf("%s has ended:\n%s", c.cmd.Path, c.output.String())
 		case <-ctx.Done():
-			return 0, fmt.Errorf("%s serves nothing:\n%s", c.cmd.Path, c.said.String())
+			return 0, fmt.Errorf("%s serves no request:\n%s", c.cmd.Path, c.output.String())
 		case <-time.After(time.Millisecond):
 		}
 	}
@@ -95,7 +97,7 @@ func servedOnce(ctx context.Context, addr string) bool {
 	return c.get() == nil
 }
 
-// tail keeps the end of what a process says.
+// tail keeps the end of the output of a process.
 type tail struct {
 	mu   sync.Mutex
 	text []byte
@@ -120,8 +122,8 @@ func (t *tail) String() string {
 	return string(t.text)
 }
 
-// freeAddr returns a loopback address that nobody listens on, below the ports that systems give to outgoing
-// connections.
+// freeAddr returns a loopback address that no process listens on. Its port is below the range that systems take for
+// outgoing connections, so that none of those occupies it before the child listens.
 func freeAddr() (string, error) {
 	const attempts, lowest, count = 1000, 10_000, 20_000
 	for range attempts {
@@ -131,5 +133,14 @@ func freeAddr() (string, error) {
 			return l.Addr().String(), nil
 		}
 	}
-	return "", errors.New("there is no free port")
+	return "", fmt.Errorf("found no free port in %d attempts", attempts)
+}
+
+// environment returns the environment of this process without the variables that tune Go's runtime, because each
+// contender runs with its own defaults.
+func environment() []string {
+	return slices.DeleteFunc(os.Environ(), func(variable string) bool {
+		name, _, _ := strings.Cut(variable, "=")
+		return slices.Contains([]string{"GOGC", "GOMEMLIMIT", "GOMAXPROCS", "GODEBUG"}, name)
+	})
 }

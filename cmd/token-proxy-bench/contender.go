@@ -6,23 +6,30 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
-	"strings"
 )
 
-// contender is something that puts a token on requests. Its name is what the report calls it.
+// contender is a proxy that puts a token on requests. The report calls it by its name.
 type contender struct {
 	name     string
-	command  func(ctx context.Context, b *bench, s setup) (*exec.Cmd, error)
-	hasAdmin bool // it has Caddy's admin API
+	command  func(context.Context, setup) (*exec.Cmd, error)
+	hasAdmin bool // whether it has Caddy's admin API
 }
 
-// setup is what differs from one start of a contender to the next.
+// setup is what a contender is started with.
 type setup struct {
-	listen, admin string
+	listen, admin string // its own addresses
+	services      string // the address of the API and the token endpoint
+	binary        string // the token-proxy to measure
+	scratch       string // a folder for its files
 	lifetime      int    // of its tokens, in seconds
-	margin        string // before their expiry, for those that must be told
+	margin        string // how long before their expiry it refreshes them, if that is configurable
 }
+
+// lasting is for the phases without refreshes, and brief for the phase with refreshes.
+var (
+	lasting = setup{lifetime: longLife, margin: "10s"}
+	brief   = setup{lifetime: shortLife, margin: shortMargin.String()}
+)
 
 var contenders = []contender{
 	{name: sidecarName, command: sidecarCommand, hasAdmin: true},
@@ -69,54 +76,32 @@ http://%s {
 }
 `
 
-func sidecarCommand(ctx context.Context, b *bench, s setup) (*exec.Cmd, error) {
-	return b.caddy(ctx, fmt.Sprintf(sidecarCaddyfile, s.admin, b.tokenURL(s), clientID, s.listen, b.services))
+func sidecarCommand(ctx context.Context, s setup) (*exec.Cmd, error) {
+	return s.caddy(ctx, fmt.Sprintf(sidecarCaddyfile, s.admin, s.tokenURL(), clientID, s.listen, s.services))
 }
 
-func staticCommand(ctx context.Context, b *bench, s setup) (*exec.Cmd, error) {
-	return b.caddy(ctx, fmt.Sprintf(staticCaddyfile, s.admin, s.listen, b.services, tokenPrefix))
+func staticCommand(ctx context.Context, s setup) (*exec.Cmd, error) {
+	return s.caddy(ctx, fmt.Sprintf(staticCaddyfile, s.admin, s.listen, s.services, tokenPrefix))
 }
 
-func fortyCommand(ctx context.Context, b *bench, s setup) (*exec.Cmd, error) {
-	return b.self(ctx, roleFortyLines, s.listen,
-		upstreamVariable+"=http://"+b.services,
-		tokenVariable+"="+b.tokenURL(s),
+func fortyCommand(ctx context.Context, s setup) (*exec.Cmd, error) {
+	return self(ctx, roleFortyLines, s.listen,
+		upstreamVariable+"=http://"+s.services,
+		tokenVariable+"="+s.tokenURL(),
 		marginVariable+"="+s.margin)
 }
 
-func (b *bench) tokenURL(s setup) string {
-	return fmt.Sprintf("http://%s/token/%d", b.services, s.lifetime)
-}
+func (s *setup) tokenURL() string { return fmt.Sprintf("http://%s/token/%d", s.services, s.lifetime) }
 
-// caddy is the command that runs the sidecar's binary with a Caddyfile, and with folders of its own.
-func (b *bench) caddy(ctx context.Context, caddyfile string) (*exec.Cmd, error) {
-	config := filepath.Join(b.scratch, "Caddyfile")
+// caddy returns the command that runs the token-proxy with a Caddyfile. All its folders are in scratch.
+func (s *setup) caddy(ctx context.Context, caddyfile string) (*exec.Cmd, error) {
+	config := filepath.Join(s.scratch, "Caddyfile")
 	if err := os.WriteFile(config, []byte(caddyfile), 0o600); err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, b.settings.binary, "run", "--config", config, "--adapter", "caddyfile")
+	cmd := exec.CommandContext(ctx, s.binary, "run", "--config", config, "--adapter", "caddyfile")
 	cmd.Env = append(environment(),
-		"HOME="+b.scratch, "XDG_DATA_HOME="+b.scratch, "XDG_CONFIG_HOME="+b.scratch,
+		"HOME="+s.scratch, "XDG_DATA_HOME="+s.scratch, "XDG_CONFIG_HOME="+s.scratch,
 		"BENCH_CLIENT_SECRET="+clientSecret)
 	return cmd, nil
-}
-
-// self is the command that runs this program in another role.
-func (b *bench) self(ctx context.Context, role, listen string, env ...string) (*exec.Cmd, error) {
-	program, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	cmd := exec.CommandContext(ctx, program)
-	cmd.Env = append(environment(), roleVariable+"="+role, listenVariable+"="+listen)
-	cmd.Env = append(cmd.Env, env...)
-	return cmd, nil
-}
-
-// environment is this process's, without what would set the pace of Go's runtime: each contender runs as it is made.
-func environment() []string {
-	return slices.DeleteFunc(os.Environ(), func(variable string) bool {
-		name, _, _ := strings.Cut(variable, "=")
-		return slices.Contains([]string{"GOGC", "GOMEMLIMIT", "GOMAXPROCS", "GODEBUG"}, name)
-	})
 }

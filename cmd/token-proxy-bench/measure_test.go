@@ -56,7 +56,7 @@ func TestTurns(t *testing.T) {
 func TestContenderThatEnds(t *testing.T) {
 	b := newBench(tinySettings(t), t.TempDir(), nil)
 	e := entrantBefore(t, "a", nil)
-	_, _ = e.said.Write([]byte("farewell"))
+	_, _ = e.output.Write([]byte("farewell"))
 	turns := 0
 	err := b.inTurns([]*entrant{e}, func(*entrant, time.Duration) {
 		if turns++; turns == 2 {

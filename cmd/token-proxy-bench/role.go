@@ -1,12 +1,14 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"os"
+	"os/exec"
 )
 
-// The program starts itself again for what is measured against, and says by these variables what to be.
+// The program starts itself again, as the services and as a contender. These variables set the role and its options.
 const (
 	roleVariable     = "TOKEN_PROXY_BENCH_ROLE"
 	listenVariable   = "TOKEN_PROXY_BENCH_LISTEN"
@@ -36,4 +38,16 @@ func roleHandler(role string) (http.Handler, error) {
 	default:
 		return nil, fmt.Errorf("%s: unknown role %q", roleVariable, role)
 	}
+}
+
+// self returns the command that runs this program in a role.
+func self(ctx context.Context, role, listen string, env ...string) (*exec.Cmd, error) {
+	program, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, program)
+	cmd.Env = append(environment(), roleVariable+"="+role, listenVariable+"="+listen)
+	cmd.Env = append(cmd.Env, env...)
+	return cmd, nil
 }
