@@ -9,16 +9,16 @@ import (
 	"net/http"
 )
 
-// connection is the load generator's side of one HTTP/1.1 connection. net/http's client would take more of the machine
-// than what it measures.
+// connection is the client side of one HTTP/1.1 connection. The client of net/http would use more CPU than the proxies
+// that it measures.
 type connection struct {
 	net.Conn
 	request []byte
 	answer  *bufio.Reader
-	forget  func() bool
+	forget  func() bool // stops the wait for the end of the context
 }
 
-// dial opens a connection. It is closed when ctx ends, if not before.
+// dial opens a connection, which closes at the end of ctx at the latest.
 func dial(ctx context.Context, addr, path string) (*connection, error) {
 	c, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
 	if err != nil {
@@ -38,7 +38,7 @@ func (c *connection) close() {
 	_ = c.Close()
 }
 
-// get sends the request, and reads the answer to its end.
+// get sends the request, and reads the whole answer.
 func (c *connection) get() error {
 	if _, err := c.Write(c.request); err != nil {
 		return err

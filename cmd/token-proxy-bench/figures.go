@@ -6,10 +6,11 @@ import (
 	"time"
 )
 
-// figures are what one contender did in one round, by the key of the metric. What could not be taken is missing.
+// figures are the values of one contender in one round, by the key of the metric. A metric that was not measured is
+// missing.
 type figures map[string]float64
 
-// metric is a row of the report. Those that say most are in the plot and in the short table, too.
+// metric is a row of the report. The plot and the short table contain the headline metrics only.
 type metric struct {
 	Key      string `json:"key"`
 	Title    string `json:"title"`
@@ -46,7 +47,7 @@ var percentiles = []struct {
 	share float64
 }{{"p50", 0.5}, {"p90", 0.9}, {"p99", 0.99}, {"p99.9", 0.999}, {"max", 1}}
 
-// metrics are the rows of the report, in its order.
+// metrics returns the rows of the report, in its order.
 func metrics() []metric {
 	all := []metric{
 		{keyThroughput, "throughput", "req/s", true},
@@ -81,7 +82,7 @@ func (f figures) addLatencies(phase string, latencies []time.Duration) {
 	}
 }
 
-// addRefreshes adds the latencies inside and outside of refreshes, and how they compare.
+// addRefreshes adds the latencies inside and outside of refreshes, and the ratio of their p99.
 func (f figures) addRefreshes(inside, outside []time.Duration) {
 	f.addLatencies(phaseInside, inside)
 	f.addLatencies(phaseOutside, outside)
@@ -94,7 +95,7 @@ func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsec
 func millis(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 func mebibytes(n int64) float64      { return float64(n) / (1 << 20) }
 
-// figure writes a number with three significant digits, or all before the point.
+// figure formats a number with three significant digits, and never rounds digits before the decimal point.
 func figure(v float64) string {
 	switch {
 	case v >= 100 || v == float64(int64(v)):

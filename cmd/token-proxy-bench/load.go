@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// load is a load generator for one address. Its connections stay open from one loop to the next.
+// load is a load generator for one address. Its connections stay open between loops.
 type load struct {
 	workers []*worker
 }
@@ -27,10 +27,10 @@ func (l *load) close() {
 	}
 }
 
-// drain is how long answers may take beyond the end of a loop.
+// drain is the time that answers may take beyond the end of a loop.
 const drain = 10 * time.Second
 
-// closedLoop sends on each connection as fast as answers come, and counts them.
+// closedLoop sends the next request on each connection when the last one is answered, and counts the answers.
 func (l *load) closedLoop(d time.Duration) (served, failed int64) {
 	var good atomic.Int64
 	end := time.Now().Add(d)
@@ -46,14 +46,14 @@ func (l *load) closedLoop(d time.Duration) (served, failed int64) {
 	return good.Load(), failed
 }
 
-// sample is one request of the open loop: when it was to be sent, and how long after that its answer was there.
+// sample is one request of the open loop. Its latency runs from the intended time, not from the time of sending.
 type sample struct {
 	intended time.Time
 	latency  time.Duration // 0 if it failed
 }
 
-// openLoop sends at a fixed rate, however slow the answers are. A request that finds no connection free waits for one,
-// and the wait counts.
+// openLoop sends at a fixed rate, however slow the answers are. A request waits if no connection is free, and its
+// latency includes the wait.
 func (l *load) openLoop(ctx context.Context, d time.Duration, rate float64) (samples []sample, failed int64) {
 	samples = make([]sample, sampleCount(rate, d))
 	queue := make(chan int, len(samples))
@@ -68,12 +68,13 @@ func (l *load) openLoop(ctx context.Context, d time.Duration, rate float64) (sam
 	return samples, failed
 }
 
-// sampleCount bounds the memory for samples: 100 s at 50 000 requests a second.
+// sampleCount returns the number of samples of a loop. It bounds their memory at 100 s of 50,000 requests a second.
 func sampleCount(rate float64, d time.Duration) int {
 	return min(int(rate*d.Seconds())+1, 5_000_000)
 }
 
-// pace says when to send which sample. It has a thread to itself, since it sleeps in the kernel.
+// pace sets the intended time of each sample, and queues the sample at that time. It locks its thread, because it sleeps
+// in the kernel.
 func pace(ctx context.Context, samples []sample, rate float64, queue chan<- int) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -89,7 +90,7 @@ func pace(ctx context.Context, samples []sample, rate float64, queue chan<- int)
 	}
 }
 
-// onEach runs f once for each connection, all at once, and counts the requests that failed.
+// onEach runs f for all connections concurrently, and returns the number of requests that failed.
 func (l *load) onEach(d time.Duration, f func(*worker)) int64 {
 	var failed atomic.Int64
 	var wg sync.WaitGroup
@@ -104,7 +105,7 @@ func (l *load) onEach(d time.Duration, f func(*worker)) int64 {
 	return failed.Load()
 }
 
-// worker has one connection, and another one after a failure.
+// worker sends requests on one connection at a time. It opens a new connection after a failure.
 type worker struct {
 	ctx        context.Context
 	addr, path string

@@ -20,22 +20,22 @@ func loadOn(ctx context.Context, t *testing.T, connections int, handler http.Han
 	return l
 }
 
-// What it says that it sent is what came.
+// TestLoadCounts compares the counts of the load generator with those of the server.
 func TestLoadCounts(t *testing.T) {
 	var came atomic.Int64
 	l := loadOn(t.Context(), t, 3, func(http.ResponseWriter, *http.Request) { came.Add(1) })
 	served, failed := l.closedLoop(phase)
 	if served == 0 || served != came.Load() || failed != 0 {
-		t.Errorf("%d came, %d were served, %d failed", came.Load(), served, failed)
+		t.Errorf("the server got %d requests; the load generator counts %d served and %d failed", came.Load(), served, failed)
 	}
 	came.Store(0)
 	samples, failed := l.openLoop(t.Context(), phase, 1000)
 	if n := int64(len(samples)); n != 51 || n != came.Load() || failed != 0 {
-		t.Errorf("%d came, of %d samples; %d failed", came.Load(), n, failed)
+		t.Errorf("the server got %d requests, for %d samples; %d failed", came.Load(), n, failed)
 	}
 }
 
-// A failure is counted as one, and is no sample.
+// TestLoadCountsFailures checks that a failed request counts as failed, and has no latency.
 func TestLoadCountsFailures(t *testing.T) {
 	l := loadOn(t.Context(), t, 3, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) })
 	if served, failed := l.closedLoop(phase); served != 0 || failed == 0 {
@@ -47,7 +47,8 @@ func TestLoadCountsFailures(t *testing.T) {
 	}
 }
 
-// The wait for a connection is part of the latency: one slow answer delays all that were to be sent meanwhile.
+// TestOpenLoopCountsWaits checks that the latency includes the wait for a connection. One slow answer delays all requests
+// whose time comes meanwhile.
 func TestOpenLoopCountsWaits(t *testing.T) {
 	var first atomic.Bool
 	const pause = 100 * time.Millisecond
@@ -59,7 +60,7 @@ func TestOpenLoopCountsWaits(t *testing.T) {
 	samples, _ := l.openLoop(t.Context(), phase, 200)
 	for i, s := range samples {
 		if least := pause - s.intended.Sub(samples[0].intended); s.latency < least {
-			t.Errorf("sample %d took %s, want %s at least", i, s.latency, least)
+			t.Errorf("sample %d took %s, want at least %s", i, s.latency, least)
 		}
 	}
 }

@@ -1,16 +1,16 @@
-// Command token-proxy-bench measures token_proxy beside two others that do the same work, in one run:
+// Command token-proxy-bench measures token_proxy and two other proxies that do the same work, in one run:
 //
 //	token_proxy    the sidecar
-//	reverse_proxy  Caddy's reverse_proxy with a static header, in the same binary: what is left is what a token costs
-//	forty_lines    httputil.ReverseProxy with golang.org/x/oauth2/clientcredentials: what one writes without a sidecar
+//	reverse_proxy  Caddy's reverse_proxy with a static header, in the same binary. The difference is the cost of a token
+//	forty_lines    httputil.ReverseProxy with golang.org/x/oauth2/clientcredentials, as a developer would write it by hand
 //
-// Each is a process of its own, before the same small API on loopback. They take turns at each tenth of a phase, in an
-// order drawn anew, so that whatever else the machine does hits all of them; ratios are taken within a round. It prints a
-// table, and writes report.json, a short table (report.md) and a plot (report.svg).
+// Each is a process of its own in front of the same small API on loopback. They take turns at each tenth of a phase, in
+// a new random order, so that other work of the machine affects all of them. Each ratio is taken within one round. The
+// command prints a table, and writes report.json, a short table (report.md) and a plot (report.svg).
 //
 //	go run ./cmd/token-proxy-bench -rounds 7 -duration 2s -out bench
 //
-// Generator, API and proxy share one machine. Read the ratios; the figures themselves are those of this machine.
+// Load generator, API and proxy share one machine, so only the ratios carry over to other machines.
 package main
 
 import (
@@ -30,7 +30,7 @@ func main() {
 		fail(playRole(role))
 		return
 	}
-	// The open loop's pacer sleeps in the kernel, and keeps one P to itself meanwhile.
+	// The pacer of the open loop sleeps in the kernel, and occupies one P of Go's scheduler meanwhile.
 	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, os.Args[1:])
@@ -47,13 +47,13 @@ func fail(err error) {
 	}
 }
 
-// run is the command. Children are gone when it returns.
+// run is the command. All children have ended when it returns.
 func run(ctx context.Context, args []string) error {
 	s, err := parseFlags(args)
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(s.out, 0o755); err != nil { // now, and not when all is measured
+	if err := os.MkdirAll(s.out, 0o755); err != nil { // before the measurement, so that a wrong path costs no time
 		return err
 	}
 	scratch, err := os.MkdirTemp("", "token-proxy-bench-")
@@ -63,22 +63,22 @@ func run(ctx context.Context, args []string) error {
 	defer os.RemoveAll(scratch)
 	show := newProgress(os.Stderr)
 	if s.binary == "" {
-		show.say("building token-proxy")
+		show.status("building token-proxy")
 		if s.binary, err = build(ctx, scratch); err != nil {
 			return interrupted(ctx, err)
 		}
 	}
 	r, err := measureAll(ctx, s, scratch, show)
-	show.say("")
+	show.status("")
 	if r == nil {
 		return interrupted(ctx, err)
 	}
 	fmt.Print(r.table())
-	fmt.Printf("\n%s has the rest.\n", filepath.Join(s.out, jsonName))
+	fmt.Printf("\n%s has all figures of each round.\n", filepath.Join(s.out, jsonName))
 	return errors.Join(r.write(s.out), r.verdict(), err)
 }
 
-// interrupted says why, if what failed did so because the user wants to stop.
+// interrupted replaces an error that the user caused by interrupting the run.
 func interrupted(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return errors.New("interrupted")

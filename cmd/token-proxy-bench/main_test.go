@@ -21,7 +21,7 @@ import (
 	_ "github.com/tokenproxy/caddy-token-proxy/caddymodule"
 )
 
-// TestMain is also the children of the tests: the sidecar's binary, and this program's other roles.
+// TestMain also runs the children of the tests: the binary of the sidecar, and the roles of this program.
 func TestMain(m *testing.M) {
 	switch role := os.Getenv(roleVariable); {
 	case role != "":
@@ -51,7 +51,7 @@ func measureTiny(t *testing.T, s settings) *report {
 	return r
 }
 
-// One round, from the first child to the files.
+// TestRound runs one round, from the first child to the files.
 func TestRound(t *testing.T) {
 	s := tinySettings(t)
 	r := measureTiny(t, s)
@@ -66,7 +66,7 @@ func TestRound(t *testing.T) {
 	wantXML(t, filepath.Join(s.out, plotName))
 	for _, want := range []string{sidecarName, staticName, fortyName, "throughput", "seed 1"} {
 		if table := r.table(); !strings.Contains(table, want) {
-			t.Errorf("the table says nothing of %s:\n%s", want, table)
+			t.Errorf("the table does not contain %s:\n%s", want, table)
 		}
 	}
 }
@@ -122,7 +122,7 @@ func wantXML(t *testing.T, path string) {
 	}
 }
 
-// Tokens that have to be refreshed are: each contender but the one that has none asks again.
+// TestRefreshing checks that tokens with a short lifetime are refreshed, by each contender that has tokens.
 func TestRefreshing(t *testing.T) {
 	b := runningBench(t.Context(), t)
 	b.settings.duration = shortLife * time.Second
@@ -137,17 +137,17 @@ func TestRefreshing(t *testing.T) {
 		}
 		_, inside := f[latencyKey(phaseInside, "p50")]
 		if want := c.name != staticName; f[keyCalls] > 0 != want || inside != want {
-			t.Errorf("%s: %v token calls, and latencies inside of them: %v", c.name, f[keyCalls], inside)
+			t.Errorf("%s: %v token calls; latencies inside of them: %v", c.name, f[keyCalls], inside)
 		}
 	}
 }
 
-// The profiles are there, of those that have an admin API.
+// TestProfiles checks that each contender with an admin API has a profile.
 func TestProfiles(t *testing.T) {
 	s := tinySettings(t)
 	s.rounds, s.profile = 0, true
 	if r := measureTiny(t, s); r != nil {
-		t.Errorf("there is a report of no rounds: %+v", r)
+		t.Errorf("got a report without rounds: %+v", r)
 	}
 	for _, c := range contenders {
 		text, err := os.ReadFile(filepath.Join(s.out, c.name+".pprof"))
@@ -169,7 +169,7 @@ func runningBench(ctx context.Context, t *testing.T) *bench {
 	return b
 }
 
-// Whatever ends a contender's turn, it does not outlive it.
+// TestNoChildIsLeft checks that a contender ends with its turn, even if the turn fails.
 func TestNoChildIsLeft(t *testing.T) {
 	b := runningBench(t.Context(), t)
 	for _, c := range contenders {
@@ -182,14 +182,14 @@ func TestNoChildIsLeft(t *testing.T) {
 			t.Errorf("%s: %v", c.name, err)
 		}
 		if left == nil || left.cmd.ProcessState == nil {
-			t.Errorf("%s still runs", c.name)
+			t.Errorf("%s is still running", c.name)
 		}
 	}
 }
 
 var errOnPurpose = errors.New("on purpose")
 
-// An interrupt ends the children, and then the run.
+// TestInterrupted checks that an interrupt ends the children, and then the run.
 func TestInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	b := runningBench(ctx, t)
@@ -202,7 +202,7 @@ func TestInterrupted(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	if _, err := measureAll(ctx, b.settings, b.scratch, b.show); err == nil {
-		t.Error("it measured although it was interrupted")
+		t.Error("an interrupted run returned no error")
 	}
 }
 
@@ -210,7 +210,7 @@ func TestContenderThatDoesNotStart(t *testing.T) {
 	s := tinySettings(t)
 	s.binary = filepath.Join(t.TempDir(), "missing")
 	if _, err := measureAll(t.Context(), s, t.TempDir(), &progress{w: io.Discard}); err == nil {
-		t.Error("no error")
+		t.Error("got no error")
 	}
 }
 
@@ -221,7 +221,7 @@ func TestFlags(t *testing.T) {
 	}
 	for _, args := range [][]string{{"-rounds", "0"}, {"-rounds", "-1", "-profile"}, {"-duration", "0s"}, {"-connections", "0"}, {"-rate", "-1"}, {"-token-latency", "-1s"}, {"surplus"}} {
 		if _, err := parseFlags(args); err == nil {
-			t.Errorf("%v is accepted", args)
+			t.Errorf("%v: got no error", args)
 		}
 	}
 }

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// entrantBefore is an entrant whose requests go to a handler of the test.
-func entrantBefore(t *testing.T, name string, h http.HandlerFunc) *entrant {
+// entrantOn returns an entrant whose requests go to a handler of the test.
+func entrantOn(t *testing.T, name string, h http.HandlerFunc) *entrant {
 	t.Helper()
 	return &entrant{
 		contender: contender{name: name},
@@ -22,7 +22,7 @@ func entrantBefore(t *testing.T, name string, h http.HandlerFunc) *entrant {
 	}
 }
 
-// No phase forgets the requests that fail in it.
+// TestFailuresAreCounted checks that each phase counts the requests that fail in it.
 func TestFailuresAreCounted(t *testing.T) {
 	b := runningBench(t.Context(), t)
 	for name, phase := range map[string]func(*entrant) error{
@@ -30,17 +30,17 @@ func TestFailuresAreCounted(t *testing.T) {
 		"latency":    func(e *entrant) error { return b.steady(t.Context(), []*entrant{e}, 500) },
 		"refreshes":  func(e *entrant) error { return b.refreshing(t.Context(), e, 500) },
 	} {
-		e := entrantBefore(t, name, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) })
+		e := entrantOn(t, name, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) })
 		if err := phase(e); err != nil || e.figures[keyFailed] == 0 {
 			t.Errorf("%s: %v failed, %v", name, e.figures[keyFailed], err)
 		}
 	}
 }
 
-// Each entrant gets all of its slices, and they make up the phase.
+// TestTurns checks that the slices of each entrant add up to the phase.
 func TestTurns(t *testing.T) {
 	b := newBench(tinySettings(t), t.TempDir(), nil)
-	all := []*entrant{entrantBefore(t, "a", nil), entrantBefore(t, "b", nil), entrantBefore(t, "c", nil)}
+	all := []*entrant{entrantOn(t, "a", nil), entrantOn(t, "b", nil), entrantOn(t, "c", nil)}
 	got := map[*entrant]time.Duration{}
 	if err := b.inTurns(all, func(e *entrant, d time.Duration) { got[e] += d }); err != nil {
 		t.Fatal(err)
@@ -52,10 +52,10 @@ func TestTurns(t *testing.T) {
 	}
 }
 
-// Whoever ends in the middle ends the run, with its last words.
+// TestContenderThatEnds checks that the run ends when a contender ends, and that the error contains its last output.
 func TestContenderThatEnds(t *testing.T) {
 	b := newBench(tinySettings(t), t.TempDir(), nil)
-	e := entrantBefore(t, "a", nil)
+	e := entrantOn(t, "a", nil)
 	_, _ = e.output.Write([]byte("farewell"))
 	turns := 0
 	err := b.inTurns([]*entrant{e}, func(*entrant, time.Duration) {
@@ -68,7 +68,8 @@ func TestContenderThatEnds(t *testing.T) {
 	}
 }
 
-func TestContendersRunAsTheyAreMade(t *testing.T) {
+// TestContendersRunWithTheirDefaults checks that contenders do not inherit the tuning of Go's runtime.
+func TestContendersRunWithTheirDefaults(t *testing.T) {
 	t.Setenv("GOGC", "17")
 	t.Setenv("BENCH_TEST", "kept")
 	seen := map[string]bool{}
@@ -76,17 +77,17 @@ func TestContendersRunAsTheyAreMade(t *testing.T) {
 		seen[variable] = true
 	}
 	if seen["GOGC=17"] || !seen["BENCH_TEST=kept"] {
-		t.Error("they inherit GOGC, or nothing at all")
+		t.Error("contenders inherit GOGC, or do not inherit other variables")
 	}
 }
 
-// What is measured is there before the profiles fail.
+// TestProfilesFail checks that the report survives a failure of the profiles.
 func TestProfilesFail(t *testing.T) {
 	s := tinySettings(t)
 	s.profile = true
 	s.out = filepath.Join(s.out, "missing")
 	r, err := measureAll(t.Context(), s, t.TempDir(), &progress{w: io.Discard})
 	if r == nil || !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the report is there: %t; %v", r != nil, err)
+		t.Errorf("got a report: %t; error %v", r != nil, err)
 	}
 }

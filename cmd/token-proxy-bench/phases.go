@@ -126,7 +126,7 @@ func (b *bench) calibrate(ctx context.Context) (float64, error) {
 	if b.settings.rate > 0 {
 		return b.settings.rate, nil
 	}
-	b.show.say("calibrating")
+	b.show.status("calibrating")
 	slowest := math.Inf(1)
 	err := b.together(ctx, func(all []*entrant) error {
 		if err := b.throughput(all); err != nil {
@@ -145,7 +145,7 @@ func (b *bench) calibrate(ctx context.Context) (float64, error) {
 
 // direct measures the API without a proxy: the limit of the load generator and the API, and their share of each latency.
 func (b *bench) direct(ctx context.Context, rate float64) (figures, error) {
-	b.show.say("calibrating: no proxy")
+	b.show.status("calibrating: no proxy")
 	d := b.settings.duration
 	l := newLoad(ctx, b.services, directPath, b.settings.connections)
 	defer l.close()

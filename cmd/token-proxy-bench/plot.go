@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// The plot is a strip for each metric and contender, from 0 on: a dot for each round, a bar for the median, and the
-// numbers beside it.
+// The plot has a strip for each metric and contender, which begins at 0. A strip has a dot for each round and a bar for
+// the median, with the numbers beside it.
 const (
 	plotWidth   = 960
 	labelWidth  = 230
@@ -17,7 +17,7 @@ const (
 	headHeight  = 100
 )
 
-// Colours that the colour-blind can tell apart (Okabe and Ito).
+// The colours are distinct for colour-blind readers (Okabe and Ito).
 var plotColours = map[string]string{sidecarName: "#0072b2", staticName: "#d55e00", fortyName: "#009e73"}
 
 func (r *report) plot() string {
@@ -37,7 +37,7 @@ func (r *report) plot() string {
 	return plot.String()
 }
 
-// plotHead writes the conditions, and which colour is whose.
+// plotHead writes the conditions and the legend of the colours.
 func (r *report) plotHead(w *strings.Builder) {
 	sentences := strings.SplitAfter(r.Conditions.describe(), ". ")
 	lines := append([]string{sentences[0] + sentences[1]}, sentences[2:]...)
@@ -52,7 +52,7 @@ func (r *report) plotHead(w *strings.Builder) {
 	}
 }
 
-// plotMetric writes the strips of a metric from y on, and returns where they end.
+// plotMetric writes the strips of a metric below y, and returns the y below them.
 func (r *report) plotMetric(w *strings.Builder, m metric, s summary, y int) int {
 	title := strings.TrimSuffix(m.Title+", "+m.Unit, ", ")
 	fmt.Fprintf(w, `<text x="10" y="%d">%s</text>`+"\n", y+stripHeight-3, html.EscapeString(title))
@@ -76,7 +76,7 @@ func plotStrip(w *strings.Builder, colour string, y int, most float64, s spread,
 	fmt.Fprintf(w, `<text x="%d" y="%.1f" fill="%s">%s</text>`+"\n", labelWidth+stripWidth+12, middle+4, colour, html.EscapeString(s.cell()))
 }
 
-// most is the greatest value of all contenders.
+// most returns the greatest value of all contenders.
 func (s summary) most() float64 {
 	most := 0.0
 	for _, v := range s.Contenders {

@@ -11,17 +11,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// notTaken names the figures that cannot be taken on this system.
+// notTaken explains which figures are missing on this system.
 const notTaken = ""
 
-// childAttributes end a child with this process, even one that is killed, and keep Ctrl-C from it: this process stops
-// its children itself.
+// childAttributes returns attributes by which a child ends with this process, even if this process is killed. The child
+// does not get Ctrl-C from the terminal, because this process stops its children itself.
 func childAttributes() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 }
 
-// cpuTime is what a process has used so far, of all of its threads. Its clock counts nanoseconds; /proc counts
-// hundredths of a second.
+// cpuTime returns the CPU time that all threads of a process have used so far. It reads the clock of the process, which
+// counts nanoseconds, because /proc counts hundredths of a second.
 func cpuTime(pid int) (time.Duration, bool) {
 	const perProcessSched = 2 // CPUCLOCK_SCHED in linux/posix-timers.h
 	var t unix.Timespec
@@ -31,7 +31,7 @@ func cpuTime(pid int) (time.Duration, bool) {
 	return time.Duration(t.Nano()), true
 }
 
-// residentMemory is what a process occupies now, in bytes.
+// residentMemory returns the resident memory of a process, in bytes.
 func residentMemory(pid int) (int64, bool) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
@@ -43,7 +43,7 @@ func residentMemory(pid int) (int64, bool) {
 	return n << 10, found && err == nil
 }
 
-// sleepUntil sleeps in the kernel: Go's timers are up to a millisecond late on an idle processor.
+// sleepUntil sleeps in the kernel, because Go's timers are up to a millisecond late on an idle processor.
 func sleepUntil(t time.Time) {
 	if d := time.Until(t); d > 0 {
 		ts := syscall.NsecToTimespec(int64(d))

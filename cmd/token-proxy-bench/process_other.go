@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// notTaken names the figures that cannot be taken on this system.
-const notTaken = "CPU and memory are read from Linux only: those rows are missing."
+// notTaken explains which figures are missing on this system.
+const notTaken = "The rows of CPU and memory are missing, because they can be measured on Linux only."
 
 func childAttributes() *syscall.SysProcAttr { return nil }
 

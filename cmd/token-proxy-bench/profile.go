@@ -11,8 +11,8 @@ import (
 	"sync"
 )
 
-// profiles writes a CPU profile of each contender that is Caddy, if they are asked for. They are taken after the
-// rounds, since profiling costs something.
+// profiles writes a CPU profile of each contender with an admin API, if the settings request it. It runs after the
+// rounds, because profiling takes CPU.
 //
 //	go tool pprof -top -diff_base reverse_proxy.pprof token_proxy.pprof
 func (b *bench) profiles(ctx context.Context) error {
@@ -23,7 +23,7 @@ func (b *bench) profiles(ctx context.Context) error {
 		if !c.hasAdmin {
 			continue
 		}
-		b.show.say("profiling: " + c.name)
+		b.show.status("profiling: " + c.name)
 		path := filepath.Join(b.settings.out, c.name+".pprof")
 		if err := b.profile(ctx, c, path); err != nil {
 			return fmt.Errorf("profiling %s: %w", c.name, err)
@@ -55,7 +55,7 @@ func (b *bench) profile(ctx context.Context, c contender, path string) error {
 	})
 }
 
-// save writes what is at a URL into a file.
+// save downloads a URL into a file.
 func save(ctx context.Context, url, path string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {

@@ -9,13 +9,13 @@ import (
 	"golang.org/x/term"
 )
 
-// progress shows how far the run is: on a terminal each phase, elsewhere a line for each round.
+// progress shows the progress of the run. A terminal shows each phase, any other output gets a line for each round.
 type progress struct {
 	w        io.Writer
 	terminal bool
 	began    time.Time
-	all      int
-	done     int
+	all      int // rounds to run
+	done     int // rounds that have ended
 	current  string
 }
 
@@ -23,11 +23,11 @@ func newProgress(f *os.File) *progress {
 	return &progress{w: f, terminal: term.IsTerminal(int(f.Fd())), began: time.Now()}
 }
 
-// clearLine returns to the start of a terminal's line, and empties it.
+// clearLine moves to the start of the line of a terminal, and erases the line.
 const clearLine = "\r\x1b[K"
 
-// say shows something that is not part of the rounds; "" takes it away.
-func (p *progress) say(what string) {
+// status shows a step outside the rounds. The empty string removes it from a terminal.
+func (p *progress) status(what string) {
 	switch {
 	case p.terminal:
 		fmt.Fprint(p.w, clearLine, what)
@@ -36,7 +36,7 @@ func (p *progress) say(what string) {
 	}
 }
 
-// expect says how many begin and end are to come.
+// expect sets the number of rounds, and starts the clock for the remaining time.
 func (p *progress) expect(n int) { p.all, p.began = n, time.Now() }
 
 func (p *progress) begin(what string) { p.current = what }
@@ -62,7 +62,7 @@ func (p *progress) end(r round) {
 
 func (p *progress) share() string { return fmt.Sprintf("%3d %%", 100*p.done/max(p.all, 1)) }
 
-// left is how long the rest takes, if it is like what was.
+// left estimates the remaining time from the mean duration of the rounds so far.
 func (p *progress) left() time.Duration {
 	each := time.Since(p.began) / time.Duration(p.done)
 	return (each * time.Duration(p.all-p.done)).Round(time.Second)

@@ -2,11 +2,11 @@ package main
 
 import "time"
 
-// refreshWindow is how long before and after a token call a request counts as inside of the refresh.
+// refreshWindow is the time before and after a token call in which a request counts as inside of the refresh.
 const refreshWindow = 50 * time.Millisecond
 
-// split parts the latencies of requests that were sent around a token call from all others. Failed ones are left out.
-// Samples and calls are in order.
+// split separates the latencies of requests around a token call from all others. It omits failed requests. Samples and
+// calls must be in order of time.
 func split(samples []sample, calls []tokenCall) (inside, outside []time.Duration) {
 	for _, s := range samples {
 		if s.latency == 0 {

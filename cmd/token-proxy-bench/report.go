@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// report is what the run found; report.json holds it as it is.
+// report is the result of the run, and the content of report.json.
 type report struct {
 	Conditions conditions         `json:"conditions"`
 	Metrics    []metric           `json:"metrics"`
@@ -20,25 +20,26 @@ type report struct {
 	Rounds     []round            `json:"rounds"`
 }
 
-// summary is one metric over all rounds. Ratios are those of token_proxy to the others.
+// summary is one metric over all rounds, by the name of the contender. The ratios are those of token_proxy to the other
+// contenders.
 type summary struct {
 	Contenders map[string]spread `json:"contenders"`
 	Ratios     map[string]spread `json:"ratios"`
 }
 
-// conditions are what the figures depend on.
+// conditions are the circumstances that the figures depend on.
 type conditions struct {
 	Began        time.Time `json:"began"`
 	System       string    `json:"system"`
 	Go           string    `json:"go"`
-	Binary       string    `json:"binary"` // what it says of its version
+	Binary       string    `json:"binary"` // its version
 	Processors   int       `json:"processors"`
 	Rounds       int       `json:"rounds"`
 	Duration     string    `json:"duration"`
 	Connections  int       `json:"connections"`
 	Rate         float64   `json:"rate"`       // of the open loop, in requests a second
 	Direct       figures   `json:"direct"`     // without a proxy
-	TokenLatency string    `json:"token_call"` // how long the token endpoint takes
+	TokenLatency string    `json:"token_call"` // the duration of a token call
 	Lifetime     string    `json:"lifetime"`   // of tokens in the phase with refreshes
 	Seed         uint64    `json:"seed"`
 	NotTaken     string    `json:"not_taken,omitempty"`
@@ -89,7 +90,7 @@ func (r *report) summarize() {
 	}
 }
 
-// describe says under which conditions the figures were taken.
+// describe returns the conditions as text.
 func (c conditions) describe() string {
 	return fmt.Sprintf("%s, %d processors, %s, token-proxy version %s, %s. %d rounds, seed %d. Phases of %s on %d connections; latencies at %s req/s; "+
 		"without a proxy %s req/s, p50 %s µs, p99 %s µs. Refreshes: tokens of %s, token calls of %s, requests within %s of one are inside.",
@@ -98,7 +99,7 @@ func (c conditions) describe() string {
 		figure(c.Direct[latencyKey(phaseSteady, "p99")]), c.Lifetime, c.TokenLatency, refreshWindow)
 }
 
-// table is the report for a terminal.
+// table returns the report as a table for a terminal.
 func (r *report) table() string {
 	var text strings.Builder
 	fmt.Fprintf(&text, "\n%s\n", r.Conditions.describe())
@@ -106,9 +107,9 @@ func (r *report) table() string {
 		fmt.Fprintln(&text, r.Conditions.NotTaken)
 	}
 	if _, ok := r.Summary[latencyKey(phaseInside, "p50")]; !ok {
-		fmt.Fprintf(&text, "No token was refreshed: -duration has to be longer than a token lives, %s.\n", r.Conditions.Lifetime)
+		fmt.Fprintf(&text, "No token was refreshed, because -duration is not longer than the lifetime of a token, %s.\n", r.Conditions.Lifetime)
 	}
-	fmt.Fprintf(&text, "Medians of the rounds (least–most). Ratios are %s to the other, within a round.\n\n", sidecarName)
+	fmt.Fprintf(&text, "Medians of the rounds (least–most). The ratios are those of %s to the other contender, each within one round.\n\n", sidecarName)
 	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "\t\t%s\t%s\t%s\tratio to %s\tratio to %s\n", sidecarName, staticName, fortyName, staticName, fortyName)
 	for _, m := range r.Metrics {
@@ -120,7 +121,7 @@ func (r *report) table() string {
 	return text.String()
 }
 
-// short is a table of what says most, for a document in Markdown.
+// short returns a Markdown table of the headline metrics.
 func (r *report) short() string {
 	var text strings.Builder
 	fmt.Fprintf(&text, "| median (least–most) | | %s | %s | %s | ratio to %s | ratio to %s |\n", sidecarName, staticName, fortyName, staticName, fortyName)
@@ -166,12 +167,12 @@ func (r *report) write(dir string) error {
 	return nil
 }
 
-// verdict is an error if requests failed: then the figures mean nothing.
+// verdict returns an error if requests failed, because the figures are worthless then.
 func (r *report) verdict() error {
 	var errs []error
 	for _, c := range contenders {
 		if n := r.Summary[keyFailed].Contenders[c.name].Max; n > 0 {
-			errs = append(errs, fmt.Errorf("%.0f requests to %s failed in one round: do not trust the figures", n, c.name))
+			errs = append(errs, fmt.Errorf("%.0f requests to %s failed in one round; do not trust the figures", n, c.name))
 		}
 	}
 	return errors.Join(errs...)

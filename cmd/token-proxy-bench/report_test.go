@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// reportOf is the report of one round.
+// reportOf returns the report of one round.
 func reportOf(f map[string]figures) *report {
 	r := newReport(settings{rounds: 1}, "v1", 100, time.Unix(0, 0))
 	r.Rounds = []round{{Figures: f}}
@@ -30,28 +30,28 @@ func TestTable(t *testing.T) {
 		"inside refreshes p50 µs 100 – 400 – 0.25",
 	} {
 		if !strings.Contains(strings.Join(strings.Fields(table), " "), want) {
-			t.Errorf("there is no %q in\n%s", want, table)
+			t.Errorf("the table does not contain %q:\n%s", want, table)
 		}
 	}
 	if strings.Contains(table, "CPU per request") {
-		t.Errorf("it has a row that nobody measured:\n%s", table)
+		t.Errorf("the table has a row without figures:\n%s", table)
 	}
 }
 
-// Whoever asks for phases that are too short for refreshes is told why there are none.
-func TestTableSaysThatThereWereNoRefreshes(t *testing.T) {
-	const says = "No token was refreshed"
-	if table := reportOf(map[string]figures{sidecarName: {keyThroughput: 1}}).table(); !strings.Contains(table, says) {
-		t.Errorf("it does not say so:\n%s", table)
+// TestTableWithoutRefreshes checks that the table explains why it has no refreshes.
+func TestTableWithoutRefreshes(t *testing.T) {
+	const explanation = "No token was refreshed"
+	if table := reportOf(map[string]figures{sidecarName: {keyThroughput: 1}}).table(); !strings.Contains(table, explanation) {
+		t.Errorf("the table does not explain it:\n%s", table)
 	}
 	refreshed := figures{latencyKey(phaseInside, "p50"): 1}
-	if table := reportOf(map[string]figures{sidecarName: refreshed}).table(); strings.Contains(table, says) {
-		t.Errorf("it says so:\n%s", table)
+	if table := reportOf(map[string]figures{sidecarName: refreshed}).table(); strings.Contains(table, explanation) {
+		t.Errorf("the table explains it although a token was refreshed:\n%s", table)
 	}
 }
 
-// The README beside the command shows the last run that is kept here, and the README of the repository shows rows of it.
-// Nobody types them.
+// TestREADMEShowsTheReport compares the README of the command with the report in the folder latest, and the README of the
+// repository with rows of it.
 func TestREADMEShowsTheReport(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join("latest", jsonName))
 	if err != nil {
@@ -66,7 +66,7 @@ func TestREADMEShowsTheReport(t *testing.T) {
 	}
 	const least = 7
 	if len(r.Rounds) < least {
-		t.Errorf("it has %d rounds, want %d or more", len(r.Rounds), least)
+		t.Errorf("the report has %d rounds, want at least %d", len(r.Rounds), least)
 	}
 	short := r.short()
 	readme, err := os.ReadFile("README.md")
@@ -74,15 +74,15 @@ func TestREADMEShowsTheReport(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !strings.Contains(string(readme), short) {
-		t.Errorf("the README does not show this:\n%s", short)
+		t.Errorf("the README does not contain this:\n%s", short)
 	}
 	rows := costRows(t)
 	if least := 6; len(rows) < least {
-		t.Errorf("the README of the repository shows %d lines of the table, want %d or more", len(rows), least)
+		t.Errorf("the README of the repository has %d lines of the table, want at least %d", len(rows), least)
 	}
 	for _, row := range rows {
 		if !slices.Contains(strings.Split(short, "\n"), row) {
-			t.Errorf("the README of the repository shows a line that is not in the report: %s", row)
+			t.Errorf("the README of the repository has a line that is not in the report: %s", row)
 		}
 	}
 	plot, err := os.ReadFile(filepath.Join("latest", plotName))
@@ -90,7 +90,7 @@ func TestREADMEShowsTheReport(t *testing.T) {
 		t.Fatal(err)
 	}
 	if string(plot) != r.plot() {
-		t.Error("the plot is of another report, or drawn by other code")
+		t.Error("the plot differs from the one that this code draws of the report")
 	}
 }
 
@@ -117,7 +117,7 @@ func TestVerdict(t *testing.T) {
 	}
 	for _, c := range contenders {
 		if err := reportOf(map[string]figures{c.name: {keyFailed: 2}}).verdict(); err == nil || !strings.Contains(err.Error(), c.name) {
-			t.Errorf("requests to %s failed: %v", c.name, err)
+			t.Errorf("%s: want an error that names the contender, got %v", c.name, err)
 		}
 	}
 }
@@ -130,19 +130,19 @@ func TestRefreshesAreCompared(t *testing.T) {
 	}
 	f = figures{}
 	if f.addRefreshes(nil, []time.Duration{1}); len(f) != len(percentiles) {
-		t.Errorf("nothing was inside, and it says %v", f)
+		t.Errorf("got %v, although no request was inside of a refresh", f)
 	}
 }
 
 func TestBounds(t *testing.T) {
 	if n := sampleCount(1e9, time.Hour); n > 5_000_000 {
-		t.Errorf("%d samples", n)
+		t.Errorf("got %d samples", n)
 	}
-	var said tail
+	var output tail
 	for range 10 {
-		_, _ = said.Write([]byte(strings.Repeat("x", tailSize-1) + "y"))
+		_, _ = output.Write([]byte(strings.Repeat("x", tailSize-1) + "y"))
 	}
-	if text := said.String(); len(text) != tailSize || !strings.HasSuffix(text, "y") {
-		t.Errorf("it keeps %d bytes", len(text))
+	if text := output.String(); len(text) != tailSize || !strings.HasSuffix(text, "y") {
+		t.Errorf("the tail has %d bytes", len(text))
 	}
 }

@@ -12,37 +12,37 @@ import (
 	"time"
 )
 
-// What the services demand. They are no secrets: they open nothing but the services of one run.
+// The services demand these values. They are no secrets, because only the services of one run accept them.
 const (
 	clientID     = "bench-client"
 	clientSecret = "bench-secret"
 	tokenPrefix  = "bench-token-"
 )
 
-// The paths of the API: for requests with a token, and for requests without a proxy.
+// The paths of the API. apiPath requires a token. directPath, for requests without a proxy, does not.
 const (
 	apiPath    = "/orders/4e1b9c"
 	directPath = "/direct"
 )
 
-// apiAnswer is what the API says: small, since it is the proxies that are measured.
+// apiAnswer is the answer of the API. It is small, because the measurement is about the proxies.
 const apiAnswer = `{"id":"4e1b9c","status":"open","total":{"amount":1999,"currency":"USD"}}`
 
-// tokenCall is one call of the token endpoint, in nanoseconds since 1970.
+// tokenCall is one call of the token endpoint. Its times are nanoseconds since 1970.
 type tokenCall struct {
 	Began int64 `json:"began"`
 	Ended int64 `json:"ended"`
 }
 
-// services are the API and the token endpoint.
+// services is the API and the token endpoint.
 type services struct {
-	latency time.Duration
+	latency time.Duration // of a token call
 	issued  atomic.Int64
 	mu      sync.Mutex
 	calls   []tokenCall
 }
 
-// maxCalls bounds what is remembered of a contender that calls for each request.
+// maxCalls bounds the memory for the calls, in case a contender calls for each request.
 const maxCalls = 100_000
 
 func newServices(latency string) (http.Handler, error) {
@@ -72,7 +72,7 @@ func answer(w http.ResponseWriter, _ *http.Request) {
 	_, _ = io.WriteString(w, apiAnswer)
 }
 
-// token answers with a token of the lifetime that the path says.
+// token answers with a token. The path sets its lifetime.
 func (s *services) token(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
 	defer func() { s.remember(began, time.Now()) }()
@@ -94,7 +94,7 @@ func (s *services) remember(began, ended time.Time) {
 	}
 }
 
-// report tells the calls so far, and forgets them.
+// report answers with the calls since the last report.
 func (s *services) report(w http.ResponseWriter, _ *http.Request) {
 	s.mu.Lock()
 	calls := s.calls
@@ -103,7 +103,7 @@ func (s *services) report(w http.ResponseWriter, _ *http.Request) {
 	_ = json.NewEncoder(w).Encode(calls)
 }
 
-// takeCalls asks the services for the calls since it asked last.
+// takeCalls returns the calls of the token endpoint since it was called last.
 func takeCalls(services string) ([]tokenCall, error) {
 	res, err := http.Get("http://" + services + "/calls")
 	if err != nil {

@@ -6,12 +6,12 @@ import (
 	"time"
 )
 
-// spread is a figure over the rounds.
+// spread is the distribution of one figure over the rounds.
 type spread struct {
 	Median float64 `json:"median"`
 	Min    float64 `json:"min"`
 	Max    float64 `json:"max"`
-	Rounds int     `json:"rounds"` // that have the figure
+	Rounds int     `json:"rounds"` // the number of rounds that have the figure
 }
 
 func spreadOf(values []float64) spread {
@@ -28,7 +28,7 @@ func spreadOf(values []float64) spread {
 	}
 }
 
-// percentile is the smallest sample that at least the share p of all does not exceed.
+// percentile returns the smallest sample for which at least the share p of all samples is not greater.
 func percentile(sorted []time.Duration, p float64) time.Duration {
 	i := int(math.Ceil(p*float64(len(sorted)))) - 1
 	return sorted[max(i, 0)]

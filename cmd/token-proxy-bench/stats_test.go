@@ -20,7 +20,7 @@ func TestPercentile(t *testing.T) {
 		{hundred, 0, 1}, {hundred[:1], 0.5, 1}, {hundred[:3], 0.5, 2},
 	} {
 		if got := percentile(test.sorted, test.share); got != test.want {
-			t.Errorf("of %d, at %v: got %d, want %d", len(test.sorted), test.share, got, test.want)
+			t.Errorf("%d samples, share %v: got %d, want %d", len(test.sorted), test.share, got, test.want)
 		}
 	}
 }
@@ -41,7 +41,7 @@ func TestSpread(t *testing.T) {
 	}
 }
 
-// A ratio is one of the same round: a round that slows both down leaves it as it is.
+// TestRatiosAreWithinRounds checks that a round that slows both contenders down does not change their ratio.
 func TestRatiosAreWithinRounds(t *testing.T) {
 	of := func(sidecar, static float64) round {
 		return round{Figures: map[string]figures{sidecarName: {keyCPU: sidecar}, staticName: {keyCPU: static}}}
