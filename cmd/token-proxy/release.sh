@@ -1,18 +1,21 @@
 #!/usr/bin/env bash
-# Builds a release: for each platform an archive and an SBOM (CycloneDX), and checksums of them all. The same commit gives
-# the same bytes, wherever it is built with the same Go.
+# Builds a release: for each platform an archive and an SBOM (CycloneDX), and one file with all checksums. The same commit,
+# built with the same Go, gives the same bytes on any machine.
 #
-#	cmd/token-proxy/release.sh [<os>/<arch>...]        into .build/release; by default for all four platforms
-#	cmd/token-proxy/release.sh binary <output file>    the binary alone, for GOOS and GOARCH: for the Dockerfile
+#	cmd/token-proxy/release.sh [<os>/<arch>...]        a release, for all four platforms by default
+#	cmd/token-proxy/release.sh binary <output file>    the binary alone, for GOOS and GOARCH, as the Dockerfile needs it
+#	cmd/token-proxy/release.sh documents <folder>      the documents alone, as they are in an archive
 #
-#	VERSION    what `token-proxy version` says; by default what `git describe` says
-#	OUTPUT     where to, instead of .build/release
+#	VERSION    the version that `token-proxy version` reports (default: the output of `git describe`)
+#	OUTPUT     the folder for the release (default: .build/release)
 #
-# It needs Go, git, and GNU tar.
+# It requires Go, git, and GNU tar and coreutils.
 set -euo pipefail
 trap 'echo "release.sh: line $LINENO failed" >&2' ERR
 
 platforms=(linux/amd64 linux/arm64 darwin/amd64 darwin/arm64)
+documents=(LICENSE README.md CHANGELOG.md Caddyfile.example caddymodule/README.md)
+repository=https://github.com/tokenproxy/caddy-token-proxy
 sbom_tool=github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 caddy=github.com/caddyserver/caddy/v2
 
@@ -21,32 +24,73 @@ cd "$(dirname "$0")/../.."
 root=$PWD
 version=${VERSION:-$(git describe --tags --always --dirty)}
 
-# build_binary builds for GOOS and GOARCH. Nothing of this machine gets into the binary: no C, no path, no build id; but
-# the commit does.
+# build_binary builds for GOOS and GOARCH. The binary contains the commit, but nothing of this machine, because the build
+# has no C, no paths and no build id.
 build_binary() {
 	CGO_ENABLED=0 GOAMD64=v1 GOARM64=v8.0 GOFLAGS='' GOWORK=off go build -trimpath -buildvcs=true \
 		-ldflags "-s -w -buildid= -X $caddy.CustomVersion=$version -X $caddy.CustomBinaryName=token-proxy" \
 		-o "$1" ./cmd/token-proxy
 }
 
-if [ "${1:-}" = binary ]; then
+# copy_documents copies the documents into a folder.
+copy_documents() {
+	cp --parents "${documents[@]}" "$1"
+	local document
+	for document in "${documents[@]}"; do
+		if [[ $document == *.md ]]; then
+			mend_links "$document" "$1"
+		fi
+	done
+}
+
+# mend_links replaces the relative links of a document whose files are not in the folder, with links to the same files in
+# the repository at this commit. It fails if the repository does not have such a file either.
+mend_links() {
+	local document=$1 folder=$2 text commit link file kind
+	text=$(<"$document")
+	commit=$(git rev-parse HEAD)
+	for link in $(grep -oE '\]\([^)[:space:]]+\)' "$document" | sed -E 's/^\]\(|\)$//g' | grep -vE '://|^#' | sort -u); do
+		file=$(realpath --canonicalize-missing --relative-to="$root" "$(dirname "$document")/${link%%#*}")
+		if [ -e "$folder/$file" ]; then
+			continue
+		elif [ -d "$file" ]; then
+			kind=tree
+		elif [ -f "$file" ]; then
+			kind=blob
+		else
+			echo "release.sh: $document links to $link, which does not exist" >&2
+			return 1
+		fi
+		file+=${link#"${link%%#*}"} # the anchor
+		text=${text//"]($link)"/"]($repository/$kind/$commit/$file)"}
+	done
+	printf '%s\n' "$text" >"$folder/$document"
+}
+
+case ${1:-} in
+binary)
 	build_binary "$(cd "$here" && realpath -m "$2")"
 	exit
-fi
+	;;
+documents)
+	copy_documents "$(cd "$here" && realpath -m "$2")"
+	exit
+	;;
+esac
 
 if [ $# -gt 0 ]; then
 	platforms=("$@")
 fi
 output=$(cd "$here" && realpath -m "${OUTPUT:-$root/.build/release}")
 if [ -n "$(git status --porcelain)" ]; then
-	echo "release.sh: there are changes that are not committed: the binaries say so, and nobody can build them again" >&2
+	echo "release.sh: the tree has changes that are not committed. The binaries report this, and cannot be built again" >&2
 fi
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 rm -rf "$output"
 mkdir -p "$output"
 
-GOBIN=$scratch/bin go install "$sbom_tool" # not `go run`, which would build it for the platform of the release
+GOBIN=$scratch/bin go install "$sbom_tool" # `go run` would build it for the platform of the release
 commit_time=$(git log -1 --format=%ct)
 
 for platform in "${platforms[@]}"; do
@@ -55,7 +99,7 @@ for platform in "${platforms[@]}"; do
 	echo "-- $name"
 	mkdir "$scratch/$name"
 	build_binary "$scratch/$name/token-proxy"
-	cp --parents LICENSE README.md CHANGELOG.md Caddyfile.example caddymodule/README.md "$scratch/$name"
+	copy_documents "$scratch/$name"
 	tar --create --directory "$scratch" --format=gnu --sort=name --mtime="@$commit_time" --owner=0 --group=0 --numeric-owner \
 		--mode=go=u-w "$name" | gzip --no-name --best >"$output/$name.tar.gz"
 	"$scratch/bin/cyclonedx-gomod" bin -json -std -noserial -notimestamp -version "$version" \
