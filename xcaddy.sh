@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds Caddy with the token_proxy modules of this tree, as `xcaddy build` would with a released version, and lists
-# the modules that are in it.
+# Builds Caddy with the token_proxy modules of this tree, as `xcaddy build` does with a released version, and lists
+# these modules.
 #
 #	./xcaddy.sh [<output file>]        default: ./caddy
 set -euo pipefail
@@ -10,8 +10,8 @@ caddy_version=v2.11.9
 xcaddy_version=v0.4.7
 module=github.com/tokenproxy/caddy-token-proxy
 
-# install_xcaddy works inside a module of its own, because `go install xcaddy@version` asks for the list of all
-# versions, which not every module mirror offers.
+# install_xcaddy works in a module of its own, because `go install xcaddy@version` requests the list of all versions,
+# which some module mirrors do not have.
 install_xcaddy() {
 	local scratch
 	scratch=$(mktemp -d)
@@ -34,7 +34,7 @@ if ! command -v xcaddy >/dev/null; then
 	install_xcaddy
 fi
 
-# The module is this tree: nobody is to be asked for a released version of it.
+# The module is this tree, so Go must not look for a released version of it.
 govcs=$(go env GOVCS)
 export GONOPROXY="$module,$(go env GONOPROXY)" GOVCS="$module:off${govcs:+,$govcs}"
 

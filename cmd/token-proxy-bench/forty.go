@@ -11,8 +11,9 @@ import (
 	"golang.org/x/oauth2/clientcredentials"
 )
 
-// fortyLines returns the proxy that a developer would write by hand. It has the defaults of its libraries, except that it
-// keeps as many idle connections to a host as Caddy does. With Go's default of 2, most requests would open a connection.
+// fortyLines returns the proxy that a developer would write by hand. It has the defaults of its libraries, except that
+// it keeps as many idle connections to a host as Caddy does. With Go's default of 2, most requests would open a
+// connection.
 func fortyLines(upstream, tokenURL, margin string) (http.Handler, error) {
 	target, err := url.Parse(upstream)
 	if err != nil {

@@ -73,8 +73,8 @@ func sampleCount(rate float64, d time.Duration) int {
 	return min(int(rate*d.Seconds())+1, 5_000_000)
 }
 
-// pace sets the intended time of each sample, and queues the sample at that time. It locks its thread, because it sleeps
-// in the kernel.
+// pace sets the intended time of each sample, and queues the sample at that time. It locks its thread, because it
+// sleeps in the kernel.
 func pace(ctx context.Context, samples []sample, rate float64, queue chan<- int) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

@@ -47,8 +47,8 @@ func TestLoadCountsFailures(t *testing.T) {
 	}
 }
 
-// TestOpenLoopCountsWaits checks that the latency includes the wait for a connection. One slow answer delays all requests
-// whose time comes meanwhile.
+// TestOpenLoopCountsWaits checks that the latency includes the wait for a connection. One slow answer delays all
+// requests whose time comes meanwhile.
 func TestOpenLoopCountsWaits(t *testing.T) {
 	var first atomic.Bool
 	const pause = 100 * time.Millisecond

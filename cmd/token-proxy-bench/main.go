@@ -1,7 +1,7 @@
 // Command token-proxy-bench measures token_proxy and two other proxies that do the same work, in one run:
 //
 //	token_proxy    the sidecar
-//	reverse_proxy  Caddy's reverse_proxy with a static header, in the same binary. The difference is the cost of a token
+//	reverse_proxy  Caddy's reverse_proxy with a static header, in the same binary; the difference is the cost of a token
 //	forty_lines    httputil.ReverseProxy with golang.org/x/oauth2/clientcredentials, as a developer would write it by hand
 //
 // Each is a process of its own in front of the same small API on loopback. They take turns at each tenth of a phase, in

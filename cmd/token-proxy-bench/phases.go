@@ -61,7 +61,8 @@ func (b *bench) throughput(all []*entrant) error {
 	return nil
 }
 
-// watchMemory samples the resident memory of a process. The function that it returns ends that, and returns the maximum.
+// watchMemory samples the resident memory of a process. The function that it returns ends that, and returns the
+// maximum.
 func watchMemory(pid int) func() int64 {
 	const interval = 20 * time.Millisecond
 	stop, result := make(chan struct{}), make(chan int64)
@@ -143,7 +144,8 @@ func (b *bench) calibrate(ctx context.Context) (float64, error) {
 	return max(1, rateShare*slowest), err
 }
 
-// direct measures the API without a proxy: the limit of the load generator and the API, and their share of each latency.
+// direct measures the API without a proxy: the limit of the load generator and the API, and their share of each
+// latency.
 func (b *bench) direct(ctx context.Context, rate float64) (figures, error) {
 	b.show.status("calibrating: no proxy")
 	d := b.settings.duration

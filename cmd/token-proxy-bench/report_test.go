@@ -50,8 +50,8 @@ func TestTableWithoutRefreshes(t *testing.T) {
 	}
 }
 
-// TestREADMEShowsTheReport compares the README of the command with the report in the folder latest, and the README of the
-// repository with rows of it.
+// TestREADMEShowsTheReport compares the README of the command with the report in the folder latest, and the README of
+// the repository with rows of it.
 func TestREADMEShowsTheReport(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join("latest", jsonName))
 	if err != nil {

@@ -36,8 +36,8 @@ const (
 	// token_proxy. The default of golang.org/x/oauth2, 10 s, is longer than the lifetime.
 	shortMargin = shortLife * time.Second / 5
 
-	// rateShare is the rate of the open loop, as a share of the lowest throughput of all contenders. It leaves room for a
-	// machine that becomes slower meanwhile. Otherwise the latencies would be those of a queue.
+	// rateShare is the rate of the open loop, as a share of the lowest throughput of all contenders. It leaves room for
+	// a machine that becomes slower meanwhile. Otherwise the latencies would be those of a queue.
 	rateShare = 0.3
 )
 

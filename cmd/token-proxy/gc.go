@@ -7,17 +7,18 @@ import (
 	"runtime/metrics"
 )
 
-// By default, Go's collector runs whenever the heap has doubled since it ran last. A sidecar's heap is a dozen MiB, so
-// that is often: a tenth of its processor time. Here the heap may grow to five times what is in use, but by maxGarbage at
-// most; or by as much as is in use, as Go lets it, if that is more. It is a goal: what is in use is known only after a
-// collection. Caddy's own limit, nine tenths of the container's memory, goes before.
+// By default, Go's collector runs whenever the heap has doubled. The heap of a sidecar is a dozen MiB, so the collector
+// runs often, and takes a tenth of the CPU time. This binary lets the heap grow to five times the memory in use, with
+// at most maxGarbage of garbage. If more than maxGarbage is in use, it permits as much garbage as memory in use, as Go
+// does. The binary measures the memory in use after each collection only, so a sudden change has its effect one or two
+// collections later. Caddy's own limit, nine tenths of the memory of the container, takes precedence.
 const (
-	defaultPercent = 100 // Go's, for GOGC
+	defaultPercent = 100 // Go's default of GOGC
 	relaxedPercent = 400
 	maxGarbage     = 64 << 20
 )
 
-// relaxCollector sets the collector's pace, unless GOGC does.
+// relaxCollector sets the pace of the collector, unless GOGC sets it.
 func relaxCollector() {
 	if os.Getenv("GOGC") != "" {
 		return
@@ -26,19 +27,20 @@ func relaxCollector() {
 	afterCollection(relaxedPercent)
 }
 
-// afterCollection waits for the collector to run, fits its pace to what is in use then, and waits again.
+// afterCollection fits the pace to the memory in use after each collection. percent is the present pace.
 func afterCollection(percent int) {
 	type sentinel struct{ _ *byte }
 	runtime.AddCleanup(new(sentinel), func(percent int) {
 		fitting := percentFor(inUse())
-		if fitting != percent { // setting it stops the world
+		if fitting != percent { // SetGCPercent stops all goroutines for a moment
 			debug.SetGCPercent(fitting)
 		}
 		afterCollection(fitting)
 	}, percent)
 }
 
-// inUse is what the collector takes its percentage of.
+// inUse returns the memory in use, in bytes. It adds what the collector multiplies by GOGC: the live heap, stacks and
+// globals.
 func inUse() uint64 {
 	parts := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/gc/scan/stack:bytes"}, {Name: "/gc/scan/globals:bytes"}}
 	metrics.Read(parts)
@@ -49,7 +51,7 @@ func inUse() uint64 {
 	return sum
 }
 
-// percentFor returns how much garbage there may be, in percent of what is in use.
+// percentFor returns the GOGC for an amount of memory in use.
 func percentFor(inUse uint64) int {
 	return int(min(max(maxGarbage*100/max(inUse, 1), defaultPercent), relaxedPercent))
 }

@@ -25,7 +25,7 @@ func TestPercentFor(t *testing.T) {
 	}
 }
 
-// The collector's pace follows what is in use, up and down.
+// TestCollectorFitsItsPace checks that the pace follows the memory in use, up and down.
 func TestCollectorFitsItsPace(t *testing.T) {
 	t.Setenv("GOGC", "")
 	defer debug.SetGCPercent(100)
@@ -37,7 +37,7 @@ func TestCollectorFitsItsPace(t *testing.T) {
 	wantPercent(t, relaxedPercent)
 }
 
-// wantPercent lets the collector run until it goes at the pace.
+// wantPercent runs the collector until it has the pace.
 func wantPercent(t *testing.T, want int) {
 	t.Helper()
 	got := 0
@@ -48,7 +48,7 @@ func wantPercent(t *testing.T, want int) {
 		}
 		time.Sleep(time.Millisecond)
 	}
-	t.Fatalf("the collector lets the heap grow by %d %%, want %d %%", got, want)
+	t.Fatalf("the heap may grow by %d %%, want %d %%", got, want)
 }
 
 func gcPercent() int {
@@ -57,7 +57,8 @@ func gcPercent() int {
 	return int(percent[0].Value.Uint64())
 }
 
-// The stacks of many goroutines count as what is in use: the collector multiplies them, too.
+// TestCollectorCountsStacks checks that the stacks of many goroutines count as memory in use, as they do for the
+// collector.
 func TestCollectorCountsStacks(t *testing.T) {
 	t.Setenv("GOGC", "")
 	defer debug.SetGCPercent(100)
@@ -79,7 +80,7 @@ func TestCollectorCountsStacks(t *testing.T) {
 	close(release)
 }
 
-// park waits with a stack of that many bytes.
+// park waits with a stack of that many bytes until release is closed.
 func park(release <-chan struct{}, stack int) byte {
 	var frame [1 << 10]byte
 	if stack > len(frame) {
@@ -89,7 +90,7 @@ func park(release <-chan struct{}, stack int) byte {
 	return frame[len(frame)-1]
 }
 
-// The program sets the pace unless GOGC does, and says it in Caddy's metrics.
+// TestProgramSetsThePace checks that the program sets the pace unless GOGC sets it. Caddy's metrics report the pace.
 func TestProgramSetsThePace(t *testing.T) {
 	for gogc, want := range map[string]int{"": relaxedPercent, "70": 70} {
 		admin := startProgram(t, "GOGC="+gogc)
@@ -97,14 +98,14 @@ func TestProgramSetsThePace(t *testing.T) {
 		deadline := time.Now().Add(30 * time.Second)
 		for metrics := ""; !strings.Contains(metrics, line); metrics = page("http://" + admin + "/metrics") {
 			if time.Now().After(deadline) {
-				t.Fatalf("GOGC=%s: there is no %q in %s", gogc, line, metrics)
+				t.Fatalf("GOGC=%s: the metrics lack %q:\n%s", gogc, line, metrics)
 			}
 			time.Sleep(10 * time.Millisecond)
 		}
 	}
 }
 
-// startProgram runs the program until the test ends, and returns where its admin API is.
+// startProgram runs the program until the test ends, and returns the address of its admin API.
 func startProgram(t *testing.T, env string) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -126,7 +127,7 @@ func startProgram(t *testing.T, env string) string {
 	return admin
 }
 
-// page returns what is at a URL, if it is there.
+// page returns the content of a URL, or "" if no server answers.
 func page(url string) string {
 	res, err := http.Get(url)
 	if err != nil {
@@ -137,7 +138,7 @@ func page(url string) string {
 	return string(content)
 }
 
-// TestMain is also the program.
+// TestMain also runs the program, for the tests that start it.
 func TestMain(m *testing.M) {
 	if os.Getenv("TEST_PROGRAM") != "" {
 		main()

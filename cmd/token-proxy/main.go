@@ -5,14 +5,14 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 
-	// Caddy's standard modules, and ours.
+	// The standard modules of Caddy, and those of this repository.
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 
 	_ "github.com/tokenproxy/caddy-token-proxy/caddymodule"
 )
 
 func main() {
-	if caddy.CustomBinaryName == "" { // a release sets it when it is linked
+	if caddy.CustomBinaryName == "" { // the linker sets it in a release
 		caddy.CustomBinaryName = "token-proxy"
 	}
 	relaxCollector()

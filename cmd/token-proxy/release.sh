@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds a release: for each platform an archive and an SBOM (CycloneDX), and one file with all checksums. The same commit,
-# built with the same Go, gives the same bytes on any machine.
+# Builds a release: for each platform an archive and an SBOM (CycloneDX), and one file with all checksums. The same
+# commit, built with the same Go, gives the same bytes on any machine.
 #
 #	cmd/token-proxy/release.sh [<os>/<arch>...]        a release, for all four platforms by default
 #	cmd/token-proxy/release.sh binary <output file>    the binary alone, for GOOS and GOARCH, as the Dockerfile needs it
@@ -24,8 +24,8 @@ cd "$(dirname "$0")/../.."
 root=$PWD
 version=${VERSION:-$(git describe --tags --always --dirty)}
 
-# build_binary builds for GOOS and GOARCH. The binary contains the commit, but nothing of this machine, because the build
-# has no C, no paths and no build id.
+# build_binary builds for GOOS and GOARCH. The binary contains the commit, but nothing of this machine, because the
+# build has no C, no paths and no build id.
 build_binary() {
 	CGO_ENABLED=0 GOAMD64=v1 GOARM64=v8.0 GOFLAGS='' GOWORK=off go build -trimpath -buildvcs=true \
 		-ldflags "-s -w -buildid= -X $caddy.CustomVersion=$version -X $caddy.CustomBinaryName=token-proxy" \
@@ -43,8 +43,8 @@ copy_documents() {
 	done
 }
 
-# mend_links replaces the relative links of a document whose files are not in the folder, with links to the same files in
-# the repository at this commit. It fails if the repository does not have such a file either.
+# mend_links replaces the relative links of a document whose files are not in the folder, with links to the same files
+# in the repository at this commit. It fails if the repository does not have such a file either.
 mend_links() {
 	local document=$1 folder=$2 text commit link file kind
 	text=$(<"$document")

@@ -112,7 +112,8 @@ func smallRepository(t *testing.T) (top string) {
 	return top
 }
 
-// releaseDocuments runs the release script of the repository at top. It writes the documents of an archive into a folder.
+// releaseDocuments runs the release script of the repository at top. It writes the documents of an archive into a
+// folder.
 func releaseDocuments(t *testing.T, top, folder string) (output string, err error) {
 	t.Helper()
 	requireProgram(t, "git")
