@@ -1,4 +1,4 @@
-// Java: the call has an address, and no auth code. Run it with: java Orders.java
+// A call without auth code, in Java. Run it with: java Orders.java
 import java.net.URI;
 import java.net.http.HttpClient;
 import java.net.http.HttpRequest;

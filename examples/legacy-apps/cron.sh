@@ -1,6 +1,6 @@
 #!/bin/sh
-# cron: the orders of the hour, in a file that is never half written. It has no token that could expire overnight; while
-# the token endpoint is down, curl comes back when the sidecar's Retry-After says.
+# A call without auth code, for cron. The script writes the orders of the hour to a file, which is never half written.
+# While the token endpoint is down, curl tries again after the time in the sidecar's Retry-After.
 #
 #	5 * * * * /usr/local/bin/cron.sh /var/lib/shop/orders.json
 set -eu

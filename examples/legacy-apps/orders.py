@@ -1,4 +1,4 @@
-"""Python: the call has an address, and no auth code."""
+"""A call without auth code, in Python."""
 import os
 import urllib.request
 

@@ -1,4 +1,4 @@
-// An application as it was before the sidecar, but for host and protocol.
+// An unchanged application, except for host and protocol.
 import { gateway } from '@elasticpath/js-sdk'
 
 const store = gateway({
