@@ -1,5 +1,5 @@
-// Package check holds compose.yaml to the Compose specification and to what a sidecar with a secret must keep. It is a
-// module of its own, so that the proxy does not depend on Compose.
+// Package check tests compose.yaml against the Compose specification and against the rules for a sidecar with a secret.
+// It is a module of its own, so that the proxy does not depend on Compose.
 package check
 
 import (
@@ -15,7 +15,7 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 )
 
-// load refuses what is not in the specification, as `docker compose config` does.
+// load parses a Compose file, and fails on anything that is not in the specification, as `docker compose config` does.
 func load(content string) (*types.Project, error) {
 	return loader.LoadWithContext(context.Background(), types.ConfigDetails{
 		WorkingDir:  "..",
@@ -54,14 +54,14 @@ var (
 	adminAt   = regexp.MustCompile(`(?m)^\tadmin unix/(/\S+)/[^/\s]+$`)
 )
 
-// complain says what is wrong with the application and its sidecar.
+// complain returns the faults of the application and its sidecar.
 func complain(project *types.Project, caddyfile string) (complaints []string) {
 	bad := func(format string, args ...any) { complaints = append(complaints, fmt.Sprintf(format, args...)) }
 	sidecar, application := project.Services["token-proxy"], project.Services["application"]
 	for name, s := range project.Services {
 		if !s.ReadOnly || s.Privileged || len(s.CapAdd) > 0 || !reflect.DeepEqual(s.CapDrop, []string{"ALL"}) ||
 			!reflect.DeepEqual(s.SecurityOpt, []string{"no-new-privileges:true"}) {
-			bad("%s: its root can be written, or it may too much", name)
+			bad("%s: its root is writable, or it has privileges", name)
 		}
 		if s.User == "" || strings.HasPrefix(s.User, "0") {
 			bad("%s runs as root", name)
@@ -83,11 +83,11 @@ func complain(project *types.Project, caddyfile string) (complaints []string) {
 		bad("a core dump of the sidecar would hold the secret")
 	}
 	if len(application.Secrets)+len(application.Volumes)+len(application.Configs)+len(application.EnvFiles) > 0 {
-		bad("the application has secrets, or may have")
+		bad("the application can have secrets")
 	}
 	files := readFiles.FindAllStringSubmatch(caddyfile, -1)
 	if len(files) == 0 || len(files) != len(sidecar.Secrets) {
-		bad("the Caddyfile names %d files, the sidecar has %d secrets", len(files), len(sidecar.Secrets))
+		bad("the Caddyfile names %d files, but the sidecar has %d secrets", len(files), len(sidecar.Secrets))
 	}
 	for _, file := range files {
 		found := false
@@ -108,7 +108,7 @@ func complain(project *types.Project, caddyfile string) (complaints []string) {
 	if admin := adminAt.FindStringSubmatch(caddyfile); admin == nil {
 		bad("the admin API is not on a unix socket: the application could load a configuration that shows the secret")
 	} else if len(sidecar.Tmpfs) != 1 || !strings.HasPrefix(sidecar.Tmpfs[0], admin[1]+":uid=65532,gid=65532,mode=0700") {
-		bad("the sidecar cannot make the admin socket in %s", admin[1])
+		bad("the sidecar cannot create the admin socket in %s", admin[1])
 	}
 	if len(sidecar.Volumes) != 1 || sidecar.Volumes[0].Target != "/etc/token-proxy/Caddyfile" || !sidecar.Volumes[0].ReadOnly ||
 		!strings.HasSuffix(sidecar.Volumes[0].Source, "/token-proxy.caddyfile") {
@@ -120,7 +120,7 @@ func complain(project *types.Project, caddyfile string) (complaints []string) {
 	return complaints
 }
 
-// The checks must see what they are there for.
+// TestComplaints breaks the rules one at a time, and checks that complain notices each.
 func TestComplaints(t *testing.T) {
 	compose, caddyfile := read(t, "../compose.yaml"), read(t, "../token-proxy.caddyfile")
 	for from, to := range map[string]string{
@@ -142,9 +142,9 @@ func TestComplaints(t *testing.T) {
 	} {
 		project, err := load(replaced(t, compose, from, to))
 		if err != nil {
-			t.Errorf("%q is refused: %v", to, err)
+			t.Errorf("%q does not load: %v", to, err)
 		} else if len(complain(project, caddyfile)) == 0 {
-			t.Errorf("nobody complains of %q", to)
+			t.Errorf("got no complaint about %q", to)
 		}
 	}
 	project, err := load(compose)
@@ -157,7 +157,7 @@ func TestComplaints(t *testing.T) {
 		"/run/secrets/optoro-client-secret":          "/run/secrets/optoro",
 	} {
 		if len(complain(project, replaced(t, caddyfile, from, to))) == 0 {
-			t.Errorf("nobody complains of %q instead of %q", to, from)
+			t.Errorf("got no complaint about %q instead of %q", to, from)
 		}
 	}
 	for from, to := range map[string]string{
@@ -167,7 +167,7 @@ func TestComplaints(t *testing.T) {
 		"service_healthy": "healthy",
 	} {
 		if _, err := load(replaced(t, compose, from, to)); err == nil {
-			t.Errorf("%q was taken", to)
+			t.Errorf("%q loads", to)
 		}
 	}
 }
@@ -175,7 +175,7 @@ func TestComplaints(t *testing.T) {
 func replaced(t *testing.T, text, from, to string) string {
 	t.Helper()
 	if !strings.Contains(text, from) {
-		t.Fatalf("there is no %q", from)
+		t.Fatalf("the file does not contain %q", from)
 	}
 	return strings.Replace(text, from, to, 1)
 }

@@ -1,5 +1,5 @@
-// Package check holds the manifests beside it to what Kubernetes takes and to what a sidecar with a secret must keep. It is
-// a module of its own, so that the proxy does not depend on Kubernetes.
+// Package check tests the manifests against the API of Kubernetes and against the rules for a sidecar with a secret. It
+// is a module of its own, so that the proxy does not depend on Kubernetes.
 package check
 
 import (
@@ -28,7 +28,7 @@ const sidecarName = "token-proxy"
 
 var variants = []string{"secret", "secretless", "unix-socket", "several-credentials"}
 
-// manifests are what kustomize makes of a folder.
+// manifests are the objects that kustomize builds from a folder.
 type manifests struct {
 	deployments []*appsv1.Deployment
 	configMaps  map[string]*corev1.ConfigMap
@@ -37,7 +37,7 @@ type manifests struct {
 	policies    []*networkingv1.NetworkPolicy
 }
 
-// build does what `kubectl apply -k` would, up to sending it.
+// build builds a folder as `kubectl apply -k` does.
 func build(t *testing.T, fs filesys.FileSystem, folder string) *manifests {
 	t.Helper()
 	built, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(fs, folder)
@@ -66,13 +66,13 @@ func build(t *testing.T, fs filesys.FileSystem, folder string) *manifests {
 		case *networkingv1.NetworkPolicy:
 			m.policies = append(m.policies, object)
 		default:
-			t.Errorf("%s: %s is not expected; a Secret must not be in it at all", folder, resource.CurId())
+			t.Errorf("%s: unexpected %s; the manifests must not contain a Secret", folder, resource.CurId())
 		}
 	}
 	return m
 }
 
-// decode refuses what the API server refuses with strict validation: unknown, repeated and mistyped fields.
+// decode fails on unknown, repeated and mistyped fields, as the API server does with strict validation.
 func decode(text []byte) (runtime.Object, error) {
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{appsv1.AddToScheme, corev1.AddToScheme, networkingv1.AddToScheme} {
@@ -104,10 +104,10 @@ func TestDecodeIsStrict(t *testing.T) {
 	} {
 		bad := bytes.Replace(good, []byte(from), []byte(to), 1)
 		if bytes.Equal(bad, good) {
-			t.Fatalf("there is no %q", from)
+			t.Fatalf("the manifest does not contain %q", from)
 		}
 		if _, err := decode(bad); err == nil {
-			t.Errorf("%q was taken", to)
+			t.Errorf("got no error for %q", to)
 		}
 	}
 }
@@ -123,7 +123,7 @@ func TestVariants(t *testing.T) {
 	}
 }
 
-// Each folder with a Caddyfile is a variant, and the README names it.
+// TestVariantsAreAll checks that each folder with a Caddyfile is one of variants, and that the README names it.
 func TestVariantsAreAll(t *testing.T) {
 	found, err := filepath.Glob("../*/token-proxy.caddyfile")
 	if err != nil || len(found) != len(variants) {
@@ -157,7 +157,7 @@ func load(t *testing.T, variant string) *manifests {
 	return m
 }
 
-// caddyfileOf follows the way from the sidecar's arguments, which are the image's, to the ConfigMap.
+// caddyfileOf returns the content of the file that the arguments of the image name, from the ConfigMap.
 func caddyfileOf(m *manifests) string {
 	pod := m.deployments[0].Spec.Template.Spec
 	for _, mount := range pod.InitContainers[0].VolumeMounts {
@@ -186,7 +186,7 @@ var (
 	stableName = regexp.MustCompile(`-[a-z0-9]{10}$`)
 )
 
-// complain says what is wrong with a Deployment that has the sidecar.
+// complain returns the faults of a Deployment with the sidecar.
 func complain(m *manifests) (complaints []string) {
 	bad := func(format string, args ...any) { complaints = append(complaints, fmt.Sprintf(format, args...)) }
 	template := m.deployments[0].Spec.Template
@@ -205,10 +205,10 @@ func complain(m *manifests) (complaints []string) {
 		bad("the sidecar gets no Caddyfile")
 	}
 	if sidecar.Command != nil || sidecar.Args != nil {
-		bad("the arguments are not the image's, which name /etc/token-proxy/Caddyfile")
+		bad("the manifest replaces the arguments of the image, which name /etc/token-proxy/Caddyfile")
 	}
 
-	// Probes: the application waits for a token, and a lack of tokens never kills the sidecar.
+	// The probes. The application waits for a token, and a lack of tokens never ends the sidecar.
 	var port int32
 	for _, p := range sidecar.Ports {
 		if p.Name == "token-proxy" {
@@ -217,17 +217,17 @@ func complain(m *manifests) (complaints []string) {
 	}
 	for name, probe := range map[string]*corev1.Probe{"startupProbe": sidecar.StartupProbe, "readinessProbe": sidecar.ReadinessProbe} {
 		if probe == nil || probe.HTTPGet == nil || probe.HTTPGet.Path != "/ready" || probe.HTTPGet.Port.StrVal != "token-proxy" {
-			bad("%s does not ask /ready at the port token-proxy", name)
+			bad("%s does not request /ready at the port token-proxy", name)
 		}
 	}
 	if probe := sidecar.StartupProbe; probe != nil && (probe.PeriodSeconds*probe.FailureThreshold < 600 || probe.PeriodSeconds > 2) {
 		bad("startupProbe restarts the sidecar too soon, or makes the application wait")
 	}
 	if sidecar.LivenessProbe != nil {
-		bad("there is a livenessProbe: it throws away tokens")
+		bad("the sidecar has a livenessProbe, which loses tokens")
 	}
 	if want := fmt.Sprintf("\nhttp://:%d {\n\thandle /ready {\n", port); !strings.Contains(caddyfile, want) {
-		bad("the Caddyfile does not answer the probes: there is no %q", want)
+		bad("the Caddyfile does not answer the probes, because it lacks %q", want)
 	}
 	if ready := strings.Split(caddyfile, "\nhttp://:"); len(ready) != 2 || strings.Contains(ready[1], "token_proxy ") {
 		bad("a credential is open to other pods")
@@ -241,7 +241,7 @@ func complain(m *manifests) (complaints []string) {
 		case strings.HasPrefix(bind, "unix/"):
 			socket, _, _ := strings.Cut(strings.TrimPrefix(bind, "unix/"), "|")
 			if mount := mountOf(&sidecar, socket); mount == nil || mount.ReadOnly {
-				bad("the sidecar cannot make %s", socket)
+				bad("the sidecar cannot create %s", socket)
 			}
 			if mount := mountOf(&pod.Containers[0], socket); mount == nil || !mount.ReadOnly {
 				bad("the application cannot reach %s, or could replace it", socket)
@@ -251,12 +251,12 @@ func complain(m *manifests) (complaints []string) {
 		}
 	}
 
-	// The files that the Caddyfile names are there, and nobody else's.
+	// The files that the Caddyfile names exist, and only the sidecar mounts them.
 	for _, variable := range sidecar.Env {
 		caddyfile = strings.ReplaceAll(caddyfile, "{env."+variable.Name+"}", variable.Value)
 	}
 	if strings.Contains(caddyfile, "{env.") {
-		bad("the Caddyfile names a variable that there is not")
+		bad("the Caddyfile names a variable that the sidecar does not have")
 	}
 	files := readFiles.FindAllStringSubmatch(caddyfile, -1)
 	if len(files) == 0 {
@@ -269,22 +269,22 @@ func complain(m *manifests) (complaints []string) {
 			continue
 		}
 		if mount.SubPath != "" || !mount.ReadOnly {
-			bad("%s: the mount has a subPath, so that rotation is not seen, or can be written", file[1])
+			bad("%s: the mount is writable, or has a subPath, which hides a rotated secret", file[1])
 		}
 		v := volume(&pod, mount.Name)
 		if v == nil || !provides(v, strings.TrimPrefix(file[1], mount.MountPath+"/")) {
-			bad("%s: the volume has no such file, or not for the sidecar's user", file[1])
+			bad("%s: the volume lacks the file, or the user of the sidecar cannot read it", file[1])
 		}
 	}
 	admin := adminAt.FindStringSubmatch(caddyfile)
 	if admin == nil {
 		bad("the admin API is not on a unix socket: the application could load a configuration that shows the secret")
 	} else if mount := mountOf(&sidecar, admin[1]); mount == nil || mount.ReadOnly {
-		bad("the sidecar cannot make %s", admin[1])
+		bad("the sidecar cannot create %s", admin[1])
 	}
 	for _, mount := range sidecar.VolumeMounts {
 		if volume(&pod, mount.Name) == nil {
-			bad("there is no volume %s", mount.Name)
+			bad("the pod has no volume %s", mount.Name)
 		}
 		if mount.Name == "token-proxy-socket" {
 			continue
@@ -303,7 +303,7 @@ func complain(m *manifests) (complaints []string) {
 		}
 	}
 
-	// What the sidecar may.
+	// The privileges of the sidecar.
 	switch s := sidecar.SecurityContext; {
 	case s == nil,
 		s.RunAsNonRoot == nil || !*s.RunAsNonRoot,
@@ -313,7 +313,7 @@ func complain(m *manifests) (complaints []string) {
 		s.Privileged != nil && *s.Privileged,
 		s.Capabilities == nil || !reflect.DeepEqual(s.Capabilities.Drop, []corev1.Capability{"ALL"}) || s.Capabilities.Add != nil,
 		s.SeccompProfile == nil || s.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault:
-		bad("the securityContext is not that of the Pod Security Standard `restricted`, with a read-only root")
+		bad("the securityContext does not satisfy the Pod Security Standard `restricted`, or the root is writable")
 	}
 	for _, c := range pod.Containers {
 		if s := c.SecurityContext; s == nil || s.RunAsUser == nil || *s.RunAsUser == *sidecar.SecurityContext.RunAsUser {
@@ -333,36 +333,36 @@ func complain(m *manifests) (complaints []string) {
 	}
 	requests, limits := sidecar.Resources.Requests, sidecar.Resources.Limits
 	if requests.Cpu().IsZero() || requests.Memory().IsZero() || limits.Memory().Cmp(*requests.Memory()) < 0 || !limits.Cpu().IsZero() {
-		bad("resources: want requests, and a limit of memory alone")
+		bad("resources: want requests, a limit of memory, and no limit of CPU")
 	}
 	if !strings.Contains(sidecar.Image, "/token-proxy:v") {
 		bad("the image is %q", sidecar.Image)
 	}
 
-	// The NetworkPolicy is about this pod.
+	// The NetworkPolicy applies to this pod.
 	for _, policy := range m.policies {
 		selector := labels.SelectorFromSet(policy.Spec.PodSelector.MatchLabels)
 		if selector.Empty() || !selector.Matches(labels.Set(template.Labels)) {
 			bad("the NetworkPolicy does not select the pod, or selects every pod")
 		}
 		if len(policy.Spec.PolicyTypes) != 2 {
-			bad("the NetworkPolicy is not for both directions")
+			bad("the NetworkPolicy does not apply to both directions")
 		}
 		for _, rule := range policy.Spec.Ingress {
 			for _, p := range rule.Ports {
 				if !slices.ContainsFunc(pod.Containers, func(c corev1.Container) bool {
 					return slices.ContainsFunc(c.Ports, func(port corev1.ContainerPort) bool { return port.Name == p.Port.StrVal })
 				}) {
-					bad("the NetworkPolicy lets in port %s, which is none of the application's", p.Port)
+					bad("the NetworkPolicy admits port %s, which is not a port of the application", p.Port)
 				}
 			}
 			if len(rule.Ports) == 0 {
-				bad("the NetworkPolicy lets in all ports")
+				bad("the NetworkPolicy admits all ports")
 			}
 		}
 	}
 
-	// A changed Caddyfile rolls out.
+	// The name of the ConfigMap changes with the Caddyfile, which starts a rollout.
 	for name := range m.configMaps {
 		if !stableName.MatchString(name) {
 			bad("the name of the ConfigMap %s has no hash", name)
@@ -371,7 +371,7 @@ func complain(m *manifests) (complaints []string) {
 	return complaints
 }
 
-// mountOf returns the mount that a file is in.
+// mountOf returns the mount that contains a file.
 func mountOf(c *corev1.Container, file string) *corev1.VolumeMount {
 	for i, mount := range c.VolumeMounts {
 		if mount.MountPath == path.Dir(file) || strings.HasPrefix(file, mount.MountPath+"/") {
@@ -381,10 +381,9 @@ func mountOf(c *corev1.Container, file string) *corev1.VolumeMount {
 	return nil
 }
 
-// provides reports whether a volume has a file that a user who is neither root nor in its group can read. Without items, a
-// Secret may have any.
+// provides reports whether a volume has a file that all users can read. A Secret without items can have any file.
 func provides(v *corev1.Volume, file string) bool {
-	readable := func(mode *int32) bool { return mode == nil || *mode == 0o444 } // Kubernetes' default is 0644
+	readable := func(mode *int32) bool { return mode == nil || *mode == 0o444 } // the default of Kubernetes is 0644
 	switch {
 	case v.Secret != nil:
 		return v.Projected == nil && v.Secret.Items == nil && !strings.Contains(file, "/") && readable(v.Secret.DefaultMode)
@@ -405,7 +404,7 @@ func provides(v *corev1.Volume, file string) bool {
 	return false
 }
 
-// The checks must see what they are there for.
+// TestComplaints breaks the rules one at a time, and checks that complain notices each.
 func TestComplaints(t *testing.T) {
 	type change = func(m *manifests, pod *corev1.PodSpec, sidecar *corev1.Container)
 	yes, no, root := true, false, int64(0)
@@ -489,10 +488,10 @@ func TestComplaints(t *testing.T) {
 		{"secret", "policy for every pod", func(m *manifests, _ *corev1.PodSpec, _ *corev1.Container) {
 			m.policies[0].Spec.PodSelector.MatchLabels = nil
 		}},
-		{"secret", "policy lets in the probes' port", func(m *manifests, _ *corev1.PodSpec, _ *corev1.Container) {
+		{"secret", "policy admits the port of the probes", func(m *manifests, _ *corev1.PodSpec, _ *corev1.Container) {
 			m.policies[0].Spec.Ingress[0].Ports[0].Port.StrVal = "token-proxy"
 		}},
-		{"secret", "policy lets in all", func(m *manifests, _ *corev1.PodSpec, _ *corev1.Container) { m.policies[0].Spec.Ingress[0].Ports = nil }},
+		{"secret", "policy admits all ports", func(m *manifests, _ *corev1.PodSpec, _ *corev1.Container) { m.policies[0].Spec.Ingress[0].Ports = nil }},
 		{"secret", "policy in one direction", func(m *manifests, _ *corev1.PodSpec, _ *corev1.Container) {
 			m.policies[0].Spec.PolicyTypes = m.policies[0].Spec.PolicyTypes[:1]
 		}},
@@ -503,7 +502,7 @@ func TestComplaints(t *testing.T) {
 			pod := &m.deployments[0].Spec.Template.Spec
 			test.change(m, pod, &pod.InitContainers[0])
 			if complaints := complain(m); len(complaints) == 0 {
-				t.Error("nobody complains")
+				t.Error("got no complaint")
 			} else {
 				t.Log(complaints)
 			}
@@ -523,8 +522,8 @@ func caddyfileWithout(line string) func(*manifests, *corev1.PodSpec, *corev1.Con
 	}
 }
 
-// TestAnyDeployment adds the component to a Deployment that has everything, and one that has nothing: what there was stays
-// as it was.
+// TestAnyDeployment adds the component to a Deployment with every optional field, and to one with none. The component
+// must not change what was there.
 func TestAnyDeployment(t *testing.T) {
 	for name, spec := range map[string]string{
 		"nothing": "containers: [{name: a, image: a}]",
@@ -549,7 +548,7 @@ volumes: [{name: data, persistentVolumeClaim: {claimName: data}}]`,
 			}
 			pod := mixed.Spec
 			if pod.InitContainers[0].Name != sidecarName {
-				t.Fatalf("%s is started before the sidecar", pod.InitContainers[0].Name)
+				t.Fatalf("%s starts before the sidecar", pod.InitContainers[0].Name)
 			}
 			pod.InitContainers = pod.InitContainers[1:]
 			pod.Volumes = slices.DeleteFunc(pod.Volumes, func(v corev1.Volume) bool { return strings.HasPrefix(v.Name, "token-proxy-") })
@@ -562,13 +561,14 @@ volumes: [{name: data, persistentVolumeClaim: {claimName: data}}]`,
 				}
 			}
 			if !reflect.DeepEqual(pod, plain.Spec) {
-				t.Errorf("the rest has become\n%+v\nfrom\n%+v", pod, plain.Spec)
+				t.Errorf("the component changed the rest to\n%+v\nwant\n%+v", pod, plain.Spec)
 			}
 		})
 	}
 }
 
-// anyDeployment returns the pod template of two Deployments, which must be alike.
+// anyDeployment builds a Deployment twice, under two names, and returns the pod template, which must be the same in
+// both.
 func anyDeployment(t *testing.T, deployment, components string) corev1.PodTemplateSpec {
 	t.Helper()
 	fs := filesys.MakeFsInMemory()
@@ -588,7 +588,7 @@ func anyDeployment(t *testing.T, deployment, components string) corev1.PodTempla
 	write("/mine/kustomization.yaml", []byte("resources: [deployments.yaml]\n"+components))
 	m := build(t, fs, "/mine")
 	if len(m.deployments) != 2 || !reflect.DeepEqual(m.deployments[0].Spec, m.deployments[1].Spec) {
-		t.Fatal("the two Deployments are not alike")
+		t.Fatal("the two Deployments differ")
 	}
 	return m.deployments[0].Spec.Template
 }
