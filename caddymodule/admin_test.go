@@ -437,7 +437,7 @@ func TestAdminRefreshExplainsFailures(t *testing.T) {
 		explain []string
 	}{
 		{"down", devserver.Fault{Status: 503}, 503, "unavailable", []string{"status 503", "status page"}},
-		{"limited", devserver.Fault{Status: 429, RetryAfter: "60"}, 503, "unavailable", []string{"status 429", "follows by itself", "same client id"}},
+		{"limited", devserver.Fault{Status: 429, RetryAfter: "60"}, 503, "unavailable", []string{"status 429", "calls again by itself", "same client id"}},
 		{"wrong-secret", devserver.Fault{Error: "invalid_client"}, 502, "refused", []string{"invalid_client", "client_id and client_secret"}},
 		{"garbage", devserver.Fault{Garbage: devserver.GarbageHTML}, 502, "unreadable", []string{"token URL"}},
 	}

@@ -79,7 +79,7 @@ func TestCheckCommand(t *testing.T) {
 		if len(lines) != 5 || !strings.HasPrefix(lines[0], "✗ bad (") || !strings.HasPrefix(lines[2], "✗ down (") || !strings.HasPrefix(lines[4], "✓ good (") {
 			t.Fatalf("it says\n%s", out)
 		}
-		wantText(t, lines[0], "does not accept the client", "invalid_client")
+		wantText(t, lines[0], "refuses the credential", "invalid_client")
 		wantText(t, lines[1], "  Compare client_id and client_secret")
 		wantText(t, lines[2], "status 503")
 		wantText(t, lines[4], "a token for 25 hours, fingerprint ")
@@ -239,7 +239,7 @@ func TestSteeringCommands(t *testing.T) {
 			if len(lines) != 3 || !strings.HasPrefix(lines[0], "CREDENTIAL") || !strings.HasPrefix(lines[1], one) || !strings.HasPrefix(lines[2], two) {
 				t.Errorf("it says\n%s", out)
 			}
-			wantText(t, lines[1], "idle", "none", " - ", "There is no token yet.")
+			wantText(t, lines[1], "idle", "none", " - ", "The proxy has no token yet.")
 
 			out, err = run(t, refreshCommand(), by, one)
 			if err != nil || good.Calls() != 1 {

@@ -42,17 +42,17 @@ func TestRehearsedFailuresAreToldApart(t *testing.T) {
 		advice  []string
 	}{
 		{name: "endpoint-down", status: 503, health: "failing",
-			summary: []string{"cannot be reached"}, advice: []string{"token URL", "is up", "firewall"}},
+			summary: []string{"cannot be reached"}, advice: []string{"token URL", "is running", "firewall"}},
 		{name: "rate-limited", fault: devserver.Fault{Status: 429, RetryAfter: "120"}, status: 503, health: "failing",
-			summary: []string{"429", "how often"}, advice: []string{"same client id", "follows by itself"}},
+			summary: []string{"429", "how often"}, advice: []string{"same client id", "calls again by itself"}},
 		{name: "wrong-secret", fault: devserver.Fault{Error: "invalid_client"}, status: 502, health: "failing",
-			summary: []string{"does not accept the client", "invalid_client"}, advice: []string{"client_id and client_secret", "console"}},
+			summary: []string{"refuses the credential", "invalid_client"}, advice: []string{"client_id and client_secret", "console"}},
 		{name: "revoked-token", status: 200, health: "degraded",
 			prepare: func(t *testing.T, s *tokenServer, visit func() clientAnswer) {
 				visit().wantStatus(t, 200)
 				s.revokeAll()
 			},
-			summary: []string{"revoked", "401"}, advice: []string{"on purpose", "same id"}},
+			summary: []string{"revoked", "401"}, advice: []string{"on purpose", "same client id"}},
 		{name: "refused-destination", status: 502, health: "failing",
 			summary: []string{"may not go", "127.0.0.2:1"}, advice: []string{"api_hosts", "correct the upstream"}},
 		{name: "slow-endpoint", fault: devserver.Fault{Latency: 2 * time.Second}, status: 200, health: "degraded",

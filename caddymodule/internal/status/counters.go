@@ -6,16 +6,16 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// Served says how a request was served, or why not. It is an index into servedLabels.
+// Served is how a request came by a token, or why it has none. It is an index into servedLabels.
 type Served int
 
-// How requests come by a token.
+// The ways in which a request comes by a token.
 const (
-	ServedFresh Served = iota
-	ServedStale
-	ServedWaited
-	ServedFailed
-	ServedLeft // the application did not wait for a token
+	ServedFresh  Served = iota // at once, a token that is not due for a refresh
+	ServedStale                // at once, a token that is due for a refresh
+	ServedWaited               // after a wait for a token call
+	ServedFailed               // no token could be had
+	ServedLeft                 // the application did not wait for a token
 )
 
 // servedLabels are the values of the metric label served.
@@ -24,20 +24,20 @@ var servedLabels = [...]string{string(token.ServedFresh), string(token.ServedSta
 // String returns the value of the label.
 func (s Served) String() string { return servedLabels[s] }
 
-// ServedBy returns how a request was served that got a lease.
+// ServedBy returns how the request that holds the lease came by its token.
 func ServedBy(l token.Lease) Served { return Served(slices.Index(servedLabels[:], string(l.Served()))) }
 
-// Denied says why a request was not sent on. It is an index into deniedLabels.
+// Denied is the reason why the proxy denied a request. It is an index into deniedLabels.
 type Denied int
 
-// Why requests are denied.
+// The reasons to deny a request.
 const (
-	DeniedClient Denied = iota
-	DeniedCrossSite
-	DeniedMethod
-	DeniedAuthorization
-	DeniedDestination
-	DeniedLoop
+	DeniedClient        Denied = iota // the client is not one of clients
+	DeniedCrossSite                   // a browser sent it for a page of another site
+	DeniedMethod                      // its method would show the token
+	DeniedAuthorization               // it has credentials of its own
+	DeniedDestination                 // the token may not go to its upstream
+	DeniedLoop                        // it has been through this proxy too often
 )
 
 // deniedLabels are the values of the metric label reason.
@@ -46,13 +46,15 @@ var deniedLabels = [...]string{"client", "cross_site", "method", "authorization"
 // String returns the value of the label.
 func (d Denied) String() string { return deniedLabels[d] }
 
-// labeledCodes are the error codes that have a value of the metric label code: those of RFC 6749, of RFC 8707 and RFC 8628
-// as far as they can be answers to these requests, and Doorkeeper's. A token endpoint can invent any number of others.
+// labeledCodes are the error codes that the metric label code shows: those of RFC 6749, those of RFC 8707 and RFC 8628
+// that can answer these requests, and that of Doorkeeper. A token endpoint can invent any number of other codes, and each
+// would be a new series.
 var labeledCodes = []string{
 	"invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type", "invalid_scope",
 	"invalid_target", "slow_down", "access_denied", "server_error", "temporarily_unavailable", "invalid_token_reuse",
 }
 
+// codeLabel returns the value of the metric label code for an error code.
 func codeLabel(code string) string {
 	if code == "" || slices.Contains(labeledCodes, code) {
 		return code

@@ -8,10 +8,11 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// Credential is what is known of one credential of a configuration.
+// Credential records what happens to one credential of a configuration, and reports it.
 type Credential struct {
-	// Name, Provider and Endpoint say which credential it is. Endpoint is the host of its token endpoint or issuer.
-	Name, Provider, Endpoint string
+	Name     string // the credential's name in the configuration
+	Provider string // the name of its provider
+	Endpoint string // the host of its token endpoint or issuer, with the port if the URL has one
 
 	source   *token.Source
 	record   *record
@@ -20,44 +21,46 @@ type Credential struct {
 	logger   *zap.Logger
 }
 
-// New returns what is known of the credential with this name. Each call must be matched by one of Release.
+// New returns the Credential with this name. Credentials of the same name share their counters and their history, also
+// across configurations. Each call must be matched by one call of Release. If events is nil, none are emitted.
 func New(name string, events *Events, logger *zap.Logger) *Credential {
 	return &Credential{Name: name, record: records.acquire(name), events: events, logger: logger}
 }
 
-// Begin says that the credential is in force, with this identity and source.
+// Begin puts the credential into force with this identity and source.
 func (c *Credential) Begin(identity token.Key, source *token.Source) {
 	c.source = source
 	c.record.begin(identity)
 }
 
-// Release says that the configuration is gone.
+// Release ends the credential's use by its configuration.
 func (c *Credential) Release() { records.release(c.record) }
 
 // ID implements token.Observer.
 func (c *Credential) ID() string { return c.Name }
 
-// Observe is told of every token call and of every token that is given up. It counts, keeps the history, logs, and emits
-// Caddy's events.
+// Observe implements token.Observer. It counts the event, adds it to the history, logs it, and emits it to Caddy's event
+// system.
 func (c *Credential) Observe(e token.Event) {
 	o := c.record.event(e)
 	c.log(e)
 	c.emit(o, e)
 }
 
-// Served counts a request by how it came by a token.
+// Served counts a request by the way in which it came by a token.
 func (c *Credential) Served(how Served) { c.record.served[how].Add(1) }
 
-// Waited counts how long a request has waited for a token.
+// Waited counts the time that a request waited for a token.
 func (c *Credential) Waited(d time.Duration) { c.record.waited(d) }
 
-// Denied counts a request that was not sent on.
+// Denied counts a request that the proxy denied, by the reason.
 func (c *Credential) Denied(why Denied) { c.record.denied[why].Add(1) }
 
-// DestinationInterval is how often, at most, a denied destination is added to the history.
+// DestinationInterval is the shortest time between two entries of the history in which one handler reports a denied
+// destination. Without it, one wrong upstream would push everything else out of the history.
 const DestinationInterval = time.Minute
 
-// DeniedDestination adds to the history that a token may not go to an upstream.
+// DeniedDestination adds to the history that the token may not go to an upstream, with the reason.
 func (c *Credential) DeniedDestination(reason string) {
 	c.record.occurred(Occurrence{At: time.Now(), Outcome: Destination, Reason: reason})
 }

@@ -9,44 +9,45 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// Health says in one word how a credential is.
+// Health is the state of a credential in one word.
 type Health string
 
-// The healths, from best to worst.
+// The values of Health, from best to worst.
 const (
-	healthOK       Health = "ok"       // a valid token, and nothing wrong
-	healthIdle     Health = "idle"     // no token, because nobody has asked for one
+	healthOK       Health = "ok"       // the token is valid, and nothing is wrong
+	healthIdle     Health = "idle"     // the credential has no token, and no request has needed one
 	healthDegraded Health = "degraded" // requests are served, but something is wrong
 	healthFailing  Health = "failing"  // requests fail
 )
 
 const (
-	// slowCall is what a token call takes when something is wrong: requests without a token wait that long.
+	// slowCall is the duration from which a token call counts as slow. A request without a token waits that long.
 	slowCall = 2 * time.Second
 
-	// recently is how long something that is over stays worth telling. An API that refuses every token costs at least two
-	// in this time, so that it is not taken for one that refused one.
+	// recently is how long a problem that is over stays in the diagnosis. An API that rejects every token rejects at least
+	// two in this time, which tells it from an API that rejected one token.
 	recently = 10 * time.Minute
 )
 
-// Cause says where to look first.
+// Cause is the place to look first.
 type Cause string
 
-// The causes.
+// The values of Cause.
 const (
 	causeConfiguration Cause = "configuration"
 	causeEndpoint      Cause = "token endpoint"
 	causeAPI           Cause = "API"
 )
 
-// Diagnosis is the health of a credential in words for the person who must act.
+// Diagnosis is the state of a credential in words, for the operator.
 type Diagnosis struct {
-	Health          Health
-	Cause           Cause // empty if nothing is wrong
-	Summary, Advice string
+	Health  Health // empty if only a token call is explained
+	Cause   Cause  // empty if nothing is wrong
+	Summary string // what is wrong, in whole sentences
+	Advice  string // what to do, in whole sentences; empty if nothing is wrong
 }
 
-// diagnose judges from what is and what has been. The worst comes first.
+// diagnose returns the worst problem that the present state and the recent history show.
 func diagnose(endpoint string, s token.Status, seen history, now time.Time) Diagnosis {
 	valid := s.State == token.StateFresh || s.State == token.StateStale || s.State == token.StateRejected
 	destination := seen.latest(Destination.is)
@@ -59,41 +60,42 @@ func diagnose(endpoint string, s token.Status, seen history, now time.Time) Diag
 		return d
 	case now.Sub(destination.At) < recently:
 		return Diagnosis{destinationHealth(destination, now), causeConfiguration,
-			"Requests are refused because the token may not go to their upstream: " + destination.Reason + ".",
-			"If the upstream is meant to get this token, add its host to api_hosts of this credential. If not, somebody nearly got a token: correct the upstream."}
+			"The proxy denies requests, because the token may not go to their upstream (" + destination.Reason + ").",
+			"If this upstream may receive the token, add its host to api_hosts of the credential, or change the other option that the summary names. If it may not, correct the upstream in the site."}
 	case s.Failure != nil:
 		d := Explain(endpoint, s.Failure, now)
 		d.Health = healthDegraded
-		d.Summary += " The present token serves until it expires " + In(s.Expires, now) + "."
+		d.Summary += " Requests still use the present token, which expires " + In(s.Expires, now) + "."
 		return d
 	case rejected > 1:
 		return Diagnosis{healthDegraded, causeAPI,
-			"The API refuses tokens with 401, new ones too.",
-			"Check that the client has the rights (scope, audience) that the API wants, and that upstream and token endpoint belong together (sandbox, production)."}
+			"The API rejects tokens with 401, and rejects new tokens, too.",
+			"Check that the client has the rights (scope, audience) that the API requires. Check that the upstream and the token endpoint belong to the same environment, such as sandbox or production."}
 	case s.State == token.StateRejected:
-		return Diagnosis{healthDegraded, causeAPI, "The API refused the token with 401, and there is no other yet.",
-			"Nothing, if it was revoked on purpose: another is on its way."}
+		return Diagnosis{healthDegraded, causeAPI, "The API rejected the token with 401, and the proxy has no new token yet.",
+			"If the token was revoked on purpose, do nothing. The proxy fetches a new token by itself."}
 	case rejected == 1:
 		return Diagnosis{healthDegraded, causeAPI,
-			"The API refused a token with 401 " + ago(seen.latest(Rejected.is).At, now) + ", most likely because it was revoked early. Another has taken its place.",
-			"Nothing, if it was revoked on purpose. If it happens again, look for another client with the same id whose tokens revoke these."}
+			"The API rejected a token with 401 " + ago(seen.latest(Rejected.is).At, now) + ", most likely because the token was revoked early. The proxy no longer uses that token.",
+			"If the token was revoked on purpose, do nothing. If this happens again, look for other processes that use the same client id, because their tokens may revoke these."}
 	case s.Fetching && !valid:
-		return Diagnosis{healthDegraded, causeEndpoint, "Waiting for the token endpoint " + endpoint + ".",
-			"If this takes longer than a moment, the token endpoint is slow: requests wait up to max_wait."}
+		return Diagnosis{healthDegraded, causeEndpoint, "The proxy is waiting for the token endpoint " + endpoint + ".",
+			"If this takes longer than a moment, the token endpoint is slow. Check the service's status page, and the network to " + endpoint + ". A request waits at most max_wait."}
 	case valid && call.slow() && now.Sub(call.At) < recently:
 		return Diagnosis{healthDegraded, causeEndpoint,
-			fmt.Sprintf("The token endpoint is slow: the last call took %.1f s.", call.Duration),
-			"Tokens are refreshed before they expire, so requests do not notice. See the status page of the token endpoint, or the network to " + endpoint + "."}
+			fmt.Sprintf("The token endpoint is slow. The last call took %.1f s.", call.Duration),
+			"Requests do not notice, because the proxy refreshes tokens before they expire. Check the service's status page, and the network to " + endpoint + "."}
 	case valid:
 		return Diagnosis{Health: healthOK, Summary: "The token is valid for " + Lasting(s.Expires.Sub(now)) + "."}
 	case s.State == token.StateExpired:
-		return Diagnosis{Health: healthIdle, Summary: "The last token has expired unused. The next request fetches one."}
+		return Diagnosis{Health: healthIdle, Summary: "The last token expired unused. The next request fetches a new one."}
 	default:
-		return Diagnosis{Health: healthIdle, Summary: "There is no token yet. The next request fetches one."}
+		return Diagnosis{Health: healthIdle, Summary: "The proxy has no token yet. The next request fetches one."}
 	}
 }
 
-// destinationHealth is failing while requests are being refused, which is told once a minute.
+// destinationHealth returns failing while the proxy denies requests. The history gets an entry only once in each
+// DestinationInterval, so a missing one is no sign yet that requests go through.
 func destinationHealth(last Occurrence, now time.Time) Health {
 	if now.Sub(last.At) < 2*DestinationInterval {
 		return healthFailing
@@ -101,7 +103,7 @@ func destinationHealth(last Occurrence, now time.Time) Health {
 	return healthDegraded
 }
 
-// rejections counts the tokens that the API has refused recently.
+// rejections counts the tokens that the API has rejected recently.
 func rejections(recent []Occurrence, now time.Time) (n int) {
 	for _, entry := range recent {
 		if entry.Outcome == Rejected && now.Sub(entry.At) < recently {
@@ -114,70 +116,71 @@ func rejections(recent []Occurrence, now time.Time) (n int) {
 // slow reports whether a token call took too long.
 func (o Occurrence) slow() bool { return o.Duration >= slowCall.Seconds() }
 
-// Explain says what a failed token call means, and what to do.
+// Explain returns what a failed token call means and what to do. The Health of its result is empty.
 func Explain(endpoint string, e *token.Error, now time.Time) Diagnosis {
 	again := ""
 	if e.RetryAt.After(now) {
-		again = "The next call follows by itself. "
+		again = "The proxy calls again by itself. "
 	}
 	switch {
 	case e.Status == http.StatusTooManyRequests:
-		return Diagnosis{"", causeEndpoint, "The token endpoint limits how often it may be asked (status 429).",
-			again + "If it happens often, look for other processes that use the same client id, or ask the provider for a higher limit."}
+		return Diagnosis{"", causeEndpoint, "The token endpoint limits how often the client may call it (status 429).",
+			again + "If this happens often, look for other processes that use the same client id, or ask the service for a higher limit."}
 	case e.Cause == token.CauseProvider:
-		return Diagnosis{"", causeConfiguration, sentence(e.Error()), again + "Report it to the author of the provider: its code failed, not the token endpoint."}
+		return Diagnosis{"", causeConfiguration, sentence(e.Error()), again + "Report this to the author of the provider. The code of the provider failed, not the token endpoint."}
 	case e.Kind == token.Unavailable && e.Status != 0:
-		return Diagnosis{"", causeEndpoint, fmt.Sprintf("The token endpoint %s fails (status %d).", endpoint, e.Status),
-			again + "See the provider's status page."}
+		return Diagnosis{"", causeEndpoint, fmt.Sprintf("The token endpoint %s fails with status %d.", endpoint, e.Status),
+			again + "Check the service's status page."}
 	case e.Cause == token.CauseTimeout:
 		return Diagnosis{"", causeEndpoint, "The token endpoint " + endpoint + " does not answer in time.",
-			again + "See the provider's status page, and the network to it; fetch_timeout says how long to wait."}
+			again + "Check the service's status page, and the network to the token endpoint. If it is always slow, set a longer fetch_timeout."}
 	case e.Kind == token.Unavailable:
 		return Diagnosis{"", causeEndpoint, sentence(e.Error()), again + adviceOnNetwork(endpoint, e.Cause)}
 	case e.Kind == token.Unreadable:
 		return Diagnosis{"", causeEndpoint, sentence(e.Error()),
-			again + "Check the token URL: a login page, a gateway, or another service may be answering there."}
-	case e.Status == 0: // our own configuration
+			again + "Check the token URL. A login page, a gateway or another service may be answering there."}
+	case e.Status == 0: // not an answer of the token endpoint, so the mistake is in the configuration or its files
 		return Diagnosis{"", causeConfiguration, sentence(e.Error()),
-			"Correct it. Files are read again within moments; anything else needs a reload."}
+			"Correct this. The proxy reads a changed file within moments. Any other change needs a reload."}
 	default:
 		summary, advice := explainRefusal(e)
 		return Diagnosis{"", causeConfiguration, summary, advice}
 	}
 }
 
-// adviceOnNetwork says what to check first, by how far the call has come.
+// adviceOnNetwork returns what to check first, which depends on how far the call came.
 func adviceOnNetwork(endpoint string, cause token.Cause) string {
 	switch cause {
 	case token.CauseName:
-		return "Check the host of the token URL or issuer (" + endpoint + "), and name resolution on this machine."
+		return "Check the host of the token URL or issuer (" + endpoint + "), and the name resolution on this machine."
 	case token.CauseConnection:
-		return "Check that host and port of the token URL are right (" + endpoint + "), and that the token endpoint is up. A firewall or proxy can refuse too."
+		return "Check the host and the port of the token URL or issuer (" + endpoint + "), and whether the token endpoint is running. A firewall or a proxy on the way can also be the cause."
 	case token.CauseAuthority, token.CauseCertificate, token.CauseTLS:
-		return "Check the token URL, and ca and server_name of transport. If neither has changed, somebody may be in between."
+		return "Check the token URL, and the options ca and server_name of transport. If they were right until now, another machine may be intercepting the connection."
 	case token.CauseHandshake:
-		return "Check whether the token endpoint wants a client certificate (client_certificate of provider oauth2), and which versions of TLS it takes."
+		return "Check whether the token endpoint requires a client certificate (client_certificate of provider oauth2), and which versions of TLS it supports."
 	case token.CauseProxy:
-		return "Check the proxy that token requests go through: proxy of transport or, without it, HTTPS_PROXY, HTTP_PROXY and NO_PROXY."
+		return "Check the network proxy for token requests. The option proxy of transport sets it or, without that option, HTTPS_PROXY, HTTP_PROXY and NO_PROXY."
 	default:
-		return "Check the network, firewall and proxy between this machine and " + endpoint + "."
+		return "Check the network, the firewall and the proxy between this machine and " + endpoint + "."
 	}
 }
 
-// refusals explains the error codes of RFC 6749 section 5.2 and RFC 8707 section 2.
+// refusals has a summary and an advice for each error code of RFC 6749 section 5.2 and RFC 8707 section 2.
 var refusals = map[string][2]string{
-	"invalid_client": {"The token endpoint does not accept the client: its id, its secret or key, or the way it authenticates is wrong.",
-		"Compare client_id and client_secret (or signing_key, client_auth) with the provider's console. A corrected file is used within moments; anything else needs a reload."},
-	"unauthorized_client": {"The client may not use this grant.", "Allow the client-credentials grant for this client in the provider's console."},
-	"invalid_scope":       {"The token endpoint does not know the scope, or does not allow it to this client.", "Compare scope with what the provider's console grants to this client."},
-	"invalid_target":      {"The token endpoint does not know the audience or resource.", "Compare audience and resource with the provider's documentation of the API."},
-	"invalid_grant":       {"The token endpoint does not accept the grant: an assertion or a token that was sent in proof.", "Check the file or key that it comes from, its audience and its expiry, and this machine's clock."},
+	"invalid_client": {"The token endpoint refuses the credential, because the client id, the secret or key, or the value of client_auth is wrong.",
+		"Compare client_id and client_secret (or signing_key, client_auth) with the service's console. The proxy reads a changed file within moments. Any other change needs a reload."},
+	"unauthorized_client": {"The client may not use this grant.", "Allow the grant for this client in the service's console. The grant is client_credentials, unless the option grant sets another one."},
+	"invalid_scope":       {"The token endpoint does not know the scope, or does not grant it to this client.", "Compare scope with the scopes of this client in the service's console."},
+	"invalid_target":      {"The token endpoint does not know the audience or resource.", "Compare audience and resource with the documentation of the API."},
+	"invalid_grant":       {"The token endpoint refuses the grant, which is the assertion or the token in the token request.", "Check the file or key that it comes from, its audience and its expiry, and the clock of this machine."},
 	"unsupported_grant_type": {"The token endpoint does not support this grant.",
-		"Check grant, and that the token URL is the right endpoint."},
-	"invalid_request": {"The token endpoint calls the request malformed: a parameter is missing, or one too many.",
-		"Compare scope, audience, param and client_auth with the provider's documentation."},
+		"Check the option grant, and that the token URL is the right endpoint."},
+	"invalid_request": {"The token endpoint finds the token request malformed, because a parameter is missing, wrong or not expected.",
+		"Compare scope, audience, param and client_auth with the service's documentation."},
 }
 
+// explainRefusal returns what it means that the token endpoint refuses the credential, and what to do.
 func explainRefusal(e *token.Error) (summary, advice string) {
 	if known, ok := refusals[e.Code]; ok {
 		return strings.TrimSuffix(known[0], ".") + " (" + e.Code + ").", known[1]
@@ -185,10 +188,10 @@ func explainRefusal(e *token.Error) (summary, advice string) {
 	if e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden {
 		return sentence(e.Error()), refusals["invalid_client"][1]
 	}
-	return sentence(e.Error()), "Check the token URL, the provider and its options against the provider's documentation."
+	return sentence(e.Error()), "Compare the token URL, the provider and its options with the service's documentation."
 }
 
-// sentence makes one of an error text.
+// sentence turns an error text into a sentence.
 func sentence(text string) string {
 	if text == "" {
 		return ""
@@ -196,11 +199,14 @@ func sentence(text string) string {
 	return strings.ToUpper(text[:1]) + text[1:] + "."
 }
 
-// In, ago and Lasting tell times as people do.
+// In returns the time from now to t in words, such as "in 5 minutes".
 func In(t, now time.Time) string { return "in " + Lasting(t.Sub(now)) }
 
+// ago returns the time from t to now in words, such as "5 minutes ago".
 func ago(t, now time.Time) string { return Lasting(now.Sub(t)) + " ago" }
 
+// Lasting returns a duration in words, such as "5 minutes". It rounds down, and calls anything below two seconds
+// "a moment".
 func Lasting(d time.Duration) string {
 	switch {
 	case d < 2*time.Second:

@@ -14,18 +14,18 @@ import (
 
 var badlyFormed = regexp.MustCompile(`  |\.\.|%!|: \.|\( |\(\)| \.|\.[A-Z]|;$`)
 
-// wantSentences checks that the text is made of sentences; empty says that it may be none.
+// wantSentences checks that the text is made of sentences. If empty is set, it may also be empty.
 func wantSentences(t *testing.T, text string, empty bool) {
 	t.Helper()
 	if text == "" {
 		if !empty {
-			t.Error("there is no text")
+			t.Error("the text is empty")
 		}
 		return
 	}
 	first, _ := utf8.DecodeRuneInString(text)
 	if !unicode.IsUpper(first) || !strings.HasSuffix(text, ".") || badlyFormed.MatchString(text) || strings.TrimSpace(text) != text {
-		t.Errorf("it is not made of sentences: %q", text)
+		t.Errorf("not made of sentences: %q", text)
 	}
 }
 
@@ -62,7 +62,7 @@ var errorsOfEndpoints = map[string]*token.Error{
 func TestExplain(t *testing.T) {
 	const endpoint = "login.example.com"
 	now := time.Now()
-	said := make(map[string]string)
+	summaries := make(map[string]string)
 	for name, e := range errorsOfEndpoints {
 		for _, next := range []time.Duration{0, 42*time.Second + 1} {
 			failure := *e
@@ -75,14 +75,14 @@ func TestExplain(t *testing.T) {
 			if e.Code != "" && !strings.Contains(d.Summary, e.Code) {
 				t.Errorf("%s: the code is not in %q", name, d.Summary)
 			}
-			if other, ok := said[d.Summary]; ok && other != name {
-				t.Errorf("%s and %s are both: %q", other, name, d.Summary)
+			if other, ok := summaries[d.Summary]; ok && other != name {
+				t.Errorf("%s and %s have the same summary: %q", other, name, d.Summary)
 			}
-			said[d.Summary] = name
+			summaries[d.Summary] = name
 			if d.Cause == "" {
-				t.Errorf("%s: nothing says where to look", name)
+				t.Errorf("%s: the diagnosis has no cause", name)
 			}
-			if says := strings.Contains(d.Advice, "follows by itself"); says != (next > 0 && e.Kind != token.Refused) {
+			if again := strings.Contains(d.Advice, "calls again by itself"); again != (next > 0 && e.Kind != token.Refused) {
 				t.Errorf("%s, next try in %s: %q", name, next, d.Advice)
 			}
 		}
@@ -90,7 +90,7 @@ func TestExplain(t *testing.T) {
 	for name, want := range map[string]string{
 		"connection": "firewall", "timeout": "fetch_timeout", "503": "status page", "name": "name resolution",
 		"authority": "server_name", "handshake": "client certificate", "proxy": "HTTPS_PROXY", "cut": "network", "panic": "author of the provider", "429": "higher limit", "garbage": "token URL",
-		"own secret": "Files are read again", "404": "token URL", "invalid_client": "client_secret", "401, no code": "client_secret",
+		"own secret": "reads a changed file within moments", "404": "token URL", "invalid_client": "client_secret", "401, no code": "client_secret",
 		"403, no code": "client_secret", "invalid_scope": "scope", "invalid_target": "audience", "invalid_grant": "clock",
 		"unauthorized_client": "grant", "unsupported_grant_type": "grant", "unknown code": "documentation", "invalid_request": "param",
 	} {
@@ -118,25 +118,25 @@ func TestDiagnose(t *testing.T) {
 		health        Health
 		words, nowise string // in summary and advice
 	}{
-		{"nothing yet", in(token.StateNone, nil), history{}, healthIdle, "There is no token yet", ""},
+		{"nothing yet", in(token.StateNone, nil), history{}, healthIdle, "has no token yet", ""},
 		{"asleep", in(token.StateExpired, nil), history{}, healthIdle, "expired unused", ""},
 		{"good", in(token.StateFresh, nil), history{}, healthOK, "30 minutes", ""},
 		{"stale", in(token.StateStale, nil), history{}, healthOK, "30 minutes", ""},
-		{"first call", token.Status{State: token.StateNone, Fetching: true}, history{}, healthDegraded, "Waiting", ""},
+		{"first call", token.Status{State: token.StateNone, Fetching: true}, history{}, healthDegraded, "is waiting for the token endpoint", ""},
 		{"refresh", token.Status{State: token.StateStale, Fetching: true, Expires: now.Add(time.Hour)}, history{}, healthOK, "60 minutes", ""},
 		{"down", in(token.StateNone, down), history{}, healthFailing, "status 503", "present token"},
 		{"down, expired", in(token.StateExpired, down), history{}, healthFailing, "status 503", "present token"},
-		{"down, next try is due", in(token.StateExpired, past), history{}, healthFailing, "status 503", "by themselves"},
-		{"down, trying", token.Status{State: token.StateNone, Fetching: true, Failure: past}, history{}, healthFailing, "status 503", "Waiting"},
-		{"refresh fails", in(token.StateStale, down), history{}, healthDegraded, "serves until it expires in 30 minutes", ""},
+		{"down, next try is due", in(token.StateExpired, past), history{}, healthFailing, "status 503", "by itself"},
+		{"down, trying", token.Status{State: token.StateNone, Fetching: true, Failure: past}, history{}, healthFailing, "status 503", "waiting"},
+		{"refresh fails", in(token.StateStale, down), history{}, healthDegraded, "use the present token, which expires in 30 minutes", ""},
 		{"refresh fails, trying", in(token.StateStale, past), history{}, healthDegraded, "status 503", ""},
 		{"forced refresh failed", in(token.StateFresh, down), history{}, healthDegraded, "status 503", ""},
-		{"rejected, and no other", in(token.StateRejected, down), history{recent: []Occurrence{at(Rejected, 0)}}, healthDegraded, "status 503", ""},
-		{"rejected, another on its way", in(token.StateRejected, nil), history{recent: []Occurrence{at(Rejected, 0)}}, healthDegraded, "no other yet", "new ones too"},
-		{"revoked", in(token.StateFresh, nil), history{recent: []Occurrence{at(Rejected, time.Minute)}}, healthDegraded, "60 seconds ago", "new ones too"},
+		{"rejected, and no new token", in(token.StateRejected, down), history{recent: []Occurrence{at(Rejected, 0)}}, healthDegraded, "status 503", ""},
+		{"rejected, and a call follows", in(token.StateRejected, nil), history{recent: []Occurrence{at(Rejected, 0)}}, healthDegraded, "no new token yet", "rejects new tokens"},
+		{"revoked", in(token.StateFresh, nil), history{recent: []Occurrence{at(Rejected, time.Minute)}}, healthDegraded, "60 seconds ago", "rejects new tokens"},
 		{"revoked long ago", in(token.StateFresh, nil), history{recent: []Occurrence{at(Rejected, recently)}}, healthOK, "", ""},
 		{"all are rejected", in(token.StateFresh, nil), history{recent: []Occurrence{at(Rejected, 301*time.Second), at(Rejected, time.Second)}},
-			healthDegraded, "new ones too", ""},
+			healthDegraded, "rejects new tokens, too", ""},
 		{"destination", in(token.StateFresh, nil), history{recent: []Occurrence{at(Destination, time.Second)}}, healthFailing, "api_hosts: x:1", ""},
 		{"destination, a while ago", in(token.StateFresh, nil), history{recent: []Occurrence{at(Destination, 2*DestinationInterval)}}, healthDegraded, "api_hosts: x:1", ""},
 		{"destination, long ago", in(token.StateFresh, nil), history{recent: []Occurrence{at(Destination, recently)}}, healthOK, "", "api_hosts"},
@@ -156,7 +156,7 @@ func TestDiagnose(t *testing.T) {
 			wantSentences(t, d.Advice, tc.health == healthOK || tc.health == healthIdle)
 			all := d.Summary + " " + d.Advice
 			if !strings.Contains(all, tc.words) || tc.nowise != "" && strings.Contains(all, tc.nowise) {
-				t.Errorf("it says %q; want %q, and not %q", all, tc.words, tc.nowise)
+				t.Errorf("summary and advice are %q; want %q, and not %q", all, tc.words, tc.nowise)
 			}
 		})
 	}
@@ -182,7 +182,7 @@ func TestLasting(t *testing.T) {
 	}
 }
 
-// slowly is the history of one call that took this long.
+// slowly returns the history of one call that took this long.
 func slowly(took time.Duration, at time.Time) history {
 	return history{recent: []Occurrence{{At: at, Outcome: Obtained, Duration: took.Seconds()}}}
 }

@@ -1,5 +1,5 @@
-// Package status is the one home of what is known of a credential: what has happened to it, how often, what that means,
-// and what to do. Counters, history, diagnosis, log lines, events and spans all come from here.
+// Package status records what happens to a credential and reports what it means and what to do. The counters, the history,
+// the diagnosis, the log lines, the events and the spans of a credential all come from here.
 //
-// What is known belongs to the credential's name and outlives reloads of the configuration. None of it is secret.
+// A record belongs to the name of a credential and outlives reloads of the configuration. It holds no secret and no token.
 package status

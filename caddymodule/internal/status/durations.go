@@ -2,13 +2,13 @@ package status
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// MetricsPrefix is what the names of all metrics begin with.
+// MetricsPrefix is the beginning of the names of all metrics.
 const MetricsPrefix = "caddy_token_proxy_"
 
-// How long things have taken since the process began.
+// The durations since the process began, in seconds.
 var (
 	callDuration = durations("call_duration_seconds", "How long token calls took.")
-	waitDuration = durations("wait_duration_seconds", "How long requests waited for a token, of those that had to.")
+	waitDuration = durations("wait_duration_seconds", "How long requests waited for a token, of those that had to wait.")
 )
 
 func durations(name, help string) *prometheus.HistogramVec {
@@ -19,6 +19,7 @@ func durations(name, help string) *prometheus.HistogramVec {
 	}, []string{"credential"})
 }
 
+// forgetDurations deletes the series of a credential.
 func forgetDurations(credential string) {
 	for _, vec := range []*prometheus.HistogramVec{callDuration, waitDuration} {
 		vec.DeletePartialMatch(prometheus.Labels{"credential": credential})

@@ -11,27 +11,29 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// The events that Caddy's event system gets.
+// The names of the events that are emitted to Caddy's event system.
 const (
 	eventObtained = "token_obtained"
 	eventFailed   = "token_failed"
 	eventRejected = "token_rejected"
 )
 
-// Events emits Caddy's events, once the configuration has been started: until then, subscriptions are added, and
-// tokens may be prefetched. Nil emits none.
+// Events emits events to Caddy's event system for one configuration. It holds them back until Caddy has started the
+// configuration, because other apps subscribe until then, and tokens may be prefetched earlier. A nil Events emits none.
 type Events struct {
-	system  atomic.Pointer[eventSystem] // nil when the configuration is gone
-	started chan struct{}               // closed when it has been started
+	system  atomic.Pointer[eventSystem] // nil after End
+	started chan struct{}               // closed when Caddy has started the configuration
 	once    sync.Once
 }
 
-// eventSystem is Caddy's event system, as one configuration made it.
+// eventSystem is Caddy's event system of one configuration.
 type eventSystem struct {
 	app *caddyevents.App
 	ctx caddy.Context
 }
 
+// NewEvents returns the Events of the configuration that ctx belongs to. It fails if Caddy cannot load the app events, or if
+// that app has already started.
 func NewEvents(ctx caddy.Context) (*Events, error) {
 	app, err := ctx.App("events")
 	if err != nil {
@@ -43,21 +45,21 @@ func NewEvents(ctx caddy.Context) (*Events, error) {
 	return e, system.app.On("started", e)
 }
 
-// Handle implements caddyevents.Handler for the event that a configuration has been started.
+// Handle implements caddyevents.Handler. Caddy calls it when it has started the configuration.
 func (e *Events) Handle(context.Context, caddy.Event) error {
 	e.once.Do(func() { close(e.started) })
 	return nil
 }
 
-// End lets go of the configuration. A source that the vault remembers still holds its credential, and so this emitter;
-// it must not keep all that Caddy made of the same configuration.
+// End releases the configuration, and ends the emission of events. A source in the vault still refers to its credential and,
+// through it, to this Events. Without End, it would keep everything that Caddy made for that configuration in memory.
 func (e *Events) End() {
 	if e != nil {
 		e.system.Store(nil)
 	}
 }
 
-// emit runs the handlers of whoever subscribed. They take their time, so it does not wait for them.
+// emit runs the subscribed handlers. It does not wait for them, because they may be slow and the caller is a flight.
 func (e *Events) emit(name string, data map[string]any) {
 	if e == nil {
 		return
@@ -75,7 +77,7 @@ func (e *Events) emit(name string, data map[string]any) {
 	}()
 }
 
-// emit tells Caddy's event system.
+// emit emits an event of the source to Caddy's event system.
 func (c *Credential) emit(entry Occurrence, e token.Event) {
 	data := map[string]any{
 		"credential": c.Name,

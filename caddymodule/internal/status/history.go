@@ -7,10 +7,10 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// Outcome is what came of a token call, or what else happened to a token.
+// Outcome is the result of a token call, or another thing that happened to a token.
 type Outcome string
 
-// The outcomes. Those of failed calls are the kinds of failure.
+// The values of Outcome. A failed call has the token.Kind of its failure as its outcome.
 const (
 	Obtained    Outcome = "obtained"
 	Rejected    Outcome = "rejected"    // the API rejected the token
@@ -22,7 +22,7 @@ var callOutcomes = []Outcome{Obtained, Outcome(token.Unavailable), Outcome(token
 
 func (o Outcome) is(other Outcome) bool { return o == other }
 
-// isCall reports whether this is what came of a token call.
+// isCall reports whether this is the outcome of a token call.
 func (o Outcome) isCall() bool { return o != Rejected && o != Destination }
 
 // Occurrence is one entry of a credential's history.
@@ -37,7 +37,7 @@ type Occurrence struct {
 	Fingerprint string    `json:"fingerprint,omitempty"`
 }
 
-// occurrenceOf turns an event of the engine into an entry of the history.
+// occurrenceOf returns the entry of the history for an event of a source.
 func occurrenceOf(e token.Event) Occurrence {
 	o := Occurrence{At: time.Now(), Outcome: Obtained, Duration: e.Duration.Seconds()}
 	switch {
@@ -54,10 +54,10 @@ func occurrenceOf(e token.Event) Occurrence {
 	return o
 }
 
-// maxRecent bounds the history of a credential.
+// maxRecent is the number of entries that the history of a credential keeps.
 const maxRecent = 50
 
-// history is what has happened lately.
+// history is what happened to a credential lately.
 type history struct {
 	lastSuccess time.Time
 	lastError   *Occurrence
@@ -81,7 +81,7 @@ func (h *history) clone() history {
 	return history{h.lastSuccess, h.lastError, append([]Occurrence{}, h.recent...)}
 }
 
-// latest returns the last entry that is wanted; the zero one if there is none.
+// latest returns the last entry whose outcome is wanted, or a zero Occurrence.
 func (h *history) latest(wanted func(Outcome) bool) Occurrence {
 	for _, o := range slices.Backward(h.recent) {
 		if wanted(o.Outcome) {
@@ -91,7 +91,7 @@ func (h *history) latest(wanted func(Outcome) bool) Occurrence {
 	return Occurrence{}
 }
 
-// callsSince returns the token calls that ended after a time.
+// callsSince returns the token calls that ended after began.
 func (h *history) callsSince(began time.Time) []Occurrence {
 	var calls []Occurrence
 	for _, o := range h.recent {

@@ -9,7 +9,7 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// log writes one line for each event, but no more than one a minute for failures that are all the same.
+// log writes one line for each event. For identical failures it writes at most one line a minute.
 func (c *Credential) log(e token.Event) {
 	fields := []zap.Field{
 		zap.String("credential", c.Name),
@@ -27,7 +27,7 @@ func (c *Credential) log(e token.Event) {
 }
 
 func (c *Credential) logFailure(e token.Event, fields []zap.Field) {
-	repeated, ok := c.failures.tell(e.Err, time.Now())
+	repeated, ok := c.failures.admit(e.Err, time.Now())
 	if !ok {
 		return
 	}
@@ -65,34 +65,34 @@ func (c *Credential) logSuccess(e token.Event, fields []zap.Field) {
 	c.logger.Info("token obtained", fields...)
 }
 
-// summaryInterval spaces the log lines of failures that are all the same.
+// summaryInterval is the shortest time between the log lines of two identical failures.
 const summaryInterval = time.Minute
 
-// failureLog keeps failures that are all the same from filling the log. It is used by one flight at a time.
+// failureLog keeps identical failures from filling the log. Only one flight at a time uses it.
 type failureLog struct {
-	told     token.Error // what was logged last, without its times
-	at       time.Time
-	silenced uint64 // since then
-	failures uint64 // since the last success
+	logged   token.Error // the failure that was logged last, without its times
+	at       time.Time   // when it was logged
+	silenced uint64      // the failures since then that were not logged
+	failures uint64      // the failures since the last success
 }
 
-// tell reports whether a failure is to be logged, and how many have not been since the last one that was. Of the quick
-// tries of one flight, the last one tells.
-func (l *failureLog) tell(err *token.Error, now time.Time) (silenced uint64, ok bool) {
+// admit reports whether to log a failure, and how many failures it has silenced since the last one that it admitted. Of the
+// quick attempts of one flight, it admits only the last, which is the one with a time for the next call.
+func (l *failureLog) admit(err *token.Error, now time.Time) (silenced uint64, ok bool) {
 	l.failures++
 	failure := *err
 	failure.RetryAt, failure.RetryAfter = time.Time{}, 0
-	another := err.RetryAt.IsZero()
-	if another || failure == l.told && now.Sub(l.at) < summaryInterval {
+	moreAttempts := err.RetryAt.IsZero()
+	if moreAttempts || failure == l.logged && now.Sub(l.at) < summaryInterval {
 		l.silenced++
 		return 0, false
 	}
 	silenced = l.silenced
-	l.told, l.at, l.silenced = failure, now, 0
+	l.logged, l.at, l.silenced = failure, now, 0
 	return silenced, true
 }
 
-// recover ends a series of failures, and returns how many there were.
+// recover ends a series of failures and returns their number.
 func (l *failureLog) recover() uint64 {
 	failures := l.failures
 	*l = failureLog{}

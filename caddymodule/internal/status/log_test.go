@@ -15,7 +15,7 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// observed is a credential whose log is in the buffer. It has no events.
+// observed returns a credential without events, and the buffer that it logs to.
 func observed(t *testing.T) (*Credential, *bytes.Buffer) {
 	t.Helper()
 	log := new(bytes.Buffer)
@@ -41,7 +41,7 @@ func logLines(t *testing.T, log *bytes.Buffer) []map[string]any {
 	return entries
 }
 
-// wantLine checks one log line: all of its fields but its time.
+// wantLine checks all fields of a log line except its time.
 func wantLine(t *testing.T, entry map[string]any, level, message string, fields map[string]any) {
 	t.Helper()
 	want := map[string]any{"level": level, "msg": message, "provider": "optoro", "endpoint": "login.example.com:8443"}
@@ -56,16 +56,16 @@ func wantLine(t *testing.T, entry map[string]any, level, message string, fields 
 
 func TestLogLines(t *testing.T) {
 	c, log := observed(t)
-	value := token.NewSecret("a-token-that-nobody-may-see")
+	value := token.NewSecret("a-token-that-no-log-may-show")
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	refused := &token.Error{Kind: token.Refused, Status: 401, Code: "invalid_client", Reason: "it says no", RetryAt: at}
+	refused := &token.Error{Kind: token.Refused, Status: 401, Code: "invalid_client", Reason: "it is wrong", RetryAt: at}
 	down := &token.Error{Kind: token.Unavailable, Status: 503, Reason: "it is down", RetryAt: at}
 
 	c.Observe(token.Event{Token: value, Lifetime: time.Hour, Duration: time.Second})
 	c.Observe(token.Event{Token: value, Lifetime: time.Hour, Duration: time.Second, Unchanged: true, Note: "it is odd"})
 	c.Observe(token.Event{Rejected: true, Token: value})
 	c.Observe(token.Event{Err: refused, Duration: 2 * time.Second})
-	c.Observe(token.Event{Err: refused, Duration: 2 * time.Second}) // the same: not told
+	c.Observe(token.Event{Err: refused, Duration: 2 * time.Second}) // identical, so not logged
 	c.Observe(token.Event{Err: down, Duration: 3 * time.Second})
 	c.Observe(token.Event{Token: value, Lifetime: time.Hour, Recovered: true})
 	c.Observe(token.Event{Token: value, Lifetime: time.Hour})
@@ -86,7 +86,7 @@ func TestLogLines(t *testing.T) {
 	wantLine(t, lines[1], "warn", "token obtained, but it is odd", with(obtained, "unchanged", true))
 	wantLine(t, lines[2], "warn", "token rejected by the API", map[string]any{"fingerprint": value.Fingerprint()})
 	wantLine(t, lines[3], "error", "no token", map[string]any{"duration": 2.0, "kind": "refused", "error_code": "invalid_client",
-		"error": "it says no (status 401) (error code invalid_client)", "next_try": float64(at.Unix())})
+		"error": "it is wrong (status 401) (error code invalid_client)", "next_try": float64(at.Unix())})
 	wantLine(t, lines[4], "warn", "no token", map[string]any{"duration": 3.0, "kind": "unavailable", "error_code": "",
 		"error": "it is down (status 503)", "next_try": float64(at.Unix()), "repeated": 1.0})
 	wantLine(t, lines[5], "info", "token obtained", with(obtained, "duration", 0.0, "recovered", true, "failures", 3.0))
@@ -105,10 +105,10 @@ func TestFailureLog(t *testing.T) {
 	steps := []struct {
 		err      *token.Error
 		after    time.Duration
-		told     bool
+		admitted bool
 		silenced uint64
 	}{
-		{at("a", time.Time{}), 0, false, 0}, // a quick try: the last one tells
+		{at("a", time.Time{}), 0, false, 0}, // a quick attempt, which is not the last
 		{at("a", time.Time{}), 0, false, 0},
 		{at("a", now), 0, true, 2},
 		{at("a", now.Add(time.Hour)), summaryInterval - 1, false, 0}, // only its times differ
@@ -119,8 +119,8 @@ func TestFailureLog(t *testing.T) {
 	}
 	for i, step := range steps {
 		now = now.Add(step.after)
-		if silenced, told := l.tell(step.err, now); told != step.told || silenced != step.silenced {
-			t.Errorf("step %d: told %t, silenced %d; want %t, %d", i, told, silenced, step.told, step.silenced)
+		if silenced, admitted := l.admit(step.err, now); admitted != step.admitted || silenced != step.silenced {
+			t.Errorf("step %d: admitted %t, silenced %d; want %t, %d", i, admitted, silenced, step.admitted, step.silenced)
 		}
 	}
 	if n := l.recover(); n != uint64(len(steps)) {
@@ -129,8 +129,8 @@ func TestFailureLog(t *testing.T) {
 	if n := l.recover(); n != 0 {
 		t.Errorf("%d failures after a recovery", n)
 	}
-	if _, told := l.tell(at("a", now), now); !told {
-		t.Error("the first failure after a recovery is not told")
+	if _, admitted := l.admit(at("a", now), now); !admitted {
+		t.Error("the first failure after a recovery is not logged")
 	}
 }
 

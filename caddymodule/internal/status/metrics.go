@@ -9,31 +9,32 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
+// credentialDesc describes a metric with the label credential.
 func credentialDesc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc(MetricsPrefix+name, help, append([]string{"credential"}, labels...), nil)
 }
 
-// What is counted of a credential since the process began.
+// The counters of a credential since the process began.
 var (
 	descCalls         = credentialDesc("calls_total", "Token calls by outcome and by the error code of the token endpoint.", "outcome", "code")
-	descRequests      = credentialDesc("requests_total", "Requests by how they came by a token: fresh, stale, waited, failed, or left before there was one.", "served")
-	descDenied        = credentialDesc("refused_requests_total", "Requests that were not sent on: client, cross_site, method, authorization, destination or loop.", "reason")
+	descRequests      = credentialDesc("requests_total", "Requests by how they came by a token: fresh, stale, waited, failed, or left before they had one.", "served")
+	descDenied        = credentialDesc("refused_requests_total", "Requests that the proxy denied, by reason: client, cross_site, method, authorization, destination or loop.", "reason")
 	descUnauthorized  = credentialDesc("unauthorized_total", "Answers of the API with status 401.")
-	descInvalidations = credentialDesc("invalidations_total", "Tokens given up because the API rejected them.")
-	descReplays       = credentialDesc("replays_total", "Requests sent again with another token.")
+	descInvalidations = credentialDesc("invalidations_total", "Tokens that the proxy gave up because the API rejected them.")
+	descReplays       = credentialDesc("replays_total", "Requests that the proxy sent again with another token.")
 )
 
-// What is now, of the credentials of a configuration and of the vault.
+// The present state of the credentials in force, and of the vault.
 var (
-	descRemaining = credentialDesc("token_remaining_seconds", "Seconds until the token expires; 0 if there is no valid token.")
-	descLifetime  = credentialDesc("token_lifetime_seconds", "Lifetime of the token, from when it was asked for to its expiry.")
-	descOverdue   = credentialDesc("token_refresh_overdue_seconds", "Seconds since the token was due to be refreshed; 0 if it is not due, or there is no valid token.")
-	descAge       = credentialDesc("last_success_age_seconds", "Seconds since a token was last obtained.")
-	descBackoff   = credentialDesc("backoff_seconds", "Seconds until the token endpoint is called again after a failure; 0 if calls are not held back.")
+	descRemaining = credentialDesc("token_remaining_seconds", "Seconds until the token expires; 0 without a valid token.")
+	descLifetime  = credentialDesc("token_lifetime_seconds", "Lifetime of the token in seconds, from the token request to the expiry.")
+	descOverdue   = credentialDesc("token_refresh_overdue_seconds", "Seconds since the token was due for a refresh; 0 if it is not due, or without a valid token.")
+	descAge       = credentialDesc("last_success_age_seconds", "Seconds since the proxy last obtained a token.")
+	descBackoff   = credentialDesc("backoff_seconds", "Seconds until the next token call after a failure; 0 if calls are not held back.")
 
-	descEntries       = prometheus.NewDesc(MetricsPrefix+"vault_entries", "Sources that are remembered.", nil, nil)
-	descVaultEvicted  = prometheus.NewDesc(MetricsPrefix+"vault_evictions_total", "Sources forgotten for want of room.", nil, nil)
-	descVaultRejected = prometheus.NewDesc(MetricsPrefix+"vault_rejections_total", "Sources not remembered for want of room.", nil, nil)
+	descEntries       = prometheus.NewDesc(MetricsPrefix+"vault_entries", "Sources that the vault remembers.", nil, nil)
+	descVaultEvicted  = prometheus.NewDesc(MetricsPrefix+"vault_evictions_total", "Sources that the vault has forgotten for want of room.", nil, nil)
+	descVaultRejected = prometheus.NewDesc(MetricsPrefix+"vault_rejections_total", "Sources that the vault did not take in for want of room.", nil, nil)
 	allDescs          = []*prometheus.Desc{
 		descCalls, descRequests, descDenied, descUnauthorized, descInvalidations, descReplays,
 		descRemaining, descLifetime, descOverdue, descAge, descBackoff,
@@ -41,12 +42,13 @@ var (
 	}
 )
 
-// Vault returns the vault of the process, or nil if it has none yet.
+// Vault returns the vault of the process, or nil if the process has none yet.
 type Vault func() *token.Vault
 
-// Register adds all metrics to the registry that Caddy makes for each configuration; it is nil in contexts that some
-// modules derive. Counters belong to the process, so that they go on across reloads. What is now is reported of the
-// credentials that inForce returns. Collectors of other packages are added with them.
+// Register adds all metrics, and the collectors in more, to the registry that Caddy makes for each configuration. It does
+// nothing with a nil registry, which the contexts that some modules derive have. The counters belong to the process, so that
+// they continue across reloads. The present state is that of the credentials that inForce returns. An error means that the
+// name of a metric is taken.
 func Register(registry *prometheus.Registry, inForce func() []*Credential, vault Vault, more ...prometheus.Collector) error {
 	if registry == nil {
 		return nil
@@ -60,6 +62,7 @@ func Register(registry *prometheus.Registry, inForce func() []*Credential, vault
 	return nil
 }
 
+// collector collects everything but the durations, which are collectors themselves.
 type collector struct {
 	inForce func() []*Credential
 	vault   Vault
@@ -89,7 +92,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// collect reports what is counted.
+// collect reports the counters.
 func (r *record) collect(ch chan<- prometheus.Metric) {
 	count := func(desc *prometheus.Desc, n uint64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(n), append([]string{r.name}, labels...)...)
@@ -110,7 +113,7 @@ func (r *record) collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// collectState reports what is now.
+// collectState reports the present state of a credential.
 func collectState(ch chan<- prometheus.Metric, credential string, s token.Status, lastSuccess, now time.Time) {
 	gauge := func(desc *prometheus.Desc, d time.Duration) {
 		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, max(0, d.Seconds()), credential)

@@ -11,7 +11,7 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-func nobody() []*Credential { return nil }
+func noCredentials() []*Credential { return nil }
 
 func noVault() *token.Vault { return nil }
 
@@ -19,7 +19,7 @@ func TestMetricsOfEachState(t *testing.T) {
 	now := time.Now()
 	collect := func(s token.Status) map[string]float64 {
 		ch := make(chan prometheus.Metric, 10)
-		collectState(ch, "nobody", s, time.Time{}, now)
+		collectState(ch, "catalog", s, time.Time{}, now)
 		close(ch)
 		got := make(map[string]float64)
 		for metric := range ch {
@@ -51,7 +51,7 @@ func TestMetricsOfEachState(t *testing.T) {
 	}
 }
 
-// readMetric returns the family and the value of a gauge.
+// readMetric returns the name, without its prefix, and the value of a gauge.
 func readMetric(t *testing.T, metric prometheus.Metric) (string, float64) {
 	t.Helper()
 	registry := prometheus.NewRegistry()
@@ -67,17 +67,17 @@ func readMetric(t *testing.T, metric prometheus.Metric) (string, float64) {
 func TestMetricsRegisterTwice(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	for range 2 {
-		if err := Register(registry, nobody, noVault); err != nil {
+		if err := Register(registry, noCredentials, noVault); err != nil {
 			t.Error(err)
 		}
 	}
-	if err := Register(nil, nobody, noVault); err != nil {
+	if err := Register(nil, noCredentials, noVault); err != nil {
 		t.Error(err)
 	}
 	clash := prometheus.NewRegistry()
 	clash.MustRegister(prometheus.NewGauge(prometheus.GaugeOpts{Name: MetricsPrefix + "calls_total", Help: "another"}))
-	if Register(clash, nobody, noVault) == nil {
-		t.Error("a clash goes unnoticed")
+	if Register(clash, noCredentials, noVault) == nil {
+		t.Error("a name that is taken is no error")
 	}
 }
 
@@ -91,7 +91,7 @@ func (m oneMetric) Collect(ch chan<- prometheus.Metric) { ch <- m.Metric }
 func TestCodeLabels(t *testing.T) {
 	for _, code := range append(labeledCodes, "") {
 		if codeLabel(code) != code {
-			t.Errorf("the code %q is %q", code, codeLabel(code))
+			t.Errorf("the label of code %q is %q", code, codeLabel(code))
 		}
 	}
 	if codeLabel("x_invented") != "other" {

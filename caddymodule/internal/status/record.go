@@ -8,11 +8,12 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// record is what is kept of the credential with one name, for as long as a configuration names it and a while longer.
+// record has the counters and the history of the credential with one name. It lives as long as a configuration names the
+// credential, and for forgetAfter longer.
 type record struct {
 	name  string
-	users int         // the loaded configurations that name it; guarded by the set's mutex
-	timer *time.Timer // forgets it; guarded by the set's mutex
+	users int         // the number of loaded configurations that name it; guarded by the set's mutex
+	timer *time.Timer // drops the record; guarded by the set's mutex
 
 	served                               [len(servedLabels)]atomic.Uint64
 	denied                               [len(deniedLabels)]atomic.Uint64
@@ -21,11 +22,11 @@ type record struct {
 	mu        sync.Mutex // guards what follows
 	forgotten bool
 	calls     map[callLabels]uint64
-	identity  token.Key // of the client that the history is of
+	identity  token.Key // of the credential that the history is about; empty before begin
 	history
 }
 
-// callLabels are the labels that token calls are counted by.
+// callLabels are the labels of the counter of token calls.
 type callLabels struct {
 	outcome Outcome
 	code    string
@@ -33,13 +34,14 @@ type callLabels struct {
 
 func newRecord(name string) *record {
 	r := &record{name: name, calls: make(map[callLabels]uint64)}
-	for _, outcome := range callOutcomes { // a rate cannot tell of the first event of a series
+	for _, outcome := range callOutcomes { // because rate() in Prometheus misses the first event of a new series
 		r.calls[callLabels{outcome: outcome}] = 0
 	}
 	return r
 }
 
-// begin says which client goes by the name now. The history of another tells nothing of it.
+// begin sets the identity that the name now stands for. It drops the history of a different identity, which would mislead
+// the operator.
 func (r *record) begin(identity token.Key) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -47,7 +49,7 @@ func (r *record) begin(identity token.Key) {
 		r.history = history{}
 	}
 	r.identity = identity
-	waitDuration.WithLabelValues(r.name) // from zero, as the counters
+	waitDuration.WithLabelValues(r.name) // begins at zero, as the counters do
 }
 
 // begun reports whether a configuration that names the credential has been in force.
@@ -57,7 +59,7 @@ func (r *record) begun() bool {
 	return r.identity != ""
 }
 
-// event counts an event of the engine, and adds it to the history.
+// event counts an event of the source, and adds it to the history.
 func (r *record) event(e token.Event) Occurrence {
 	o := occurrenceOf(e)
 	r.mu.Lock()
@@ -74,14 +76,14 @@ func (r *record) event(e token.Event) Occurrence {
 	return o
 }
 
-// occurred adds to the history what is no event of the engine.
+// occurred adds an entry to the history that is no event of the source.
 func (r *record) occurred(o Occurrence) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.add(o)
 }
 
-// waited counts the time that a request has waited for a token.
+// waited counts the time that a request waited for a token.
 func (r *record) waited(d time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -90,7 +92,7 @@ func (r *record) waited(d time.Duration) {
 	}
 }
 
-// snapshot returns a copy of the history, and the token calls by outcome.
+// snapshot returns a copy of the history, and the number of token calls by outcome.
 func (r *record) snapshot() (history, map[Outcome]uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -12,7 +12,7 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// newRecords is a set of its own, and what it forgets.
+// newRecords returns a set of records for one test, and a function that returns the names that the set has forgotten.
 func newRecords() (s *recordSet, forgotten func() []string) {
 	var names []string
 	s = newRecordSet(time.Hour, func(name string) { names = append(names, name) })
@@ -30,7 +30,7 @@ func TestRecordsAreForgotten(t *testing.T) {
 		first := s.acquire("a")
 		first.begin("identity")
 		if s.acquire("a") != first {
-			t.Error("two configurations have not the same observation")
+			t.Error("two configurations do not share the record")
 		}
 		s.release(first)
 		<-time.After(2 * time.Hour)
@@ -44,13 +44,13 @@ func TestRecordsAreForgotten(t *testing.T) {
 		}
 		<-time.After(2)
 		if !slices.Equal(forgotten(), []string{"a"}) || len(s.byName) > 0 {
-			t.Errorf("after an hour: forgotten are %q, kept are %v", forgotten(), s.byName)
+			t.Errorf("after an hour, the set has forgotten %q and keeps %v", forgotten(), s.byName)
 		}
 		if !first.forgotten {
-			t.Error("something can be added to what has been forgotten")
+			t.Error("the record does not know that it is forgotten")
 		}
 		if again := s.acquire("a"); again == first {
-			t.Error("what has been forgotten is back")
+			t.Error("a forgotten record is back")
 		}
 	})
 }
@@ -60,7 +60,7 @@ func TestRecordThatComesBackInTimeGoesOn(t *testing.T) {
 		s, forgotten := newRecords()
 		o := s.acquire("a")
 		o.begin("identity")
-		for range 5 { // each time, the hour begins anew
+		for range 5 { // the hour begins anew each time
 			s.release(o)
 			<-time.After(50 * time.Minute)
 			if s.acquire("a") != o {
@@ -72,14 +72,14 @@ func TestRecordThatComesBackInTimeGoesOn(t *testing.T) {
 			t.Error("forgotten while a configuration names it")
 		}
 		if o.forgotten {
-			t.Error("nothing is counted any more")
+			t.Error("the record counts as forgotten")
 		}
 		s.release(o)
 		<-time.After(2 * time.Hour)
 	})
 }
 
-// The hour is over, but before the timer's function gets hold of the set, a configuration comes and goes.
+// The hour is over. Before the timer's function locks the set, a configuration comes and goes.
 func TestRecordThatComesBackAtTheLastMoment(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, forgotten := newRecords()
@@ -101,7 +101,7 @@ func TestRecordThatComesBackAtTheLastMoment(t *testing.T) {
 	})
 }
 
-// The history of one client tells nothing of another that has taken its name.
+// A client that takes the name of another client does not inherit its history.
 func TestHistoryEndsWithItsClient(t *testing.T) {
 	r := newRecord("a")
 	r.begin("one")
@@ -109,12 +109,12 @@ func TestHistoryEndsWithItsClient(t *testing.T) {
 	r.event(token.Event{Err: &token.Error{Kind: token.Refused}})
 	r.begin("one") // a reload
 	if seen, _ := r.snapshot(); len(seen.recent) != 2 || seen.lastError == nil || seen.lastSuccess.IsZero() {
-		t.Errorf("a reload has lost history: %+v", seen)
+		t.Errorf("a reload has lost the history: %+v", seen)
 	}
 	r.begin("other")
 	seen, calls := r.snapshot()
 	if len(seen.recent) != 0 || seen.lastError != nil || !seen.lastSuccess.IsZero() {
-		t.Errorf("another client has inherited history: %+v", seen)
+		t.Errorf("another client has inherited the history: %+v", seen)
 	}
 	if calls[Obtained] != 1 {
 		t.Error("a counter has gone back")
@@ -137,14 +137,14 @@ func TestHistoryIsBounded(t *testing.T) {
 	r.occurred(Occurrence{Outcome: Destination})
 	again, calls := r.snapshot()
 	if r.invalidations.Load() != 1 || calls[Rejected] != 0 || calls[Destination] != 0 || again.lastError != nil {
-		t.Errorf("what is no call is counted as one: %+v, %v", again, calls)
+		t.Errorf("a rejection or a denial counts as a call: %+v, %v", again, calls)
 	}
 	if seen.recent[maxRecent-1].Outcome != Obtained {
-		t.Error("a snapshot changes")
+		t.Error("a snapshot changes after it was taken")
 	}
 }
 
-// Each counter of the report is the metric of the same name.
+// The report has the number of each counter in the right place.
 func TestReportedCounters(t *testing.T) {
 	c := New("counted", nil, zap.NewNop())
 	defer c.Release()

@@ -5,17 +5,17 @@ import (
 	"time"
 )
 
-// forgetAfter is how long a record is kept once no configuration names its credential. It spans a mistaken reload and its
-// correction, and many scrapes, so that the last failures of what was removed are not lost. For names that come and go
-// with each deployment it bounds what is kept.
+// forgetAfter is how long a record is kept after the last configuration that names its credential. An hour spans a mistaken
+// reload and its correction, and many scrapes, so that the last failures of a removed credential are not lost. It also
+// bounds the memory for names that come and go with each deployment.
 const forgetAfter = time.Hour
 
-// records holds the records of this process.
+// records are the records of this process.
 var records = newRecordSet(forgetAfter, forgetDurations)
 
 // recordSet holds records by name.
 type recordSet struct {
-	forget func(name string) // what else is kept under the name
+	forget func(name string) // deletes what is kept under the name elsewhere
 
 	mu     sync.Mutex // guards what follows
 	after  time.Duration
@@ -26,7 +26,7 @@ func newRecordSet(after time.Duration, forget func(name string)) *recordSet {
 	return &recordSet{forget: forget, after: after, byName: make(map[string]*record)}
 }
 
-// acquire returns the record of that name. Each call must be matched by one of release.
+// acquire returns the record with this name, and makes it if necessary. Each call must be matched by one call of release.
 func (s *recordSet) acquire(name string) *record {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -43,8 +43,8 @@ func (s *recordSet) acquire(name string) *record {
 	return r
 }
 
-// release lets go of a record. After the last user it is kept for a while, unless none of the configurations was ever in
-// force: then there is nothing to keep.
+// release ends one use of a record. After the last use it keeps the record for a while, unless no configuration that used it
+// was ever in force: such a record is empty.
 func (s *recordSet) release(r *record) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -60,14 +60,14 @@ func (s *recordSet) release(r *record) {
 	timer = time.AfterFunc(s.after, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if r.timer == timer { // else it was acquired at the last moment
+		if r.timer == timer { // otherwise, acquire was called at the last moment
 			s.drop(r)
 		}
 	})
 	r.timer = timer
 }
 
-// drop forgets a record. Requests and token calls that outlive it bring nothing back.
+// drop forgets a record. A request or a token call that ends later adds no series again.
 func (s *recordSet) drop(r *record) {
 	delete(s.byName, r.name)
 	r.mu.Lock()

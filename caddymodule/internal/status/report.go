@@ -6,7 +6,7 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// Report is what the admin API says of one credential. No secret and no token is in it.
+// Report is the state of one credential, as the admin API reports it. It holds no secret and no token.
 type Report struct {
 	Name        string         `json:"name"`
 	Provider    string         `json:"provider"`
@@ -37,7 +37,7 @@ type ReportedError struct {
 	Reason string     `json:"reason"`
 }
 
-// Counters is what has been counted since the process began.
+// Counters are the counters of a credential since the process began.
 type Counters struct {
 	Requests      map[string]uint64  `json:"requests"`
 	Calls         map[Outcome]uint64 `json:"calls"`
@@ -47,7 +47,7 @@ type Counters struct {
 	Refusals      map[string]uint64  `json:"refusals"`
 }
 
-// Report says how the credential is, and how it came to that.
+// Report returns the state of a credential that is in force, with its diagnosis and its history.
 func (c *Credential) Report() Report {
 	now := time.Now()
 	status := c.source.Status()
@@ -87,7 +87,7 @@ func timeOrNil(t time.Time) *time.Time {
 	return &t
 }
 
-// counters returns what is counted, as the admin API has it.
+// counters returns the counters in the form of the admin API.
 func (r *record) counters(calls map[Outcome]uint64) Counters {
 	return Counters{
 		Requests: map[string]uint64{

@@ -12,9 +12,9 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// TraceWait adds two spans to the trace of a request that Caddy's tracing directive has begun: the wait for the token
-// and, inside, the token call that it waited for. The call belongs to all who wait for it, so it is in the trace of
-// each. Their attributes follow OpenTelemetry's semantic conventions for HTTP clients; none is secret.
+// TraceWait adds spans to the trace that Caddy's directive tracing has begun for a request: one for the wait for a token
+// and, inside it, one for each token call that ended during the wait. Requests that wait for the same call each have its
+// span in their traces. The attributes follow OpenTelemetry's semantic conventions for HTTP clients, and none is secret.
 func (c *Credential) TraceWait(ctx context.Context, began time.Time, how Served) {
 	parent := trace.SpanFromContext(ctx)
 	if !parent.IsRecording() {
@@ -35,6 +35,7 @@ func (c *Credential) TraceWait(ctx context.Context, began time.Time, how Served)
 	wait.End()
 }
 
+// traceCall adds the span of a token call.
 func (c *Credential) traceCall(ctx context.Context, tracer trace.Tracer, call Occurrence) {
 	duration := time.Duration(call.Duration * float64(time.Second))
 	_, span := tracer.Start(ctx, "token_proxy fetch",
@@ -55,12 +56,12 @@ func (c *Credential) traceCall(ctx context.Context, tracer trace.Tracer, call Oc
 	span.End(trace.WithTimestamp(call.At))
 }
 
-// serverAttributes tell host and port, if it is not the standard one, apart.
+// serverAttributes returns the attributes for the host and, if endpointHost has one, the port.
 func serverAttributes(endpointHost string) []attribute.KeyValue {
 	host, port, err := net.SplitHostPort(endpointHost)
-	if err != nil { // no port
+	if err != nil { // without a port
 		return []attribute.KeyValue{attribute.String("server.address", strings.Trim(endpointHost, "[]"))}
 	}
-	number, _ := strconv.Atoi(port) // a URL's port is a number
+	number, _ := strconv.Atoi(port) // a URL's port is a number, so this cannot fail
 	return []attribute.KeyValue{attribute.String("server.address", host), attribute.Int("server.port", number)}
 }

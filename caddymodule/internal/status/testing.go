@@ -7,9 +7,10 @@ import (
 	"go.uber.org/zap"
 )
 
-// What follows is for the tests of other packages.
+// The functions in this file are for the tests of other packages.
 
-// ForgetAfter sets how long records are kept once no configuration names their credential.
+// ForgetAfter sets how long records are kept after the last configuration that names their credential. The function that it
+// returns restores the old value.
 func ForgetAfter(d time.Duration) (restore func()) {
 	records.mu.Lock()
 	defer records.mu.Unlock()
@@ -18,7 +19,7 @@ func ForgetAfter(d time.Duration) (restore func()) {
 	return func() { ForgetAfter(before) }
 }
 
-// Known returns the names, with that prefix, of which something is kept.
+// Known returns the names with this prefix that have a record.
 func Known(prefix string) (names []string) {
 	records.mu.Lock()
 	defer records.mu.Unlock()
@@ -30,11 +31,11 @@ func Known(prefix string) (names []string) {
 	return names
 }
 
-// LogTo makes the credential log there.
+// LogTo sets the logger of the credential.
 func (c *Credential) LogTo(logger *zap.Logger) { c.logger = logger }
 
-// CountServed returns how many requests have been served so.
+// CountServed returns how many requests came by a token in this way.
 func (c *Credential) CountServed(how Served) uint64 { return c.record.served[how].Load() }
 
-// CountDenied returns how many requests have been denied for that.
+// CountDenied returns how many requests the proxy has denied for this reason.
 func (c *Credential) CountDenied(why Denied) uint64 { return c.record.denied[why].Load() }
