@@ -213,7 +213,7 @@ func testPagePurge(t *testing.T, b *browser) {
 	}
 
 	b.click(`li[data-name=tricky] .purge`) // a token that serves, and no endpoint to give another
-	b.waitText("#ask", "requests fail that the present token would still serve")
+	b.waitText("#ask", "requests fail, although the present token would still work")
 	b.click("#ask-no")
 }
 
@@ -362,7 +362,7 @@ func testPageAPIDown(t *testing.T, b *browser) {
 	api.setMode("down")
 	b.pollNow()
 	b.waitText("#banner", "Not current: the admin API cannot be reached.")
-	b.waitText("#banner", `What is shown is \d+ s old`)
+	b.waitText("#banner", `The page shows the state of \d+ s ago`)
 	b.waitText("#banner", `Next try in \d s`)
 	b.waitText("#live", "Not current")
 	b.waitText("#summary", "catalog is fine") // what was known stays
