@@ -20,7 +20,7 @@ type account struct {
 	replayed   bool
 }
 
-// serve gets a lease for a request, and keeps count.
+// serve gets a lease for a request. It counts the request and measures its wait.
 func (c *client) serve(r *http.Request) (token.Lease, account, error) {
 	began := time.Now()
 	lease, err := c.acquire(r.Context())
@@ -35,6 +35,7 @@ func (c *client) serve(r *http.Request) (token.Lease, account, error) {
 	return lease, a, err
 }
 
+// servedAs returns how a request came by the result of acquire.
 func servedAs(lease token.Lease, err error) status.Served {
 	switch {
 	case err == nil:
@@ -46,7 +47,7 @@ func servedAs(lease token.Lease, err error) status.Served {
 	}
 }
 
-// log adds the account to the access log, if there is one.
+// log adds the account to the access log, if the server has one.
 func (a account) log(r *http.Request) {
 	server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if !ok || server.Logs == nil {

@@ -21,13 +21,13 @@ func init() {
 	caddy.RegisterModule(AdminAPI{})
 }
 
-// AdminAPI adds the credentials in force to Caddy's admin API, below /token_proxy/, under the same rules of host and
-// origin. Whatever the option origins allows, it denies what a browser asks for a page of another site. It shows no
-// secret and no token.
+// AdminAPI serves the credentials in force below /token_proxy/ of Caddy's admin API, under Caddy's rules of host and origin.
+// In addition, it denies requests that a browser makes for a page of another site, whatever the option origins allows. It
+// shows no secret and no token.
 //
 //	GET  /token_proxy/                            a page for people
 //	GET  /token_proxy/credentials                 all credentials
-//	GET  /token_proxy/credentials/<name>          one
+//	GET  /token_proxy/credentials/<name>          one credential
 //	POST /token_proxy/credentials/<name>/refresh  fetch a token now
 //	POST /token_proxy/credentials/<name>/purge    forget the token
 //	POST /token_proxy/purge                       forget all tokens
@@ -46,7 +46,7 @@ const adminPath = "/token_proxy/"
 //go:embed page.html
 var page []byte
 
-// pageHeader keeps the page to itself: it loads nothing, sends nothing elsewhere, and stands in no frame.
+// pageHeader isolates the page. The page loads nothing, sends requests only to its own address, and cannot be framed.
 var pageHeader = map[string]string{
 	"Content-Type": "text/html; charset=utf-8",
 	"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; " +
@@ -64,7 +64,7 @@ func (AdminAPI) Routes() []caddy.AdminRoute {
 
 func serveAdmin(w http.ResponseWriter, r *http.Request) error {
 	if crossSite(r) {
-		return adminError(http.StatusForbidden, "a browser sent this request for a page of another site, which is not allowed: to open the page, type its address instead of following a link")
+		return adminError(http.StatusForbidden, "denied, because a browser sent this request for a page of another site; to open the page of token-proxy, type its address instead of following a link")
 	}
 	path := strings.TrimPrefix(r.URL.Path, adminPath)
 	switch path {
@@ -77,7 +77,7 @@ func serveAdmin(w http.ResponseWriter, r *http.Request) error {
 	}
 	rest, ok := strings.CutPrefix(path, "credentials/")
 	if !ok {
-		return adminError(http.StatusNotFound, "there is nothing here: see "+adminPath)
+		return adminError(http.StatusNotFound, "unknown path; the page is at "+adminPath+", and the credentials are at "+adminPath+"credentials")
 	}
 	name, action, _ := strings.Cut(rest, "/")
 	c, err := findRunning(name)
@@ -92,7 +92,7 @@ func serveAdmin(w http.ResponseWriter, r *http.Request) error {
 	case "purge":
 		return servePurge(w, r, c)
 	default:
-		return adminError(http.StatusNotFound, fmt.Sprintf("there is no action %q: there are refresh and purge", action))
+		return adminError(http.StatusNotFound, fmt.Sprintf("unknown action %q; the actions are refresh and purge", action))
 	}
 }
 
@@ -136,7 +136,7 @@ func serveRefresh(w http.ResponseWriter, r *http.Request, c *client) error {
 	}
 	err := c.source.Refresh(r.Context())
 	if errors.Is(err, context.Canceled) {
-		return nil // nobody is there to be told
+		return nil // the client has left
 	}
 	if e, ok := errors.AsType[*token.Error](err); ok {
 		code := http.StatusBadGateway
@@ -186,7 +186,7 @@ func findRunning(name string) (*client, error) {
 	return c, nil
 }
 
-// allow refuses other methods.
+// allow returns an error unless the request has one of the methods.
 func allow(w http.ResponseWriter, r *http.Request, methods ...string) error {
 	for _, method := range methods {
 		if r.Method == method {

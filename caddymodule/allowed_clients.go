@@ -10,7 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// clientList says who may use a handler.
+// clientList is the set of clients that may use a handler.
 type clientList struct {
 	any      bool
 	loopback bool
@@ -26,7 +26,7 @@ func parseClients(configured []string) (clientList, error) {
 		return clientList{}, err
 	}
 	if l.any && len(configured) > 1 {
-		return clientList{}, errors.New("any allows everyone: nothing else can stand beside it")
+		return clientList{}, errors.New("any allows all clients: remove the other values")
 	}
 	return l, nil
 }
@@ -34,7 +34,7 @@ func parseClients(configured []string) (clientList, error) {
 func (l *clientList) addAll(texts []string) error {
 	for n, text := range texts {
 		if err := l.add(text); err != nil {
-			return fmt.Errorf("value %d: %w", n+1, err) // not the value itself, which may be a secret that stands there by mistake
+			return fmt.Errorf("value %d: %w", n+1, err) // without the value, which may be a secret in the wrong place
 		}
 	}
 	return nil
@@ -56,13 +56,13 @@ func (l *clientList) add(text string) error {
 		prefix, err = netip.PrefixFrom(addr, addr.BitLen()), nil
 	}
 	if err != nil {
-		return errors.New("this is not loopback, private_ranges, any, an IP address without a zone, or a CIDR range")
+		return errors.New("it must be loopback, private_ranges, any, an IP address without a zone, or a CIDR range")
 	}
 	l.ranges = append(l.ranges, unmapped(prefix).Masked())
 	return nil
 }
 
-// unmapped writes a range of IPv4-mapped IPv6 addresses (RFC 4291 section 2.5.5.2) as the IPv4 range that it is.
+// unmapped returns a range of IPv4-mapped IPv6 addresses (RFC 4291 section 2.5.5.2) as a range of IPv4 addresses.
 func unmapped(p netip.Prefix) netip.Prefix {
 	const mapping = 96
 	if p.Addr().Is4In6() && p.Bits() >= mapping {
@@ -71,8 +71,8 @@ func unmapped(p netip.Prefix) netip.Prefix {
 	return p
 }
 
-// admit judges the connection: whoever can write a header field could write any address into it. See peer for what a
-// listener wrapper may say.
+// admit reports whether the client of a request is in the list. It judges the connection and never a header field, because
+// a client can write any address into a header field. Type peer explains the addresses of listener wrappers.
 func (l *clientList) admit(r *http.Request) bool {
 	if l.any {
 		return true

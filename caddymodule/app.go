@@ -18,10 +18,10 @@ func init() {
 // appName is the name of the app and of the global option.
 const appName = "token_proxy"
 
-// App holds the credentials that token_proxy handlers use, by name. It gets their tokens, keeps them fresh, and
-// keeps them across configuration reloads.
+// App holds the credentials that token_proxy handlers use, by name. It gets their tokens, refreshes them before they
+// expire, and keeps them across reloads of the configuration.
 type App struct {
-	// Credentials are the OAuth 2.0 client registrations by name. A name is made of letters, digits, '_', '-', '.'.
+	// Credentials are the OAuth 2.0 client registrations by name. A name consists of letters, digits, '_', '-' and '.'.
 	Credentials map[string]*Credential `json:"credentials,omitempty"`
 
 	// ReplayMemory is the limit, in bytes, for the memory of all request bodies that the process keeps for replays. If a body
@@ -37,7 +37,8 @@ type App struct {
 	ends    []func()
 }
 
-// CaddyModule returns the Caddy module information. Caddy's events ask for it at any time, so it must not copy the app.
+// CaddyModule returns the Caddy module information. Its receiver is a pointer, because Caddy's event system calls it at any
+// time, and a copy of the app would be a data race.
 func (*App) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  appName,
@@ -45,8 +46,8 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision checks the credentials. It makes no network connection and starts nothing: it runs for `caddy validate`
-// too, and for configurations that are then refused.
+// Provision checks the credentials. It makes no network connection and starts nothing, because it also runs for
+// `caddy validate`, and for configurations that then fail to load.
 func (a *App) Provision(ctx caddy.Context) error {
 	guardStandardLog()
 	if n := a.replayMemory(); n < 0 || n > maxReplayMemory {
@@ -78,22 +79,22 @@ func (a *App) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-// Start puts the configuration into force: sources that were there before go on with their tokens, under this
-// configuration's policy. It never waits for a token endpoint.
+// Start puts the configuration into force. Sources that an earlier configuration has used keep their tokens and follow the
+// policy of this one. Start never waits for a token endpoint.
 func (a *App) Start() error {
 	a.Share.start()
-	for _, name := range slices.Sorted(maps.Keys(a.clients)) { // of two that share a source, the policy of the last one counts
+	for _, name := range slices.Sorted(maps.Keys(a.clients)) { // sorted, because the last credential sets the policy of a shared source
 		a.ends = append(a.ends, a.clients[name].start())
 	}
 	a.enterForce()
 	return nil
 }
 
-// Stop implements caddy.App. Requests in flight still need the sources; Cleanup lets go of them.
+// Stop implements caddy.App. It does nothing, because requests in flight still need the sources. Cleanup releases them.
 func (a *App) Stop() error { return nil }
 
-// Cleanup takes the configuration out of force, which was never in it if another app failed to start, and releases
-// what Provision acquired, which is not everything if Provision failed.
+// Cleanup takes the configuration out of force and releases what Provision acquired. It also works if another app failed to
+// start, so that the configuration never came into force, and if Provision failed halfway.
 func (a *App) Cleanup() error {
 	a.leaveForce()
 	for _, end := range a.ends {
@@ -110,7 +111,7 @@ func (a *App) Cleanup() error {
 	return errors.Join(errs...)
 }
 
-// replayMemory is the value of the option.
+// replayMemory returns the value of the option, or its default.
 func (a *App) replayMemory() int64 {
 	if a.ReplayMemory == nil {
 		return defaultReplayMemory
@@ -118,7 +119,7 @@ func (a *App) replayMemory() int64 {
 	return *a.ReplayMemory
 }
 
-// statusInForce returns what is known of the credentials, once they have been started.
+// statusInForce returns the status of the credentials while this configuration is in force.
 func (a *App) statusInForce() []*status.Credential {
 	if runningApp() != a {
 		return nil
@@ -130,7 +131,7 @@ func (a *App) statusInForce() []*status.Credential {
 	return all
 }
 
-// client returns the credential of that name.
+// client returns the credential with this name, or an error that lists the names.
 func (a *App) client(name string) (*client, error) {
 	c, ok := a.clients[name]
 	if !ok {
@@ -141,10 +142,10 @@ func (a *App) client(name string) (*client, error) {
 
 func unknownCredential(name string, known []string) error {
 	if len(known) == 0 {
-		return fmt.Errorf("unknown credential %q: none is defined", name)
+		return fmt.Errorf("unknown credential %q: no credential is defined", name)
 	}
 	slices.Sort(known)
-	return fmt.Errorf("unknown credential %q: defined are %q", name, known)
+	return fmt.Errorf("unknown credential %q: the credentials are %q", name, known)
 }
 
 // Interface guards

@@ -22,7 +22,7 @@ func init() {
 	httpcaddyfile.RegisterDirectiveOrder("token_proxy", httpcaddyfile.Before, "reverse_proxy")
 }
 
-// parseGlobalOption parses the global option. It may stand more than once, with different credentials.
+// parseGlobalOption parses the global option. A Caddyfile may have it more than once, with different credentials.
 func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 	app := new(App)
 	if earlier, ok := existing.(httpcaddyfile.App); ok {
@@ -73,7 +73,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume the option's name
 	if d.NextArg() {
-		return d.Err("token_proxy takes no value: credentials stand in its block")
+		return d.Err("token_proxy takes no value: define the credentials in its block")
 	}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		if err := a.unmarshalOption(d); err != nil {
@@ -109,7 +109,7 @@ func (a *App) unmarshalCredential(d *caddyfile.Dispenser) error {
 		return d.Err("credential takes a name, and nothing else on its line")
 	}
 	if !validCredentialName(name) {
-		return d.Err("credential: its name is not one: a name is made of letters, digits, '_', '-' and '.'")
+		return d.Errf("credential: %v", errCredentialName)
 	}
 	if _, ok := a.Credentials[name]; ok {
 		return d.Errf("credential %q is already defined", name)
@@ -190,7 +190,7 @@ func (c *Credential) unmarshalProvider(d *caddyfile.Dispenser) error {
 	name := d.Val()
 	const namespace = "token_proxy.providers"
 	if _, err := caddy.GetModule(namespace + "." + name); err != nil {
-		return d.Errf("unknown provider: there are %s", strings.Join(moduleNames(namespace), ", "))
+		return d.Errf("unknown provider: the providers are %s", strings.Join(moduleNames(namespace), ", "))
 	}
 	mod, err := caddyfile.UnmarshalModule(d, namespace+"."+name)
 	if err != nil {
@@ -276,7 +276,8 @@ func parseDirective(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 	return handler, nil
 }
 
-// checkCredential refuses an unknown name here, where the error can name file and line.
+// checkCredential returns an error for an unknown credential. It runs while the Caddyfile is parsed, so that the error has
+// the file and the line.
 func checkCredential(h httpcaddyfile.Helper, name string) error {
 	option, ok := h.Option(appName).(httpcaddyfile.App)
 	if !ok {
@@ -315,13 +316,13 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if !validCredentialName(h.Credential) {
 		return d.Err("token_proxy needs the name of a credential before the upstreams")
 	}
-	d.RemainingArgs() // reverse_proxy's
+	d.RemainingArgs() // upstreams, which reverse_proxy parses
 
 	seen := make(option.Set)
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		parse := h.option(d.Val())
 		if parse == nil {
-			d.NextSegment() // reverse_proxy's
+			d.NextSegment() // a subdirective of reverse_proxy
 			continue
 		}
 		if err := seen.Add(d); err != nil {
@@ -337,7 +338,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return option.HideSubdirective(h.Handler.UnmarshalCaddyfile(d))
 }
 
-// option returns the parser of a subdirective of our own, nil for any other.
+// option returns the parser of a subdirective of token_proxy, or nil for one of reverse_proxy.
 func (h *Handler) option(name string) func(*caddyfile.Dispenser) error {
 	switch name {
 	case "client_authorization":

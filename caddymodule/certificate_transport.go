@@ -9,9 +9,9 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 )
 
-// boundTransport shows the API the client certificate that a token may be bound to (RFC 8705 section 3). Each
-// certificate has connections of its own, so that no token travels on a connection that was opened with another
-// certificate: a connection outlives the file that its certificate came from.
+// boundTransport shows the API the client certificate that a token may be bound to (RFC 8705 section 3). A connection
+// outlives the file that its certificate came from. So each certificate has its own connections, and no token travels on a
+// connection that was opened with another certificate.
 type boundTransport struct {
 	base    *reverseproxy.HTTPTransport
 	current atomic.Pointer[certificateTransport]
@@ -23,8 +23,8 @@ type certificateTransport struct {
 	transport   *reverseproxy.HTTPTransport
 }
 
-// newBoundTransport returns nil if the transport cannot, or need not, show the token's certificate: it does not encrypt,
-// has a certificate of its own, makes its TLS connections itself, or speaks HTTP/3.
+// newBoundTransport returns nil if the transport cannot show the token's certificate. That is so if it does not encrypt, has
+// its own certificate, makes its TLS connections itself, or uses HTTP/3.
 func newBoundTransport(transport http.RoundTripper) *boundTransport {
 	t, ok := transport.(*reverseproxy.HTTPTransport)
 	switch {
@@ -38,8 +38,8 @@ func newBoundTransport(transport http.RoundTripper) *boundTransport {
 	return &boundTransport{base: t}
 }
 
-// with returns the transport that shows the certificate. There is one at a time: requests with an earlier token are few
-// and open a connection for themselves.
+// with returns the transport that shows the certificate. It keeps only the latest one. The few requests with an earlier
+// token get a transport, and so a connection, of their own.
 func (b *boundTransport) with(certificate *tls.Certificate) http.RoundTripper {
 	current := b.current.Load()
 	if current != nil && sameCertificate(current.certificate, certificate) {
@@ -60,12 +60,12 @@ func sameCertificate(a, b *tls.Certificate) bool {
 func (b *boundTransport) showing(certificate *tls.Certificate) *reverseproxy.HTTPTransport {
 	bound := *b.base
 	bound.Transport = b.base.Transport.Clone()
-	bound.Transport.TLSNextProto = nil // leads to the connections of the original
+	bound.Transport.TLSNextProto = nil // which leads to the connections of the original
 	bound.Transport.ForceAttemptHTTP2 = slices.Contains(b.base.Versions, "2")
 	if bound.Transport.TLSClientConfig == nil {
 		bound.Transport.TLSClientConfig = new(tls.Config)
 	}
-	// not Certificates: of those, only one of an authority that the server names would be shown
+	// Not Certificates, because crypto/tls shows one of those only if the server names its authority.
 	bound.Transport.TLSClientConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 		return certificate, nil
 	}

@@ -6,9 +6,9 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// judgeChallenge reads the WWW-Authenticate fields of a 401: how sure it is that the token is to blame, and whether
-// it can be at all. With insufficient_scope the token is good but weak, and a demand for a DPoP nonce is about the
-// next request (RFC 6750 section 3.1, RFC 9449 section 9).
+// judgeChallenge reads the WWW-Authenticate fields of a 401. It returns whether the 401 may be about something other than
+// the token, and whether it can be about the token at all. With insufficient_scope, the token is valid but lacks rights. A
+// demand for a DPoP nonce is about the next request (RFC 6750 section 3.1, RFC 9449 section 9).
 func judgeChallenge(fields []string) (doubt token.Doubt, ours bool) {
 	switch challengeError(fields) {
 	case "invalid_token":
@@ -21,8 +21,8 @@ func judgeChallenge(fields []string) (doubt token.Doubt, ours bool) {
 }
 
 // challengeError returns the `error` of the challenge that is about the token: Bearer's, or DPoP's if there is no Bearer
-// challenge (RFC 6750 section 3, RFC 9449 section 7.1). Other schemes may have a parameter of that name for ends of their
-// own.
+// challenge (RFC 6750 section 3, RFC 9449 section 7.1). Other schemes may use a parameter of that name for something
+// else.
 func challengeError(fields []string) string {
 	var l challengeList
 	for _, field := range fields {
@@ -37,12 +37,12 @@ func challengeError(fields []string) string {
 // challengeList reads lists of challenges (RFC 9110 section 11.6.1). Several fields are one list (section 5.3).
 type challengeList struct {
 	scheme                 string // of the challenge that is being read
-	bearer                 bool   // there is a Bearer challenge
+	bearer                 bool   // a Bearer challenge has begun
 	bearerError, dpopError string // the first of each
 }
 
-// read reads one field. A comma separates challenges, and the parameters of each: what has no value is a scheme, or
-// the token68 that follows one. Senders forget commas, so that none is needed.
+// read reads one field. A comma separates two challenges, or two parameters of one challenge. A word without a value is a
+// scheme, or the token68 after a scheme. Some senders forget commas, so read does not need them.
 func (l *challengeList) read(s string) {
 	afterScheme := false
 	for {
@@ -72,7 +72,7 @@ func (l *challengeList) read(s string) {
 	}
 }
 
-// begin begins a challenge.
+// begin starts a new challenge.
 func (l *challengeList) begin(scheme string) {
 	l.scheme = scheme
 	l.bearer = l.bearer || strings.EqualFold(scheme, "Bearer")
@@ -89,7 +89,7 @@ func (l *challengeList) param(name, value string) {
 	}
 }
 
-// word takes a scheme, a parameter's name or a token68 off its beginning.
+// word splits a scheme, a parameter's name or a token68 from the beginning of s.
 func word(s string) (word, rest string) {
 	end := strings.IndexAny(s, ` 	,="`)
 	if end < 0 {
@@ -98,7 +98,7 @@ func word(s string) (word, rest string) {
 	return s[:end], s[end:]
 }
 
-// paramValue takes a parameter's value off what follows the equals sign (RFC 9110 section 11.2).
+// paramValue splits a parameter's value from the text after the equals sign (RFC 9110 section 11.2).
 func paramValue(s string) (value, rest string) {
 	s = strings.TrimLeft(s, " \t")
 	if strings.HasPrefix(s, `"`) {

@@ -22,14 +22,13 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
-// client is the run-time half of a credential: what its configuration becomes when it is provisioned. It is whole as
-// soon as it exists.
+// client is a credential at run time: its configuration, and everything that newClient makes from it.
 type client struct {
 	*Credential
 	name     string
 	provider provider.Provider
 	id       option.Reader
-	secret   option.Reader // of nothing if the provider needs none
+	secret   option.Reader // empty if the provider needs no secret
 	hosts    hostPatterns
 	header   TokenHeader
 	key      token.Key
@@ -45,11 +44,11 @@ type client struct {
 	certificate *atomic.Pointer[tls.Certificate]
 }
 
-// newClient resolves and checks everything that can be checked without a network. What it acquires is released by
-// release, unless it fails.
+// newClient makes a complete client. It checks everything that can be checked without a network. The caller must call
+// release, unless newClient fails.
 func newClient(ctx caddy.Context, name string, config *Credential, with *Share, events *status.Events) (_ *client, err error) {
 	if !validCredentialName(name) {
-		return nil, errors.New("a credential's name is made of letters, digits, '_', '-' and '.'")
+		return nil, errCredentialName
 	}
 	c := &client{Credential: config, name: name, certificate: new(atomic.Pointer[tls.Certificate]), logger: ctx.Logger()}
 	c.status = status.New(name, events, c.logger)
@@ -81,13 +80,13 @@ func newClient(ctx caddy.Context, name string, config *Credential, with *Share, 
 	return c, nil
 }
 
-// start puts the credential into force, until the function that it returns is called.
+// start puts the credential into force. The function that it returns takes the credential out of force.
 func (c *client) start() (end func()) {
 	c.status.Begin(c.key, c.source)
 	return c.source.Start(c.sourceConfig())
 }
 
-// release lets go of what newClient has acquired.
+// release releases what newClient has acquired.
 func (c *client) release() error {
 	c.status.Release()
 	return releaseSource(c.key)
@@ -117,13 +116,13 @@ func (c *client) loadProvider(ctx caddy.Context) error {
 		if d, ok := p.(provider.Discoverer); ok && d.ByIssuer() {
 			option = "issuer"
 		}
-		return errors.New(option + ": the client secret would be sent in the clear: use https, or say allow_plaintext")
+		return errors.New(option + ": the client secret would be sent in the clear: use https, or set allow_plaintext")
 	}
 	c.status.Endpoint = endpoint.Host
 	return nil
 }
 
-// loadTransport reads what the transport needs once, so that a mistyped name is refused now.
+// loadTransport reads the files and variables of the transport once, so that a mistyped name is an error at load.
 func (c *client) loadTransport() error {
 	if c.Transport == nil {
 		c.Transport = new(TokenTransport)
@@ -140,7 +139,7 @@ func (c *client) loadTransport() error {
 	return err
 }
 
-// loadClient reads id and secret once, so that a mistyped name is refused now and not at the first request.
+// loadClient reads the id and the secret once, so that a mistyped name is an error at load, not at the first request.
 func (c *client) loadClient() error {
 	if c.ClientID == "" {
 		return errors.New("client_id is missing")
@@ -154,12 +153,12 @@ func (c *client) loadClient() error {
 	}
 	if !c.provider.NeedsSecret() {
 		if c.ClientSecret != "" {
-			return fmt.Errorf("client_secret: provider %s sends none, as it is configured: remove it", c.status.Provider)
+			return fmt.Errorf("client_secret: remove it, because provider %s sends no secret as it is configured", c.status.Provider)
 		}
 		return nil
 	}
 	if c.ClientSecret == "" {
-		return fmt.Errorf("client_secret is missing: provider %s needs one, as it is configured", c.status.Provider)
+		return fmt.Errorf("client_secret is missing: provider %s needs it as it is configured", c.status.Provider)
 	}
 	var secret provider.Secret
 	if c.secret, err = option.NewReader(string(c.ClientSecret)); err == nil {
@@ -172,8 +171,8 @@ func (c *client) loadClient() error {
 		return fmt.Errorf("client_secret: %w", err)
 	}
 	if c.secret.IsLiteral() {
-		c.ClientSecret = "" // for whoever prints or marshals a credential in use
-		c.logger.Warn("client_secret stands in the configuration itself, where the admin API and autosave.json show it: use {env.NAME} or {file./path}",
+		c.ClientSecret = "" // so that no code can print or marshal it
+		c.logger.Warn("client_secret is a literal, which the admin API and autosave.json show; use {env.NAME} or {file./path} instead",
 			zap.String("credential", c.name))
 	}
 	return nil
@@ -192,8 +191,8 @@ func (c *client) loadDestinations() (err error) {
 	return nil
 }
 
-// identify makes the key of the source: everything that shapes the token, and nothing else. Policy is left out, so that a
-// changed timeout costs no token.
+// identify sets the key of the source, which is the identity of the credential: all fields that shape the token, and no
+// others. The policy is not part of it, so that a changed timeout costs no token call.
 func (c *client) identify() error {
 	configuration, err := json.Marshal(c.provider)
 	if err != nil {
@@ -228,7 +227,7 @@ func (c *client) sourceConfig() token.Config {
 	}
 }
 
-// acquire gets a lease on a token. Credentials may share a source, but each has its own patience.
+// acquire gets a lease on a token. Credentials that share a source each have their own MaxWait.
 func (c *client) acquire(ctx context.Context) (token.Lease, error) {
 	return c.source.AcquireWithin(ctx, cmp.Or(time.Duration(c.MaxWait), token.DefaultMaxWait))
 }

@@ -24,17 +24,17 @@ func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "tokens",
 		Usage: "check|list|refresh|purge",
-		Short: "Checks credentials, and steers the tokens of a running process",
+		Short: "Checks credentials, and manages the tokens of a running process",
 		Long: `
 Checks the credentials of a configuration against their token endpoints, and
 lists, refreshes and purges the tokens of a running process.
 
-No token is ever shown, but by 'check --print-header' on a terminal.`,
+No command shows a token, except 'check --print-header' on a terminal.`,
 		CobraFunc: func(cmd *cobra.Command) {
 			cmd.AddCommand(checkCommand(), listCommand(), refreshCommand(), purgeCommand())
 			cmd.RunE = func(cmd *cobra.Command, args []string) error {
 				if len(args) > 0 {
-					return fmt.Errorf("unknown command %q: it is check, list, refresh or purge", args[0])
+					return fmt.Errorf("unknown command %q: the commands are check, list, refresh and purge", args[0])
 				}
 				return cmd.Help()
 			}
@@ -42,7 +42,7 @@ No token is ever shown, but by 'check --print-header' on a terminal.`,
 	})
 }
 
-// addAdminFlags adds what says where the running process is.
+// addAdminFlags adds the flags that find the admin API of the running process.
 func addAdminFlags(cmd *cobra.Command) {
 	cmd.Flags().String("address", "", "Address of the admin API (default "+caddy.DefaultAdminListen+")")
 	addConfigFlags(cmd)
@@ -76,7 +76,7 @@ func listCommand() *cobra.Command {
 func refreshCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "refresh <credentials...> [--address <address>] [--config <path> [--adapter <name>]] [--json]",
-		Short: "Fetches tokens now, in a running process",
+		Short: "Fetches tokens in a running process now",
 		RunE: func(cmd *cobra.Command, names []string) error {
 			if len(names) == 0 {
 				return errors.New("name the credentials to refresh")
@@ -91,11 +91,11 @@ func refreshCommand() *cobra.Command {
 func purgeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "purge <credentials...>|--all [--address <address>] [--config <path> [--adapter <name>]] [--json]",
-		Short: "Forgets tokens, in a running process: the next request fetches another",
+		Short: "Forgets tokens in a running process, so that the next request fetches a new one",
 		RunE: func(cmd *cobra.Command, names []string) error {
 			all, _ := cmd.Flags().GetBool("all")
 			if all == (len(names) > 0) {
-				return errors.New("name the credentials to purge, or say --all, but not both")
+				return errors.New("name the credentials to purge or set --all, but not both")
 			}
 			if !all {
 				return steer(cmd, names, "purge")
@@ -109,7 +109,7 @@ func purgeCommand() *cobra.Command {
 			if asJSON(cmd) {
 				return printJSON(cmd.OutOrStdout(), answer)
 			}
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "purged %d credentials\n", answer.Purged)
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "purged the tokens of %d credentials\n", answer.Purged)
 			return err
 		},
 	}
@@ -118,7 +118,7 @@ func purgeCommand() *cobra.Command {
 	return cmd
 }
 
-// steer does the same with each credential, and goes on if it fails with one.
+// steer requests an action for each credential. If it fails for one credential, it continues with the next.
 func steer(cmd *cobra.Command, names []string, action string) error {
 	reports := []status.Report{} // an empty list, not null
 	var failures []error
@@ -136,7 +136,7 @@ func steer(cmd *cobra.Command, names []string, action string) error {
 	return errors.Join(failures...)
 }
 
-// askAdmin asks the admin API of the running process.
+// askAdmin sends a request to the admin API of the running process, and decodes its answer into a value.
 func askAdmin(cmd *cobra.Command, method, path string, into any) error {
 	address, _ := cmd.Flags().GetString("address")
 	config, _ := cmd.Flags().GetString("config")
@@ -153,7 +153,8 @@ func askAdmin(cmd *cobra.Command, method, path string, into any) error {
 	return json.NewDecoder(res.Body).Decode(into)
 }
 
-// adminFailure says what to do. Caddy puts the answer's body at the end of its error.
+// adminFailure returns the error of the admin API, or what to check if it did not answer. Caddy's own error ends with the
+// body of the answer.
 func adminFailure(address string, err error) error {
 	text := err.Error()
 	if begin := strings.Index(text, "{"); begin >= 0 {
@@ -164,7 +165,7 @@ func adminFailure(address string, err error) error {
 			return errors.New(answer.Error)
 		}
 	}
-	return fmt.Errorf("no answer from the admin API at %s: is the process running there, and not with `admin off`? (%w)", address, err)
+	return fmt.Errorf("the admin API at %s does not answer: check that the process is running, that its admin API has this address, and that it is not set to `admin off` (%w)", address, err)
 }
 
 // printReports prints a table, or JSON.
@@ -188,6 +189,7 @@ func printReports(cmd *cobra.Command, reports []status.Report) error {
 	return table.Flush()
 }
 
+// asJSON reports whether the command has --json.
 func asJSON(cmd *cobra.Command) bool {
 	yes, _ := cmd.Flags().GetBool("json")
 	return yes

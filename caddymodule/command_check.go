@@ -25,11 +25,13 @@ func checkCommand() *cobra.Command {
 		Use:   "check [<credentials...>] [--config <path> [--adapter <name>]] [--json] [--print-header <credential>]",
 		Short: "Fetches one token for each credential of a configuration, without starting a server",
 		Long: `
-Fetches one token for each credential of a configuration, or for those that are
-named, without starting a server. The exit status is 0 only if all of them work.
+Fetches one token for each named credential of a configuration, or for all of
+its credentials, without starting a server. The exit status is 0 only if all of
+them work.
 
-With --print-header, the header field that an API would get is printed, token
-and all. That needs a terminal, so that the token ends up in no file or log.`,
+--print-header also prints the header field that an API would get, with the
+token in it. It works on a terminal only, so that the token does not end up in
+a file or a log.`,
 		RunE: check,
 	}
 	addConfigFlags(cmd)
@@ -37,7 +39,7 @@ and all. That needs a terminal, so that the token ends up in no file or log.`,
 	return cmd
 }
 
-// checked is what came of one credential.
+// checked is the result for one credential.
 type checked struct {
 	Name        string                `json:"name"`
 	OK          bool                  `json:"ok"`
@@ -99,7 +101,8 @@ func check(cmd *cobra.Command, names []string) error {
 	return nil
 }
 
-// headerToShow returns the credential whose header is to be printed. It refuses to print it to anything but a terminal.
+// headerToShow returns the name of the credential whose header the command prints, or "". It returns an error if the output is
+// not a terminal.
 func headerToShow(cmd *cobra.Command, app *App) (string, error) {
 	name, _ := cmd.Flags().GetString("print-header")
 	if name == "" {
@@ -109,7 +112,7 @@ func headerToShow(cmd *cobra.Command, app *App) (string, error) {
 		return "", err
 	}
 	if out, ok := cmd.OutOrStdout().(*os.File); !ok || !term.IsTerminal(int(out.Fd())) {
-		return "", errors.New("--print-header prints a token to a terminal only, so that it ends up in no file or log")
+		return "", errors.New("--print-header needs a terminal, so that the token does not end up in a file or a log")
 	}
 	return name, nil
 }
@@ -123,7 +126,7 @@ func loadApp(cmd *cobra.Command) (*App, func(), error) {
 		return nil, nil, err
 	}
 	if used == "" {
-		return nil, nil, errors.New("there is no configuration: name one with --config, or go where a Caddyfile is")
+		return nil, nil, errors.New("no configuration found: set --config, or run the command in a folder with a Caddyfile")
 	}
 	var config struct {
 		Apps map[string]json.RawMessage `json:"apps"`
@@ -132,7 +135,7 @@ func loadApp(cmd *cobra.Command) (*App, func(), error) {
 		return nil, nil, err
 	}
 	if config.Apps[appName] == nil {
-		return nil, nil, fmt.Errorf("%s defines no credentials: the global option %s is missing", used, appName)
+		return nil, nil, fmt.Errorf("%s defines no credentials: add the global option %s", used, appName)
 	}
 	ctx, err := caddy.ProvisionContext(&caddy.Config{
 		Logging: &caddy.Logging{Logs: map[string]*caddy.CustomLog{caddy.DefaultLoggerName: {
@@ -178,7 +181,7 @@ func (r checked) print(cmd *cobra.Command) {
 		fmt.Fprintf(out, "✗ %s (%.2f s): %s\n  %s\n", r.Name, r.Duration, r.Summary, r.Advice)
 		return
 	}
-	fmt.Fprintf(out, "✓ %s (%.2f s): a token for %s, fingerprint %s\n", r.Name, r.Duration,
+	fmt.Fprintf(out, "✓ %s (%.2f s): a token valid for %s, fingerprint %s\n", r.Name, r.Duration,
 		status.Lasting(time.Duration(r.Lifetime*float64(time.Second))), r.Fingerprint)
 	if r.Note != "" {
 		fmt.Fprintf(out, "  but %s\n", r.Note)

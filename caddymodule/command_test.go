@@ -82,7 +82,7 @@ func TestCheckCommand(t *testing.T) {
 		wantText(t, lines[0], "refuses the credential", "invalid_client")
 		wantText(t, lines[1], "  Compare client_id and client_secret")
 		wantText(t, lines[2], "status 503")
-		wantText(t, lines[4], "a token for 25 hours, fingerprint ")
+		wantText(t, lines[4], "a token valid for 25 hours, fingerprint ")
 		if good.Calls() != 1 || bad.Calls() != 1 || down.Calls() != 1 {
 			t.Errorf("calls: %d, %d, %d; want one each", good.Calls(), bad.Calls(), down.Calls())
 		}
@@ -175,7 +175,7 @@ func TestCheckCommand(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		wantText(t, out, "✓ odd", "a token for 60 minutes")
+		wantText(t, out, "✓ odd", "a token valid for 60 minutes")
 	})
 	t.Run("a provider that panics", func(t *testing.T) {
 		config := globalOptions("credential broken {\n provider redaction_leaky http://127.0.0.1:1 \"panic while asking\"\n client_id a\n client_secret sec-ret-text\n}\n")
@@ -266,7 +266,7 @@ func TestSteeringCommands(t *testing.T) {
 				t.Errorf("it says %s", out)
 			}
 			out, err = run(t, purgeCommand(), at, "--all")
-			if err != nil || out != "purged 2 credentials\n" {
+			if err != nil || out != "purged the tokens of 2 credentials\n" {
 				t.Errorf("%v %q", err, out)
 			}
 			out, err = run(t, purgeCommand(), at, "--all", "--json")
@@ -304,7 +304,7 @@ func TestSteeringWithoutAnAdminEndpoint(t *testing.T) {
 			args = append(args, "a")
 		}
 		_, err := runCommand(cmd, args...)
-		wantError(t, err, address, "admin off", "is the process running")
+		wantError(t, err, address, "admin off", "that the process is running")
 	}
 	// something else answers there
 	other := serveHTTP(t, sendAnswer(404, "text/plain", "{not JSON"))

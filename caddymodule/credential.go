@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -23,14 +24,14 @@ type Credential struct {
 	ClientID string `json:"client_id,omitempty"`
 
 	// ClientSecret is the client secret, as one whole-value placeholder {env.NAME} or {file./path}. The app reads a file again
-	// for each token request. A literal is possible and gets a warning. Required if the provider needs a secret, and an
-	// error if it does not.
+	// for each token request. A literal is possible but causes a warning. Required if the provider needs a secret, and an
+	// error if the provider needs none.
 	ClientSecret option.Source `json:"client_secret,omitempty"`
 
-	// APIHosts is where the token may be sent to: `api.example.com`, `api.example.com:8443`, `*.example.com` for all
+	// APIHosts are the destinations that the token may go to: `api.example.com`, `api.example.com:8443`, `*.example.com` for all
 	// hosts below example.com, an IP address, a range of addresses (`10.0.0.0/8`, without a port), or a unix socket
-	// (`unix//run/api.sock`). The name in `dynamic a` or `dynamic srv` counts as a host, except where TLS proves another
-	// one. Required unless every upstream of the handler is static. Default: the hosts of those upstreams.
+	// (`unix//run/api.sock`). The name in `dynamic a` or `dynamic srv` counts as a host, unless the upstream's
+	// certificate must be for another name. Required unless every upstream of the handler is static. Default: the hosts of those upstreams.
 	APIHosts []string `json:"api_hosts,omitempty"`
 
 	// AllowPlaintext permits http:// beyond loopback for the token endpoint and for the upstreams. Default: false.
@@ -46,7 +47,7 @@ type Credential struct {
 	// MaxWait is the limit for the time that one request waits for a token. Default: 15s.
 	MaxWait caddy.Duration `json:"max_wait,omitempty"`
 
-	// DefaultLifetime is the lifetime of tokens whose answer names none. Default: 1h.
+	// DefaultLifetime is the lifetime of tokens whose answer sets none. Default: 1h.
 	DefaultLifetime caddy.Duration `json:"default_lifetime,omitempty"`
 
 	// Header is the header field that carries the token to the API. Default: `Authorization: Bearer <token>`.
@@ -79,10 +80,10 @@ func (c *Credential) checkDurations() error {
 	return nil
 }
 
-// shares reports whether replicas may share its tokens.
+// shares reports whether replicas may share the tokens of this credential.
 func (c *Credential) shares() bool { return c.Share == nil || *c.Share }
 
-// policy is how the credential's source treats time.
+// policy returns the times that the credential's source keeps to.
 func (c *Credential) policy() token.Policy {
 	return token.Policy{
 		RefreshMargin:   time.Duration(c.RefreshMargin),
@@ -93,7 +94,10 @@ func (c *Credential) policy() token.Policy {
 	}
 }
 
-// validCredentialName keeps names usable in URLs, metrics and logs.
+// errCredentialName is the error for a name that validCredentialName does not accept.
+var errCredentialName = errors.New("the name of a credential must consist of letters, digits, '_', '-' and '.', and not of dots alone")
+
+// validCredentialName reports whether a name is usable in URLs, metrics and logs.
 func validCredentialName(name string) bool {
 	return strings.Trim(name, ".") != "" && strings.Trim(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-.") == ""
 }

@@ -13,17 +13,17 @@ const (
 	crossSiteAllow = "allow"
 )
 
-// crossSite reports whether a browser made the request for a page of another site. A browser runs beside the
-// application, so that the address of the connection tells nothing of it; but pages cannot set or remove these fields
-// (Fetch, section 2.2.2, forbidden request-headers). net/http.CrossOriginProtection is no help: it admits GET, HEAD and
-// OPTIONS, and a token makes these harmful as well.
+// crossSite reports whether a browser made the request for a page of another site. A browser can run on the machine of the
+// application, so the address of the connection does not reveal it. But pages cannot set or remove the fields that this
+// function reads (Fetch, section 2.2.2, forbidden request-headers). net/http.CrossOriginProtection is not enough, because
+// it admits GET, HEAD and OPTIONS, which a token makes harmful as well.
 func crossSite(r *http.Request) bool {
 	if sites := r.Header["Sec-Fetch-Site"]; len(sites) > 0 {
 		switch strings.Join(sites, ",") {
-		case "same-origin": // whatever Host a proxy in front has made of it
+		case "same-origin": // even if a proxy in front has changed the Host
 			return false
-		case "none": // the user's doing; if a page is named nevertheless, it must be our own
-		default: // cross-site, same-site, and what nobody knows
+		case "none": // typed by the user; if it has an Origin nevertheless, that must be our own
+		default: // cross-site, same-site, and unknown values
 			return true
 		}
 	}
@@ -34,8 +34,8 @@ func crossSite(r *http.Request) bool {
 	return len(origins) > 1 || !isOrigin(origins[0], r.Host)
 }
 
-// isOrigin reports whether an origin is that of the host that a request was sent to. The scheme is not compared,
-// because a proxy in front may have ended TLS; it says which port goes without saying (RFC 6454 section 6.2).
+// isOrigin reports whether an origin has the host and the port that a request was sent to. It does not compare the scheme,
+// because a proxy in front may have ended TLS. The scheme only sets the default port (RFC 6454 section 6.2).
 func isOrigin(origin, host string) bool {
 	o, ok := parseOrigin(origin)
 	if !ok {
@@ -45,14 +45,15 @@ func isOrigin(origin, host string) bool {
 	return strings.EqualFold(o.Hostname(), h.Hostname()) && originPort(o) == originPort(h)
 }
 
-// parseOrigin takes scheme, host and port, and nothing more. Origins that are not of the web, such as null, file:// or
-// an extension's, are the host of no request.
+// parseOrigin parses an origin, which is a scheme, a host and perhaps a port. It reports false for null and for the origins
+// of files and of browser extensions, because no request can be sent to those.
 func parseOrigin(origin string) (*url.URL, bool) {
 	o, err := url.Parse(origin)
 	ok := err == nil && (o.Scheme == "http" || o.Scheme == "https") && o.Host != "" && origin == o.Scheme+"://"+o.Host
 	return o, ok
 }
 
+// originPort returns the port, or the default port of the scheme.
 func originPort(u *url.URL) string {
 	switch port := u.Port(); {
 	case port != "":
@@ -64,10 +65,11 @@ func originPort(u *url.URL) string {
 	}
 }
 
-// plainHost is a host, perhaps with its port, as browsers write it.
+// plainHost matches a host in the form that browsers send, with or without a port.
 var plainHost = regexp.MustCompile(`^[a-z0-9._:\[\]-]{1,260}$`)
 
-// siteOf names the page's site for the log. It is empty if the browser names none: what is no plain host is not shown.
+// siteOf returns the page's site for the log. It returns "" if the browser does not send the site, or sends more than a
+// plain host.
 func siteOf(r *http.Request) string {
 	origins := r.Header["Origin"]
 	if len(origins) != 1 {

@@ -28,7 +28,7 @@ type hostPattern struct {
 
 type hostPatterns []hostPattern
 
-// hostName is a DNS name; the underscore is not a host's but is in use.
+// hostName matches a DNS name. The underscore is not allowed in the name of a host, but is in use.
 var hostName = regexp.MustCompile(`^[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*$`)
 
 func parseHostPatterns(configured []string) (hostPatterns, error) {
@@ -55,12 +55,12 @@ func parseHostPattern(text string) (hostPattern, error) {
 		return hostPattern{addresses: unmapped(addresses).Masked()}, nil
 	}
 	if strings.ContainsAny(text, "/@?#") {
-		return hostPattern{}, errors.New("this is not a host: write it without scheme and path, a range as 10.0.0.0/8 without port, a socket as unix//run/api.sock")
+		return hostPattern{}, errors.New("this is not a host: write a host without scheme and path, a range like 10.0.0.0/8 without a port, or a socket like unix//run/api.sock")
 	}
 	p := hostPattern{host: text}
 	if host, port, err := net.SplitHostPort(text); err == nil {
 		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-			return hostPattern{}, errors.New("this does not end in a port number")
+			return hostPattern{}, errors.New("the text after the colon is not a port number")
 		}
 		p.host, p.port = host, port
 	}
@@ -70,12 +70,13 @@ func parseHostPattern(text string) (hostPattern, error) {
 		return p, nil
 	}
 	if !hostName.MatchString(p.host) {
-		return hostPattern{}, errors.New("this is not a host: write api.example.com, or *.example.com for all hosts below")
+		return hostPattern{}, errors.New("this is not a host: write api.example.com, or *.example.com for all hosts below example.com")
 	}
 	return p, nil
 }
 
-// normalHost makes equal what names the same host.
+// normalHost returns a host in the form in which equal hosts are equal texts: in lower case, without brackets and without
+// the dot at the end.
 func normalHost(host string) string {
 	return strings.ToLower(strings.TrimSuffix(strings.Trim(host, "[]"), "."))
 }
@@ -89,7 +90,7 @@ func (p hostPattern) matches(host, port string) bool {
 		return err == nil && p.addresses.Contains(addr.Unmap())
 	case p.port != "" && p.port != port:
 		return false
-	case p.subdomain: // an IPv6 zone could end like a name
+	case p.subdomain: // hostName, because an IPv6 zone could end like a name
 		return strings.HasSuffix(host, "."+p.host) && hostName.MatchString(host)
 	default:
 		return host == p.host
@@ -107,28 +108,28 @@ func (l hostPatterns) matchSocket(path string) bool {
 // destination is what the transport dials.
 type destination struct {
 	network, host, port string
-	name                string // under which DNS has found host, if the configuration has that name in a dynamic source
+	name                string // that a dynamic source looked up to find host, or ""
 }
 
-// destinations are the places that a handler may send its token to.
+// destinations are the rules for where a handler may send its token.
 type destinations struct {
 	hosts          hostPatterns
 	allowPlaintext bool
-	networkProxy   bool // of a transport that is not reverse_proxy's own: it cannot be asked when it uses it
+	networkProxy   bool // a transport other than reverse_proxy's own has one, and may use it for any request
 	transport      transportSecurity
 }
 
-// Why a token may not go somewhere.
+// The reasons why a token may not go to a destination.
 var (
-	errNetwork          = errors.New("only tcp and unix (stream) sockets can be an upstream: it is another network")
+	errNetwork          = errors.New("an upstream must be on tcp or a unix socket of type stream: it is on another network")
 	errHostNotAllowed   = errors.New("the host is not one of api_hosts")
-	errSocketNotAllowed = errors.New("the unix socket is not one of api_hosts: name it there, as unix//run/api.sock")
-	errNameNotProved    = errors.New("only the name of the dynamic source is one of api_hosts, and the upstream's certificate need not be for that name: set tls_server_name to it, or add the upstream's own name or addresses to api_hosts")
-	errPlaintext        = errors.New("the token would be sent in the clear: use https, or say allow_plaintext")
-	errNetworkProxy     = errors.New("the token would be sent in the clear to the network proxy: use https, or say allow_plaintext")
+	errSocketNotAllowed = errors.New("the unix socket is not one of api_hosts: add it there, like unix//run/api.sock")
+	errNameNotCertified = errors.New("api_hosts has the name of the dynamic source, but the upstream's certificate may be for another name: set tls_server_name to the name of the dynamic source, or add the upstream's own name or addresses to api_hosts")
+	errPlaintext        = errors.New("the token would be sent in the clear: use https, or set allow_plaintext")
+	errNetworkProxy     = errors.New("the token would be sent in the clear to the network proxy: use https, or set allow_plaintext")
 )
 
-// check returns the rule that forbids a destination, if one does. Unix sockets count as loopback.
+// check returns the reason why the token may not go to a destination, or nil. Unix sockets count as loopback.
 func (d *destinations) check(to destination) error {
 	if err := checkNetwork(to.network); err != nil {
 		return err
@@ -142,7 +143,7 @@ func (d *destinations) check(to destination) error {
 	host := normalHost(to.host)
 	if !d.allowed(host, to.port) && !d.foundByName(to) {
 		if to.name != "" && d.hosts.match(normalHost(to.name), to.port) {
-			return errNameNotProved
+			return errNameNotCertified
 		}
 		return errHostNotAllowed
 	}
@@ -158,7 +159,7 @@ func (d *destinations) check(to destination) error {
 	return nil
 }
 
-// checkNetwork allows connections only: a datagram goes out without knowing that the API is there.
+// checkNetwork allows only networks with connections. A datagram would be sent without a sign that the API is there.
 func checkNetwork(network string) error {
 	switch network {
 	case "tcp", "tcp4", "tcp6", "unix":
@@ -168,19 +169,19 @@ func checkNetwork(network string) error {
 	}
 }
 
-// safeInTransit reports whether what is sent to this port is encrypted, or need not be.
+// safeInTransit reports whether a request to this port is encrypted, or need not be.
 func (d *destinations) safeInTransit(port string) bool {
 	return d.allowPlaintext || d.transport.encrypts(port)
 }
 
-// allowed looks at the address that is dialed, or at the name that the upstream's certificate must prove: upstreams
-// found by DNS are dialed by IP address.
+// allowed reports whether api_hosts has the host that is dialed, or the name that the upstream's certificate must be for.
+// Upstreams found by DNS are dialed by IP address, so that only their certificate shows a name.
 func (d *destinations) allowed(host, port string) bool {
-	return d.hosts.match(host, port) || d.transport.encrypts(port) && d.hosts.match(d.transport.proves, port)
+	return d.hosts.match(host, port) || d.transport.encrypts(port) && d.hosts.match(d.transport.certified, port)
 }
 
-// foundByName reports whether the host is the answer of DNS to an allowed name, and DNS decides. It does for a static
-// name that is dialed in plaintext; with TLS the certificate decides, which here must be for another name.
+// foundByName reports whether the host is the answer of DNS to an allowed name, and DNS decides where the token goes. Without
+// TLS, DNS decides, as it does for a static name. With TLS the certificate decides, and here it must be for another name.
 func (d *destinations) foundByName(to destination) bool {
 	dnsDecides := !d.transport.verifies(to.port) || oauth.IsLoopback(to.host)
 	return to.name != "" && dnsDecides && d.hosts.match(normalHost(to.name), to.port)
@@ -190,16 +191,16 @@ func (d *destinations) foundByName(to destination) bool {
 type transportSecurity struct {
 	tls         bool
 	exceptPorts []string
-	unverified  bool   // certificates are not
-	proves      string // the name that the upstream's certificate must be for, if it is configured
+	unverified  bool   // the certificates of upstreams are not verified
+	certified   string // the name that the upstream's certificate must be for, if the configuration sets one
 }
 
-// securityOf asks the transport, because the URL that a transport gets has no scheme.
+// securityOf returns the security of a transport. It asks the transport, because reverse_proxy's URLs have no scheme.
 func securityOf(transport any) transportSecurity {
 	if t, ok := transport.(*reverseproxy.HTTPTransport); ok && t.TLS != nil {
 		s := transportSecurity{tls: true, exceptPorts: t.TLS.ExceptPorts, unverified: t.TLS.InsecureSkipVerify}
 		if !t.TLS.InsecureSkipVerify && !strings.Contains(t.TLS.ServerName, "{") {
-			s.proves = normalHost(t.TLS.ServerName)
+			s.certified = normalHost(t.TLS.ServerName)
 		}
 		return s
 	}

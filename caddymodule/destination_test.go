@@ -124,11 +124,11 @@ func TestDestinations(t *testing.T) {
 		{"range of IPv6 with a zone", destinations{hosts: patterns("fe80::/10"), transport: tls}, "tcp", "fe80::1%eth0", "443", errHostNotAllowed},
 		{"range and a name that begins like it", destinations{hosts: patterns("10.0.0.0/8"), transport: tls}, "tcp", "10.1.2.3.evil.example", "443", errHostNotAllowed},
 
-		// Upstreams found by DNS are dialed by address: the name that their certificate must prove counts.
-		{"name that the certificate proves", destinations{hosts: patterns("api.example.com"), transport: transportSecurity{tls: true, proves: "api.example.com"}}, "tcp", "192.0.2.1", "443", nil},
-		{"wrong name that the certificate proves", destinations{hosts: patterns("api.example.com"), transport: transportSecurity{tls: true, proves: "evil.example"}}, "tcp", "192.0.2.1", "443", errHostNotAllowed},
-		{"nothing is proved on an excepted port", destinations{hosts: patterns("api.example.com"), allowPlaintext: true, transport: transportSecurity{tls: true, exceptPorts: []string{"80"}, proves: "api.example.com"}}, "tcp", "192.0.2.1", "80", errHostNotAllowed},
-		{"nothing is proved on an excepted port of loopback", destinations{hosts: patterns("api.example.com"), transport: transportSecurity{tls: true, exceptPorts: []string{"80"}, proves: "api.example.com"}}, "tcp", "127.0.0.1", "80", errHostNotAllowed},
+		// Upstreams found by DNS are dialed by address: the name that their certificate must be for counts.
+		{"name that the certificate must be for", destinations{hosts: patterns("api.example.com"), transport: transportSecurity{tls: true, certified: "api.example.com"}}, "tcp", "192.0.2.1", "443", nil},
+		{"wrong name that the certificate must be for", destinations{hosts: patterns("api.example.com"), transport: transportSecurity{tls: true, certified: "evil.example"}}, "tcp", "192.0.2.1", "443", errHostNotAllowed},
+		{"no certificate counts on an excepted port", destinations{hosts: patterns("api.example.com"), allowPlaintext: true, transport: transportSecurity{tls: true, exceptPorts: []string{"80"}, certified: "api.example.com"}}, "tcp", "192.0.2.1", "80", errHostNotAllowed},
+		{"no certificate counts on an excepted port of loopback", destinations{hosts: patterns("api.example.com"), transport: transportSecurity{tls: true, exceptPorts: []string{"80"}, certified: "api.example.com"}}, "tcp", "127.0.0.1", "80", errHostNotAllowed},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
@@ -180,7 +180,7 @@ func TestDestinationsFoundByName(t *testing.T) {
 		{"an expression for a name", mesh, "{http.request.host}.svc.example", "192.0.2.1", "80", errHostNotAllowed},
 		{"in the clear", plain, "api.example.com", "192.0.2.1", "80", errPlaintext},
 		{"in the clear on loopback", plain, "api.example.com", "127.0.0.1", "80", nil},
-		{"TLS, certificate for another name", verified, "api.example.com", "192.0.2.1", "80", errNameNotProved},
+		{"TLS, certificate for another name", verified, "api.example.com", "192.0.2.1", "80", errNameNotCertified},
 		{"TLS on loopback", verified, "api.example.com", "::1", "80", nil},
 		{"TLS without verification", unverified, "api.example.com", "192.0.2.1", "80", nil},
 	} {
@@ -198,7 +198,7 @@ func TestTransportSecurity(t *testing.T) {
 		name      string
 		transport any
 		encrypts  bool
-		proves    string
+		certified string
 	}{
 		{"plain HTTP", &reverseproxy.HTTPTransport{}, false, ""},
 		{"TLS", &reverseproxy.HTTPTransport{TLS: &reverseproxy.TLSConfig{}}, true, ""},
@@ -211,8 +211,8 @@ func TestTransportSecurity(t *testing.T) {
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
 			got := securityOf(tc.transport)
-			if got.encrypts("443") != tc.encrypts || got.proves != tc.proves {
-				t.Errorf("got %+v, want encrypts %t, proves %q", got, tc.encrypts, tc.proves)
+			if got.encrypts("443") != tc.encrypts || got.certified != tc.certified {
+				t.Errorf("got %+v, want encrypts %t, certified %q", got, tc.encrypts, tc.certified)
 			}
 		})
 	}

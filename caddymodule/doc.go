@@ -18,8 +18,8 @@
 //	}
 //
 // A request first reaches [Handler], which gets a token from the credential's source. It then passes reverse_proxy and
-// the injector, which adds the token. The providers are packages below providers, and package provider is what another
-// one needs.
+// the injector, which adds the token. The providers are packages below providers. To write a
+// provider, use package provider.
 //
 // The package is thin. The engine is in internal/token, and the wire to token endpoints in internal/oauth. README.md in
 // this folder is the reference.

@@ -11,14 +11,15 @@ import (
 	"go.uber.org/zap"
 )
 
-// found notes the answer of a source in the state of the request.
+// found records the answer of a source in the state of the request.
 func found(r *http.Request, name string, upstreams []*reverseproxy.Upstream) {
 	if p, ok := r.Context().Value(proxiedKey{}).(*proxied); ok {
 		p.found = append(p.found, foundUpstream{name, upstreams})
 	}
 }
 
-// provisionDynamicUpstreams puts what notes the names around the dynamic sources. reverse_proxy would load them without.
+// provisionDynamicUpstreams loads the dynamic sources before reverse_proxy does, and wraps them so that they record the names
+// that they look up.
 func (h *Handler) provisionDynamicUpstreams(ctx caddy.Context) error {
 	if h.DynamicUpstreamsRaw == nil {
 		return nil
@@ -26,7 +27,7 @@ func (h *Handler) provisionDynamicUpstreams(ctx caddy.Context) error {
 	var kind struct {
 		Source string `json:"source"`
 	}
-	_ = json.Unmarshal(h.DynamicUpstreamsRaw, &kind) // loading the module tells what is wrong
+	_ = json.Unmarshal(h.DynamicUpstreamsRaw, &kind) // if it fails, loading the module reports the mistake
 	if kind.Source == "multi" {
 		return h.provisionMulti(ctx)
 	}
@@ -38,7 +39,7 @@ func (h *Handler) provisionDynamicUpstreams(ctx caddy.Context) error {
 	return nil
 }
 
-// named returns the source as one that notes its name, if it has one.
+// named wraps a source that looks up a name, so that it records that name. It returns any other source as it is.
 func named(mod any) reverseproxy.UpstreamSource {
 	switch source := mod.(type) {
 	case *reverseproxy.AUpstreams:
@@ -53,8 +54,8 @@ func named(mod any) reverseproxy.UpstreamSource {
 // aSource is `dynamic a`.
 type aSource struct{ *reverseproxy.AUpstreams }
 
-// GetUpstreams implements reverseproxy.UpstreamSource. Placeholders are replaced only once, so that the name that counts
-// is the one that is looked up.
+// GetUpstreams implements reverseproxy.UpstreamSource. It replaces placeholders only once, so that it records the name
+// that it looks up.
 func (s aSource) GetUpstreams(r *http.Request) ([]*reverseproxy.Upstream, error) {
 	a := *s.AUpstreams
 	a.Name, a.Port = replaced(r, a.Name), replaced(r, a.Port)
@@ -63,7 +64,7 @@ func (s aSource) GetUpstreams(r *http.Request) ([]*reverseproxy.Upstream, error)
 	return upstreams, err
 }
 
-// srvSource is `dynamic srv`. Its embedded source clears its own cache.
+// srvSource is `dynamic srv`. The embedded source has the cache and clears it.
 type srvSource struct{ *reverseproxy.SRVUpstreams }
 
 // GetUpstreams implements reverseproxy.UpstreamSource.
@@ -79,7 +80,7 @@ func replaced(r *http.Request, text string) string {
 	return r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).ReplaceAll(text, "")
 }
 
-// multiSource is `dynamic multi`. reverse_proxy's own does not show the sources that it has loaded.
+// multiSource is `dynamic multi`. That of reverse_proxy does not export the sources that it has loaded.
 type multiSource struct {
 	sources []reverseproxy.UpstreamSource
 	logger  *zap.Logger
@@ -106,8 +107,8 @@ func (h *Handler) provisionMulti(ctx caddy.Context) error {
 	return nil
 }
 
-// GetUpstreams implements reverseproxy.UpstreamSource: all that its sources return, in their order. A source that fails
-// leaves it to the others.
+// GetUpstreams implements reverseproxy.UpstreamSource. It returns the upstreams of all sources, in their order. It logs the
+// error of a source that fails, and uses the other sources.
 func (m multiSource) GetUpstreams(r *http.Request) ([]*reverseproxy.Upstream, error) {
 	var upstreams []*reverseproxy.Upstream
 	for _, source := range m.sources {
@@ -116,7 +117,7 @@ func (m multiSource) GetUpstreams(r *http.Request) ([]*reverseproxy.Upstream, er
 		}
 		more, err := source.GetUpstreams(r)
 		if err != nil {
-			m.logger.Error("a source of dynamic multi has failed", zap.String("source", fmt.Sprint(source)), zap.Error(err))
+			m.logger.Error("a source of dynamic multi failed", zap.String("source", fmt.Sprint(source)), zap.Error(err))
 			continue
 		}
 		upstreams = append(upstreams, more...)

@@ -19,10 +19,11 @@ import (
 // fetcher asks the credential's provider for tokens. It implements token.Fetcher.
 type fetcher struct {
 	client *client
-	issued atomic.Pointer[provider.Secret] // the last token; an abandoned call may run beside the next one
+	issued atomic.Pointer[provider.Secret] // the last token; atomic, because an abandoned call may run beside the next one
 }
 
-// Prepare implements token.Fetcher. What cannot be read makes a call that fails, and that has a proof of its own.
+// Prepare implements token.Fetcher. If a secret cannot be read, it returns a call that fails. The proof of that call is the
+// reason, so that it changes as soon as the secret can be read.
 func (f *fetcher) Prepare() token.Call {
 	s, err := f.client.readSecrets()
 	if err != nil {
@@ -38,7 +39,7 @@ func (f *fetcher) Prepare() token.Call {
 	}
 }
 
-// fetch makes a token request with these secrets, and lets none of them be seen.
+// fetch makes a token request with these secrets. It removes secrets and tokens from all texts of the result.
 func (f *fetcher) fetch(ctx context.Context, s secrets) (token.Issued, error) {
 	issued, err := f.client.fetch(ctx, s)
 	if err == nil {
@@ -49,7 +50,7 @@ func (f *fetcher) fetch(ctx context.Context, s secrets) (token.Issued, error) {
 		hide = append(hide, *last)
 	}
 	if slices.ContainsFunc(hide, func(s provider.Secret) bool { return s.In(issued.Note) }) {
-		issued.Note = "there is a remark that cannot be shown"
+		issued.Note = "its remark is not shown, because it contains a secret"
 	}
 	if remark := hideKept(issued.Kept, hide); remark != "" {
 		issued.Note = remark
@@ -57,8 +58,8 @@ func (f *fetcher) fetch(ctx context.Context, s secrets) (token.Issued, error) {
 	return issued, hideEcho(err, hide)
 }
 
-// inherit takes over what the same provider has learned before a reload. The source is the same only if the whole
-// identity is.
+// inherit takes over what the provider learned before a reload. The source is the same only if the identity is the same, and
+// then so is the configuration of the provider.
 func (c *client) inherit() {
 	learner, ok := c.provider.(provider.Learner)
 	earlier, isOurs := c.source.Fetcher().(*fetcher)
@@ -67,7 +68,7 @@ func (c *client) inherit() {
 	}
 }
 
-// fetch makes one token request. None of the secrets can be its token.
+// fetch makes one token request. It fails if the token in the answer is a part of the request.
 func (c *client) fetch(ctx context.Context, s secrets) (token.Issued, error) {
 	http, certificate, err := c.httpClient(s)
 	if err != nil {
@@ -96,6 +97,7 @@ func (c *client) fetch(ctx context.Context, s secrets) (token.Issued, error) {
 	return issued, err
 }
 
+// exchange sends the token request and reads the answer. It returns when the request was sent.
 func (c *client) exchange(client *oauth.Client, req *http.Request) (issued token.Issued, sent time.Time, err error) {
 	answer, err := client.Do(req)
 	if err != nil {
@@ -105,7 +107,7 @@ func (c *client) exchange(client *oauth.Client, req *http.Request) (issued token
 	return issued, answer.Sent, err
 }
 
-// withLeaf parses the certificate itself, if whoever made it has not.
+// withLeaf sets the Leaf of a certificate, if it is not set.
 func withLeaf(certificate *tls.Certificate) error {
 	if certificate == nil || certificate.Leaf != nil {
 		return nil
@@ -118,8 +120,8 @@ func withLeaf(certificate *tls.Certificate) error {
 	return err
 }
 
-// bind binds a token to the certificate that it was asked for with: it may be of no use without (RFC 8705 section 3),
-// and so not for longer.
+// bind attaches the client certificate of the token request to the token, because the API may accept the token only with
+// this certificate (RFC 8705 section 3). The token then lives no longer than the certificate.
 func (c *client) bind(issued *token.Issued, certificate *tls.Certificate, sent time.Time) {
 	issued.Certificate = certificate
 	lifetime := issued.Lifetime
@@ -131,8 +133,8 @@ func (c *client) bind(issued *token.Issued, certificate *tls.Certificate, sent t
 	}
 }
 
-// hideEcho removes from a failure what shows a secret or a token: a hostile endpoint may send what it got, or what it
-// gave, as its error code, and a provider may put anything into its reason.
+// hideEcho removes secrets and tokens from a failure. A hostile endpoint may send a secret that it received, or a token that
+// it issued, as its error code, and a provider may put anything into the reason.
 func hideEcho(err error, hide []provider.Secret) error {
 	e, ok := errors.AsType[*token.Error](err)
 	if !ok || e == nil {
@@ -144,7 +146,7 @@ func hideEcho(err error, hide []provider.Secret) error {
 			hidden.Code = ""
 		}
 		if secret.In(e.Reason) {
-			hidden.Reason = "the failure cannot be told without showing a secret"
+			hidden.Reason = "the reason is not shown, because it contains a secret"
 		}
 	}
 	return &hidden

@@ -125,21 +125,21 @@ func (h *Handler) provisionOptions() error {
 		h.ClientAuthorization = authorizationReplace
 	case authorizationReplace, authorizationKeep, authorizationReject:
 	default:
-		return errors.New("client_authorization: unknown value: it is replace, keep or reject")
+		return errors.New("client_authorization: it must be replace, keep or reject")
 	}
 	switch h.OnUnauthorized {
 	case "":
 		h.OnUnauthorized = unauthorizedReplay
 	case unauthorizedReplay, unauthorizedPass:
 	default:
-		return errors.New("on_unauthorized: unknown value: it is replay or pass")
+		return errors.New("on_unauthorized: it must be replay or pass")
 	}
 	switch h.CrossSite {
 	case "":
 		h.CrossSite = crossSiteDeny
 	case crossSiteDeny, crossSiteAllow:
 	default:
-		return errors.New("cross_site: unknown value: it is deny or allow")
+		return errors.New("cross_site: it must be deny or allow")
 	}
 	if h.ReplayBuffer == nil {
 		size := int64(defaultReplayBuffer)
@@ -158,8 +158,8 @@ func (h *Handler) provisionOptions() error {
 	return nil
 }
 
-// Cleanup releases what reverse_proxy holds, and no more: Caddy calls Cleanup after a failed Provision too, and to
-// release an upstream that was not acquired would take it from the running configuration.
+// Cleanup releases what reverse_proxy has acquired. Caddy also calls it after a failed Provision, when upstreams without a
+// Host have not been acquired. To release one of those would take it from the running configuration.
 func (h *Handler) Cleanup() error {
 	h.bound.close()
 	if !h.proxying {
@@ -171,7 +171,7 @@ func (h *Handler) Cleanup() error {
 	return h.Handler.Cleanup()
 }
 
-// ServeHTTP gets a token, then proxies.
+// ServeHTTP implements caddyhttp.MiddlewareHandler. It denies the request, or gets a token and proxies it.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	if !h.clients.admit(r) {
 		h.warnings.client(r)
@@ -221,18 +221,18 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	return err
 }
 
-// deny answers a request that is not sent on, and counts it.
+// deny answers a request that the proxy denies, and counts it.
 func (h *Handler) deny(w http.ResponseWriter, p *problem, why status.Denied) {
 	h.credential.status.Denied(why)
 	p.write(w, h.Credential)
 }
 
 func (h *Handler) proxy(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, p *proxied) error {
-	return h.Handler.ServeHTTP(newRefusalWriter(w, p, h.Credential), r.WithContext(p), next)
+	return h.Handler.ServeHTTP(newDenialWriter(w, p, h.Credential), r.WithContext(p), next)
 }
 
-// withoutToken answers a request for which there is no token. It answers itself, rather than return an error,
-// because the application must always be able to tell this answer from the API's.
+// withoutToken answers a request that got no token. It does not return an error, because the application must always be able
+// to tell this answer from the API's.
 func (h *Handler) withoutToken(w http.ResponseWriter, err error) error {
 	if clientGone(err) {
 		w.WriteHeader(statusClientGone)

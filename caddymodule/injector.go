@@ -18,18 +18,18 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// injector is the transport around reverse_proxy's transport. It sees the final request, after all that Caddy does
-// to it, and puts the token on a copy, so that whoever logs the request does not see it.
+// injector wraps reverse_proxy's transport. It sees the final request, after all changes by Caddy, and adds the token to a
+// copy, so that no handler that logs the request sees the token.
 type injector struct {
 	next         http.RoundTripper
-	bound        *boundTransport // nil if there is nothing to show
+	bound        *boundTransport // nil if no certificate is to be shown
 	destinations *destinations
 	route        *route // nil if the transport is not reverse_proxy's own
 	credential   *client
 	replay       bool
 	replayBuffer int
 	logger       *zap.Logger
-	refused      rate.Sometimes
+	denials      rate.Sometimes // limits what is logged of denied destinations
 	field        tokenField
 }
 
@@ -39,9 +39,9 @@ func (i *injector) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !ok {
 		return i.checkHealth(req)
 	}
-	if p.refusal = i.refuse(req, p); p.refusal != nil {
+	if p.denial = i.deny(req, p); p.denial != nil {
 		closeBody(req)
-		return nil, errRefused
+		return nil, errDenied
 	}
 	if p.keeps {
 		return i.roundTrip(i.next, i.copyOf(req), p)
@@ -68,8 +68,8 @@ func (i *injector) exchange(req *http.Request, p *proxied, body *replayBody) (*h
 	return i.unauthorized(req, res, p, body)
 }
 
-// checkHealth sends an active health check. It carries no token and goes where the operator wants, which may be where no
-// token may go: a request that may not go there does not take the connection that it leaves.
+// checkHealth sends an active health check. It carries no token, so it may go where the token may not go. No request uses the
+// connection that it leaves there, because the destination of each request is checked first.
 func (i *injector) checkHealth(req *http.Request) (*http.Response, error) {
 	di, _ := reverseproxy.GetDialInfo(req.Context())
 	if err := checkNetwork(di.Network); err != nil {
@@ -82,9 +82,10 @@ func (i *injector) checkHealth(req *http.Request) (*http.Response, error) {
 	return i.next.RoundTrip(req)
 }
 
-// refuse says why the request may not be sent, if it may not: for where it goes, or for want of a token. Where a request
-// with the application's own credentials may go is judged as well, because its connection is kept for the next request.
-func (i *injector) refuse(req *http.Request, p *proxied) *problem {
+// deny returns the problem because of which the request must not be sent, or nil. The problem is its method, its destination
+// or the lack of a token. The destination also counts for a request with the application's own credentials, because the next
+// request may use the same connection.
+func (i *injector) deny(req *http.Request, p *proxied) *problem {
 	if !p.keeps && !mayCarryToken(req) { // reverse_proxy can change the method
 		i.credential.status.Denied(status.DeniedMethod)
 		return &problemMethod
@@ -92,22 +93,22 @@ func (i *injector) refuse(req *http.Request, p *proxied) *problem {
 	di, _ := reverseproxy.GetDialInfo(req.Context())
 	to := destination{network: di.Network, host: di.Host, port: di.Port, name: p.found.nameOf(di.Upstream)}
 	if err := i.destinations.check(to); err != nil {
-		return i.refuseDestination(di, err)
+		return i.denyDestination(di, err)
 	}
 	if p.keeps {
 		return nil
 	}
 	if err := i.renew(req, p); err != nil {
-		refusal := problemOf(err)
-		return &refusal
+		denial := problemOf(err)
+		return &denial
 	}
 	return nil
 }
 
-// refuseDestination counts and logs that a request may not go to its upstream.
-func (i *injector) refuseDestination(di reverseproxy.DialInfo, reason error) *problem {
+// denyDestination counts and logs that the token may not go to an upstream.
+func (i *injector) denyDestination(di reverseproxy.DialInfo, reason error) *problem {
 	i.credential.status.Denied(status.DeniedDestination)
-	i.refused.Do(func() {
+	i.denials.Do(func() {
 		i.credential.status.DeniedDestination(reason.Error() + ": " + di.Address)
 		i.logger.Error("the token may not go to this upstream",
 			zap.String("credential", i.credential.name),
@@ -117,8 +118,8 @@ func (i *injector) refuseDestination(di reverseproxy.DialInfo, reason error) *pr
 	return &problemDestination
 }
 
-// renew replaces a token that has expired while reverse_proxy was trying upstreams. The first try always uses the
-// token that was just acquired, even one that lives for less than a moment.
+// renew replaces a token that has expired while reverse_proxy was trying upstreams. The first attempt always uses the token
+// that was just acquired, even if its lifetime is zero.
 func (i *injector) renew(req *http.Request, p *proxied) error {
 	if !p.sent || !p.lease.Expired() {
 		p.sent = true
@@ -132,8 +133,8 @@ func (i *injector) renew(req *http.Request, p *proxied) error {
 	return nil
 }
 
-// send sends a copy of the request that carries the token. If the upstream says that it has not processed it, which may
-// happen whenever it closes an HTTP/2 connection, send does it again.
+// send sends a copy of the request that carries the token. If the upstream reports that it has not processed the request, as
+// it may whenever it closes an HTTP/2 connection, send sends the request again.
 func (i *injector) send(req *http.Request, p *proxied, body *replayBody, attempt io.ReadCloser) (*http.Response, error) {
 	for resends := 0; ; resends++ {
 		res, err := i.roundTrip(i.transport(p.lease), i.withToken(req, p.lease, attempt), p)
@@ -148,18 +149,18 @@ func (i *injector) send(req *http.Request, p *proxied, body *replayBody, attempt
 	}
 }
 
-// roundTrip tells the handler if the transport finds that a network proxy stands in the way.
+// roundTrip sends a request. It denies the request if the transport finds that a network proxy would see the token.
 func (i *injector) roundTrip(transport http.RoundTripper, req *http.Request, p *proxied) (*http.Response, error) {
 	res, err := transport.RoundTrip(req)
 	if errors.Is(err, errNetworkProxy) {
 		di, _ := reverseproxy.GetDialInfo(req.Context())
-		p.refusal = i.refuseDestination(di, errNetworkProxy)
-		return nil, errRefused
+		p.denial = i.denyDestination(di, errNetworkProxy)
+		return nil, errDenied
 	}
 	return res, err
 }
 
-// transport returns the one that shows the certificate that the token may be bound to.
+// transport returns the transport for a lease. It shows the certificate that the token is bound to, if any.
 func (i *injector) transport(lease token.Lease) http.RoundTripper {
 	if certificate := lease.Certificate(); certificate != nil && i.bound != nil {
 		return i.bound.with(certificate)
@@ -167,13 +168,13 @@ func (i *injector) transport(lease token.Lease) http.RoundTripper {
 	return i.next
 }
 
-// outgoing is a request with its URL, made at once: this is done for every request.
+// outgoing is a request and its URL. Every request needs both, so that one allocation is better than two.
 type outgoing struct {
 	http.Request
 	url url.URL
 }
 
-// copyOf returns a copy of req with a URL that says what is dialed.
+// copyOf returns a copy of req with the URL of the host that is dialed.
 func (i *injector) copyOf(req *http.Request) *http.Request {
 	c := new(outgoing)
 	c.Request = *req
@@ -187,8 +188,8 @@ func (i *injector) copyOf(req *http.Request) *http.Request {
 	return &c.Request
 }
 
-// withToken returns a copy of req that carries the token. The copy's header map is its own; the values are shared,
-// since nobody changes those in place.
+// withToken returns a copy of req that carries the token. The copy has its own header map. It shares the
+// values, because no code changes them in place.
 func (i *injector) withToken(req *http.Request, lease token.Lease, body io.ReadCloser) *http.Request {
 	c := i.copyOf(req)
 	c.Header = maps.Clone(req.Header)
@@ -203,7 +204,7 @@ func (i *injector) withToken(req *http.Request, lease token.Lease, body io.ReadC
 	return withoutHeaderTrace(c)
 }
 
-// withoutHeaderTrace hides the header from traces that other handlers have put into the context.
+// withoutHeaderTrace hides the header from the client trace that another handler has put into the context.
 func withoutHeaderTrace(req *http.Request) *http.Request {
 	trace := httptrace.ContextClientTrace(req.Context())
 	if trace == nil || trace.WroteHeaderField == nil {
@@ -214,7 +215,7 @@ func withoutHeaderTrace(req *http.Request) *http.Request {
 	return req.WithContext(httptrace.WithClientTrace(noClientTrace{req.Context()}, &quiet))
 }
 
-// noClientTrace is a context without its client trace: a new one would be added to it, not replace it.
+// noClientTrace is a context without its client trace. Without it, httptrace would call the old trace after the new one.
 type noClientTrace struct {
 	context.Context
 }
@@ -229,7 +230,7 @@ func (c noClientTrace) Value(key any) any {
 }
 
 // unauthorized reports the token as rejected and, if that yields another one and the body can be sent again, sends
-// the request once more. RFC 9110 section 15.5.2: a 401 says that the request has not been applied.
+// the request once more. A 401 means that the request has not been applied (RFC 9110 section 15.5.2).
 func (i *injector) unauthorized(req *http.Request, res *http.Response, p *proxied, body *replayBody) (*http.Response, error) {
 	defer body.finish()
 	i.credential.status.Unauthorized()
@@ -246,18 +247,18 @@ func (i *injector) unauthorized(req *http.Request, res *http.Response, p *proxie
 		return res, nil
 	}
 	again, ok := body.again()
-	if !ok { // while we waited, more of the body went out than is kept
+	if !ok { // during the wait, more of the body was sent than is kept
 		return res, nil
 	}
 	p.lease, p.replayed = other, true
 	i.credential.status.Replayed()
-	// Unread, because the API may not have finished it; and not waited for, because HTTP/2 waits until nobody reads the
-	// first attempt's body, which may be when the client sends more.
+	// Close it unread, because the API may not have finished it. Close it in the background, because HTTP/2 waits until no
+	// read of the first attempt's body is running, which may last until the client sends more.
 	go res.Body.Close()
 	return i.sendAgain(req, p, body, again)
 }
 
-// sendAgain sends a replay, and tells the source what the API thinks of the new token.
+// sendAgain sends a replay, and reports to the source whether the API accepts the new token.
 func (i *injector) sendAgain(req *http.Request, p *proxied, body *replayBody, attempt io.ReadCloser) (*http.Response, error) {
 	res, err := i.send(req, p, body, attempt)
 	switch {
@@ -270,15 +271,15 @@ func (i *injector) sendAgain(req *http.Request, p *proxied, body *replayBody, at
 	return res, err
 }
 
-// closeBody does what a transport must do with the body of a request that it does not send.
+// closeBody closes the body of a request that is not sent, as a transport must.
 func closeBody(req *http.Request) {
 	if req.Body != nil {
 		_ = req.Body.Close()
 	}
 }
 
-// What follows hands on what reverse_proxy asks its transport at run time. A transport that has no answer gives the
-// same one as a transport that cannot be asked.
+// The methods below pass on the optional interfaces that reverse_proxy looks for in a transport at run time. If the wrapped
+// transport lacks an interface, its method returns what reverse_proxy assumes in that case.
 
 // RequestHeaderOps implements reverseproxy.RequestHeaderOpsTransport.
 func (i *injector) RequestHeaderOps() *headers.HeaderOps {

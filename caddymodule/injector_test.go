@@ -223,8 +223,8 @@ func TestInjectorJudgesRequestsThatKeepTheirCredentials(t *testing.T) {
 
 // refusalOf is the status of the problem that the injector has left for the handler; 0 if there is none.
 func refusalOf(req *http.Request) int {
-	if refusal := req.Context().Value(proxiedKey{}).(*proxied).refusal; refusal != nil {
-		return refusal.status
+	if denial := req.Context().Value(proxiedKey{}).(*proxied).denial; denial != nil {
+		return denial.status
 	}
 	return 0
 }

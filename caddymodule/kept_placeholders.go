@@ -14,11 +14,11 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
-// keptPlaceholder is the beginning of the placeholders with what a token's answer said besides.
+// keptPlaceholder is the beginning of the placeholders for the values that the option keep takes from a token's answer.
 const keptPlaceholder = "http.token_proxy."
 
-// exposeKept sets the placeholders of a request: the value itself and, if it is a URL, its host and port, which can be
-// an upstream.
+// exposeKept sets the placeholders of a request. Each kept value has one and, if it is a URL, a second one with its host and
+// port, which can be an upstream.
 func exposeKept(r *http.Request, kept map[string]string) {
 	if len(kept) == 0 {
 		return
@@ -32,10 +32,10 @@ func exposeKept(r *http.Request, kept map[string]string) {
 	}
 }
 
-// hideKept removes values that show a secret: a hostile endpoint may send what it got as its answer, and placeholders
-// are logged. A URL is no secret, but a parameter such as an audience, which can well be where the API is.
+// hideKept removes kept values that show a secret. A hostile endpoint may answer with the secrets that it received, and
+// placeholders are logged. A URL in hide is not a secret but a parameter, such as an audience. The API's URL may be the same.
 //
-// It returns a remark that names what it has removed, or nothing.
+// It returns a remark that names the removed values, or "".
 func hideKept(kept map[string]string, hide []provider.Secret) string {
 	var removed []string
 	maps.DeleteFunc(kept, func(name, value string) bool {
@@ -52,7 +52,7 @@ func hideKept(kept map[string]string, hide []provider.Secret) string {
 		return ""
 	}
 	slices.Sort(removed)
-	return "without keeping " + strings.Join(removed, ", ") + ": the value shows a secret, or a param or header that is read from a file or variable"
+	return "without keeping " + strings.Join(removed, ", ") + ", because the value shows a secret, or a param or header from a file or a variable"
 }
 
 var standardPorts = map[string]string{"https": "443", "http": "80"}

@@ -1,7 +1,6 @@
 package caddymodule
 
-// The modules that come with the app. Another provider or store is added in the same way: a package that registers it, and a
-// blank import beside this one.
+// The modules that come with the app. To add a provider or a store, import the package that registers it in the same way.
 import (
 	_ "github.com/tokenproxy/caddy-token-proxy/caddymodule/devmodules"
 	_ "github.com/tokenproxy/caddy-token-proxy/caddymodule/providers/elasticpath"

@@ -12,36 +12,36 @@ import (
 	"github.com/quic-go/quic-go/http3"
 )
 
-// connection is what a request came over.
+// connection is the connection that a request came over.
 type connection struct {
-	shown  net.Conn // with the listener wrappers around it: its address can be a claim, of proxy_protocol for one
-	socket net.Conn // without them; nil if a wrapper hides it
+	shown  net.Conn // with its listener wrappers; one such as proxy_protocol can report any address
+	socket net.Conn // without its listener wrappers; nil if a wrapper hides it
 }
 
-// connectionKey is the context key of a *connection. Only this package can ask for one.
+// connectionKey is the context key of a *connection. Only this package can use it.
 type connectionKey struct{}
 
-// rememberConnections lets the handlers of a server ask for the connection of a request: Caddy does not tell
-// (caddyhttp.ConnCtxKey is no longer set), and the addresses in a request are those that listener wrappers show.
+// rememberConnections puts the connection of each request of a server into the request's context. Caddy does not do so (it no
+// longer sets caddyhttp.ConnCtxKey), and the addresses in a request are those that listener wrappers show.
 func rememberConnections(ctx caddy.Context) {
 	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
 		server.RegisterConnContext(withConnection)
 	}
 }
 
-// withConnection does not ask for the address that a wrapper shows: that would wait for the client, and keep the server
-// from accepting others.
+// withConnection puts a connection into the context of its requests. It does not ask for the address that a wrapper shows,
+// because that would wait for the client and keep the server from accepting other connections.
 func withConnection(ctx context.Context, conn net.Conn) context.Context {
-	if ctx.Value(connectionKey{}) != nil { // each handler of the server has registered it
+	if ctx.Value(connectionKey{}) != nil { // each handler of the server registers this function
 		return ctx
 	}
 	return context.WithValue(ctx, connectionKey{}, &connection{shown: conn, socket: socketOf(conn)})
 }
 
-// maxWrappers is how deep a socket is looked for: a wrapper could return itself.
+// maxWrappers is the number of wrappers that socketOf looks into. It ends the search if a wrapper returns itself.
 const maxWrappers = 32
 
-// socketOf looks for the kernel's socket below all wrappers.
+// socketOf returns the kernel's socket below all wrappers, or nil.
 func socketOf(conn net.Conn) net.Conn {
 	for range maxWrappers {
 		switch c := conn.(type) {
@@ -58,8 +58,8 @@ func socketOf(conn net.Conn) net.Conn {
 	return nil
 }
 
-// embeddedConn returns the field Conn of a struct: most wrappers, and those of Caddy's own servers, embed a net.Conn and
-// have no method that tells.
+// embeddedConn returns the field Conn of a struct, or nil. Most wrappers, and those of Caddy's own servers, embed a net.Conn
+// and have no method that returns it.
 func embeddedConn(conn net.Conn) net.Conn {
 	value := reflect.Indirect(reflect.ValueOf(conn))
 	if value.Kind() != reflect.Struct {
@@ -77,7 +77,7 @@ func embeddedConn(conn net.Conn) net.Conn {
 	return inner
 }
 
-// peer is who is at the other end of a connection.
+// peer is the other end of a connection.
 type peer struct {
 	// local means loopback or a unix socket, by the socket and by what the listener wrappers show.
 	local bool
@@ -86,6 +86,7 @@ type peer struct {
 	addr netip.Addr
 }
 
+// peerOf returns the peer of a request's connection.
 func peerOf(r *http.Request) peer {
 	socket, shown := addrsOf(r)
 	addr, local := judge(shown)
@@ -96,12 +97,12 @@ func peerOf(r *http.Request) peer {
 }
 
 // peerIsLoopback reports whether a request comes from this machine, over loopback or a unix socket. Both the socket and
-// the address that the listener wrappers show must say so: a header of the PROXY protocol can claim any address, and a
-// balancer on this machine passes on the requests of others.
+// the address that the listener wrappers show must be local. A header of the PROXY protocol can claim any address, and a load
+// balancer on this machine passes on the requests of other machines.
 func peerIsLoopback(r *http.Request) bool { return peerOf(r).local }
 
-// addrsOf returns the peer's address on the socket, nil if it is not known, and the one that listener wrappers show.
-// HTTP/3 has no net.Conn, and no listener wrappers.
+// addrsOf returns the peer's address on the socket, which is nil if a wrapper hides the socket, and the address that listener
+// wrappers show. HTTP/3 has no net.Conn and no listener wrappers.
 func addrsOf(r *http.Request) (socket, shown net.Addr) {
 	ctx := r.Context()
 	c, ok := ctx.Value(connectionKey{}).(*connection)
@@ -115,7 +116,7 @@ func addrsOf(r *http.Request) (socket, shown net.Addr) {
 	return socket, c.shown.RemoteAddr()
 }
 
-// judge returns the IP address, if it is one, and whether the address is of this machine.
+// judge returns the IP address in an address, if it has one, and reports whether it is an address of this machine.
 func judge(a net.Addr) (addr netip.Addr, local bool) {
 	switch a := a.(type) {
 	case nil:
@@ -126,7 +127,7 @@ func judge(a net.Addr) (addr netip.Addr, local bool) {
 		addr = a.AddrPort().Addr()
 	case *net.UnixAddr:
 		return netip.Addr{}, true
-	default: // of a wrapper
+	default: // an address of a listener wrapper's own type
 		parsed, _ := netip.ParseAddrPort(a.String())
 		addr = parsed.Addr()
 	}

@@ -17,19 +17,20 @@ var (
 	// credential as it was fetches nothing.
 	sources = caddy.NewUsagePool()
 
-	// vault remembers the sources that no configuration names any more. It lives as long as the process; it is made
-	// at first use, so that commands that need no credential start no goroutine.
+	// vault remembers the sources that no configuration names any more. It lives as long as the process. It is made at
+	// first use, so that commands without a credential start no goroutine.
 	vault = sync.OnceValues(func() (*token.Vault, error) {
 		v, err := token.NewVault(vaultCapacity)
 		madeVault.Store(v)
 		return v, err
 	})
 
-	// madeVault is the vault once it has been made, for metrics.
+	// madeVault is the vault, or nil before its first use. Metrics read it.
 	madeVault atomic.Pointer[token.Vault]
 )
 
-// pooledSource lets the pool put a source to rest. Requests that outlive their configuration still hold it.
+// pooledSource puts a source to rest when no configuration uses it any more. Requests that outlive their configuration still
+// hold the source.
 type pooledSource struct {
 	*token.Source
 }
@@ -40,8 +41,8 @@ func (p pooledSource) Destruct() error {
 	return nil
 }
 
-// acquireSource returns the source for key, made with config if there is none. Each call must be matched by one of
-// releaseSource.
+// acquireSource returns the source for key, and makes it with config if it does not exist. Each call must be matched by one
+// call of releaseSource.
 func acquireSource(key token.Key, config token.Config) (*token.Source, error) {
 	pooled, _, err := sources.LoadOrNew(key, func() (caddy.Destructor, error) {
 		v, err := vault()

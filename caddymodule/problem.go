@@ -11,8 +11,9 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// problem is an answer of our own to the application: an RFC 9457 body, and a Proxy-Status field (RFC 9209) that
-// tells it from an answer of the API. Its texts are constants: nothing of the token endpoint's is in it.
+// problem is an answer of the proxy itself to the application. It has a body in the format of RFC 9457, and a Proxy-Status
+// field (RFC 9209) that tells it from an answer of the API. Its texts are constants, so that no text of the token endpoint
+// is in them.
 type problem struct {
 	status     int
 	proxyError string // a registered proxy error type, RFC 9209 section 2.3
@@ -21,66 +22,66 @@ type problem struct {
 	detail     string
 	retryAt    time.Time
 	allow      string
-	policy     string // for a browser that shows the answer, CSP
+	policy     string // Content-Security-Policy, for a browser that shows the answer
 }
 
 var (
 	problemClient = problem{
 		status: http.StatusForbidden, proxyError: "http_request_denied", slug: "client-not-allowed",
 		title:  "Client not allowed",
-		detail: "This client may not use the proxy. Its operator can allow it with the option clients.",
+		detail: "This client may not use the proxy. The operator of the proxy can allow the client with the option clients.",
 	}
 	problemCrossSite = problem{
 		status: http.StatusForbidden, proxyError: "http_request_denied", slug: "cross-site-request-not-allowed",
 		title:  "Cross-site request not allowed",
-		detail: "A page of another site may not use the proxy through a browser. Its operator can allow it with the option cross_site.",
-		// A browser that shows this answer asks for /favicon.ico on its behalf, as a page of our own would.
+		detail: "A page of another site may not use the proxy through a browser. The operator of the proxy can allow such requests with the option cross_site.",
+		// A browser that shows this answer would otherwise request /favicon.ico for it, as for a page of the proxy's own site.
 		policy: "default-src 'none'; sandbox",
 	}
 	problemMethod = problem{
 		status: http.StatusMethodNotAllowed, proxyError: "http_request_denied", slug: "method-not-allowed",
 		title:  "Method not allowed",
-		detail: "This method makes servers send back what they got, or opens a tunnel: no token is sent with it.",
+		detail: "With this method, a server sends the request back or opens a tunnel. The proxy sends no token with it.",
 		allow:  "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
 	}
 	problemAuthorization = problem{
 		status: http.StatusBadRequest, proxyError: "http_request_denied", slug: "authorization-not-allowed",
 		title:  "Authorization not allowed",
-		detail: "The request has credentials of its own, which this proxy is configured to reject.",
+		detail: "The request has credentials of its own, and the proxy is configured to deny such requests.",
 	}
 	problemDestination = problem{
 		status: http.StatusBadGateway, proxyError: "proxy_configuration_error", slug: "destination-not-allowed",
 		title:  "Destination not allowed",
-		detail: "The token may not be sent to this upstream. The proxy's log says which rule forbids it.",
+		detail: "The token may not go to this upstream. The log of the proxy names the rule.",
 	}
 	problemLoop = problem{
 		status: http.StatusBadGateway, proxyError: "proxy_loop_detected", slug: "request-loop",
 		title:  "Request loop",
-		detail: "The request keeps coming back: the upstream's name leads to the proxy itself. The proxy's log says more.",
+		detail: "The request keeps coming back, because the upstream's name leads to the proxy itself. The log of the proxy has the remedy.",
 	}
 	problemUnavailable = problem{
 		status: http.StatusServiceUnavailable, proxyError: "destination_unavailable", slug: "token-endpoint-unavailable",
 		title:  "Token endpoint unavailable",
-		detail: "There is no valid token, and the token endpoint cannot be reached or asks to try again later.",
+		detail: "The proxy has no valid token, and the token endpoint is unavailable. Try again later.",
 	}
 	problemRefused = problem{
 		status: http.StatusBadGateway, proxyError: "proxy_configuration_error", slug: "token-refused",
 		title:  "Token refused",
-		detail: "The token endpoint refuses this credential. The proxy's log says why.",
+		detail: "The token endpoint refuses this credential, or the proxy cannot read its secret. The log of the proxy has the reason.",
 	}
 	problemUnreadable = problem{
 		status: http.StatusBadGateway, proxyError: "http_protocol_error", slug: "token-answer-unreadable",
 		title:  "Token answer unreadable",
-		detail: "The token endpoint answered, but not with a usable token. The proxy's log says more.",
+		detail: "The token endpoint answered, but not with a usable token. The log of the proxy has the reason.",
 	}
 	problemWait = problem{
 		status: http.StatusGatewayTimeout, proxyError: "http_response_timeout", slug: "waited-too-long-for-a-token",
 		title:  "Waited too long for a token",
-		detail: "No token was there when the time that this request may wait for one had passed.",
+		detail: "The proxy got no token within the time that this request may wait.",
 	}
 )
 
-// problemOf says what the application is told about a failure to have a token.
+// problemOf returns the answer for a request that got no token, by the failure.
 func problemOf(err error) problem {
 	e, ok := errors.AsType[*token.Error](err)
 	if !ok { // the request's own context
@@ -100,7 +101,7 @@ func problemOf(err error) problem {
 	}
 }
 
-// problemType is where the README explains a problem.
+// problemType is the address of the README, which has a heading for each problem.
 const problemType = "https://github.com/tokenproxy/caddy-token-proxy#"
 
 func (p problem) header() http.Header {
@@ -121,14 +122,14 @@ func (p problem) header() http.Header {
 	return h
 }
 
-// retryAfter gives whole seconds, rounded up: who comes back then will find that a call is due.
+// retryAfter returns whole seconds, rounded up, so that a call is due when the application comes back.
 func retryAfter(at time.Time) string {
 	seconds := int64((time.Until(at) + time.Second - 1) / time.Second)
 	return strconv.FormatInt(max(1, seconds), 10)
 }
 
 func (p problem) body(credential string) []byte {
-	body, _ := json.Marshal(struct { // strings and a number: it cannot fail
+	body, _ := json.Marshal(struct { // this cannot fail, because it has only strings and a number
 		Type       string `json:"type"`
 		Title      string `json:"title"`
 		Status     int    `json:"status"`
@@ -147,10 +148,10 @@ func (p problem) write(w http.ResponseWriter, credential string) {
 	_, _ = w.Write(p.body(credential))
 }
 
-// clientGone reports whether a failure only means that nobody waits for the answer.
+// clientGone reports whether a failure only means that the client has left.
 func clientGone(err error) bool { return errors.Is(err, context.Canceled) }
 
-// writeJSON answers a request with JSON that nobody may keep.
+// writeJSON answers a request with JSON that no cache may store.
 func writeJSON(w http.ResponseWriter, status int, v any) error {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")

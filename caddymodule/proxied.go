@@ -13,15 +13,15 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// proxied is the state of one proxied request, and the request's context. Each handler makes its own: a handler in
-// another's handle_response gets the context of the request that the other one has proxied.
+// proxied is the state of one proxied request, and the request's context. Each handler makes its own, because a
+// handler in the handle_response of another handler gets the context of that handler's request.
 type proxied struct {
 	context.Context
 	lease    token.Lease
-	keeps    bool // the application's own credentials, and has no lease
-	sent     bool
+	keeps    bool // the request keeps the application's own credentials and has no lease
+	sent     bool // the first attempt has begun
 	replayed bool
-	refusal  *problem // what the injector refused the request with
+	denial   *problem // the injector's reason to deny the request
 	found    foundUpstreams
 	body     *replayBody
 	answer   answerBody
@@ -38,18 +38,19 @@ func (p *proxied) Value(key any) any {
 	return p.Context.Value(key)
 }
 
-// keepBody takes over the body of one try of reverse_proxy, of which there may be several, one after another.
+// keepBody stores the body of an attempt of reverse_proxy, and discards that of the attempt before. reverse_proxy may make
+// several attempts, one after another.
 func (p *proxied) keepBody(b *replayBody) *replayBody {
 	p.body.discard()
 	p.body = b
 	return b
 }
 
-// end lets go of what the request has kept, however it has ended.
+// end frees what the request has kept, however the request has ended.
 func (p *proxied) end() { p.body.discard() }
 
-// guard puts the guard around the body of an answer. That of 101 Switching Protocols is a connection, of which no error
-// quotes anything.
+// guard wraps the body of an answer, so that its errors quote no token. It leaves the body of 101 Switching Protocols alone,
+// which is a connection whose errors quote nothing.
 func (p *proxied) guard(res *http.Response, field *tokenField) {
 	if _, connection := res.Body.(io.Writer); connection || res.Body == http.NoBody {
 		return
@@ -58,8 +59,8 @@ func (p *proxied) guard(res *http.Response, field *tokenField) {
 	res.Body = &p.answer
 }
 
-// answerBody is the body of an answer. Errors of reading it may quote what the upstream has sent, such as a trailer or
-// the reason why it closes the connection, and reverse_proxy logs them.
+// answerBody is the body of an answer. A read error may quote what the upstream has sent, such as a trailer or the reason for
+// closing the connection, and reverse_proxy logs it.
 type answerBody struct {
 	io.ReadCloser
 	field *tokenField
@@ -74,35 +75,36 @@ func (b *answerBody) Read(p []byte) (int, error) {
 // Close implements io.Closer.
 func (b *answerBody) Close() error { return b.field.withoutEcho(b.ReadCloser.Close()) }
 
-// errRefused is what the injector tells reverse_proxy when it has refused a request. reverse_proxy takes it for a
-// client that has left: it does not try again, and holds nothing against the upstream.
-var errRefused = fmt.Errorf("the token is not sent: %w", context.Canceled)
+// errDenied is the error that the injector returns to reverse_proxy when it denies a request. reverse_proxy takes it for a
+// client that has left, so that it does not try again and does not count a failure of the upstream.
+var errDenied = fmt.Errorf("the token is not sent: %w", context.Canceled)
 
-// refusalWriter answers with the injector's refusal where reverse_proxy says 499 for the client that has left.
-type refusalWriter struct {
+// denialWriter answers with the injector's problem when reverse_proxy answers 499 for a client that has left.
+type denialWriter struct {
 	caddyhttp.ResponseWriterWrapper
 	proxied    *proxied
 	credential string
 }
 
-func newRefusalWriter(w http.ResponseWriter, p *proxied, credential string) *refusalWriter {
-	return &refusalWriter{caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, p, credential}
+func newDenialWriter(w http.ResponseWriter, p *proxied, credential string) *denialWriter {
+	return &denialWriter{caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, p, credential}
 }
 
 // WriteHeader implements http.ResponseWriter.
-func (w *refusalWriter) WriteHeader(status int) {
-	if status == statusClientGone && w.proxied.refusal != nil {
-		w.proxied.refusal.write(w.ResponseWriter, w.credential)
+func (w *denialWriter) WriteHeader(status int) {
+	if status == statusClientGone && w.proxied.denial != nil {
+		w.proxied.denial.write(w.ResponseWriter, w.credential)
 		return
 	}
 	w.ResponseWriter.WriteHeader(status)
 }
 
-// statusClientGone is what Caddy logs for a client that has left.
+// statusClientGone is the status that Caddy logs for a client that has left.
 const statusClientGone = 499
 
-// foundUpstreams are the upstreams that the dynamic sources of a handler have returned for one request, with the name
-// that each was found by. Each answer of a source has upstreams of its own, so that a pointer tells where one is from.
+// foundUpstreams are the upstreams that the dynamic sources of a handler have returned for one request, with the names that
+// the sources looked up. Each answer of a source has its own upstreams, so that the pointer to an upstream identifies the
+// answer.
 type foundUpstreams []foundUpstream
 
 type foundUpstream struct {
@@ -110,7 +112,7 @@ type foundUpstream struct {
 	upstreams []*reverseproxy.Upstream
 }
 
-// nameOf returns "" for upstreams that were not found by a name.
+// nameOf returns the name that found an upstream, or "".
 func (f foundUpstreams) nameOf(u *reverseproxy.Upstream) string {
 	for _, found := range f {
 		if slices.Contains(found.upstreams, u) {

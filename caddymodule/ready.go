@@ -17,18 +17,18 @@ import (
 func init() {
 	caddy.RegisterModule(Ready{})
 	httpcaddyfile.RegisterHandlerDirective("token_proxy_ready", parseReady)
-	httpcaddyfile.RegisterDirectiveOrder("token_proxy_ready", httpcaddyfile.Before, "respond") // and so before token_proxy
+	httpcaddyfile.RegisterDirectiveOrder("token_proxy_ready", httpcaddyfile.Before, "respond") // and thereby before token_proxy
 }
 
-// Ready answers readiness probes: 200 once every credential has a valid token, and for as long as it has one, whatever
-// the token endpoint does; 503 otherwise.
+// Ready answers readiness probes. It answers 200 while every credential has a valid token, whatever the token endpoint does,
+// and 503 otherwise.
 //
 // The body names the credentials and gives the reasons only to clients on loopback or a unix socket, because a reason can
-// name a secret's file or an error code. All others, a kubelet among them, get the status and how many are not ready. The
-// address of the connection decides, never a header field.
+// name a secret's file or an error code. All other clients, such as a kubelet, get the status and the number of credentials
+// that are not ready. The address of the connection decides, never a header field.
 //
-// A probe fetches a missing token in the background, and keeps tokens from falling asleep, so that readiness needs
-// neither a first request nor prefetch.
+// A probe fetches a missing token in the background, and keeps credentials from falling asleep. So readiness needs neither a
+// first request nor prefetch.
 type Ready struct {
 	// Credentials are the names of the credentials that must have a token. Default: all.
 	Credentials []string `json:"credentials,omitempty"`

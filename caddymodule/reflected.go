@@ -12,14 +12,15 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
-// shortestReflected is how long a secret must be for no token to have it in it: shorter ones may be there by chance.
+// shortestReflected is the length from which on a secret inside a token counts as reflected. A token may contain a shorter
+// secret by chance.
 const shortestReflected = 8
 
-// errReflected is the failure of an endpoint whose answer has the request in it.
-var errReflected = &token.Error{Kind: token.Unreadable, Reason: "the answer holds something of the request in the place of a token"}
+// errReflected is the failure of an endpoint that answers with a part of the request as the token.
+var errReflected = &token.Error{Kind: token.Unreadable, Reason: "the answer has a part of the request in the place of the token"}
 
-// isReflected reports whether a token is something that the token endpoint was sent. Of an endpoint that reflects its request,
-// as echo services do, or that means harm, the API would get the client's secret or assertion.
+// isReflected reports whether a token is a part of its token request. With an echo service or a hostile server as the token
+// endpoint, the API would otherwise receive the client's secret or assertion.
 func isReflected(issued provider.Secret, req *http.Request, s secrets) bool {
 	if slices.ContainsFunc(s.all(), issued.Equal) {
 		return true
@@ -51,6 +52,7 @@ func sentValues(req *http.Request) []string {
 	return append(values, formValues(string(body))...)
 }
 
+// sentBody returns the body of a token request.
 func sentBody(req *http.Request) []byte {
 	if req.GetBody == nil {
 		return nil
@@ -64,9 +66,10 @@ func sentBody(req *http.Request) []byte {
 	return body
 }
 
+// formValues returns the values of an encoded form.
 func formValues(encoded string) []string {
 	var all []string
-	form, _ := url.ParseQuery(encoded) // what can be read of it
+	form, _ := url.ParseQuery(encoded) // as far as it can be parsed
 	for _, values := range form {
 		all = append(all, values...)
 	}

@@ -94,7 +94,7 @@ func TestReflectedTokenIsRefused(t *testing.T) {
 				t.Fatal("the endpoint has reflected nothing")
 			}
 			e := wantTokenError(t, err, token.Unreadable)
-			if !strings.Contains(e.Reason, "something of the request") || !issued.Token.Empty() {
+			if !strings.Contains(e.Reason, "a part of the request") || !issued.Token.Empty() {
 				t.Errorf("got reason %q", e.Reason)
 			}
 		})

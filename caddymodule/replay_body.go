@@ -8,33 +8,33 @@ import (
 	"sync"
 )
 
-// replayBody lets a request body be sent more than once. It keeps what has been read of it, up to a limit; the next
-// attempt gets that first and then the rest, as it comes from the client.
+// replayBody lets a request body be sent more than once. It keeps the bytes that have been read, up to a limit. The next
+// attempt gets those bytes first, and then the rest as it comes from the client.
 //
-// An attempt's transport may still be reading when the next one begins, since an API can answer 401 before it has all
-// of the body. What such a late read brings belongs to the next attempt; the earlier one gets an error.
+// The transport of an attempt may still be reading when the next attempt begins, because an API can answer 401 before it has
+// all of the body. The bytes of such a late read belong to the next attempt, and the earlier attempt gets an error.
 type replayBody struct {
 	source  io.ReadCloser
 	trailer http.Header // filled in by source when it ends
-	names   http.Header // the trailer before that
+	names   http.Header // the trailer before that, which has the names only
 	limit   int
 
 	mu       sync.Mutex
 	arrived  sync.Cond
-	attempt  *bodyAttempt // the one that may read
+	attempt  *bodyAttempt // the attempt that may read
 	initial  bodyAttempt
 	kept     keptBytes // what the next attempt begins with
 	reading  bool      // source.Read is running
-	lost     bool      // more has been sent than is kept
+	lost     bool      // more has been sent than could be kept
 	end      error     // what source ended with
-	closed   bool      // the transport is done with the body
-	settled  bool      // there will be no further attempt
+	closed   bool      // the transport of the attempt is done with the body
+	settled  bool      // no further attempt will follow
 	released bool      // source is closed
 	over     bool      // the request has ended
 }
 
-// newReplayBody returns nil if there is no body: its methods then say so. Reading the body to its end fills in the
-// request's trailer.
+// newReplayBody returns nil for a request without a body, and its methods accept nil. Reading the body to its end fills in
+// the request's trailer.
 func newReplayBody(req *http.Request, limit int) *replayBody {
 	if req.Body == nil || req.Body == http.NoBody {
 		return nil
@@ -64,11 +64,12 @@ func (b *replayBody) replayable() bool {
 	return b.intact()
 }
 
+// intact is replayable with b.mu held.
 func (b *replayBody) intact() bool {
 	return !b.lost && !b.settled && (b.end == nil || b.end == io.EOF)
 }
 
-// again takes the body from the attempt before and returns it for the next one, if it is still whole.
+// again takes the body from the attempt before and returns it for the next attempt, if nothing of it is lost.
 func (b *replayBody) again() (io.ReadCloser, bool) {
 	if b == nil {
 		return nil, true
@@ -78,8 +79,8 @@ func (b *replayBody) again() (io.ReadCloser, bool) {
 	return b.next(maps.Clone(b.names))
 }
 
-// rewind is again for net/http, as Request.GetBody. The request stays the same, and with it the map for its trailer:
-// net/http waits until the attempt before is done with both.
+// rewind is again in the form of Request.GetBody. net/http sends the same request once more, so the attempt uses the same map
+// for the trailer. That is safe, because net/http waits until the attempt before is done with both.
 func (b *replayBody) rewind() (io.ReadCloser, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -101,8 +102,8 @@ func (b *replayBody) next(trailer http.Header) (io.ReadCloser, bool) {
 	return b.attempt, true
 }
 
-// finish says that there will be no further attempt: what is kept goes as soon as it has been read, and closing the body
-// closes its source from now on.
+// finish announces that no further attempt will follow. From then on, kept bytes are freed as soon as they have been read, and
+// closing the body closes its source.
 func (b *replayBody) finish() {
 	if b == nil {
 		return
@@ -113,8 +114,8 @@ func (b *replayBody) finish() {
 	b.release()
 }
 
-// discard gives back the memory at the end of the request. Its transport should be done with the body by then, but one
-// that is not must not hold it for ever.
+// discard frees the memory at the end of the request. It does so even if the transport is not done with the body, because
+// such a transport could hold the memory for ever.
 func (b *replayBody) discard() {
 	if b == nil {
 		return
@@ -125,8 +126,8 @@ func (b *replayBody) discard() {
 	b.kept.free()
 }
 
-// release lets go of what is kept once it has been read, and closes the source as soon as nobody needs it and nobody is
-// reading from it, which only one may do.
+// release frees the kept bytes once they have been read. It closes the source once no attempt needs it and no read of it is
+// running.
 func (b *replayBody) release() {
 	if !b.settled {
 		return
@@ -143,11 +144,11 @@ func (b *replayBody) release() {
 // bodyAttempt is the body as one attempt sees it.
 type bodyAttempt struct {
 	body    *replayBody
-	trailer http.Header // its own, since its transport may read it while another attempt's read fills it in
+	trailer http.Header // its own, because its transport may read it while the read of another attempt fills in the trailer
 	pos     int         // how much of the body it has read
 }
 
-// errAttemptOver ends the reading of an attempt that does not count any more.
+// errAttemptOver ends the reads of an attempt that a later attempt has replaced, or whose request has ended.
 var errAttemptOver = errors.New("the request is being sent again, or has ended")
 
 // Read implements io.Reader.
@@ -169,7 +170,7 @@ func (a *bodyAttempt) Read(p []byte) (int, error) {
 		case b.end != nil:
 			maps.Copy(a.trailer, b.trailer)
 			return 0, b.end
-		case b.reading: // on behalf of an earlier attempt; what it brings is ours
+		case b.reading: // for an earlier attempt; the bytes will be for this one
 			b.arrived.Wait()
 		default:
 			return a.readSource(p)
@@ -201,14 +202,14 @@ func (a *bodyAttempt) readSource(p []byte) (int, error) {
 	return n, err
 }
 
-// keep remembers what has been read from the source. What a late read has brought must be kept, whatever it takes: the
-// attempt that counts has not seen it.
+// keep keeps bytes that have been read from the source. It keeps the bytes of a late read even beyond the limits, because the
+// current attempt has not seen them.
 func (b *replayBody) keep(p []byte, late bool) {
 	switch {
 	case b.over:
 	case late:
 		b.kept.append(p)
-	case b.settled || b.lost: // no other attempt wants it
+	case b.settled || b.lost: // no other attempt needs them
 		b.kept.skip(p)
 	case b.kept.end+len(p) > b.limit || !b.kept.tryAppend(p):
 		b.lost = true

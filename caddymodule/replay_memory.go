@@ -9,14 +9,14 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
 )
 
-// defaultReplayMemory is room for 2,000 small bodies or 128 of 64 KiB at a time, and leaves the 128 MiB of examples/kubernetes
-// enough for everything else.
+// defaultReplayMemory has room for 2,000 small bodies or 128 bodies of 64 KiB at a time. In the 128 MiB of examples/kubernetes,
+// it leaves enough for everything else.
 const defaultReplayMemory = 8 << 20
 
 const maxReplayMemory = 1 << 40
 
-// replayMemory is what all request bodies that are kept for a replay take together, in all configurations: the requests
-// of the one before go on during a reload.
+// replayMemory bounds the memory of all request bodies that are kept for a replay. All configurations share it, because the
+// requests of the earlier configuration continue during a reload.
 var replayMemory = newMemoryBudget(defaultReplayMemory)
 
 // memoryBudget bounds memory, in bytes.
@@ -31,7 +31,7 @@ func newMemoryBudget(limit int64) *memoryBudget {
 	return b
 }
 
-// take takes n bytes, unless they are more than are left.
+// take takes n bytes, and reports whether so many were left.
 func (b *memoryBudget) take(n int64) bool {
 	if b.used.Add(n) <= b.limit.Load() {
 		return true
@@ -44,16 +44,18 @@ func (b *memoryBudget) take(n int64) bool {
 // overdraw takes n bytes in any case.
 func (b *memoryBudget) overdraw(n int64) { b.used.Add(n) }
 
+// give gives n bytes back.
 func (b *memoryBudget) give(n int64) { b.used.Add(-n) }
 
-// chunkSize is the unit in which bodies are kept: most fit into one. What a client only claims to send takes nothing.
+// chunkSize is the unit in which bodies are kept. Most bodies fit into one chunk. Bytes take memory when they arrive, not when
+// a client announces them.
 const chunkSize = 4 << 10
 
 type chunk [chunkSize]byte
 
 var chunks = sync.Pool{New: func() any { return new(chunk) }}
 
-// keptBytes is a part of a stream of bytes: the last ones up to now, or none.
+// keptBytes are the latest bytes of a stream up to now, or none.
 type keptBytes struct {
 	start, end int // in the stream
 	chunks     []*chunk
@@ -77,7 +79,7 @@ func (k *keptBytes) append(p []byte) {
 	k.write(p, missing)
 }
 
-// missing is how many chunks it takes to add n bytes.
+// missing returns how many chunks must be added for n more bytes.
 func (k *keptBytes) missing(n int) int64 {
 	return int64((k.end-k.start+n+chunkSize-1)/chunkSize - len(k.chunks))
 }
@@ -96,13 +98,13 @@ func (k *keptBytes) write(p []byte, missing int64) {
 	}
 }
 
-// at is the rest of the chunk that holds the byte at pos.
+// at returns the rest of the chunk, from the byte at pos on.
 func (k *keptBytes) at(pos int) []byte {
 	i := pos - k.start
 	return k.chunks[i/chunkSize][i%chunkSize:]
 }
 
-// copyFrom copies what is kept from pos on, as much as there is room for in p.
+// copyFrom copies the kept bytes from pos on into p, and returns how many fit.
 func (k *keptBytes) copyFrom(pos int, p []byte) int {
 	copied := 0
 	for copied < len(p) && pos < k.end {
@@ -114,13 +116,13 @@ func (k *keptBytes) copyFrom(pos int, p []byte) int {
 	return copied
 }
 
-// skip says that bytes went by which are not kept, nor any before them.
+// skip passes over bytes of the stream that are not kept. All bytes before them must have been freed.
 func (k *keptBytes) skip(p []byte) {
 	k.end += len(p)
 	k.start = k.end
 }
 
-// free gives the memory back.
+// free frees the kept bytes and gives their memory back.
 func (k *keptBytes) free() {
 	for i, c := range k.chunks {
 		chunks.Put(c)
@@ -132,8 +134,8 @@ func (k *keptBytes) free() {
 }
 
 var (
-	descReplayMemory = prometheus.NewDesc(status.MetricsPrefix+"replay_memory_bytes", "Memory that request bodies take which are kept for a replay.", nil, nil)
-	descUnkept       = prometheus.NewDesc(status.MetricsPrefix+"replay_memory_denials_total", "Request bodies that were not kept, because replay_memory was used up.", nil, nil)
+	descReplayMemory = prometheus.NewDesc(status.MetricsPrefix+"replay_memory_bytes", "Memory, in bytes, of the request bodies that are kept for a replay.", nil, nil)
+	descUnkept       = prometheus.NewDesc(status.MetricsPrefix+"replay_memory_denials_total", "Request bodies that were not kept because replay_memory was used up.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.

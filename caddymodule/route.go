@@ -11,16 +11,16 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 )
 
-// route makes the URL that reverse_proxy's own transport gets agree with what that transport dials. net/http looks at
-// the URL only: by its scheme and host it decides whether to encrypt, whether to use a network proxy, and which of the
-// connections that are open already it takes.
+// route makes the URL of a request agree with what reverse_proxy's own transport dials. net/http looks at the URL only. Its
+// scheme and host decide whether net/http encrypts, whether it uses a network proxy, and which open connection it reuses.
 type route struct {
 	destinations  *destinations
 	proxy         func(*http.Request) (*url.URL, error) // the transport's own
 	proxyProtocol bool
 }
 
-// newRoute returns nil for other transports, and refuses static upstreams that a network proxy leads to in the clear.
+// newRoute returns nil for transports other than reverse_proxy's own. It returns an error if the token would go to a static
+// upstream in the clear through a network proxy.
 func newRoute(transport http.RoundTripper, d *destinations, static []caddy.NetworkAddress) (*route, error) {
 	t, ok := transport.(*reverseproxy.HTTPTransport)
 	if !ok {
@@ -36,8 +36,8 @@ func newRoute(transport http.RoundTripper, d *destinations, static []caddy.Netwo
 	return r, nil
 }
 
-// keepsFromProxy reports whether no network proxy can read a token that is sent to this address. A proxy that only a
-// request can choose counts as one.
+// keepsFromProxy reports whether no network proxy can read a token that is sent to this address. A network proxy that
+// depends on the request counts as one that can.
 func (r *route) keepsFromProxy(port, address string) bool {
 	if r.destinations.safeInTransit(port) {
 		return true
@@ -53,30 +53,30 @@ func (r *route) keepsFromProxy(port, address string) bool {
 	return proxy == nil && err == nil
 }
 
-// direct sets what net/http looks at. The scheme is always set, because reverse_proxy keeps that of an upstream that
-// failed for the next one, although only one of them may be on a port in except_ports.
+// direct sets the parts of the URL that net/http looks at. It always sets the scheme, because reverse_proxy keeps the scheme of
+// a failed upstream for the next one, although only one of the two may be on a port in except_ports.
 func (r *route) direct(req *http.Request, di reverseproxy.DialInfo) {
 	req.URL.Scheme = "http"
 	if r.destinations.transport.encrypts(di.Port) {
 		req.URL.Scheme = "https"
 	}
-	if !r.proxyProtocol { // else the host holds the client's address, because each client needs connections of its own
+	if !r.proxyProtocol { // with it, the host holds the client's address, because each client needs its own connections
 		req.URL.Host = di.Address
 	}
 	if di.Network != "unix" {
 		return
 	}
-	// A socket may have the path "127.0.0.1:8080": without its network, its connections would be kept as those to that
-	// address. No host that can be allowed has a "%" in it, but for an IPv6 zone. tcp4 and tcp6 need no such
-	// distinction: they name the same host.
+	// A socket may have the path "127.0.0.1:8080". Without the network in the host, net/http would keep its connections as
+	// connections to that address. The escaped slash adds a "%", which no allowed host has, except in an IPv6 zone. tcp4 and
+	// tcp6 need no such distinction, because they name the same host.
 	if req.Host == "" {
 		req.Host = req.URL.Host
 	}
 	req.URL.Host = url.QueryEscape(di.Network + "/" + req.URL.Host)
 }
 
-// proxyFor is the transport's Proxy: it asks the transport's own for the address that is dialed. With proxy_protocol,
-// the URL's host is another; and no proxy leads to a unix socket.
+// proxyFor replaces the transport's Proxy function. It calls the original function with the address that is dialed, because
+// the URL has another host with proxy_protocol. Requests to a unix socket use no network proxy.
 func (r *route) proxyFor(req *http.Request) (*url.URL, error) {
 	di, _ := reverseproxy.GetDialInfo(req.Context())
 	if di.Network == "unix" {
@@ -92,6 +92,7 @@ func (r *route) proxyFor(req *http.Request) (*url.URL, error) {
 	return proxy, nil
 }
 
+// withHost returns a request with this host in its URL.
 func withHost(req *http.Request, host string) *http.Request {
 	if req.URL.Host == host {
 		return req
@@ -102,9 +103,9 @@ func withHost(req *http.Request, host string) *http.Request {
 	return &c
 }
 
-// healthCheck is an active health check as the transport gets it. It needs variables: in them, reverse_proxy's dialer
-// looks up whether a network proxy is used. Without, it would dial the upstream, and the connection would be kept as
-// one to the proxy, for requests to any upstream.
+// healthCheck returns an active health check for the transport. It adds the variables in which reverse_proxy's dialer looks up
+// whether a network proxy is used. Without them, the dialer would dial the upstream itself, and net/http would keep that
+// connection as one to the network proxy, for requests to any upstream.
 func (r *route) healthCheck(req *http.Request, di reverseproxy.DialInfo) *http.Request {
 	c := req.Clone(context.WithValue(req.Context(), caddyhttp.VarsCtxKey, make(map[string]any)))
 	r.direct(c, di)

@@ -5,8 +5,8 @@ import (
 	"sync"
 )
 
-// running knows the apps that have been started and not been cleaned up, the latest last: while a configuration is
-// replaced there are two, and the new one may still be given up.
+// running has the apps that have been started and not yet cleaned up, the latest last. During a reload these are two, and
+// Caddy may still give up the new one.
 var running struct {
 	sync.Mutex
 	apps []*App
@@ -22,6 +22,7 @@ func runningApp() *App {
 	return running.apps[len(running.apps)-1]
 }
 
+// enterForce makes this the configuration in force.
 func (a *App) enterForce() {
 	running.Lock()
 	defer running.Unlock()
@@ -29,12 +30,13 @@ func (a *App) enterForce() {
 	replayMemory.limit.Store(a.replayMemory())
 }
 
+// leaveForce ends that, and restores the limit of the configuration that is then in force.
 func (a *App) leaveForce() {
 	running.Lock()
 	defer running.Unlock()
 	running.apps = slices.DeleteFunc(running.apps, func(other *App) bool { return other == a })
 	limit := int64(defaultReplayMemory)
-	if n := len(running.apps); n > 0 { // a configuration that is given up has set its own limit
+	if n := len(running.apps); n > 0 { // this configuration may have been given up after it set its own limit
 		limit = running.apps[n-1].replayMemory()
 	}
 	replayMemory.limit.Store(limit)

@@ -11,14 +11,14 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
-// secrets are all that one token request is made with, read once: what the request holds, what may not be seen, and what
-// tells whether anything has changed cannot disagree while a file is being replaced.
+// secrets are the contents of the files and variables for one token request, read once. The request, the proof, and the list of
+// what no text may show all come from this one snapshot, so that they cannot disagree while a file is replaced.
 type secrets struct {
 	client    provider.Client
 	transport transportFiles
 }
 
-// readSecrets reads id, secret, and what the provider and the transport have in files, as they are now.
+// readSecrets reads the id, the secret, and the files and variables of the provider and the transport, as they are now.
 func (c *client) readSecrets() (secrets, error) {
 	var s secrets
 	var err error
@@ -36,6 +36,7 @@ func (c *client) readSecrets() (secrets, error) {
 	return s, nil
 }
 
+// readClient reads the id and, if the provider needs it, the secret.
 func (c *client) readClient() (provider.Client, error) {
 	id, err := c.id.Read()
 	if err != nil {
@@ -51,7 +52,7 @@ func (c *client) readClient() (provider.Client, error) {
 	return provider.Client{ID: id.Reveal(), Secret: secret}, nil
 }
 
-// all returns what may not be seen.
+// all returns the secrets that no text may show.
 func (s secrets) all() []provider.Secret {
 	all := []provider.Secret{s.client.Secret}
 	for _, secret := range s.client.Secrets {
@@ -60,8 +61,8 @@ func (s secrets) all() []provider.Secret {
 	return all
 }
 
-// proof is all of them in one text, and whether they may travel in the clear. Two sets of secrets have the same proof only
-// if they are the same.
+// proof returns the text for token.Call.Proof: all secrets, and whether they may travel in the clear. Two sets of secrets
+// have the same proof only if they are the same.
 func (s secrets) proof(plaintext bool) provider.Secret {
 	values := []string{strconv.FormatBool(plaintext), s.client.ID, s.client.Secret.Reveal(), s.transport.ca.Reveal(), s.transport.proxy.Reveal()}
 	for _, option := range slices.Sorted(maps.Keys(s.client.Secrets)) {
@@ -70,7 +71,7 @@ func (s secrets) proof(plaintext bool) provider.Secret {
 	return provider.NewSecret(fmt.Sprintf("%q", values))
 }
 
-// httpClient makes what sends one token request. It returns the client's certificate too, if there is one.
+// httpClient returns the HTTP client that sends one token request, and the client certificate that it uses, if any.
 func (c *client) httpClient(s secrets) (*oauth.Client, *tls.Certificate, error) {
 	options, err := c.Transport.options(s.transport)
 	if err != nil {

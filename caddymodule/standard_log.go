@@ -7,14 +7,14 @@ import (
 	"sync"
 )
 
-// standardLogFilter keeps out of Go's standard log what net/http quotes of connections to upstreams. Caddy hands the lines
-// of that log on to its own.
+// standardLogFilter removes from Go's standard log what net/http quotes from connections to upstreams. Caddy copies the lines
+// of that log to its own log.
 type standardLogFilter struct {
 	next io.Writer
 }
 
-// quotations are the beginnings of lines of net/http in which a token can be: bytes that an upstream has sent without
-// being asked, and, with GODEBUG=http2debug=1, the header fields that it was sent.
+// quotations are the beginnings of the quotations in net/http's lines that can contain a token. They quote bytes that an
+// upstream has sent without a request and, with GODEBUG=http2debug=1, the header fields of requests to it.
 var quotations = [][]byte{
 	[]byte("Unsolicited response received on idle HTTP channel"),
 	[]byte("http2: Transport encoding header"),
@@ -36,8 +36,8 @@ func (f standardLogFilter) Write(line []byte) (int, error) {
 
 var standardLogMu sync.Mutex
 
-// guardStandardLog puts the filter into place. Caddy can set the output anew whenever it loads a configuration, also one
-// that it then refuses.
+// guardStandardLog installs the filter, unless it is in place. Caddy can replace the output whenever it loads a configuration,
+// even one that then fails to load.
 func guardStandardLog() {
 	if standardLogGuarded() {
 		return
@@ -49,6 +49,7 @@ func guardStandardLog() {
 	}
 }
 
+// standardLogGuarded reports whether the filter is in place.
 func standardLogGuarded() bool {
 	_, guarded := log.Writer().(standardLogFilter)
 	return guarded

@@ -8,7 +8,7 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
-// tokenField makes the values of the header field that carries the token: once for each token, for all its requests.
+// tokenField has the values of the header field that carries the token. It makes them once for each token.
 type tokenField struct {
 	made atomic.Pointer[madeField]
 }
@@ -16,9 +16,10 @@ type tokenField struct {
 type madeField struct {
 	token    provider.Secret
 	values   []string
-	previous provider.Secret // the token before, which an upstream may send back late
+	previous provider.Secret // the earlier token, which an upstream may still send back
 }
 
+// values returns the values of the field for a token. Requests share them.
 func (f *tokenField) values(header *TokenHeader, token provider.Secret) []string {
 	before := f.made.Load()
 	if before != nil && before.token == token {
@@ -34,8 +35,8 @@ func (f *tokenField) values(header *TokenHeader, token provider.Secret) []string
 
 var errEcho = errors.New("the upstream sent back the token in place of an answer")
 
-// withoutEcho replaces an error that quotes a token, because the upstream sent it back in place of an answer: errors are
-// logged.
+// withoutEcho replaces an error that quotes a token, because errors are logged. Such an error occurs if the upstream sends the
+// token back in place of an answer.
 func (f *tokenField) withoutEcho(err error) error {
 	if err == nil || err == io.EOF {
 		return err

@@ -18,7 +18,7 @@ type TokenHeader struct {
 	// Name is the field's name. Default: Authorization.
 	Name string `json:"name,omitempty"`
 
-	// Format is the field's value, with {token} where the token stands. Default: `Bearer {token}` in Authorization,
+	// Format is the field's value, in which {token} stands for the token. Default: `Bearer {token}` in Authorization,
 	// `{token}` in any other field.
 	Format string `json:"format,omitempty"`
 
@@ -33,11 +33,11 @@ func (t *TokenHeader) provision() error {
 		t.Name = "Authorization"
 	}
 	if !httpguts.ValidHeaderFieldName(t.Name) {
-		return errors.New("this is not a header field name")
+		return errors.New("the name is not a header field name")
 	}
 	t.Name = http.CanonicalHeaderKey(t.Name)
 	if oauth.ReservedHeaders[t.Name] {
-		return fmt.Errorf("%s cannot carry a token", t.Name)
+		return fmt.Errorf("the field %s cannot carry a token", t.Name)
 	}
 	if t.Format == "" {
 		t.Format = placeholderToken
@@ -46,7 +46,7 @@ func (t *TokenHeader) provision() error {
 		}
 	}
 	if strings.Count(t.Format, placeholderToken) != 1 {
-		return errors.New("the format must have {token} in it, once")
+		return errors.New("the format must have {token} in it exactly once")
 	}
 	if !httpguts.ValidHeaderFieldValue(t.Format) {
 		return errors.New("the format has characters that a header field cannot carry")
@@ -63,6 +63,7 @@ func (t *TokenHeader) sentBy(r *http.Request) bool {
 	return t.in(r.Header) || t.in(r.Trailer)
 }
 
+// in reports whether fields has a field that carries credentials.
 func (t *TokenHeader) in(fields http.Header) bool {
 	for name := range fields {
 		if t.carries(name) {
@@ -72,8 +73,8 @@ func (t *TokenHeader) in(fields http.Header) bool {
 	return false
 }
 
-// keepFromTrailer removes the application's credentials from the trailer, as far as it is announced and then as it is
-// read: an API that merges trailers would find a second credential there.
+// keepFromTrailer removes the application's credentials from the trailer, both from its announcement and when it arrives. An
+// API that merges the trailer into the header would otherwise find a second token.
 func (t *TokenHeader) keepFromTrailer(r *http.Request) {
 	t.deleteFromTrailer(r.Trailer)
 	if r.Body != nil && r.Body != http.NoBody {
@@ -81,6 +82,7 @@ func (t *TokenHeader) keepFromTrailer(r *http.Request) {
 	}
 }
 
+// deleteFrom removes the application's credentials from header fields.
 func (t *TokenHeader) deleteFrom(fields http.Header) {
 	for name := range fields {
 		if t.carries(name) {
@@ -89,18 +91,20 @@ func (t *TokenHeader) deleteFrom(fields http.Header) {
 	}
 }
 
-// deleteFromTrailer removes Proxy-Authorization too: reverse_proxy removes it from the header only.
+// deleteFromTrailer removes the application's credentials from a trailer. It also removes Proxy-Authorization, because
+// reverse_proxy removes that field from the header only.
 func (t *TokenHeader) deleteFromTrailer(trailer http.Header) {
 	t.deleteFrom(trailer)
 	delete(trailer, "Proxy-Authorization")
 }
 
-// carries reports whether a field name is Authorization or the credential's own, or may be taken for it: CGI and
-// what descends from it make no difference between '-', '_' and '.'.
+// carries reports whether a field name is Authorization or the credential's own field, or may be taken for one of them. CGI
+// and its successors do not distinguish '-', '_' and '.'.
 func (t *TokenHeader) carries(name string) bool {
 	return sameField(name, "Authorization") || t.Name != "Authorization" && sameField(name, t.Name)
 }
 
+// sameField reports whether a server may take two field names for the same.
 func sameField(a, b string) bool {
 	if len(a) != len(b) {
 		return false
@@ -124,8 +128,8 @@ func foldField(c byte) byte {
 	}
 }
 
-// trailerFilter removes credentials from the trailer when it has arrived, which is when the body ends: net/http adds
-// to Request.Trailer then, and reverse_proxy copies it in the same call.
+// trailerFilter removes credentials from the trailer when it arrives, which is at the end of the body. In the same call,
+// net/http adds the fields to Request.Trailer and reverse_proxy copies them.
 type trailerFilter struct {
 	io.ReadCloser
 	request *http.Request

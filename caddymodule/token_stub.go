@@ -13,13 +13,14 @@ import (
 )
 
 const (
-	// stubToken is what such an SDK gets. It is worthless: the proxy puts the real token in its place.
+	// stubToken is the token for an SDK that requests its own. It is worthless. In the requests of the SDK, the proxy replaces
+	// it with the real token.
 	stubToken = "placeholder-of-token-proxy"
 
 	stubLifetime = time.Hour
 )
 
-// tokenStub answers an SDK's token requests, whose id and secret are not even read.
+// tokenStub answers the token requests of an SDK. It does not read their id and secret.
 type tokenStub struct {
 	paths   []string
 	stubber provider.Stubber
@@ -28,7 +29,7 @@ type tokenStub struct {
 // stubDefault stands for the path of the provider's own token endpoint.
 const stubDefault = "default"
 
-// newTokenStub checks the option token_stub; nil if it is not used.
+// newTokenStub checks the option token_stub. It returns nil if the option is not set.
 func newTokenStub(paths []string, p provider.Provider, clientAuthorization string) (*tokenStub, error) {
 	if len(paths) == 0 {
 		return nil, nil
@@ -38,7 +39,7 @@ func newTokenStub(paths []string, p provider.Provider, clientAuthorization strin
 		return nil, errors.New("the token endpoint of this provider cannot be imitated")
 	}
 	if clientAuthorization != authorizationReplace {
-		return nil, fmt.Errorf("client_authorization must be %s, because the SDK sends the placeholder", authorizationReplace)
+		return nil, fmt.Errorf("client_authorization must be %s, because the SDK sends the worthless token", authorizationReplace)
 	}
 	s := &tokenStub{stubber: stubber}
 	for _, path := range paths {
@@ -56,30 +57,32 @@ func newTokenStub(paths []string, p provider.Provider, clientAuthorization strin
 	return s, nil
 }
 
-// checkStubPath refuses what would never be equal to the path of a request.
+// checkStubPath returns an error for a path that no token request can have.
 func checkStubPath(path string) error {
 	if path == stubDefault || strings.HasPrefix(path, "/") && !strings.ContainsAny(path, "*?#{} ") {
 		return nil
 	}
-	return fmt.Errorf("this is not the path of a token endpoint: it begins with a slash and has no wildcard, query or placeholder, or it is %q",
+	return fmt.Errorf("this is not the path of a token endpoint: it must begin with a slash and have no wildcard, query or placeholder, or be %q",
 		stubDefault)
 }
 
-// endpointPath is the path that an SDK asks, unless it was told another one. An issuer's path is not it.
+// endpointPath returns the path of the provider's token endpoint, which an SDK uses unless its configuration has another path.
+// With an issuer, the path is not known when the configuration is loaded.
 func endpointPath(p provider.Provider) (string, error) {
 	endpoint, err := url.Parse(p.Endpoint())
 	discoverer, ok := p.(provider.Discoverer)
 	if err != nil || strings.Trim(endpoint.Path, "/") == "" || ok && discoverer.ByIssuer() {
-		return "", errors.New("the path of the token endpoint is not known: name the path that the SDK asks")
+		return "", errors.New("the path of the token endpoint is not known: set the path that the SDK uses")
 	}
 	return endpoint.Path, nil
 }
 
-// takes reports whether a request is one for a token. Nil takes none.
+// takes reports whether the stub answers a request. A nil stub answers none.
 func (s *tokenStub) takes(r *http.Request) bool {
 	return s != nil && r.Method == http.MethodPost && slices.Contains(s.paths, r.URL.Path)
 }
 
+// write answers with the worthless token.
 func (s *tokenStub) write(w http.ResponseWriter) error {
 	return writeJSON(w, http.StatusOK, s.stubber.Stub(stubToken, time.Now(), stubLifetime))
 }

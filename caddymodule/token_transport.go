@@ -25,19 +25,19 @@ type TokenTransport struct {
 	// ServerName is the name that the token endpoint's certificate must be for. Default: the URL's host.
 	ServerName string `json:"server_name,omitempty"`
 
-	// Proxy is the URL of a proxy (http, https, socks5 or socks5h) for token requests, or "none". A placeholder
-	// {env.NAME} or {file./path} may stand for it. Token endpoints on loopback are never asked through a proxy. CA
-	// applies to an https proxy too, and ServerName cannot be combined with one.
+	// Proxy is the URL of a network proxy (http, https, socks5 or socks5h) for token requests, or "none". It may be a
+	// placeholder {env.NAME} or {file./path}. Requests to token endpoints on loopback never use a network proxy. CA also
+	// applies to an https proxy, and ServerName cannot be combined with one.
 	// Default: HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
 	Proxy option.Source `json:"proxy,omitempty"`
 
-	// DialTimeout is the limit for connecting. Default: 5s.
+	// DialTimeout is the limit for opening a connection. Default: 5s.
 	DialTimeout caddy.Duration `json:"dial_timeout,omitempty"`
 
 	ca, proxy option.Reader
 }
 
-// proxyNone is the value of TokenTransport.Proxy that turns proxies off.
+// proxyNone is the value of TokenTransport.Proxy for no network proxy.
 const proxyNone = "none"
 
 func (t *TokenTransport) provision() error {
@@ -58,12 +58,12 @@ func (t *TokenTransport) provision() error {
 	return nil
 }
 
-// transportFiles is what a TokenTransport has in files and variables.
+// transportFiles are the contents of the files and variables of a TokenTransport.
 type transportFiles struct {
 	ca, proxy provider.Secret
 }
 
-// read reads it as it is now.
+// read reads the files and variables as they are now.
 func (t *TokenTransport) read() (files transportFiles, err error) {
 	if t.CA != "" {
 		if files.ca, err = t.ca.ReadLines(); err != nil {
@@ -78,7 +78,7 @@ func (t *TokenTransport) read() (files transportFiles, err error) {
 	return files, nil
 }
 
-// options are those of a client that sends one token request.
+// options returns the options of the HTTP client that sends one token request.
 func (t *TokenTransport) options(files transportFiles) (oauth.Options, error) {
 	o := oauth.Options{
 		ServerName:  t.ServerName,
@@ -88,7 +88,7 @@ func (t *TokenTransport) options(files transportFiles) (oauth.Options, error) {
 	if t.CA != "" {
 		o.RootCAs = x509.NewCertPool()
 		if !o.RootCAs.AppendCertsFromPEM([]byte(files.ca.Reveal())) {
-			return o, errors.New("ca: there is no certificate in PEM in it")
+			return o, errors.New("ca: it contains no certificate in PEM format")
 		}
 	}
 	if t.Proxy == "" || o.NoProxy {
@@ -99,7 +99,7 @@ func (t *TokenTransport) options(files transportFiles) (oauth.Options, error) {
 	if err != nil || o.Proxy.Hostname() == "" || !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, o.Proxy.Scheme) {
 		return o, errors.New("proxy: it is not the URL of a proxy, such as http://proxy.example.com:3128")
 	}
-	if o.Proxy.Scheme == "https" && t.ServerName != "" { // Go would want this name of the proxy too
+	if o.Proxy.Scheme == "https" && t.ServerName != "" { // Go would require this name in the proxy's certificate as well
 		return o, errors.New("proxy: an https proxy cannot be used together with server_name")
 	}
 	return o, nil

@@ -16,8 +16,8 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
 )
 
-// provisionTransport wraps the transport before reverse_proxy is provisioned and not after, because its active
-// health checks run, and read the transport, from then on. They go through the injector, but hold no lease.
+// provisionTransport wraps the transport before reverse_proxy is provisioned, because active health checks read the transport
+// from then on. They go through the injector, but hold no lease.
 func (h *Handler) provisionTransport(ctx caddy.Context) error {
 	config := transportConfigOf(h.TransportRaw)
 	transport, err := h.loadTransport(ctx)
@@ -34,7 +34,7 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 		return err
 	}
 	if t, ok := transport.(*reverseproxy.HTTPTransport); ok && t.TLS != nil && t.TLS.InsecureSkipVerify {
-		h.logger.Warn("tls_insecure_skip_verify: whoever stands between here and the upstream gets the token",
+		h.logger.Warn("tls_insecure_skip_verify gives the token to any machine between the proxy and the upstream; remove it, or trust the certificate of the upstream with tls_trust_pool",
 			zap.String("credential", h.Credential))
 	}
 	h.bound = h.bindTransport(transport)
@@ -47,7 +47,7 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 		replay:       h.OnUnauthorized == unauthorizedReplay,
 		replayBuffer: int(*h.ReplayBuffer),
 		logger:       h.logger,
-		refused:      rate.Sometimes{Interval: status.DestinationInterval},
+		denials:      rate.Sometimes{Interval: status.DestinationInterval},
 	}
 	return nil
 }
@@ -59,7 +59,7 @@ func (h *Handler) bindTransport(transport http.RoundTripper) *boundTransport {
 	}
 	bound := newBoundTransport(transport)
 	if bound == nil {
-		h.logger.Warn("client_certificate is not shown to the upstreams, but the certificate of this transport, if it has one: a token that is bound to client_certificate is refused there",
+		h.logger.Warn("client_certificate is not shown to the upstreams of this transport, so that an API there rejects a token that is bound to it",
 			zap.String("credential", h.Credential))
 	}
 	return bound
@@ -81,7 +81,7 @@ func (h *Handler) loadTransport(ctx caddy.Context) (http.RoundTripper, error) {
 		return nil, fmt.Errorf("loading transport: %T is not a transport", mod)
 	}
 	if mod.(caddy.Module).CaddyModule().ID.Name() == "fastcgi" {
-		return nil, errors.New("transport fastcgi: it writes the header, and with it the token, into the debug log")
+		return nil, errors.New("transport fastcgi is not possible, because it writes the header, and with it the token, into the debug log")
 	}
 	if t, ok := transport.(reverseproxy.BufferedTransport); ok {
 		h.useDefaultBuffers(t)
@@ -89,7 +89,7 @@ func (h *Handler) loadTransport(ctx caddy.Context) (http.RoundTripper, error) {
 	return transport, nil
 }
 
-// useDefaultBuffers does what reverse_proxy does for a transport that it loads itself.
+// useDefaultBuffers sets the buffers as reverse_proxy does for a transport that it loads itself.
 func (h *Handler) useDefaultBuffers(t reverseproxy.BufferedTransport) {
 	request, response := t.DefaultBufferSizes()
 	if h.RequestBuffers == 0 {
@@ -100,19 +100,19 @@ func (h *Handler) useDefaultBuffers(t reverseproxy.BufferedTransport) {
 	}
 }
 
-// idleConnections is how many connections to an upstream are kept for the next requests. reverse_proxy keeps 32; a
-// sidecar often has one upstream, for which all requests of its application are, and opening a connection to it, with TLS,
-// costs more than a request. Idle connections are closed after two minutes, by reverse_proxy's default.
+// idleConnections is the number of idle connections to an upstream that are kept for the next requests. reverse_proxy keeps 32.
+// The requests to a sidecar often go to a single upstream, and opening a TLS connection costs more than a request. By default,
+// reverse_proxy closes idle connections after two minutes.
 const idleConnections = 256
 
-// keepConnections makes that the default.
+// keepConnections makes idleConnections the default.
 func keepConnections(transport http.RoundTripper, c transportConfig) {
 	if t, ok := transport.(*reverseproxy.HTTPTransport); ok && c.KeepAlive.MaxIdleConnsPerHost == 0 {
 		t.Transport.MaxIdleConnsPerHost = idleConnections
 	}
 }
 
-// transportConfig is what the transport's configuration tells, and the transport itself does not.
+// transportConfig has the options that are needed from a transport's configuration, because the transport does not show them.
 type transportConfig struct {
 	NetworkProxy *struct {
 		From string `json:"from"`
@@ -133,10 +133,11 @@ func (c transportConfig) hasNetworkProxy() bool {
 	return c.ForwardProxyURL != "" || c.NetworkProxy != nil && c.NetworkProxy.From != "none"
 }
 
-// destinations works out where the token may go, and refuses static upstreams to which it may not.
+// destinations returns the rules for where the token may go. It returns an error for a static upstream that the token may not
+// go to.
 func (h *Handler) destinations(transport http.RoundTripper, config transportConfig) (*destinations, error) {
 	if len(h.Upstreams) == 0 && h.DynamicUpstreamsRaw == nil {
-		return nil, errors.New("there is no upstream to proxy to")
+		return nil, errors.New("token_proxy needs an upstream")
 	}
 	_, canBeAsked := transport.(*reverseproxy.HTTPTransport)
 	d := &destinations{
@@ -151,7 +152,7 @@ func (h *Handler) destinations(transport http.RoundTripper, config transportConf
 	}
 	allStatic := len(static) == len(h.Upstreams) && h.DynamicUpstreamsRaw == nil
 	if len(d.hosts) == 0 && !allStatic {
-		return nil, errors.New("api_hosts: it must say where the token may go, because not every upstream is static")
+		return nil, errors.New("api_hosts is missing: set the hosts that the token may go to, because not every upstream is static")
 	}
 	if err := h.checkSocketPlaceholders(); err != nil {
 		return nil, err
@@ -172,18 +173,18 @@ func (h *Handler) destinations(transport http.RoundTripper, config transportConf
 	return d, nil
 }
 
-// checkSocketPlaceholders refuses upstreams that would be denied at each request.
+// checkSocketPlaceholders returns an error for an upstream that the token may never go to.
 func (h *Handler) checkSocketPlaceholders() error {
 	named := slices.ContainsFunc(h.credential.hosts, func(p hostPattern) bool { return p.socket != "" })
 	for _, u := range h.Upstreams {
 		if network, path, _ := strings.Cut(u.Dial, "/"); !named && caddy.IsUnixNetwork(network) && strings.Contains(path, "{") {
-			return fmt.Errorf("upstream %s: api_hosts names no unix socket: name each one that the placeholder may stand for, as unix//run/api.sock", u.Dial)
+			return fmt.Errorf("upstream %s: api_hosts has no unix socket: add each socket that the placeholder may stand for, like unix//run/api.sock", u.Dial)
 		}
 	}
 	return nil
 }
 
-// staticUpstreams are those whose address holds no placeholder.
+// staticUpstreams returns the addresses of the upstreams without a placeholder.
 func (h *Handler) staticUpstreams() ([]caddy.NetworkAddress, error) {
 	var static []caddy.NetworkAddress
 	for _, u := range h.Upstreams {
@@ -202,8 +203,7 @@ func (h *Handler) staticUpstreams() ([]caddy.NetworkAddress, error) {
 	return static, nil
 }
 
-// routeTo returns nil for transports other than reverse_proxy's own, and refuses static upstreams that a network proxy
-// leads to in the clear.
+// routeTo returns the route for a transport, see newRoute.
 func (h *Handler) routeTo(transport http.RoundTripper, d *destinations) (*route, error) {
 	static, err := h.staticUpstreams()
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 )
 
-// lastWords bounds how long the error of a write waits for an answer that may have come before.
+// lastWords is the limit for how long a failed write waits for an answer that may have arrived before the failure.
 const lastWords = 500 * time.Millisecond
 
 // wrapConnections puts an upstreamConn around each connection of a transport.
@@ -31,10 +31,10 @@ func wrapConnections(transport http.RoundTripper) {
 	}
 }
 
-// upstreamConn is a connection whose writes fail after its reads. A write that fails says that the upstream has closed the
-// connection, perhaps because it has answered without reading all of the request. net/http takes the answer or the error,
-// whichever it sees first, and closes the connection after the error, which loses the answer. By the time of the error, all
-// that the upstream has sent is here and can still be read; the end of reading follows at once.
+// upstreamConn is a connection whose failed writes wait for the end of its reads. A write fails because the upstream has closed
+// the connection, perhaps after it answered without reading all of the request. net/http takes the answer or the error,
+// whichever it sees first. If it sees the error first, it closes the connection and loses the answer. But when the write fails,
+// everything that the upstream sent has arrived. It can still be read, and the end of the stream follows at once.
 type upstreamConn struct {
 	net.Conn
 	once  sync.Once
@@ -47,7 +47,7 @@ func (c *upstreamConn) Read(p []byte) (int, error) {
 	if err != nil {
 		c.end()
 	}
-	if n > 0 { // net/http may log it
+	if n > 0 { // net/http may log the bytes
 		guardStandardLog()
 	}
 	return n, err
@@ -67,11 +67,12 @@ func (c *upstreamConn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// slowStart is how much of a body goes out in pieces of chunkSize.
+// slowStart is the number of bytes of a body that are sent in pieces of chunkSize.
 const slowStart = 64 << 10
 
-// ReadFrom implements io.ReaderFrom, with which net/http sends bodies over HTTP/1.1. io.Copy would hold 32 KiB for each, for
-// as long as its client takes to send it: more than the rest of the request. A large body gets them after its beginning.
+// ReadFrom implements io.ReaderFrom, with which net/http sends bodies over HTTP/1.1. io.Copy would hold a buffer of 32 KiB while
+// the client sends the body, which is more than the rest of the request takes. Only a large body gets that buffer, after its
+// first slowStart bytes.
 func (c *upstreamConn) ReadFrom(r io.Reader) (int64, error) {
 	writer := struct{ io.Writer }{c}
 	buffer := chunks.Get().(*chunk)
@@ -95,7 +96,7 @@ func (c *upstreamConn) Close() error {
 	return c.Conn.Close()
 }
 
-// CloseWrite ends one direction of a connection that has been upgraded: reverse_proxy asks for it.
+// CloseWrite closes one direction of an upgraded connection. reverse_proxy looks for this method.
 func (c *upstreamConn) CloseWrite() error {
 	if conn, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return conn.CloseWrite()
@@ -103,4 +104,5 @@ func (c *upstreamConn) CloseWrite() error {
 	return http.ErrNotSupported
 }
 
+// end records that nothing more can be read.
 func (c *upstreamConn) end() { c.once.Do(func() { close(c.ended) }) }

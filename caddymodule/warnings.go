@@ -8,7 +8,7 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// warnings are those that every request could cause. Each kind is logged once a minute at most.
+// warnings logs the warnings that every request could cause. It logs each kind at most once a minute.
 type warnings struct {
 	logger                        *zap.Logger
 	credential                    string
@@ -25,7 +25,7 @@ func newWarnings(logger *zap.Logger, credential string) *warnings {
 func (w *warnings) client(r *http.Request) {
 	w.ofClient.Do(func() {
 		socket, _ := addrsOf(r)
-		w.logger.Warn("denied a client: whoever can reach this listener acts as the credential; bind the site to loopback, or allow the client with the option clients",
+		w.logger.Warn("denied a client, because every client that reaches this listener acts as the credential; bind the site to loopback, or allow the client with the option clients",
 			zap.String("credential", w.credential),
 			zap.String("remote", r.RemoteAddr),
 			zap.Any("socket", socket)) // another address, if a listener wrapper shows one; null, if a wrapper hides the socket
@@ -34,7 +34,7 @@ func (w *warnings) client(r *http.Request) {
 
 func (w *warnings) crossSite(r *http.Request) {
 	w.ofCrossSite.Do(func() {
-		w.logger.Warn("denied a request that a browser made for a page of another site, which would act as the credential; if that page is the application, set the option cross_site to allow",
+		w.logger.Warn("denied a request that a browser made for a page of another site, because that page would act as the credential; if it is a page of the application, set the option cross_site to allow",
 			zap.String("credential", w.credential),
 			zap.String("site", siteOf(r)))
 	})
@@ -42,7 +42,7 @@ func (w *warnings) crossSite(r *http.Request) {
 
 func (w *warnings) loop() {
 	w.ofLoop.Do(func() {
-		w.logger.Error("a request keeps coming back: the upstream's name leads to this proxy; see to it that this process finds the API behind the name, or name the upstream by its address",
+		w.logger.Error("denied a request that keeps coming back, because the upstream's name leads to this proxy; make the name lead to the API in this process, or set the address of the API as the upstream",
 			zap.String("credential", w.credential))
 	})
 }
