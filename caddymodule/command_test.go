@@ -239,7 +239,7 @@ func TestSteeringCommands(t *testing.T) {
 			if len(lines) != 3 || !strings.HasPrefix(lines[0], "CREDENTIAL") || !strings.HasPrefix(lines[1], one) || !strings.HasPrefix(lines[2], two) {
 				t.Errorf("it says\n%s", out)
 			}
-			wantText(t, lines[1], "idle", "none", " - ", "The proxy has no token yet.")
+			wantText(t, lines[1], "idle", "none", " - ", "The proxy has no token. The next request fetches one.")
 
 			out, err = run(t, refreshCommand(), by, one)
 			if err != nil || good.Calls() != 1 {

@@ -109,7 +109,7 @@ func (i *injector) deny(req *http.Request, p *proxied) *problem {
 func (i *injector) denyDestination(di reverseproxy.DialInfo, reason error) *problem {
 	i.credential.status.Denied(status.DeniedDestination)
 	i.denials.Do(func() {
-		i.credential.status.DeniedDestination(reason.Error() + ": " + di.Address)
+		i.credential.status.DeniedDestination(di.Address + ": " + reason.Error())
 		i.logger.Error("the token may not go to this upstream",
 			zap.String("credential", i.credential.name),
 			zap.String("upstream", di.Address),

@@ -60,7 +60,7 @@ func (c *Credential) Denied(why Denied) { c.record.denied[why].Add(1) }
 // destination. Without it, one wrong upstream would push everything else out of the history.
 const DestinationInterval = time.Minute
 
-// DeniedDestination adds to the history that the token may not go to an upstream, with the reason.
+// DeniedDestination adds to the history that the token may not go to an upstream. The reason names the upstream.
 func (c *Credential) DeniedDestination(reason string) {
 	c.record.occurred(Occurrence{At: time.Now(), Outcome: Destination, Reason: reason})
 }

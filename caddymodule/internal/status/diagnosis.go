@@ -90,7 +90,7 @@ func diagnose(endpoint string, s token.Status, seen history, now time.Time) Diag
 	case s.State == token.StateExpired:
 		return Diagnosis{Health: healthIdle, Summary: "The last token expired unused. The next request fetches a new one."}
 	default:
-		return Diagnosis{Health: healthIdle, Summary: "The proxy has no token yet. The next request fetches one."}
+		return Diagnosis{Health: healthIdle, Summary: "The proxy has no token. The next request fetches one."}
 	}
 }
 

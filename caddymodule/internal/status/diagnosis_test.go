@@ -109,7 +109,7 @@ func TestDiagnose(t *testing.T) {
 		return token.Status{State: state, Failure: failure, Expires: now.Add(30 * time.Minute)}
 	}
 	at := func(o Outcome, ago time.Duration) Occurrence {
-		return Occurrence{At: now.Add(-ago), Outcome: o, Reason: "the host is not among api_hosts: x:1"}
+		return Occurrence{At: now.Add(-ago), Outcome: o, Reason: "x:1: the host is not one of api_hosts"}
 	}
 	tests := []struct {
 		name          string
@@ -118,7 +118,7 @@ func TestDiagnose(t *testing.T) {
 		health        Health
 		words, nowise string // in summary and advice
 	}{
-		{"nothing yet", in(token.StateNone, nil), history{}, healthIdle, "has no token yet", ""},
+		{"nothing yet", in(token.StateNone, nil), history{}, healthIdle, "has no token. The next request fetches one.", ""},
 		{"asleep", in(token.StateExpired, nil), history{}, healthIdle, "expired unused", ""},
 		{"good", in(token.StateFresh, nil), history{}, healthOK, "30 minutes", ""},
 		{"stale", in(token.StateStale, nil), history{}, healthOK, "30 minutes", ""},
@@ -137,8 +137,8 @@ func TestDiagnose(t *testing.T) {
 		{"revoked long ago", in(token.StateFresh, nil), history{recent: []Occurrence{at(Rejected, recently)}}, healthOK, "", ""},
 		{"all are rejected", in(token.StateFresh, nil), history{recent: []Occurrence{at(Rejected, 301*time.Second), at(Rejected, time.Second)}},
 			healthDegraded, "rejects new tokens, too", ""},
-		{"destination", in(token.StateFresh, nil), history{recent: []Occurrence{at(Destination, time.Second)}}, healthFailing, "api_hosts: x:1", ""},
-		{"destination, a while ago", in(token.StateFresh, nil), history{recent: []Occurrence{at(Destination, 2*DestinationInterval)}}, healthDegraded, "api_hosts: x:1", ""},
+		{"destination", in(token.StateFresh, nil), history{recent: []Occurrence{at(Destination, time.Second)}}, healthFailing, "x:1: the host is not one of api_hosts", ""},
+		{"destination, a while ago", in(token.StateFresh, nil), history{recent: []Occurrence{at(Destination, 2*DestinationInterval)}}, healthDegraded, "x:1: the host is not one of api_hosts", ""},
 		{"destination, long ago", in(token.StateFresh, nil), history{recent: []Occurrence{at(Destination, recently)}}, healthOK, "", "api_hosts"},
 		{"destination, and no token", in(token.StateNone, down), history{recent: []Occurrence{at(Destination, 0)}}, healthFailing, "status 503", "api_hosts"},
 		{"slow", in(token.StateFresh, nil), slowly(slowCall, now), healthDegraded, "2.0 s", ""},
