@@ -28,10 +28,11 @@ type Credential struct {
 	// error if the provider needs none.
 	ClientSecret option.Source `json:"client_secret,omitempty"`
 
-	// APIHosts are the destinations that the token may go to: `api.example.com`, `api.example.com:8443`, `*.example.com` for all
-	// hosts below example.com, an IP address, a range of addresses (`10.0.0.0/8`, without a port), or a unix socket
-	// (`unix//run/api.sock`). The name in `dynamic a` or `dynamic srv` counts as a host, unless the upstream's
-	// certificate must be for another name. Required unless every upstream of the handler is static. Default: the hosts of those upstreams.
+	// APIHosts are the destinations that the token may go to: `api.example.com`, `api.example.com:8443`, `*.example.com` for
+	// all hosts below example.com, an IP address, a range of addresses (`10.0.0.0/8`, without a port), or a unix socket
+	// (`unix//run/api.sock`). The name in `dynamic a` or `dynamic srv` counts as a host, unless the upstream's certificate
+	// must be for another name. Required unless every upstream of the handler is static. Default: the hosts of those
+	// upstreams.
 	APIHosts []string `json:"api_hosts,omitempty"`
 
 	// AllowPlaintext permits http:// beyond loopback for the token endpoint and for the upstreams. Default: false.

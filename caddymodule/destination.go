@@ -121,7 +121,7 @@ type destinations struct {
 
 // The reasons why a token may not go to a destination.
 var (
-	errNetwork          = errors.New("an upstream must be on tcp or a unix socket of type stream: it is on another network")
+	errNetwork          = errors.New("the network of an upstream must be tcp, or unix with a socket of type stream")
 	errHostNotAllowed   = errors.New("the host is not one of api_hosts")
 	errSocketNotAllowed = errors.New("the unix socket is not one of api_hosts: add it there, like unix//run/api.sock")
 	errNameNotCertified = errors.New("api_hosts has the name of the dynamic source, but the upstream's certificate may be for another name: set tls_server_name to the name of the dynamic source, or add the upstream's own name or addresses to api_hosts")

@@ -27,7 +27,7 @@ type proxied struct {
 	answer   answerBody
 }
 
-// proxiedKey is the context key of a *proxied. Only this package can ask for one.
+// proxiedKey is the context key of a *proxied. Only this package can use it.
 type proxiedKey struct{}
 
 // Value implements context.Context.

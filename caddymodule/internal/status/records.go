@@ -44,7 +44,7 @@ func (s *recordSet) acquire(name string) *record {
 }
 
 // release ends one use of a record. After the last use it keeps the record for a while, unless no configuration that used it
-// was ever in force: such a record is empty.
+// was ever in force, because such a record is empty.
 func (s *recordSet) release(r *record) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
