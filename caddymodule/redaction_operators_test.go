@@ -7,8 +7,11 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/spf13/cobra"
 )
 
 // TestOperatorsSeeNothing drives one Caddy through what operators look at: the admin API and its page, metrics, the
@@ -36,10 +39,10 @@ func TestOperatorsSeeNothing(t *testing.T) {
 	config := globalOptions(credentials...) + siteConfig(addr, sites)
 	s := startOperated(t, config, subscription())
 
-	for range 3 {
-		for _, kind := range operatorKinds {
+	for range 2 { // the second round finds backoff and history
+		eachOperatorKind(func(kind string) {
 			p.see("an answer to the application", wholeAnswer(get(t, "http://"+addr+"/"+kind)))
-		}
+		})
 		p.see("the readiness probe", wholeAnswer(get(t, "http://"+addr+"/ready")))
 		o.look(s, config)
 	}
@@ -96,6 +99,15 @@ var operatorKinds = []string{
 	"code",    // the error code of the second call is the token of the first
 	"down",    // the status line and the body repeat the secret
 	"panics",  // the provider panics with the secret
+}
+
+// eachOperatorKind does something for all kinds at once, since the calls of some are tried again after a pause.
+func eachOperatorKind(do func(kind string)) {
+	var group sync.WaitGroup
+	for _, kind := range operatorKinds {
+		group.Go(func() { do(kind) })
+	}
+	group.Wait()
 }
 
 type operatorScenarios struct {
@@ -182,7 +194,7 @@ func (o *operatorScenarios) look(s *operatedServer, config string) {
 	o.see("the list", wholeAnswer(s.ask(http.MethodGet, "/token_proxy/credentials")))
 	o.see("the error", wholeAnswer(s.ask(http.MethodGet, "/token_proxy/credentials/nobody")))
 	o.see("the metrics", wholeAnswer(s.ask(http.MethodGet, "/metrics")))
-	for _, kind := range operatorKinds {
+	eachOperatorKind(func(kind string) {
 		path := "/token_proxy/credentials/" + o.name(kind)
 		o.see("the report", wholeAnswer(s.ask(http.MethodGet, path)))
 		if a := s.ask(http.MethodPost, path+"/refresh"); a.StatusCode == http.StatusOK {
@@ -191,28 +203,28 @@ func (o *operatorScenarios) look(s *operatedServer, config string) {
 			o.see("a failed refresh", wholeAnswer(a), o.control) // the explanation names no credential
 		}
 		o.see("the report after a refresh", wholeAnswer(s.ask(http.MethodGet, path)))
-	}
+	})
 	file := writeConfig(o.t, "Caddyfile", config)
 	at := []string{"--address", s.admin}
+	names, known := []string{}, []string{}
+	for _, kind := range operatorKinds {
+		names = append(names, o.name(kind))
+		if kind != "code" { // another process cannot know the tokens that this one got
+			known = append(known, o.name(kind))
+		}
+	}
+	var group sync.WaitGroup
 	for _, flag := range []string{"--json=false", "--json"} {
-		run := func(what string, text string, err error) {
+		run := func(what string, command *cobra.Command, args ...[]string) {
+			text, err := runCommand(command, slices.Concat(append(args, []string{flag})...)...)
 			o.see("tokens "+what+" "+flag, text, fmt.Sprintf("%v %+v", err, err))
 		}
-		text, err := runCommand(listCommand(), append(at, flag)...)
-		run("list", text, err)
-		args := append([]string{flag}, at...)
-		check := []string{flag, "--config", file}
-		for _, kind := range operatorKinds {
-			args = append(args, o.name(kind))
-			if kind != "code" { // another process cannot know the tokens that this one got
-				check = append(check, o.name(kind))
-			}
-		}
-		text, err = runCommand(checkCommand(), check...)
-		run("check", text, err)
-		text, err = runCommand(refreshCommand(), args...)
-		run("refresh", text, err)
-		text, err = runCommand(purgeCommand(), args...)
-		run("purge", text, err)
+		run("list", listCommand(), at)
+		run("check", checkCommand(), []string{"--config", file}, known)
+		group.Go(func() { // pauses between attempts, too
+			run("refresh", refreshCommand(), at, names)
+			run("purge", purgeCommand(), at, names)
+		})
 	}
+	group.Wait()
 }
