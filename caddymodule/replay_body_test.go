@@ -1097,14 +1097,31 @@ func TestAPIThatRefusesEverythingOverTheWire(t *testing.T) {
 // One path of an API names every token invalid, and all others accept it: a handful of token calls, and the requests for
 // the others wait for the first of them only.
 func TestOnePathThatRejectsEverythingOverTheWire(t *testing.T) {
-	const while, delay = 3500 * time.Millisecond, 500 * time.Millisecond
+	const while = 2500 * time.Millisecond
 	options := map[string]string{"replay": "", "pass": " {\n on_unauthorized pass\n}"}
 	servers := make(map[string]*tokenServer)
+	answered, over := make(map[string]*journal), make(map[string]*atomic.Bool) // requests for the path that accepts tokens
 	var credentials []string
 	var routes strings.Builder
 	for name, options := range options {
 		tokens := newTokenServer(t)
-		tokens.SetFault(devserver.Fault{Latency: delay})
+		servers[name], answered[name], over[name] = tokens, new(journal), new(atomic.Bool)
+		var calls atomic.Int32
+		tokens.OnRequest = func(r *http.Request, _ []byte) {
+			if calls.Add(1) <= 2 { // at the start, and for the first rejection, which could be a revocation
+				return
+			}
+			// The answer is held back until requests that began after the call have been answered. If they waited for
+			// it, that would never be.
+			called, passed := time.Now(), false
+			until(r, func() bool {
+				passed = over[name].Load() || slices.ContainsFunc(answered[name].all(), func(x exchange) bool { return x.start.After(called) })
+				return passed
+			})
+			if !passed {
+				t.Errorf("%s: requests for the path that accepts tokens waited for a token call", name)
+			}
+		}
 		check := tokens.api()
 		api := serveHTTP(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if strings.HasSuffix(r.URL.Path, "/bad") {
@@ -1114,7 +1131,6 @@ func TestOnePathThatRejectsEverythingOverTheWire(t *testing.T) {
 			}
 			check.ServeHTTP(w, r)
 		}))
-		servers[name] = tokens
 		credentials = append(credentials, tokens.credential(name))
 		fmt.Fprintf(&routes, "token_proxy /%s/* %s %s%s\n", name, name, api.URL, options)
 	}
@@ -1128,36 +1144,38 @@ func TestOnePathThatRejectsEverythingOverTheWire(t *testing.T) {
 				client := testClient(t)
 				get(t, base+"/good").wantStatus(t, 200)
 				began := time.Now()
-				var wg sync.WaitGroup
-				each := func(path string, want int, seen func(began, ended time.Time)) {
-					wg.Go(func() {
-						for time.Since(began) < while {
-							sent := time.Now()
-							a, err := tryAsk(client, newRequest(t, http.MethodGet, base+path, nil))
-							if err != nil || a.StatusCode != want {
-								t.Errorf("%s: %v, %v, want %d", path, a.Response, err, want)
-								return
-							}
-							seen(sent, time.Now())
-							time.Sleep(10 * time.Millisecond) // the pace of the client
-						}
-					})
+				visit := func(path string, want int) exchange {
+					x := exchange{start: time.Now()}
+					x.answer, x.err = tryAsk(client, newRequest(t, http.MethodGet, base+path, nil))
+					x.end = time.Now()
+					if x.err != nil || x.answer.StatusCode != want {
+						t.Errorf("%s: %v, %v, want %d", path, x.answer.Response, x.err, want)
+					}
+					time.Sleep(10 * time.Millisecond) // the pace of the client
+					return x
 				}
-				waited := 0
-				each("/good", 200, func(sent, ended time.Time) {
-					if sent.Sub(began) > delay+100*time.Millisecond && ended.Sub(sent) > delay/2 {
-						waited++
+				var good, bad sync.WaitGroup
+				good.Go(func() {
+					for !over[name].Load() && !t.Failed() {
+						answered[name].add(visit("/good", 200))
 					}
 				})
 				for range 2 {
-					each("/bad", 401, func(time.Time, time.Time) {})
+					bad.Go(func() {
+						for !t.Failed() && (time.Since(began) < while || tokens.Calls() < 3 && time.Since(began) < 10*while) {
+							visit("/bad", 401)
+						}
+					})
 				}
-				wg.Wait()
-				if n := tokens.Calls(); n > 4 { // at the start, and after 0, 1 and 3 s
-					t.Errorf("%d token calls in %v, want 4 at most", n, while)
+				bad.Wait()
+				over[name].Store(true)
+				good.Wait()
+				most := 2 // at the start, and at once; then after 1, 3, 7 … seconds
+				for after := time.Second; after <= time.Since(began); after = 2*after + time.Second {
+					most++
 				}
-				if waited > 0 {
-					t.Errorf("%d requests for the path that accepts tokens waited for a token call", waited)
+				if n := tokens.Calls(); n < 3 || n > most {
+					t.Errorf("%d token calls in %v, want 3 to %d", n, time.Since(began), most)
 				}
 			})
 		})
