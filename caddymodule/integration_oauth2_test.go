@@ -329,7 +329,7 @@ func TestOAuth2ErrorStatuses(t *testing.T) {
 	answering := func(status int, body string, header ...string) string {
 		return serveHTTP(t, sendAnswer(status, "application/json", body, header...)).URL
 	}
-	for name, tc := range map[string]struct {
+	tests := map[string]struct {
 		provider string
 		secret   bool
 		status   int
@@ -347,15 +347,39 @@ func TestOAuth2ErrorStatuses(t *testing.T) {
 		"another issuer":            {"issuer " + answering(200, `{"issuer":"https://evil.example","token_endpoint":"https://evil.example"}`), true, 502, ""},
 		"issuer that is down":       {"issuer " + answering(502, ``), true, 503, ""},
 		"nobody listens":            {"token_url http://" + freeAddr(t), true, 503, ""},
-	} {
+	}
+	// One Caddy for all, which ask at once, since cold fetches try more than once, with pauses between.
+	type visit struct {
+		path   string
+		api    *recordingAPI
+		answer clientAnswer
+	}
+	visits := make(map[string]*visit)
+	var credentials []string
+	var routes strings.Builder
+	for name, tc := range tests {
+		var options []string
+		if tc.secret {
+			options = append(options, "client_secret an-0ther-secret")
+		}
+		v := &visit{path: fmt.Sprint("/", len(visits)), api: newRecordingAPI(t, nil)}
+		visits[name] = v
+		credentials = append(credentials, oauth2Credential("api-"+v.path[1:], tc.provider, options...))
+		fmt.Fprintf(&routes, "token_proxy %s api-%s %s\n", v.path, v.path[1:], v.api.URL)
+	}
+	addr := freeAddr(t)
+	startCaddy(t, globalOptions(credentials...)+siteConfig(addr, routes.String()))
+	var group sync.WaitGroup
+	for _, v := range visits {
+		group.Go(func() { v.answer = get(t, "http://"+addr+v.path) })
+	}
+	group.Wait()
+	if t.Failed() {
+		return
+	}
+	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			api := newRecordingAPI(t, nil)
-			var options []string
-			if tc.secret {
-				options = append(options, "client_secret an-0ther-secret")
-			}
-			_, url := startProxy(t, oauth2Credential("api", tc.provider, options...), "token_proxy api "+api.URL)
-			a := get(t, url)
+			a := visits[name].answer
 			a.wantStatus(t, tc.status)
 			if tc.said != "" {
 				a.wantProblem(t, tc.status, tc.said)
@@ -363,7 +387,7 @@ func TestOAuth2ErrorStatuses(t *testing.T) {
 			if (a.Header.Get("Retry-After") != "") != (tc.status == 503) {
 				t.Errorf("Retry-After is %q", a.Header.Get("Retry-After"))
 			}
-			if api.connectionCount() != 0 {
+			if visits[name].api.connectionCount() != 0 {
 				t.Error("the API was connected to")
 			}
 			for _, secret := range []string{"an-0ther-secret", strings.Split(pkcs8(signingKeyOf("P-256")), "\n")[1]} {
