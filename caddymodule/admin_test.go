@@ -187,8 +187,8 @@ func readCredential(t *testing.T, body string) contractCredential {
 	if !slices.Contains([]string{"ok", "idle", "degraded", "failing"}, c.Health) {
 		t.Errorf("health %q", c.Health)
 	}
-	wantSentences(t, c.Summary, false)
-	wantSentences(t, c.Advice, c.Health == "ok" || c.Health == "idle")
+	caddytest.WantSentences(t, c.Summary, false)
+	caddytest.WantSentences(t, c.Advice, c.Health == "ok" || c.Health == "idle")
 	if has := c.Fingerprint != "" && c.Issued != nil && c.Expires != nil; has != (c.State != "none") {
 		t.Errorf("state %s, and token, issue and expiry are there: %t", c.State, has)
 	}

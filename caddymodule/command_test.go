@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
 )
 
@@ -107,8 +108,8 @@ func TestCheckCommand(t *testing.T) {
 		if r := results[1]; r.OK || r.Fingerprint != "" || r.Error == nil || r.Error.Code != "invalid_client" || r.Error.Status != 401 || r.Error.Kind != "refused" {
 			t.Errorf("bad: %+v", r)
 		} else {
-			wantSentences(t, r.Summary, false)
-			wantSentences(t, r.Advice, false)
+			caddytest.WantSentences(t, r.Summary, false)
+			caddytest.WantSentences(t, r.Advice, false)
 		}
 	})
 	t.Run("unknown name", func(t *testing.T) {

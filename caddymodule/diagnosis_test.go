@@ -3,33 +3,13 @@ package caddymodule
 import (
 	"fmt"
 	"net/http"
-	"regexp"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
 )
-
-var badlyFormed = regexp.MustCompile(`  |\.\.|%!|: \.|\( |\(\)| \.|\.[A-Z]|;$`)
-
-// wantSentences checks that the text is made of sentences; empty says that it may be none.
-func wantSentences(t *testing.T, text string, empty bool) {
-	t.Helper()
-	if text == "" {
-		if !empty {
-			t.Error("there is no text")
-		}
-		return
-	}
-	first, _ := utf8.DecodeRuneInString(text)
-	if !unicode.IsUpper(first) || !strings.HasSuffix(text, ".") || badlyFormed.MatchString(text) || strings.TrimSpace(text) != text {
-		t.Errorf("it is not made of sentences: %q", text)
-	}
-}
 
 // The six failures of the rehearsal, told apart by what the admin API says.
 func TestRehearsedFailuresAreToldApart(t *testing.T) {

@@ -3,14 +3,12 @@ package caddymodule
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -23,9 +21,8 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
-	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
@@ -34,27 +31,11 @@ import (
 // observedCredential is a credential whose log is in the buffer. Nobody subscribes to its events.
 func observedCredential(t *testing.T) (*client, *bytes.Buffer) {
 	t.Helper()
-	log := new(bytes.Buffer)
-	logger := zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.AddSync(log), zap.DebugLevel))
+	logger, log := caddytest.BufferedLogger()
 	name := "observed-" + newClientID()
 	c := &client{Credential: new(Credential), name: name, status: status.New(name, nil, logger), logger: logger}
 	c.status.Provider, c.status.Endpoint = "optoro", "login.example.com:8443"
 	return c, log
-}
-
-// logLines parses a log, and empties it.
-func logLines(t *testing.T, log *bytes.Buffer) []map[string]any {
-	t.Helper()
-	var entries []map[string]any
-	for line := range strings.Lines(log.String()) {
-		entry := make(map[string]any)
-		if err := json.Unmarshal([]byte(line), &entry); err != nil {
-			t.Fatalf("%v: %s", err, line)
-		}
-		entries = append(entries, entry)
-	}
-	log.Reset()
-	return entries
 }
 
 // failingFetcher fails until it is told to stop.
@@ -97,7 +78,7 @@ func TestRepeatedFailuresAreSummarised(t *testing.T) {
 					<-time.After(100 * time.Millisecond)
 				}
 				minutes := int(time.Since(began) / time.Minute)
-				lines := logLines(t, log)
+				lines := caddytest.LogLines(t, log)
 				if len(lines) == 0 || len(lines) > minutes+1 {
 					t.Errorf("%d lines for 1000 failures in %d minutes", len(lines), minutes)
 				}
@@ -116,7 +97,7 @@ func TestRepeatedFailuresAreSummarised(t *testing.T) {
 					t.Fatal(err)
 				}
 				s.Rest()
-				last := logLines(t, log)
+				last := caddytest.LogLines(t, log)
 				if len(last) != 1 || last[0]["recovered"] != true || last[0]["failures"] != float64(f.calls) {
 					t.Errorf("the recovery says %v, want %d failures", last, f.calls)
 				}

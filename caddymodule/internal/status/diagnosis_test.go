@@ -2,32 +2,13 @@ package status
 
 import (
 	"errors"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
-
-var badlyFormed = regexp.MustCompile(`  |\.\.|%!|: \.|\( |\(\)| \.|\.[A-Z]|;$`)
-
-// wantSentences checks that the text is made of sentences. If empty is set, it may also be empty.
-func wantSentences(t *testing.T, text string, empty bool) {
-	t.Helper()
-	if text == "" {
-		if !empty {
-			t.Error("the text is empty")
-		}
-		return
-	}
-	first, _ := utf8.DecodeRuneInString(text)
-	if !unicode.IsUpper(first) || !strings.HasSuffix(text, ".") || badlyFormed.MatchString(text) || strings.TrimSpace(text) != text {
-		t.Errorf("not made of sentences: %q", text)
-	}
-}
 
 // errorsOfEndpoints are failures as providers report them.
 var errorsOfEndpoints = map[string]*token.Error{
@@ -70,8 +51,8 @@ func TestExplain(t *testing.T) {
 				failure.RetryAt = now.Add(next)
 			}
 			d := Explain(endpoint, &failure, now)
-			wantSentences(t, d.Summary, false)
-			wantSentences(t, d.Advice, false)
+			caddytest.WantSentences(t, d.Summary, false)
+			caddytest.WantSentences(t, d.Advice, false)
 			if e.Code != "" && !strings.Contains(d.Summary, e.Code) {
 				t.Errorf("%s: the code is not in %q", name, d.Summary)
 			}
@@ -152,8 +133,8 @@ func TestDiagnose(t *testing.T) {
 			if d.Health != tc.health {
 				t.Errorf("health is %s, want %s: %s", d.Health, tc.health, d.Summary)
 			}
-			wantSentences(t, d.Summary, false)
-			wantSentences(t, d.Advice, tc.health == healthOK || tc.health == healthIdle)
+			caddytest.WantSentences(t, d.Summary, false)
+			caddytest.WantSentences(t, d.Advice, tc.health == healthOK || tc.health == healthIdle)
 			all := d.Summary + " " + d.Advice
 			if !strings.Contains(all, tc.words) || tc.nowise != "" && strings.Contains(all, tc.nowise) {
 				t.Errorf("summary and advice are %q; want %q, and not %q", all, tc.words, tc.nowise)

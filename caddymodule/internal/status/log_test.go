@@ -2,43 +2,24 @@ package status
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"strings"
 	"testing"
 	"time"
 
-	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
-
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
 // observed returns a credential without events, and the buffer that it logs to.
 func observed(t *testing.T) (*Credential, *bytes.Buffer) {
 	t.Helper()
-	log := new(bytes.Buffer)
-	logger := zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.AddSync(log), zap.DebugLevel))
+	logger, log := caddytest.BufferedLogger()
 	c := New("observed", nil, logger)
 	t.Cleanup(c.Release)
 	c.Provider, c.Endpoint = "optoro", "login.example.com:8443"
 	return c, log
-}
-
-// logLines parses a log, and empties it.
-func logLines(t *testing.T, log *bytes.Buffer) []map[string]any {
-	t.Helper()
-	var entries []map[string]any
-	for line := range strings.Lines(log.String()) {
-		entry := make(map[string]any)
-		if err := json.Unmarshal([]byte(line), &entry); err != nil {
-			t.Fatalf("%v: %s", err, line)
-		}
-		entries = append(entries, entry)
-	}
-	log.Reset()
-	return entries
 }
 
 // wantLine checks all fields of a log line except its time.
@@ -70,7 +51,7 @@ func TestLogLines(t *testing.T) {
 	c.Observe(token.Event{Token: value, Lifetime: time.Hour, Recovered: true})
 	c.Observe(token.Event{Token: value, Lifetime: time.Hour})
 	text := log.String()
-	lines := logLines(t, log)
+	lines := caddytest.LogLines(t, log)
 	if len(lines) != 7 {
 		t.Fatalf("%d lines:\n%s", len(lines), text)
 	}
