@@ -407,6 +407,7 @@ func TestKeyIgnoresPolicy(t *testing.T) {
 		"default_lifetime": `"1m"`,
 		"header":           `{"name":"X-Token"}`,
 		"prefetch":         `true`,
+		"share":            `false`,
 	}
 	for _, field := range jsonFields(Credential{}) {
 		value, ok := policy[field]
