@@ -29,9 +29,10 @@ var arrows = map[string][]string{
 	"caddymodule/internal/token":     {},
 
 	// for tests
-	"caddymodule/internal/browsertest":     {},
-	"caddymodule/internal/caddytest":       {"caddymodule/internal/devserver"},
-	"caddymodule/internal/share/sharetest": {},
+	"caddymodule/internal/browsertest":         {},
+	"caddymodule/internal/caddytest":           {"caddymodule/internal/devserver"},
+	"caddymodule/internal/share/sharetest":     {},
+	"caddymodule/internal/caddytest/redistest": {"caddymodule/internal/caddytest"},
 }
 
 // TestArrows keeps packages from knowing each other without a reason.

@@ -6,5 +6,6 @@ import (
 	_ "github.com/tokenproxy/caddy-token-proxy/caddymodule/providers/elasticpath"
 	_ "github.com/tokenproxy/caddy-token-proxy/caddymodule/providers/oauth2"
 	_ "github.com/tokenproxy/caddy-token-proxy/caddymodule/providers/optoro"
+	_ "github.com/tokenproxy/caddy-token-proxy/caddymodule/stores/redis"
 	_ "github.com/tokenproxy/caddy-token-proxy/caddymodule/stores/storage"
 )

@@ -11,6 +11,7 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/providers/elasticpath"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/providers/oauth2"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/providers/optoro"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/stores/redis"
 )
 
 // strayed are secrets as they may get onto a place that is not theirs: alone, and with what stands before them.
@@ -120,10 +121,11 @@ func TestMistypedOptions(t *testing.T) {
 func TestOptionNamesAreComplete(t *testing.T) {
 	singular := map[string]string{
 		"credentials": "credential", "params": "param", "json_params": "json_param", "headers": "header", "assertion_claims": "assertion_claim",
-		"region": "", "environment": "", // which stand beside the provider's name
+		"addresses": "address",
+		"region":    "", "environment": "", // which stand beside the provider's name
 		"format": "", "name": "", // which stand beside their option
 	}
-	for _, module := range []any{App{}, Credential{}, TokenTransport{}, oauth2.Provider{}, oauth2.Response{}, elasticpath.Provider{}, optoro.Provider{}} {
+	for _, module := range []any{App{}, Credential{}, TokenTransport{}, oauth2.Provider{}, oauth2.Response{}, elasticpath.Provider{}, optoro.Provider{}, redis.Store{}, redis.TLS{}} {
 		for _, field := range reflect.VisibleFields(reflect.TypeOf(module)) {
 			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
 			if option, ok := singular[name]; ok {

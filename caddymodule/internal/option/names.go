@@ -20,6 +20,7 @@ var Names = strings.Fields(`
 	client_certificate_key grant scope scope_separator audience resource param json_param method encoding response
 	token expires_in expires_at refresh_in default keep error retry retry_text retry_after
 	store
+	address cluster username password database master_name sentinel_username sentinel_password tls
 	client_authorization on_unauthorized replay_buffer clients cross_site token_stub`)
 
 // Unrecognized returns the error for an option that the place does not have. It shows the option only if another place has
