@@ -73,8 +73,8 @@ func (s *Share) loadKeys(logger *zap.Logger) error {
 			return fmt.Errorf("key %d: %w", i+1, err)
 		}
 		if reader.IsLiteral() {
-			s.Keys[i] = "" // for whoever prints or marshals the app in use
-			logger.Warn("a key for sharing stands in the configuration itself, where the admin API and autosave.json show it: use {file./path} or {env.NAME}",
+			s.Keys[i] = "" // so that nothing that prints or marshals the app shows it
+			logger.Warn("a key for sharing is in the configuration itself, which the admin API and autosave.json show; use {file./path} or {env.NAME}",
 				zap.Int("key", i+1))
 		}
 		readers = append(readers, reader)

@@ -46,7 +46,7 @@ func (s *Share) unmarshalStore(d *caddyfile.Dispenser) error {
 	}
 	name := d.Val()
 	if _, err := caddy.GetModule(storeNamespace + "." + name); err != nil {
-		return d.Errf("unknown store: there are %s", strings.Join(moduleNames(storeNamespace), ", "))
+		return d.Errf("unknown store: the stores are %s", strings.Join(moduleNames(storeNamespace), ", "))
 	}
 	mod, err := caddyfile.UnmarshalModule(d, storeNamespace+"."+name)
 	if err != nil {

@@ -157,7 +157,7 @@ func (s *Store) warnOfLiterals(logger *zap.Logger) {
 	}
 	for name, secret := range secrets {
 		if secret.IsLiteral() {
-			logger.Warn(name + " stands in the configuration itself, where the admin API and autosave.json show it: use {file./path} or {env.NAME}")
+			logger.Warn(name + " is in the configuration itself, which the admin API and autosave.json show; use {file./path} or {env.NAME}")
 		}
 	}
 }
