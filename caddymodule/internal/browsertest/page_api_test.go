@@ -58,12 +58,15 @@ type pageFetch struct {
 
 func inTime(d time.Duration) *time.Time { t := time.Now().Add(d); return &t }
 
+// pageDelay is how long the page may take to show a time that it rounds down to minutes.
+const pageDelay = 20 * time.Second
+
 // healthy is a credential whose token has 42 of 60 minutes left and is due for refresh 12 minutes before its end.
 func healthy(name string) pageCredential {
 	c := pageCredential{
 		Name: name, Provider: "optoro", Endpoint: "auth.example.com", State: "fresh", Health: "ok", Summary: "The token is fresh.",
-		Fingerprint: "929998b5", Issued: inTime(-18*time.Minute + 900*time.Millisecond), Refresh: inTime(30*time.Minute + 900*time.Millisecond),
-		Expires: inTime(42*time.Minute + 900*time.Millisecond), LastSuccess: inTime(-18 * time.Minute),
+		Fingerprint: "929998b5", Issued: inTime(-18*time.Minute + pageDelay), Refresh: inTime(30*time.Minute + pageDelay),
+		Expires: inTime(42*time.Minute + pageDelay), LastSuccess: inTime(-18 * time.Minute),
 		Counters: map[string]any{
 			"requests": map[string]int{"fresh": 18234, "stale": 3, "waited": 2, "failed": 0},
 			"calls":    map[string]int{"obtained": 16, "unavailable": 0, "refused": 0, "unreadable": 0},
