@@ -17,7 +17,7 @@ type holding struct {
 // Claim implements token.Shared.
 func (c *Credential) Claim(ctx context.Context, proof func() token.Secret) token.Claim {
 	answer := c.claim(ctx, proof)
-	c.claimed[answer].Add(1)
+	c.countClaim(answer)
 	return answer
 }
 

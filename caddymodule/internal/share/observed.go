@@ -145,6 +145,9 @@ type CredentialStats struct {
 	// Claims counts the claims by their outcome, a token.Claim.
 	Claims [len(claimLabels)]uint64
 
+	// LastClaim is the outcome of the latest claim. It is empty before the first.
+	LastClaim string
+
 	// Unopened counts the values that could not be opened, by reason.
 	Unopened [len(unopenedLabels)]uint64
 
@@ -166,8 +169,9 @@ func ClaimLabel(c token.Claim) string { return claimLabels[c] }
 
 // credentialCounters collects CredentialStats.
 type credentialCounters struct {
-	claimed  [len(claimLabels)]atomic.Uint64
-	unopened [len(unopenedLabels)]struct {
+	claims    [len(claimLabels)]atomic.Uint64
+	lastClaim atomic.Pointer[string]
+	unopened  [len(unopenedLabels)]struct {
 		count    atomic.Uint64
 		reported occasion
 	}
@@ -179,8 +183,11 @@ type credentialCounters struct {
 // Stats returns what is known of the credential.
 func (c *credentialCounters) Stats() CredentialStats {
 	s := CredentialStats{Skew: time.Duration(c.skew.Load())}
-	for i := range c.claimed {
-		s.Claims[i] = c.claimed[i].Load()
+	for i := range c.claims {
+		s.Claims[i] = c.claims[i].Load()
+	}
+	if last := c.lastClaim.Load(); last != nil {
+		s.LastClaim = *last
 	}
 	for i := range c.unopened {
 		s.Unopened[i] = c.unopened[i].count.Load()
@@ -200,6 +207,11 @@ func (c *credentialCounters) from(us bool) {
 		origin = &here
 	}
 	c.origin.Store(origin)
+}
+
+func (c *credentialCounters) countClaim(answer token.Claim) {
+	c.claims[answer].Add(1)
+	c.lastClaim.Store(&claimLabels[answer])
 }
 
 // countUnopened reports whether the reason is to be reported.

@@ -1,0 +1,56 @@
+package share
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/share/sharetest"
+)
+
+// A record goes under the names of all keys, so that no token that the API has rejected comes back.
+func TestPurge(t *testing.T) {
+	bubble(t, func(t *testing.T, ctx context.Context) {
+		store := new(sharetest.Store)
+		replica(t, ctx, store, keyA).Save(ctx, found("T1"))
+		replica(t, ctx, store, keyB).Save(ctx, found("T2"))
+		if !replica(t, ctx, store, keyA, keyB).Purge(ctx) || len(store.Values()) != 0 {
+			t.Errorf("left in the store: %v", store.Values())
+		}
+		if !replica(t, ctx, store).Purge(ctx) {
+			t.Error("a purge of nothing has failed")
+		}
+	})
+}
+
+func TestPurgeFleet(t *testing.T) {
+	bubble(t, func(t *testing.T, ctx context.Context) {
+		store := new(sharetest.Store)
+		one, other := replica(t, ctx, store, keyA, keyB), replica(t, ctx, store, keyB)
+		one.Save(ctx, found("T1"))
+		other.Save(ctx, found("T2"))
+		time.Sleep(time.Minute)
+		if !one.PurgeFleet(ctx) {
+			t.Fatal("the purge has failed")
+		}
+		for name := range store.Values() {
+			if life := store.Life(name); life != 30*24*time.Hour {
+				t.Errorf("the tombstone lives for %v", life)
+			}
+		}
+		time.Sleep(time.Minute)
+		for _, c := range []*Credential{one, other} {
+			if f, ok := c.Load(ctx); !ok || !f.Purged || f.Age != time.Minute || !f.Issued.Token.Empty() {
+				t.Errorf("found %+v, %v", f, ok)
+			}
+		}
+		other.Save(ctx, found("T3"))
+		if a, b := loads(ctx, one), loads(ctx, other); a != "T3" || b != "T3" {
+			t.Errorf("after a new token: %q and %q", a, b)
+		}
+		time.Sleep(30 * 24 * time.Hour)
+		if _, ok := one.Load(ctx); ok {
+			t.Error("the tombstone is found after its life")
+		}
+	})
+}
