@@ -296,3 +296,25 @@ func TestWinnerFindsWhatWasSavedBefore(t *testing.T) {
 		})
 	})
 }
+
+// P8: a store that damages every value holds up no request for longer than the claim takes.
+func TestStoreThatDamagesValues(t *testing.T) {
+	stores(t, func(t *testing.T, s Store, memory *sharetest.Store) {
+		bubble(t, func(t *testing.T, ctx context.Context) {
+			memory.Latency = func() time.Duration { return time.Millisecond }
+			damage := func(_ string, value []byte) []byte { value[len(value)-1] ^= 1; return value }
+			memory.Alter = damage
+			for range 10 {
+				c := replica(t, ctx, s)
+				for range 3 {
+					if took := wholeFlight(ctx, c); took > 50*time.Millisecond {
+						t.Errorf("held up for %v", took)
+					}
+					if c.Stats().Claims[token.ClaimLost] > 0 {
+						t.Error("lost to a claim that cannot be opened")
+					}
+				}
+			}
+		})
+	})
+}

@@ -36,7 +36,7 @@ type Hooks struct {
 }
 
 // Guard opens a Store and keeps its troubles away from requests: a store that has failed is not called for requests until it
-// has saved a probe. It is safe for concurrent use.
+// has saved a probe. (A call that began earlier proves nothing: a store that is full can be read.) It is safe for concurrent use.
 type Guard struct {
 	opener   Opener
 	hooks    Hooks
@@ -48,9 +48,9 @@ type Guard struct {
 	mu      sync.Mutex // guards what follows
 	ctx     context.Context
 	store   Store
-	up      bool // the last call succeeded
+	up      bool // since the last probe, nothing has failed
 	down    bool // reported as such
-	resting bool // until a call succeeds
+	resting bool // until a probe succeeds
 	rest    time.Duration
 	failure *Failure
 }
@@ -85,6 +85,7 @@ func (g *Guard) Start(ctx context.Context) {
 			}
 		}
 		tried()
+		g.Probe(ctx) // a wrong address is to be reported now, and not with the first flight
 		g.watch(ctx)
 	}()
 }
@@ -121,7 +122,7 @@ func (g *Guard) open(ctx context.Context) bool {
 	return true
 }
 
-// watch probes the store in its rests, so that no request has to find out whether it works again. Saving fails in more ways
+// watch probes the store after each rest, so that no request has to find out whether it works again. Saving fails in more ways
 // than loading: a store can be full, or have become read-only.
 func (g *Guard) watch(ctx context.Context) {
 	for {
@@ -134,12 +135,23 @@ func (g *Guard) watch(ctx context.Context) {
 			if !g.pause(ctx) {
 				return
 			}
-			_, outcome := attempt(ctx, g, g.isOpen, func(ctx context.Context, s Store) (struct{}, error) {
-				return struct{}{}, s.Save(ctx, probeName, []byte{version}, probeLife)
-			})
-			g.calls[OperationProbe][outcome].Add(1)
+			g.Probe(ctx)
 		}
 	}
+}
+
+// Probe saves a value that nothing reads, even while the store rests, and reports whether the store works. If it does not,
+// Stats has the reason.
+func (g *Guard) Probe(ctx context.Context) bool {
+	begun := time.Now()
+	_, outcome := attempt(ctx, g, g.isOpen, func(ctx context.Context, s Store) (struct{}, error) {
+		return struct{}{}, s.Save(ctx, probeName, []byte{version}, probeLife)
+	})
+	g.count(OperationProbe, outcome, time.Since(begun))
+	if outcome == OutcomeOK {
+		g.recovered()
+	}
+	return outcome == OutcomeOK
 }
 
 // pause waits for as long as the store rests, and makes the next rest longer. It reports whether it could wait before the
@@ -165,8 +177,12 @@ func (g *Guard) isResting() bool {
 	return g.resting
 }
 
-// isOpen returns the store, or nil if there is none.
-func (g *Guard) isOpen(context.Context) Store {
+// isOpen returns the store, or nil if there is none. The first calls wait for it to open for a moment.
+func (g *Guard) isOpen(ctx context.Context) Store {
+	select {
+	case <-g.tried:
+	case <-ctx.Done():
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.ctx == nil || g.ctx.Err() != nil {
@@ -175,16 +191,13 @@ func (g *Guard) isOpen(context.Context) Store {
 	return g.store
 }
 
-// usable returns the store, or nil while it must not be called. The first calls wait for it to open for a moment.
+// usable returns the store, or nil while it must not be called.
 func (g *Guard) usable(ctx context.Context) Store {
-	select {
-	case <-g.tried:
-	case <-ctx.Done():
-	}
+	store := g.isOpen(ctx)
 	if g.isResting() {
 		return nil
 	}
-	return g.isOpen(ctx)
+	return store
 }
 
 // call calls the store, within the budget and whatever it does. The outcome is OutcomeOK if f returned no error.
@@ -220,7 +233,6 @@ func attempt[T any](
 		if a.err != nil {
 			return none, g.failed(a.err)
 		}
-		g.succeeded()
 		return a.result, OutcomeOK
 	case <-ctx.Done():
 		return none, g.failed(nil)
@@ -276,8 +288,8 @@ func (g *Guard) failed(err error) Outcome {
 	return OutcomeError
 }
 
-// succeeded ends the rest.
-func (g *Guard) succeeded() {
+// recovered ends the rest.
+func (g *Guard) recovered() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.up, g.resting = true, false

@@ -78,7 +78,7 @@ func TestStoreThatHangs(t *testing.T) {
 			if n := runtime.NumGoroutine() - before; n > maxOutstanding {
 				t.Errorf("%d goroutines", n)
 			}
-			if n := memory.Calls("load") + memory.Calls("save") + memory.Calls("claim"); n != maxOutstanding {
+			if n := memory.Calls("load") + memory.Calls("save") + memory.Calls("probe"); n != maxOutstanding {
 				t.Errorf("%d calls are outstanding, want %d", n, maxOutstanding)
 			}
 			reported.want(t, "down: timeout")
@@ -154,8 +154,8 @@ func TestStoreThatFails(t *testing.T) {
 			stores(t, func(t *testing.T, s Store, memory *sharetest.Store) {
 				bubble(t, func(t *testing.T, ctx context.Context) {
 					var reported log
-					g := guard(ctx, s, reported.hooks())
 					memory.Fail = func(string, string) error { return c.fail() }
+					g := guard(ctx, s, reported.hooks())
 					credential := Share{Ring: ring(t, keyA), Guard: g}.Credential(spec())
 					for range 10 {
 						if took := wholeFlight(ctx, credential); took > 0 {
@@ -186,18 +186,20 @@ func TestStoreThatFails(t *testing.T) {
 // A store that fails is left alone for 1 s, doubling to 30 s, and no request is held up to learn whether it works.
 func TestRest(t *testing.T) {
 	bubble(t, func(t *testing.T, ctx context.Context) {
-		store := &sharetest.Store{Fail: func(string, string) error { return errors.New("down") }}
+		store := new(sharetest.Store)
 		g := guard(ctx, store)
+		synctest.Wait()
+		store.Change(func(s *sharetest.Store) { s.Fail = func(string, string) error { return errors.New("down") } })
 		g.load(ctx, OperationLoad, "x")
 		for seconds, probes := range map[time.Duration]int{1: 1, 3: 2, 7: 3, 15: 4, 31: 5, 61: 6, 91: 7, 121: 8} {
 			go func() {
 				time.Sleep(seconds*time.Second - time.Millisecond)
-				if n := store.Calls("save"); n != probes-1 {
-					t.Errorf("%d probes just before %d s, want %d", n, seconds, probes-1)
+				if n := store.Calls("probe"); n != probes {
+					t.Errorf("%d probes just before %d s, want %d", n, seconds, probes)
 				}
 				time.Sleep(2 * time.Millisecond)
-				if n := store.Calls("save"); n != probes {
-					t.Errorf("%d probes after %d s, want %d", n, seconds, probes)
+				if n := store.Calls("probe"); n != probes+1 {
+					t.Errorf("%d probes after %d s, want %d", n, seconds, probes+1)
 				}
 			}()
 		}
@@ -328,14 +330,13 @@ func TestStoreThatIsClosedUnderAFlight(t *testing.T) {
 			var reported log
 			loaded, unload := context.WithCancel(ctx)
 			memory.Latency = func() time.Duration { return 20 * time.Millisecond }
-			g := guard(loaded, s, reported.hooks())
-			c := Share{Ring: ring(t, keyA), Guard: g}.Credential(spec())
 			memory.Fail = func(string, string) error {
 				if loaded.Err() != nil {
 					return errors.New("closed")
 				}
 				return nil
 			}
+			c := Share{Ring: ring(t, keyA), Guard: guard(loaded, s, reported.hooks())}.Credential(spec())
 			go func() { time.Sleep(5 * time.Millisecond); unload() }()
 			wholeFlight(ctx, c)
 			time.Sleep(time.Minute)
@@ -378,5 +379,24 @@ func TestStats(t *testing.T) {
 		if c := one.Stats(); !s.Up || c.From != "here" || c.LastClaim != "won" || c.Claims[token.ClaimWon] != 1 {
 			t.Errorf("up %v, credential %+v", s.Up, c)
 		}
+	})
+}
+
+// A store that does not work is reported when the configuration is loaded, and not with the first flight.
+func TestProbe(t *testing.T) {
+	bubble(t, func(t *testing.T, ctx context.Context) {
+		var reported log
+		store := &sharetest.Store{Fail: func(string, string) error { return &Error{Reason: "the password is wrong"} }}
+		g := guard(ctx, store, reported.hooks())
+		synctest.Wait()
+		reported.want(t, "down: other: the password is wrong")
+		if g.Probe(ctx) {
+			t.Error("a store that fails works")
+		}
+		store.Change(func(s *sharetest.Store) { s.Fail = nil })
+		if !g.Probe(ctx) || !g.Stats().Up {
+			t.Error("a store that works does not")
+		}
+		reported.want(t, "down: other: the password is wrong", "up")
 	})
 }

@@ -67,7 +67,7 @@ func (o Outcome) String() string { return outcomeLabels[o] }
 
 // StoreStats is what is known of a store at one time.
 type StoreStats struct {
-	// Up reports whether the store answered when it was last called. It is false before the store is open.
+	// Up reports whether the store works, as far as is known. It is false until the store is open and has saved a probe.
 	Up bool
 
 	// LastFailure is why the store failed last. It is nil if it never failed.

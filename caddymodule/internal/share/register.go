@@ -55,11 +55,16 @@ func (r *register) take(ctx context.Context, b bid) (token.Claim, Unopened) {
 	switch {
 	case outcome == OutcomeOK && bytes.Equal(there, b.value):
 		return token.ClaimWon, opened
-	case outcome == OutcomeOK || outcome == OutcomeAbsent: // another replica was later, and may have finished already
-		r.look(there)
+	case outcome == OutcomeAbsent: // another replica was later, and has finished
 		return token.ClaimLost, opened
+	case outcome != OutcomeOK:
+		return token.ClaimUnknown, opened
 	}
-	return token.ClaimUnknown, opened
+	r.look(there)
+	if _, unopened := b.open(there); unopened != opened {
+		return token.ClaimUnknown, unopened
+	}
+	return token.ClaimLost, opened
 }
 
 // judge returns what a claim in the store means for this replica. Won: it means nothing.

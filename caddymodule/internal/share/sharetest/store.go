@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"maps"
+	"strings"
 	"sync"
 	"time"
 )
@@ -22,7 +23,7 @@ type Store struct {
 	// blocks, or panics.
 	Fail func(operation, name string) error
 
-	// Alter, if not nil, is applied to each value that is loaded.
+	// Alter, if not nil, is applied to each value that is returned.
 	Alter func(name string, value []byte) []byte
 
 	mu     sync.Mutex
@@ -42,20 +43,21 @@ func (s *Store) Change(f func(*Store)) {
 	f(s)
 }
 
-// Calls returns how often an operation was called.
+// Calls returns how often an operation was called. What package share saves to learn whether the store works counts as the
+// operation "probe".
 func (s *Store) Calls(operation string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.calls[operation]
 }
 
-// Values returns a copy of what is in the store.
+// Values returns a copy of what is in the store, but for probes.
 func (s *Store) Values() map[string][]byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	all := make(map[string][]byte)
 	for name := range maps.Keys(s.values) {
-		if e, ok := s.get(name); ok {
+		if e, ok := s.get(name); ok && !isProbe(name) {
 			all[name] = bytes.Clone(e)
 		}
 	}
@@ -79,9 +81,7 @@ func (s *Store) Put(name string, value []byte) {
 // Load returns a value, or nil.
 func (s *Store) Load(ctx context.Context, name string) (value []byte, err error) {
 	err = s.do(ctx, "load", name, func() {
-		if value, _ = s.get(name); s.Alter != nil && value != nil {
-			value = s.Alter(name, bytes.Clone(value))
-		}
+		value = s.returned(name)
 	})
 	return value, err
 }
@@ -105,7 +105,7 @@ func (s *Claimer) Claim(ctx context.Context, name string, claim []byte, life tim
 		if _, ok := s.get(name); !ok {
 			s.set(name, claim, life)
 		}
-		there, _ = s.get(name)
+		there = s.returned(name)
 	})
 	return there, err
 }
@@ -130,7 +130,11 @@ func (s *Store) do(ctx context.Context, operation, name string, effect func()) e
 	if s.calls == nil {
 		s.calls = make(map[string]int)
 	}
-	s.calls[operation]++
+	if isProbe(name) {
+		s.calls["probe"]++
+	} else {
+		s.calls[operation]++
+	}
 	var latency time.Duration
 	if s.Latency != nil {
 		latency = s.Latency()
@@ -155,12 +159,23 @@ func (s *Store) do(ctx context.Context, operation, name string, effect func()) e
 	return sleep(ctx, latency-latency/2)
 }
 
+func isProbe(name string) bool { return strings.HasSuffix(name, "/probe") }
+
 func (s *Store) get(name string) ([]byte, bool) {
 	e, ok := s.values[name]
 	if !ok || !time.Now().Before(e.expires) {
 		return nil, false
 	}
 	return e.value, true
+}
+
+// returned is the value as the store returns it.
+func (s *Store) returned(name string) []byte {
+	value, ok := s.get(name)
+	if !ok || s.Alter == nil {
+		return bytes.Clone(value)
+	}
+	return s.Alter(name, bytes.Clone(value))
 }
 
 func (s *Store) set(name string, value []byte, life time.Duration) {
