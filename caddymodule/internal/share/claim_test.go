@@ -24,39 +24,41 @@ func wantClaim(t *testing.T, ctx context.Context, c *Credential, want token.Clai
 func TestClaimHasOneWinner(t *testing.T) {
 	latencies := map[string]func() time.Duration{
 		"fast":   func() time.Duration { return time.Millisecond },
-		"uneven": func() time.Duration { return 4*time.Millisecond + rand.N(8*time.Millisecond) },
-		"slow":   func() time.Duration { return 60 * time.Millisecond },
+		"uneven": func() time.Duration { return 8*time.Millisecond + rand.N(16*time.Millisecond) },
+		"slow":   func() time.Duration { return 60 * time.Millisecond << (rand.N(2)) },
 	}
 	for name, latency := range latencies {
-		stores(t, func(t *testing.T, s Store, memory *sharetest.Store) {
-			t.Run(name, func(t *testing.T) {
-				bubble(t, func(t *testing.T, ctx context.Context) {
-					memory.Latency = latency
-					replicas := make([]*Credential, 100)
-					for i := range replicas {
-						replicas[i] = replica(t, ctx, s)
-					}
-					for round := range 5 {
-						if n := race(ctx, replicas)[token.ClaimWon]; n != 1 {
-							t.Errorf("round %d has %d winners", round, n)
+		for replicas, rounds := range map[int]int{100: 5, 3: 300} { // the fewer replicas, the longer may be a gap between two writes
+			stores(t, func(t *testing.T, s Store, memory *sharetest.Store) {
+				t.Run(fmt.Sprint(name, replicas), func(t *testing.T) {
+					bubble(t, func(t *testing.T, ctx context.Context) {
+						memory.Latency = latency
+						all := make([]*Credential, replicas)
+						for i := range all {
+							all[i] = replica(t, ctx, s)
 						}
-						time.Sleep(claimLife + time.Second) // the winner has died; what it has left is in view of all
-					}
+						for round := range rounds {
+							if n := race(ctx, all, "s")[token.ClaimWon]; n != 1 {
+								t.Fatalf("round %d has %d winners", round, n)
+							}
+							time.Sleep(claimLife + time.Second) // the winner has died; what it has left is in view of all
+						}
+					})
 				})
 			})
-		})
+		}
 	}
 }
 
 // race lets all replicas claim within 50 ms, and counts the outcomes.
-func race(ctx context.Context, replicas []*Credential) map[token.Claim]int {
+func race(ctx context.Context, replicas []*Credential, secret string) map[token.Claim]int {
 	var mu sync.Mutex
 	counts := make(map[token.Claim]int)
 	var all sync.WaitGroup
 	for _, c := range replicas {
 		all.Go(func() {
 			time.Sleep(rand.N(50 * time.Millisecond))
-			got := c.Claim(ctx, proof("s"))
+			got := c.Claim(ctx, proof(secret))
 			mu.Lock()
 			counts[got]++
 			mu.Unlock()
@@ -86,12 +88,9 @@ func TestClaimOfDeadReplicaEnds(t *testing.T) {
 // P5: a fleet has died an hour ago.
 func TestClaimOfLongAgoIsNone(t *testing.T) {
 	bubble(t, func(t *testing.T, ctx context.Context) {
-		store := new(sharetest.Store)
+		store := &sharetest.Store{Eternal: true}
 		dead := replica(t, ctx, store)
 		wantClaim(t, ctx, dead, token.ClaimWon, "s")
-		for name, value := range store.Values() {
-			store.Put(name, value)
-		}
 		time.Sleep(59 * time.Minute)
 		wantClaim(t, ctx, replica(t, ctx, store), token.ClaimWon, "s")
 	})
@@ -127,6 +126,11 @@ func TestReleaseFreesTheClaim(t *testing.T) {
 			canceled, cancel := context.WithCancel(ctx)
 			cancel() // the time of the flight is over
 			one.Release(canceled, 0, token.Secret{})
+			calls := memory.Calls("load") + memory.Calls("replace")
+			one.Release(ctx, 0, token.Secret{})
+			if memory.Calls("load")+memory.Calls("replace") != calls {
+				t.Error("a claim is released twice")
+			}
 			wantClaim(t, ctx, other, token.ClaimWon, "s")
 		})
 	})
@@ -167,6 +171,25 @@ func TestHoldOfRefusedProofBindsTheSameProof(t *testing.T) {
 				if strings.Contains(string(value), "old") {
 					t.Error("the store has the proof")
 				}
+			}
+		})
+	})
+}
+
+// The secret has been rotated, and all replicas but one have the new one.
+func TestOneReplicaTakesOverAHold(t *testing.T) {
+	stores(t, func(t *testing.T, s Store, memory *sharetest.Store) {
+		bubble(t, func(t *testing.T, ctx context.Context) {
+			memory.Latency = func() time.Duration { return 20 * time.Millisecond }
+			refused := replica(t, ctx, s)
+			wantClaim(t, ctx, refused, token.ClaimWon, "old")
+			refused.Release(ctx, time.Minute, token.NewSecret("old"))
+			all := make([]*Credential, 100)
+			for i := range all {
+				all[i] = replica(t, ctx, s)
+			}
+			if got := race(ctx, all, "new"); got[token.ClaimWon] != 1 || got[token.ClaimLost] != 99 {
+				t.Errorf("outcomes %v", got)
 			}
 		})
 	})
@@ -263,11 +286,8 @@ func TestClaimThatCannotBeOpened(t *testing.T) {
 // The key of a claim is lost while the claim is in a store in which nothing expires.
 func TestClaimThatIsNeverOpenedIsReplaced(t *testing.T) {
 	bubble(t, func(t *testing.T, ctx context.Context) {
-		store := new(sharetest.Store)
+		store := &sharetest.Store{Eternal: true}
 		wantClaim(t, ctx, replica(t, ctx, store, keyB), token.ClaimWon, "s")
-		for name, value := range store.Values() {
-			store.Put(name, value)
-		}
 		c := replica(t, ctx, store)
 		wantClaim(t, ctx, c, token.ClaimUnknown, "s")
 		time.Sleep(maxHold - time.Second)

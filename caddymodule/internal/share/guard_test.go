@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -35,12 +36,16 @@ func (l *log) add(line string) {
 	l.lines = append(l.lines, line)
 }
 
-func (l *log) want(t *testing.T, lines ...string) {
-	t.Helper()
+func (l *log) all() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if fmt.Sprint(l.lines) != fmt.Sprint(lines) {
-		t.Errorf("reported %q, want %q", l.lines, lines)
+	return slices.Clone(l.lines)
+}
+
+func (l *log) want(t *testing.T, lines ...string) {
+	t.Helper()
+	if all := l.all(); !slices.Equal(all, lines) {
+		t.Errorf("reported %q, want %q", all, lines)
 	}
 }
 
@@ -284,9 +289,13 @@ func TestOpening(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, ctx context.Context) {
-				g := NewGuard(OpenerFunc(func(context.Context) (Store, error) { return open() }), Hooks{})
+				var reported log
+				g := NewGuard(OpenerFunc(func(context.Context) (Store, error) { return open() }), reported.hooks())
 				g.Start(ctx)
 				time.Sleep(time.Minute)
+				if all := reported.all(); len(all) != 1 || strings.Contains(all[0], "hunter2") {
+					t.Errorf("reported %q", all)
+				}
 				c := Share{Ring: ring(t, keyA), Guard: g}.Credential(spec())
 				if took := wholeFlight(ctx, c); took > 0 || g.Stats().Up {
 					t.Errorf("held up for %v, %+v", took, g.Stats())
@@ -397,6 +406,7 @@ func TestProbe(t *testing.T) {
 		if !g.Probe(ctx) || !g.Stats().Up {
 			t.Error("a store that works does not")
 		}
+		g.Probe(ctx)
 		reported.want(t, "down: other: the password is wrong", "up")
 	})
 }

@@ -87,10 +87,10 @@ func proof(text string) func() token.Secret {
 	return func() token.Secret { return token.NewSecret(text) }
 }
 
-// stores are the two kinds of stores.
+// stores are the two kinds of stores: Caddy's storage modules, in which nothing expires, and engines that decide claims.
 func stores(t *testing.T, f func(t *testing.T, s Store, memory *sharetest.Store)) {
 	t.Run("register", func(t *testing.T) {
-		s := new(sharetest.Store)
+		s := &sharetest.Store{Eternal: true}
 		f(t, s, s)
 	})
 	t.Run("claimer", func(t *testing.T) {

@@ -3,6 +3,7 @@ package share
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"math"
 	"strings"
@@ -74,6 +75,7 @@ func TestHostileValues(t *testing.T) {
 		}
 		try("longer", append(bytes.Clone(sealed), 0), UnopenedForged)
 		try("10 MiB", append(bytes.Clone(sealed), make([]byte, 10<<20)...), UnopenedForged)
+		try("64 KiB, by a holder of the key", tooLarge(t, c), UnopenedForged)
 		try("another version", keyHolderVersion2(sealed), UnopenedVersion)
 		try("text", []byte("hello"), UnopenedVersion)
 		try("no JSON", keyHolder(t, `"t"`), UnopenedVersion)
@@ -82,6 +84,18 @@ func TestHostileValues(t *testing.T) {
 			t.Error("the value as it was is not found")
 		}
 	})
+}
+
+// tooLarge is a value that is larger than seal makes them.
+func tooLarge(t *testing.T, c *Credential) []byte {
+	k := c.share.Ring.current().sealing()
+	at := place{c.names.recordName("", k), c.spec.Identity}
+	aead, err := at.aead(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := newRecord(found(strings.Repeat("T", maxValue)), time.Now()).text()
+	return aead.Seal(append([]byte{version}, k.id[:]...), nil, text, at.bound(k))
 }
 
 func keyHolderVersion2(sealed []byte) []byte { return append([]byte{2}, sealed[1:]...) }
@@ -204,8 +218,8 @@ func TestWhatIsNotSaved(t *testing.T) {
 	tooLong := found(strings.Repeat("T", maxValue))
 	over := found("T")
 	over.Age = over.Lifetime
-	binary := found("T\xff")
-	for name, f := range map[string]token.Found{"too long": tooLong, "expired": over, "not UTF-8": binary, "nothing": {}} {
+	binary, none := found("T\xff"), found("")
+	for name, f := range map[string]token.Found{"too long": tooLong, "expired": over, "not UTF-8": binary, "no token": none} {
 		bubble(t, func(t *testing.T, ctx context.Context) {
 			store := new(sharetest.Store)
 			c := replica(t, ctx, store)
@@ -274,6 +288,7 @@ func FuzzOpen(f *testing.F) {
 	f.Add(at.seal(keys[0], record.text()), record.text())
 	claim := []byte(`{"o":"process.1","a":1800000000000,"h":60000,"p":"AAAAAAAAAAA="}`)
 	f.Add(at.seal(keys[1], claim), claim)
+	f.Add([]byte{version}, []byte(`{"o":"x","h":9223372036854775807}`))
 	f.Add([]byte{version}, []byte(`{"a":-9223372036854775808,"l":1e400,"r":null,"t":""}`))
 	f.Fuzz(func(t *testing.T, value, text []byte) {
 		if plain, _, unopened := at.open(keys, value); unopened == opened {
@@ -325,5 +340,17 @@ func BenchmarkRecord(b *testing.B) {
 		if _, ok := parseRecord(newRecord(f, now).text()); !ok {
 			b.Fatal("not read")
 		}
+	}
+}
+
+// Replicas of all versions have to open this. Another implementation has sealed it.
+func TestSealedForm(t *testing.T) {
+	at := place{"token_proxy/v1/x/token-y", token.NewSecret("identity")}
+	sealed, err := hex.DecodeString("0126bd2436000102030405060708090a0bc3e8cfd7afbac3bc91086484bc77b718a1635fa33d11059d110d")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text, _, unopened := at.open(*ring(t, keyA).current(), sealed); unopened != opened || string(text) != `{"t":"T1"}` {
+		t.Errorf("opened %q, %d", text, unopened)
 	}
 }

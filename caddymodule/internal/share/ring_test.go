@@ -48,6 +48,10 @@ func TestFirstKeySealsAndAllOpen(t *testing.T) {
 		if got := loads(ctx, replica(t, ctx, store, keyB)); got != "" {
 			t.Errorf("with the key that did not seal: %q", got)
 		}
+		before := store.Calls("load")
+		if loads(ctx, replica(t, ctx, store, keyA, keyB, keyC)); store.Calls("load") != before+1 {
+			t.Errorf("%d loads for a fresh token under the first key", store.Calls("load")-before)
+		}
 	})
 }
 
