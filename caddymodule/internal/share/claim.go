@@ -18,7 +18,7 @@ const (
 	// a replica that dies in its call holds up the others for no longer.
 	claimLife = 4 * time.Second
 
-	// maxHold bounds how long a failure keeps others from calling, whatever a claim says.
+	// maxHold bounds how long a failure keeps replicas from calling, whatever a claim says.
 	maxHold = 5 * time.Minute
 )
 
@@ -32,8 +32,8 @@ var claimants atomic.Uint64
 type claim struct {
 	Owner   string `json:"o"`
 	Written int64  `json:"a"`           // by the writer's clock, in milliseconds since 1970
-	Hold    int64  `json:"h,omitempty"` // in milliseconds: the call has failed, and nobody calls before
-	Proof   []byte `json:"p,omitempty"` // digest of the proof that was refused: others may call
+	Hold    int64  `json:"h,omitempty"` // in milliseconds: the call has failed, and no replica calls before
+	Proof   []byte `json:"p,omitempty"` // digest of the proof that was refused: a replica with another proof may call
 }
 
 // newClaim makes a claim of an owner that no other claim has.
@@ -48,7 +48,7 @@ func (c claim) text() []byte {
 
 func (c claim) hold() time.Duration { return min(milliseconds(c.Hold), maxHold) }
 
-// binds reports whether a failure that the claim tells of keeps a client with this proof from calling.
+// binds reports whether the failure that the claim is held for keeps a replica with this proof from calling.
 func (c claim) binds(k *key, proof func() token.Secret) bool {
 	return len(c.Proof) == 0 || hmac.Equal(c.Proof, k.proofDigest(proof()))
 }

@@ -17,7 +17,7 @@ type Share struct {
 	Ring  *Ring
 	Guard *Guard
 
-	// Group keeps apart replicas that have store and key in common and are not to share. Default: empty.
+	// Group keeps apart replicas that have store and key in common and are not to share. Default: no group.
 	Group string
 
 	now func() time.Time // the wall clock, as it is written into records; nil: the system's

@@ -36,7 +36,8 @@ type Hooks struct {
 }
 
 // Guard opens a Store and keeps its troubles away from requests: a store that has failed is not called for requests until it
-// has saved a probe. (A call that began earlier proves nothing: a store that is full can be read.) It is safe for concurrent use.
+// has saved a probe. (A load that succeeds proves nothing: a store that is full can be read.)
+// It is safe for concurrent use.
 type Guard struct {
 	opener   Opener
 	hooks    Hooks

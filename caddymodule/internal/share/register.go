@@ -19,8 +19,7 @@ const (
 	claimAge = 15 * time.Minute
 )
 
-// register decides by values that are written and read again (Fischer's algorithm). A store need not decide anything for
-// it. It is exact while no write takes longer than the writers wait. Otherwise two replicas may call the token endpoint.
+// register decides by values that are written and read again (Fischer's algorithm), in a store that only loads and saves. It is exact while no write takes longer than the writers wait. Otherwise two replicas may call the token endpoint.
 type register struct {
 	guard *Guard
 

@@ -199,7 +199,7 @@ func (k *key) equal(other *key) bool { return hmac.Equal(k.root, other.root) }
 // identityDigest is the same for all replicas with the key and the identity. Without the key it reveals nothing.
 func (k *key) identityDigest(identity token.Secret) []byte { return digest(k.identity, identity) }
 
-// proofDigest is like identityDigest, and short: it tells the proofs of one client from each other.
+// proofDigest is like identityDigest, and short: it only has to differ between the proofs of one client.
 func (k *key) proofDigest(proof token.Secret) []byte { return digest(k.proof, proof)[:8] }
 
 func digest(key []byte, secret token.Secret) []byte {
