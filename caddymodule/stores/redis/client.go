@@ -23,9 +23,9 @@ const (
 	// word, and a call has no time to find out.
 	idleTime = time.Minute
 
-	// retries is how often a call is tried again when its connection has ended, or the server is not ready. The pauses
-	// leave room for each within the time that a call has.
-	retries       = 2
+	// retries is how often a call is tried again when its connection has ended, or the server is not ready. With Sentinel,
+	// each try can ask it twice, and all of them have a place within the time that a call has.
+	retries       = 1
 	shortestPause = 10 * time.Millisecond
 	longestPause  = 50 * time.Millisecond
 
@@ -54,6 +54,7 @@ func (s *Store) newClient() (goredis.UniversalClient, error) {
 		return goredis.NewFailoverClient(o.Failover()), nil
 	case s.isCluster():
 		cluster := o.Cluster()
+		cluster.MaxRetries = -1               // the client of the cluster tries again by itself, at another server too
 		cluster.DisableRoutingPolicies = true // they ask each server for a description of all its commands
 		return goredis.NewClusterClient(cluster), nil
 	default:

@@ -15,10 +15,11 @@ import (
 type libraryLog struct {
 	limit   *rate.Limiter
 	dropped atomic.Int64
+	write   func(line string, dropped int64)
 }
 
 func newLibraryLog() *libraryLog {
-	return &libraryLog{limit: rate.NewLimiter(rate.Every(time.Minute), 3)}
+	return &libraryLog{limit: rate.NewLimiter(rate.Every(time.Minute), 3), write: writeLine}
 }
 
 // Printf implements go-redis' interface of a logger.
@@ -32,5 +33,10 @@ func (l *libraryLog) Printf(_ context.Context, format string, args ...any) {
 			args[i] = described(err)
 		}
 	}
-	caddy.Log().Named("token_proxy.stores.redis").Info(fmt.Sprintf(format, args...), zap.Int64("dropped", l.dropped.Swap(0)))
+	l.write(fmt.Sprintf(format, args...), l.dropped.Swap(0))
+}
+
+// writeLine asks for Caddy's log each time, because each configuration has its own.
+func writeLine(line string, dropped int64) {
+	caddy.Log().Named("token_proxy.stores.redis").Info(line, zap.Int64("dropped", dropped))
 }

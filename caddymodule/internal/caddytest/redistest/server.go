@@ -62,7 +62,7 @@ func start(t *testing.T, addr string, args []string) *Server {
 	for _, arg := range args {
 		s.args = append(s.args, strings.Fields(arg)...) // redis-server takes an argument with spaces for one word
 	}
-	s.args = append(s.args, "--bind", "127.0.0.1", "--unixsocket", s.Socket, "--dir", dir, "--save", "")
+	s.args = append(s.args, "--bind", "127.0.0.1", "--unixsocket", s.Socket, "--dir", dir, "--save", "", "--repl-diskless-sync-delay", "0")
 	s.args = append(s.args, strings.Fields("--user "+adminRights)...)
 	s.Restart()
 	t.Cleanup(s.Kill)

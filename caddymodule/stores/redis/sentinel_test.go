@@ -1,0 +1,70 @@
+package redis
+
+import (
+	"testing"
+	"time"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest/redistest"
+)
+
+// A failover takes as long as Sentinel takes; no call takes longer than its time, and no reload is needed.
+func TestFailover(t *testing.T) {
+	t.Parallel()
+	const rights = "--user app on >" + password + " ~token_proxy/* -@all +getrange +get +set +del +eval"
+	primary := redistest.Start(t, rights)
+	replica := redistest.StartReplica(t, primary, rights)
+	sentinel := redistest.StartSentinel(t, "main", primary,
+		"user watcher on >"+otherPassword+" resetchannels &* -@all +sentinel|get-master-addr-by-name +sentinel|sentinels +subscribe +ping")
+	sentinel.Await("127.0.0.1", "SENTINEL", "REPLICAS", "main")
+	e := open(t, options{
+		"addresses": []string{sentinel.Addr}, "master_name": "main", "username": "app", "password": password,
+		"sentinel_username": "watcher", "sentinel_password": otherPassword,
+	})
+	exercise(t, e)
+	save(t, e, "value")
+	replica.Await("value", "GET", name)
+
+	primary.Kill()
+	began := time.Now()
+	for !works(t, e) {
+		if time.Since(began) > 20*time.Second {
+			t.Fatal("no failover")
+		}
+	}
+	t.Logf("after %s", time.Since(began))
+	exercise(t, e)
+	replica.Await("role:master", "INFO", "replication")
+
+	primary.Restart() // as the old primary, which Sentinel makes a replica
+	replica.Await("connected_slaves:1", "INFO", "replication")
+	exercise(t, e)
+}
+
+// An open connection to a server that is not the primary any more is not kept.
+func TestPlannedFailover(t *testing.T) {
+	t.Parallel()
+	primary := redistest.Start(t)
+	replica := redistest.StartReplica(t, primary)
+	sentinel := redistest.StartSentinel(t, "main", primary)
+	sentinel.Await("127.0.0.1", "SENTINEL", "REPLICAS", "main")
+	e := open(t, at(sentinel.Addr).with("master_name", "main"))
+	exercise(t, e)
+	caddytest.Eventually(t, "the replica has lost what it had", func() bool { return replica.Do("EXISTS", name) == "0" })
+	sentinel.Await("OK", "SENTINEL", "FAILOVER", "main")
+	replica.Await("role:master", "INFO", "replication")
+	caddytest.Eventually(t, "it works with the new primary", func() bool {
+		return works(t, e) && replica.Do("GET", name) == "value"
+	})
+}
+
+func TestSentinelFails(t *testing.T) {
+	server := redistest.Start(t)
+	sentinel := redistest.StartSentinel(t, "main", server)
+	_, err := open(t, at(sentinel.Addr).with("master_name", "other")).Load(within(t), name)
+	wantError(t, err, "Sentinel", "master_name") // and it is not taken for a value that is not there
+
+	sentinel.Kill()
+	_, err = open(t, at(sentinel.Addr).with("master_name", "main").with("sentinel_password", password)).Load(within(t), name)
+	wantError(t, err, "connection refused")
+}
