@@ -23,8 +23,8 @@ const (
 	// word, and a call has no time to find out.
 	idleTime = time.Minute
 
-	// retries is how often a call is tried again when its connection has ended, or the server is not ready. With Sentinel,
-	// each try can ask it twice, and all of them have a place within the time that a call has.
+	// retries is how often a call is tried again when its connection has ended, or the server is not ready. The pauses
+	// leave room for it within the time that a call has.
 	retries       = 1
 	shortestPause = 10 * time.Millisecond
 	longestPause  = 50 * time.Millisecond
@@ -40,32 +40,26 @@ const (
 var routeLogOnce = sync.OnceFunc(func() { goredis.SetLogger(newLibraryLog()) })
 
 // newClient returns a client that connects when it is first used.
-func (s *Store) newClient() (goredis.UniversalClient, error) {
+func (s *Store) newClient() goredis.UniversalClient {
 	routeLogOnce()
 	o := s.options()
-	switch {
-	case s.MasterName != "":
-		username, password, err := s.sentinel.read()
-		if err != nil {
-			return nil, err
-		}
-		o.MasterName = s.MasterName
-		o.SentinelUsername, o.SentinelPassword = username, password
-		return goredis.NewFailoverClient(o.Failover()), nil
-	case s.isCluster():
-		cluster := o.Cluster()
-		cluster.MaxRetries = -1               // the client of the cluster tries again by itself, at another server too
-		cluster.DisableRoutingPolicies = true // they ask each server for a description of all its commands
-		return goredis.NewClusterClient(cluster), nil
-	default:
-		return goredis.NewClient(o.Simple()), nil
+	if s.MasterName != "" {
+		o.Dialer = s.dialPrimary
+		return goredis.NewClient(o.Simple())
 	}
+	if !s.isCluster() {
+		return goredis.NewClient(o.Simple())
+	}
+	cluster := o.Cluster()
+	cluster.MaxRetries = -1               // the client of the cluster tries again by itself, at another server too
+	cluster.DisableRoutingPolicies = true // they ask each server for a description of all its commands
+	return goredis.NewClusterClient(cluster)
 }
 
 func (s *Store) options() *goredis.UniversalOptions {
 	o := &goredis.UniversalOptions{
 		DB:                         s.Database,
-		CredentialsProviderContext: s.credentials,
+		CredentialsProviderContext: s.user.credentials,
 		Dialer:                     s.dial,
 
 		// Nothing is sent for a connection but its login, so that the user needs no rights for more.
@@ -97,26 +91,26 @@ func (s *Store) options() *goredis.UniversalOptions {
 	return o
 }
 
-// credentials is called for each connection.
-func (s *Store) credentials(context.Context) (username, password string, err error) {
-	username, password, err = s.user.read()
-	return username, password, harmless(err)
-}
-
 // dial connects in place of go-redis, whose TLS handshake does not end with the context, and whose certificates stay as
 // they were at the start.
 func (s *Store) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	if s.TLS == nil {
-		conn, err := dialer.DialContext(ctx, network, address)
-		return conn, harmless(err)
-	}
-	config, err := s.TLS.config(address)
+	conn, err := s.connect(ctx, network, address)
 	if err != nil {
 		return nil, harmless(err)
 	}
+	return bound(conn), nil
+}
+
+func (s *Store) connect(ctx context.Context, network, address string) (net.Conn, error) {
+	if s.TLS == nil {
+		return dialer.DialContext(ctx, network, address)
+	}
+	config, err := s.TLS.config(address)
+	if err != nil {
+		return nil, err
+	}
 	secure := tls.Dialer{NetDialer: dialer, Config: config}
-	conn, err := secure.DialContext(ctx, network, address)
-	return conn, harmless(err)
+	return secure.DialContext(ctx, network, address)
 }
 
 // dialer sends no keep-alive probes: a connection that is unused for long is not used again.

@@ -46,7 +46,7 @@ func described(err error) error {
 		}
 	}
 	if errors.Is(err, goredis.Nil) { // only Sentinel gets this answer
-		return errors.New("the Sentinels do not know master_name")
+		return errors.New("the name in master_name is not known")
 	}
 	if e, ok := errors.AsType[goredis.Error](err); ok {
 		return errors.New(meaning(e.Error()))

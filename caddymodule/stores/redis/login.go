@@ -1,6 +1,7 @@
 package redis
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
@@ -41,4 +42,10 @@ func (l login) read() (username, password string, err error) {
 		password = value.Reveal()
 	}
 	return username, password, nil
+}
+
+// credentials is called by go-redis for each connection.
+func (l login) credentials(context.Context) (username, password string, err error) {
+	username, password, err = l.read()
+	return username, password, harmless(err)
 }

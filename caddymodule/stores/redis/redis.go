@@ -27,7 +27,7 @@ func init() {
 //	ACL SETUSER app on >password ~token_proxy/* -@all +getrange +get +set +del +eval
 //
 // With a Database other than 0, it needs +select as well; in a cluster, +cluster|slots and +asking. A user of Sentinel
-// needs +sentinel|get-master-addr-by-name, +sentinel|sentinels, +subscribe, +ping, and all channels (&*).
+// needs +sentinel|get-master-addr-by-name alone.
 //
 // Every value may be {env.NAME} or {file./path}. A file with a user name, a password or a certificate is read again for
 // each connection, so that it can be replaced without a reload. A connection that is open stays.
@@ -164,10 +164,7 @@ func (s *Store) warnOfLiterals(logger *zap.Logger) {
 
 // Open implements share.Opener. It uses no network: the first call connects.
 func (s *Store) Open(ctx context.Context) (share.Store, error) {
-	client, err := s.newClient()
-	if err != nil {
-		return nil, err
-	}
+	client := s.newClient()
 	context.AfterFunc(ctx, func() { _ = client.Close() })
 	return &engine{client}, nil
 }

@@ -1,6 +1,7 @@
 package redis
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -15,7 +16,7 @@ func TestFailover(t *testing.T) {
 	primary := redistest.Start(t, rights)
 	replica := redistest.StartReplica(t, primary, rights)
 	sentinel := redistest.StartSentinel(t, "main", primary,
-		"user watcher on >"+otherPassword+" resetchannels &* -@all +sentinel|get-master-addr-by-name +sentinel|sentinels +subscribe +ping")
+		"user watcher on >"+otherPassword+" resetchannels -@all +sentinel|get-master-addr-by-name")
 	sentinel.Await("127.0.0.1", "SENTINEL", "REPLICAS", "main")
 	e := open(t, options{
 		"addresses": []string{sentinel.Addr}, "master_name": "main", "username": "app", "password": password,
@@ -56,6 +57,41 @@ func TestPlannedFailover(t *testing.T) {
 	caddytest.Eventually(t, "it works with the new primary", func() bool {
 		return works(t, e) && replica.Do("GET", name) == "value"
 	})
+}
+
+// A Sentinel that does not answer keeps nobody from another one.
+func TestSentinelIsStopped(t *testing.T) {
+	server := redistest.Start(t)
+	stopped, works := redistest.StartSentinel(t, "main", server), redistest.StartSentinel(t, "main", server)
+	stopped.Pause()
+	exercise(t, open(t, at(stopped.Addr, works.Addr).with("master_name", "main")))
+	if clients := works.Do("CLIENT", "LIST"); strings.Contains(clients, "laddr="+works.Addr) {
+		t.Errorf("a connection to the Sentinel stays: %s", clients)
+	}
+}
+
+func TestPasswordOfSentinelIsReplaced(t *testing.T) {
+	server := redistest.Start(t)
+	sentinel := redistest.StartSentinel(t, "main", server, "requirepass "+password)
+	path, placeholder := file(t, otherPassword)
+	e := open(t, at(sentinel.Addr).with("master_name", "main").with("sentinel_password", placeholder))
+	_, err := e.Load(within(t), name)
+	wantError(t, err, "Sentinel", "WRONGPASS")
+	write(t, path, password)
+	exercise(t, e)
+	write(t, path, "")
+	exercise(t, e) // the connection stays
+	server.Do("CLIENT", "KILL", "TYPE", "normal")
+	_, err = e.Load(within(t), name)
+	wantError(t, err, "sentinel_password: the file "+path, "empty")
+}
+
+func TestSentinelWithTLS(t *testing.T) {
+	a := newAuthority(t)
+	server := startTLS(t, a, "--tls-auth-clients no")
+	o := at(server.Addr).with("master_name", "main").with("tls", options{"ca": a.pem})
+	_, err := open(t, o).Load(within(t), name) // a server that is no Sentinel
+	wantError(t, err, "Sentinel", "ERR")
 }
 
 func TestSentinelFails(t *testing.T) {
