@@ -2,6 +2,7 @@ package redis
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"strings"
 	"sync"
@@ -203,7 +204,7 @@ func TestSocket(t *testing.T) {
 	exercise(t, open(t, at("unix/"+server.Socket)))
 }
 
-// A store needs few connections, and keeps one.
+// A store makes few connections, and keeps fewer.
 func TestConnections(t *testing.T) {
 	server := redistest.Start(t)
 	e := open(t, at(server.Addr))
@@ -220,15 +221,26 @@ func TestConnections(t *testing.T) {
 	}
 	server.Do("CLIENT", "UNPAUSE")
 	wg.Wait()
-	caddytest.Eventually(t, "one connection stays", func() bool { return clients() == idleConnections })
+	// go-redis counts the idle ones and adds to them in two steps, so that it can be one or two more.
+	caddytest.Eventually(t, "few connections stay", func() bool { return clients() <= connections/2 })
 }
 
 // With its context, a store ends its connections.
-func TestClose(t *testing.T) {
+func TestContextEnds(t *testing.T) {
 	server := redistest.Start(t)
-	e := open(t, at(server.Addr))
+	s, err := provision(t, at(server.Addr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	opened, err := s.Open(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := opened.(*engine)
 	exercise(t, e)
-	_ = e.client.Close()
-	_, err := e.Load(within(t), name)
+	cancel()
+	caddytest.Eventually(t, "the connection has ended", func() bool { return !strings.Contains(server.Do("CLIENT", "LIST"), " addr=127.0.0.1:") })
+	_, err = e.Load(within(t), name)
 	wantError(t, err, "closed")
 }
