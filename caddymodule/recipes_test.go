@@ -253,6 +253,8 @@ func (fc *fileContents) of(name string) string {
 		return fc.key
 	case strings.HasSuffix(name, ".json"):
 		return fc.serviceAccount
+	case strings.HasSuffix(name, "key"): // for sharing, where no two keys may be the same
+		return rand.Text() + rand.Text()
 	default:
 		return fc.secret
 	}

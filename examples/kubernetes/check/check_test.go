@@ -26,7 +26,7 @@ import (
 
 const sidecarName = "token-proxy"
 
-var variants = []string{"secret", "secretless", "unix-socket", "several-credentials"}
+var variants = []string{"secret", "secretless", "unix-socket", "several-credentials", "sharing"}
 
 // manifests are the objects that kustomize builds from a folder.
 type manifests struct {
@@ -35,6 +35,7 @@ type manifests struct {
 	services    []*corev1.Service
 	accounts    []*corev1.ServiceAccount
 	policies    []*networkingv1.NetworkPolicy
+	redis       *manifests // those of Redis, apart from the others
 }
 
 // build builds a folder as `kubectl apply -k` does.
@@ -143,6 +144,7 @@ func TestVariantsAreAll(t *testing.T) {
 func load(t *testing.T, variant string) *manifests {
 	t.Helper()
 	m := build(t, filesys.MakeFsOnDisk(), "../"+variant)
+	m.redis = m.takeRedis()
 	if len(m.deployments) != 1 || len(m.configMaps) != 1 || len(m.policies) != 1 || len(m.services) != 1 {
 		t.Fatalf("got %d Deployments, %d ConfigMaps, %d NetworkPolicies, %d Services, want one of each",
 			len(m.deployments), len(m.configMaps), len(m.policies), len(m.services))
@@ -304,15 +306,7 @@ func complain(m *manifests) (complaints []string) {
 	}
 
 	// The privileges of the sidecar.
-	switch s := sidecar.SecurityContext; {
-	case s == nil,
-		s.RunAsNonRoot == nil || !*s.RunAsNonRoot,
-		s.RunAsUser == nil || *s.RunAsUser != 65532, // the image's
-		s.AllowPrivilegeEscalation == nil || *s.AllowPrivilegeEscalation,
-		s.ReadOnlyRootFilesystem == nil || !*s.ReadOnlyRootFilesystem,
-		s.Privileged != nil && *s.Privileged,
-		s.Capabilities == nil || !reflect.DeepEqual(s.Capabilities.Drop, []corev1.Capability{"ALL"}) || s.Capabilities.Add != nil,
-		s.SeccompProfile == nil || s.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault:
+	if s := sidecar.SecurityContext; !restricted(s) || s.RunAsUser == nil || *s.RunAsUser != 65532 { // the image's
 		bad("the securityContext does not satisfy the Pod Security Standard `restricted`, or the root is writable")
 	}
 	for _, c := range pod.Containers {
@@ -369,6 +363,17 @@ func complain(m *manifests) (complaints []string) {
 		}
 	}
 	return complaints
+}
+
+// restricted reports whether a container satisfies the Pod Security Standard `restricted`, and its root is read-only.
+func restricted(s *corev1.SecurityContext) bool {
+	return s != nil &&
+		s.RunAsNonRoot != nil && *s.RunAsNonRoot &&
+		s.AllowPrivilegeEscalation != nil && !*s.AllowPrivilegeEscalation &&
+		s.ReadOnlyRootFilesystem != nil && *s.ReadOnlyRootFilesystem &&
+		(s.Privileged == nil || !*s.Privileged) &&
+		s.Capabilities != nil && slices.Equal(s.Capabilities.Drop, []corev1.Capability{"ALL"}) && s.Capabilities.Add == nil &&
+		s.SeccompProfile != nil && s.SeccompProfile.Type == corev1.SeccompProfileTypeRuntimeDefault
 }
 
 // mountOf returns the mount that contains a file.
