@@ -16,10 +16,13 @@ import (
 )
 
 // load parses a Compose file, and fails on anything that is not in the specification, as `docker compose config` does.
-func load(content string) (*types.Project, error) {
+func load(content string) (*types.Project, error) { return loadIn("..", content) }
+
+// loadIn is load for the compose.yaml of a folder.
+func loadIn(folder, content string) (*types.Project, error) {
 	return loader.LoadWithContext(context.Background(), types.ConfigDetails{
-		WorkingDir:  "..",
-		ConfigFiles: []types.ConfigFile{{Filename: "../compose.yaml", Content: []byte(content)}},
+		WorkingDir:  folder,
+		ConfigFiles: []types.ConfigFile{{Filename: folder + "/compose.yaml", Content: []byte(content)}},
 		Environment: types.Mapping{},
 	}, func(o *loader.Options) { o.SetProjectName("check", true) })
 }
@@ -55,9 +58,14 @@ var (
 )
 
 // complain returns the faults of the application and its sidecar.
-func complain(project *types.Project, caddyfile string) (complaints []string) {
+func complain(project *types.Project, caddyfile string) []string {
+	return complainOf(project, "application", "token-proxy", caddyfile)
+}
+
+// complainOf is complain for services with these names.
+func complainOf(project *types.Project, applicationName, sidecarName, caddyfile string) (complaints []string) {
 	bad := func(format string, args ...any) { complaints = append(complaints, fmt.Sprintf(format, args...)) }
-	sidecar, application := project.Services["token-proxy"], project.Services["application"]
+	sidecar, application := project.Services[sidecarName], project.Services[applicationName]
 	for name, s := range project.Services {
 		if !s.ReadOnly || s.Privileged || len(s.CapAdd) > 0 || !reflect.DeepEqual(s.CapDrop, []string{"ALL"}) ||
 			!reflect.DeepEqual(s.SecurityOpt, []string{"no-new-privileges:true"}) {
@@ -70,10 +78,10 @@ func complain(project *types.Project, caddyfile string) (complaints []string) {
 	if sidecar.User == application.User {
 		bad("the application runs as the sidecar's user")
 	}
-	if application.NetworkMode != "service:token-proxy" {
+	if application.NetworkMode != "service:"+sidecarName {
 		bad("the application does not share loopback with the sidecar")
 	}
-	if d := application.DependsOn["token-proxy"]; d.Condition != "service_healthy" || !d.Restart {
+	if d := application.DependsOn[sidecarName]; d.Condition != "service_healthy" || !d.Restart {
 		bad("the application does not wait for the sidecar, or outlives its network")
 	}
 	if sidecar.MemLimit == 0 {
