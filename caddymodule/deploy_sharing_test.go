@@ -81,6 +81,21 @@ func TestSharingExampleRights(t *testing.T) {
 	}
 }
 
+// The folders in which the READMEs make secrets belong neither to git nor to the context in which the image is built.
+func TestExampleSecretsAreIgnored(t *testing.T) {
+	for _, folder := range []string{"compose", "kubernetes"} {
+		folder = "examples/" + folder + "/secrets"
+		if !strings.Contains(readExample(t, "../"+filepath.Dir(folder)+"/README.md"), " secrets\n") {
+			t.Errorf("the README makes another folder than %s", folder)
+		}
+		for file, line := range map[string]string{"../.gitignore": "\n/" + folder + "/\n", "../.dockerignore": "\n" + folder + "\n"} {
+			if !strings.Contains(readExample(t, file), line) {
+				t.Errorf("%s lacks %s", file, folder)
+			}
+		}
+	}
+}
+
 // sharingExample is what the replicas of an example have in common.
 type sharingExample struct {
 	t       *testing.T
