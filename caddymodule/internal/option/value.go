@@ -37,11 +37,18 @@ var (
 	// PartPlaceholder matches {env.NAME} or {file./path} anywhere in a value.
 	PartPlaceholder = regexp.MustCompile(`\{(env|file)\.[^{}]*\}`)
 
-	// anyPlaceholder matches a value that looks like a placeholder. It does not match a key in JSON (RFC 7517).
-	anyPlaceholder = regexp.MustCompile(`^\{[^{}"]*\}$`)
+	// likePlaceholder matches a text in braces that an operator probably means as a placeholder. It does not match the
+	// braces of JSON, of a regular expression such as {2,3}, or of several words.
+	likePlaceholder = regexp.MustCompile(`\{\s*[A-Za-z$][\w.:/$#@%*+~\[\]-]*\s*\}`)
 )
 
 var errUnknownPlaceholder = errors.New("unknown placeholder; use {env.NAME} or {file./path}")
+
+// LooksLikePlaceholder reports whether an operator probably means a part of the text as a placeholder. An option that does
+// not replace placeholders returns an error for such a text, because the proxy would send it as it is.
+func LooksLikePlaceholder(text string) bool {
+	return PartPlaceholder.MatchString(text) || likePlaceholder.MatchString(text)
+}
 
 // Reader reads the current value of a Source. It reads the variable or the file at each call, so a rotated secret needs no
 // reload. It does not use Caddy's own {file.*}, which turns an unreadable file into an empty value.
@@ -65,7 +72,7 @@ func NewReader(configured string) (Reader, error) {
 		return Reader{}, errors.New("it is empty")
 	case PartPlaceholder.MatchString(configured):
 		return Reader{}, errors.New("a placeholder must be the whole value")
-	case anyPlaceholder.MatchString(configured):
+	case likePlaceholder.FindString(configured) == configured:
 		return Reader{}, errUnknownPlaceholder
 	}
 	return Reader{literal: token.NewSecret(configured)}, nil
@@ -106,23 +113,32 @@ func (r Reader) ReadLines() (token.Secret, error) {
 	if value == "" {
 		return token.Secret{}, fmt.Errorf("%s is empty or not set", r.where())
 	}
+	if strings.HasPrefix(value, "\xff\xfe") || strings.HasPrefix(value, "\xfe\xff") { // as Windows PowerShell writes text
+		return token.Secret{}, fmt.Errorf("%s is UTF-16; save it as UTF-8", r.where())
+	}
 	if !utf8.ValidString(value) { // JSON would change it
 		return token.Secret{}, fmt.Errorf("%s is not UTF-8", r.where())
 	}
 	return token.NewSecret(value), nil
 }
 
-// content returns the current value without the white space that editors and secret managers put around it.
+// content returns the current value without its surroundings.
 func (r Reader) content() (string, error) {
 	switch {
 	case r.env != "":
-		return strings.TrimSpace(os.Getenv(r.env)), nil
+		return trim(os.Getenv(r.env)), nil
 	case r.file != "":
 		content, err := ReadFile(r.file)
-		return strings.TrimSpace(content), err
+		return trim(content), err
 	default:
 		return r.literal.Reveal(), nil
 	}
+}
+
+// trim removes what editors, Windows and `kubectl create secret` leave around a value. These are a byte order mark, white
+// space and the ends of lines.
+func trim(value string) string {
+	return strings.TrimFunc(value, func(r rune) bool { return unicode.IsSpace(r) || r == '\ufeff' })
 }
 
 // where describes for errors where the value comes from.

@@ -15,7 +15,7 @@ import (
 func TestLiteral(t *testing.T) {
 	for _, text := range []string{
 		"x", "p{a}ss", "p{env}ss", "{", "}", `\{env`, "$X", "a$", " x ", "100%", "env.HOME", "file./etc/passwd",
-		"ключ", "{{x}}", "a\\b", "`", "'", `"`, "#", "+/=", strings.Repeat("x", 100_000),
+		"ключ", "{{x}}", "{}", "{2,3}", `{"kty":"oct"}`, "{two words}", "{1}", "{a=b}", "a\\b", "`", "'", `"`, "#", "+/=", strings.Repeat("x", 100_000),
 	} {
 		r, err := NewReader(text)
 		if err != nil {
@@ -57,6 +57,8 @@ func TestMistypedPlaceholder(t *testing.T) {
 		{"{file:/run/secrets/c4n4ry}", "unknown placeholder"},
 		{"{env:C4N4RY}", "unknown placeholder"},
 		{"{vault.secret/data/c4n4ry#key}", "unknown placeholder"},
+		{"{ c4n4ry }", "unknown placeholder"},
+		{"{args[0]}", "unknown placeholder"},
 	} {
 		r, err := NewReader(tc.text)
 		if err == nil {
@@ -75,29 +77,37 @@ func TestMistypedPlaceholder(t *testing.T) {
 // The reader removes the white space that editors and secret managers put around a value. It changes nothing else.
 func TestContent(t *testing.T) {
 	for content, want := range map[string]string{
-		"x":              "x",
-		"x\n":            "x",
-		"x\r\n":          "x",
-		"\n\tx \n\n":     "x",
-		"a b":            "a b",
-		"p{a}ss":         "p{a}ss",
-		"{env.HOME}":     "{env.HOME}", // content is never a placeholder
-		"{file./x}":      "{file./x}",
-		`"x"`:            `"x"`,
-		"ключ\n":         "ключ",
-		"-----x-----\n":  "-----x-----",
-		"":               "",
-		"\n":             "",
-		" \t\r\n":        "",
-		"a\nb":           "",
-		"a\r\nb\r\n":     "",
-		"a\tb":           "",
-		"a\x00b":         "",
-		"a\x00":          "",
-		"\x1b[2Ja":       "",
-		"a\x7f":          "",
-		"a\u0085b":       "",
-		"c4n4ry\nc4n4ry": "",
+		"x":                 "x",
+		"x\n":               "x",
+		"x\r\n":             "x",
+		"\n\tx \n\n":        "x",
+		"\ufeffx\r\n":       "x", // as Windows writes it
+		"\r\n\ufeffx\ufeff": "x",
+		"x\u0085\u2028":     "x",
+		"\u00a0x\u00a0":     "x", // as it is copied from a web page
+		"x\r":               "x",
+		"\ufeff":            "",
+		"\ufeff \r\n":       "",
+		"x\ufeffc4n4ry":     "x\ufeffc4n4ry",
+		"a b":               "a b",
+		"p{a}ss":            "p{a}ss",
+		"{env.HOME}":        "{env.HOME}", // content is never a placeholder
+		"{file./x}":         "{file./x}",
+		`"x"`:               `"x"`,
+		"ключ\n":            "ключ",
+		"-----x-----\n":     "-----x-----",
+		"":                  "",
+		"\n":                "",
+		" \t\r\n":           "",
+		"a\nb":              "",
+		"a\r\nb\r\n":        "",
+		"a\tb":              "",
+		"a\x00b":            "",
+		"a\x00":             "",
+		"\x1b[2Ja":          "",
+		"a\x7f":             "",
+		"a\u0085b":          "",
+		"c4n4ry\nc4n4ry":    "",
 	} {
 		sources := map[string]string{"the file": caddytest.SecretFile(t, content)}
 		if !strings.Contains(content, "\x00") { // no environment variable can hold NUL
@@ -162,6 +172,20 @@ func TestFile(t *testing.T) {
 		name := strings.TrimSuffix(strings.TrimPrefix(configured, "{file."), "}")
 		if got, err := r.Read(); err == nil || !strings.Contains(err.Error(), name) || strings.Contains(err.Error(), "c4n4ry") {
 			t.Errorf("%s: got %d bytes and error %v, want one that names the file", what, len(got.Reveal()), err)
+		}
+	}
+}
+
+// Windows PowerShell writes UTF-16. The error names the encoding, not the content.
+func TestUTF16(t *testing.T) {
+	for _, content := range []string{"\xff\xfec\x004\x00n\x004\x00r\x00y\x00\r\x00\n\x00", "\xfe\xff\x00c\x004\x00n\x004\x00r\x00y"} {
+		configured := caddytest.SecretFile(t, content)
+		r, err := NewReader(configured)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := r.Read(); err == nil || !strings.Contains(err.Error(), "UTF-8") || strings.Contains(err.Error(), "c\x004") {
+			t.Errorf("got %q, %v", got.Reveal(), err)
 		}
 	}
 }
