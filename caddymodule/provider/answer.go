@@ -14,19 +14,23 @@ import (
 //
 //   - Read(Layout) (Issued, error) returns the token or an *Error. It suits every answer that has the fields of RFC 6749
 //     section 5 in JSON or in a form, wherever in the answer they are.
-//   - Text(paths ...string) (string, bool) returns the value at the first path that leads to one, and whether it is a
-//     string. The paths are those of Layout.
+//   - Text(paths ...string) (string, bool) returns the first string at the paths, and whether there is one. The paths are
+//     those of Layout.
 type Answer = oauth.Answer
 
 // Layout tells Answer.Read where to find the fields of an answer. Token is required.
 //
-// A path consists of member names and array indexes joined by dots, such as "data.access_token". The path "$" stands for
-// the whole body. Of several paths, Read uses the first one that leads to a value. Read ignores a field without paths.
+// A path consists of member names and array indexes joined by dots, such as "data.access_token". For names with dots, it is
+// a JSON Pointer such as "/data/access.token" (RFC 6901). The path "header:X-Subject-Token" stands for a header field, and
+// the path "$" for the whole body. Of several paths, Read uses the first one that leads to a value that it can use. Read
+// ignores a field without paths.
 //
 //   - Token, Type and Scope ([]string) are the paths of access_token, token_type and scope.
-//   - ExpiresIn ([]string) are the paths of the lifetime, and ExpiresInUnit is "s" or "ms". Default: "s".
-//   - ExpiresAt ([]string) are the paths of the time of expiry. Read uses them if the answer has no lifetime.
-//     ExpiresAtUnit is "s" or "ms" since the Unix epoch, or "rfc3339" for text. Default: "s".
+//   - Types ([]string) are the token types that Read accepts. The type "any" accepts all. Default: Bearer and its variants.
+//   - ExpiresIn ([]string) are the paths of the lifetime, and ExpiresInUnit is "s", "ms", "min" or "h". Default: "s".
+//   - ExpiresAt ([]string) are the paths of the time of expiry. Read uses them if the answer has no lifetime or, with
+//     ExpiresAtFirst (bool), before the lifetime. ExpiresAtUnit is "s" or "ms" since the Unix epoch, or "rfc3339" for
+//     text. Default: "s".
 //   - DefaultLifetime (time.Duration) is the lifetime of a token that has none in the answer or, as a JWT, in itself.
 //     Default: the credential's default_lifetime.
 //   - RefreshIn ([]string) are the paths of the seconds after which the token endpoint advises a refresh.

@@ -1,7 +1,7 @@
 package oauth
 
 import (
-	"encoding/base64"
+	"cmp"
 	"net/http"
 	"slices"
 	"strings"
@@ -25,24 +25,31 @@ type Answer struct {
 	Sent time.Time
 }
 
-// Layout sets where an answer has which field. Each list contains paths in the order of preference. A path consists of
-// member names and array indexes joined by dots, such as "data.access_token", or is "$" for the whole body. An answer has no
-// field whose list is empty.
+// Layout sets where an answer has which field. Each list contains paths in the order of preference. An answer has no field
+// whose list is empty.
+//
+// A path consists of member names and array indexes joined by dots, such as "data.access_token". For names with dots, it is a
+// JSON Pointer such as "/data/access.token" (RFC 6901). The path "header:X-Subject-Token" leads to a header field, and the path
+// "$" to the whole body.
 type Layout struct {
 	// Token leads to the access token. Required.
 	Token []string
 
-	// Type leads to the token type (RFC 6749 section 7.1).
-	Type []string
+	// Type leads to the token type (RFC 6749 section 7.1). Types are the types that Read accepts, or AnyType. Default: Bearer and
+	// its variants.
+	Type  []string
+	Types []string
 
-	// ExpiresIn leads to the lifetime. ExpiresInUnit is its unit, Seconds or Milliseconds. Default: Seconds.
+	// ExpiresIn leads to the lifetime. ExpiresInUnit is its unit, which cannot be RFC3339. Default: Seconds.
 	ExpiresIn     []string
 	ExpiresInUnit Unit
 
-	// ExpiresAt leads to the time of expiry by the clock of the server. Read uses it if ExpiresIn leads to no number.
-	// ExpiresAtUnit is its unit, Seconds or Milliseconds since the Unix epoch, or RFC3339. Default: Seconds.
-	ExpiresAt     []string
-	ExpiresAtUnit Unit
+	// ExpiresAt leads to the time of expiry by the clock of the server, which the header field Date shows. Read uses it if
+	// ExpiresIn leads to no number or, with ExpiresAtFirst, before ExpiresIn. ExpiresAtUnit is its unit, Seconds or Milliseconds
+	// since the Unix epoch, or RFC3339. Default: Seconds.
+	ExpiresAt      []string
+	ExpiresAtUnit  Unit
+	ExpiresAtFirst bool
 
 	// DefaultLifetime is the lifetime of a token without a lifetime in the answer or, as a JWT, in itself. Default: the
 	// credential's default_lifetime.
@@ -72,23 +79,17 @@ type Layout struct {
 	RetryAfter []string
 }
 
-// Unit is the unit of a time in an answer.
-type Unit string
-
-// The units.
-const (
-	Seconds      Unit = "s"
-	Milliseconds Unit = "ms"
-	RFC3339      Unit = "rfc3339" // text, only for a point in time
-)
+// AnyType is the value of Layout.Types that accepts tokens of every type.
+const AnyType = "any"
 
 // maxToken limits the length of an access token. Servers do not accept header fields that are much longer.
 const maxToken = 16 << 10
 
 // Read returns the token in the answer. Its errors are of type *token.Error.
 func (a *Answer) Read(l Layout) (token.Issued, error) {
-	fields, readable := parseFields(a.Header.Get("Content-Type"), a.Body)
+	fields, readable := a.fields()
 	value, ok := fields.text(l.Token...)
+	value = withoutScheme(value)
 	code := errorCode(fields, l.Code)
 	if token.NewSecret(value).In(code) {
 		code = ""
@@ -96,118 +97,84 @@ func (a *Answer) Read(l Layout) (token.Issued, error) {
 	if !a.success() {
 		return token.Issued{}, a.failure(code, l)
 	}
-	if !readable {
+	if !readable && !ok {
 		return token.Issued{}, a.unreadable("the answer is neither JSON nor a form")
 	}
-	if code != "" || failed(fields, l.Code) { // some token endpoints report failures with status 200
+	if code != "" || reportsFailure(fields, l.Code) { // some token endpoints report failures with status 200
 		return token.Issued{}, a.failure(code, l)
 	}
-	if !ok || value == "" {
+	if !ok {
 		return token.Issued{}, a.unreadable("the answer holds no token")
 	}
-	if err := a.checkToken(value, fields, l.Type); err != nil {
+	if err := a.checkToken(value, fields, l); err != nil {
 		return token.Issued{}, err
 	}
-	issued := token.Issued{Token: token.NewSecret(value), Lifetime: a.lifetime(fields, l, value)}
+	lifetime, note := a.lifetime(fields, l, value)
+	issued := token.Issued{Token: token.NewSecret(value), Lifetime: lifetime}
 	if seconds, ok := fields.number(l.RefreshIn...); ok {
 		issued.RefreshIn = fromSeconds(seconds)
 	}
 	issued.Kept = fields.kept(l.Keep, issued.Token)
-	issued.Note = narrowed(fields, l)
+	issued.Note = JoinNotes(narrowed(fields, l), note)
 	return issued, nil
 }
 
-// Text returns the value at the first path that leads to one, and whether it is a string. It is for fields that Layout does
-// not have.
+// Text returns the first string at the paths, and whether there is one. It is for fields that Layout does not have.
 func (a *Answer) Text(paths ...string) (string, bool) {
-	fields, _ := parseFields(a.Header.Get("Content-Type"), a.Body)
+	fields, _ := a.fields()
 	return fields.text(paths...)
+}
+
+// JoinNotes returns one note for Issued.Note. Notes can be empty.
+func JoinNotes(notes ...string) string {
+	return strings.Join(slices.DeleteFunc(notes, func(note string) bool { return note == "" }), "; ")
+}
+
+// withoutScheme removes the authentication scheme that some token endpoints put before the token. A token has no spaces.
+func withoutScheme(value string) string {
+	const scheme = "Bearer "
+	if len(value) > len(scheme) && strings.EqualFold(value[:len(scheme)], scheme) {
+		return value[len(scheme):]
+	}
+	return value
 }
 
 // success reports whether the status means success. Some gateways answer with 201.
 func (a *Answer) success() bool { return a.Status == http.StatusOK || a.Status == http.StatusCreated }
 
-func (a *Answer) checkToken(value string, fields fields, typePaths []string) error {
+func (a *Answer) checkToken(value string, fields fields, l Layout) error {
 	if len(value) > maxToken {
 		return a.unreadable("the token is longer than 16 KiB")
 	}
 	if strings.IndexFunc(value, notVisibleASCII) >= 0 {
 		return a.unreadable("the token holds characters that no header field can carry")
 	}
-	kind, _ := fields.text(typePaths...)
-	if kind != "" && !meansBearer(kind) {
-		return &token.Error{Kind: token.Refused, Status: a.Status, Reason: "the token is of type " + knownType(kind) + ", not Bearer"}
+	if kind, ok := fields.text(l.Type...); ok && !l.accepts(kind) {
+		return &token.Error{Kind: token.Refused, Status: a.Status, Reason: "the token is of type " + knownType(kind) +
+			", not " + cmp.Or(strings.Join(l.Types, " or "), "Bearer") + "; the option token_type of response can accept other types"}
 	}
 	return nil
-}
-
-// lifetime prefers the relative lifetime, because an absolute expiry depends on two clocks. The claims of the token come
-// last, because they are not meant for the client.
-func (a *Answer) lifetime(fields fields, l Layout, value string) time.Duration {
-	if n, ok := fields.number(l.ExpiresIn...); ok {
-		return fromSeconds(inSeconds(n, l.ExpiresInUnit))
-	}
-	if expiry, ok := fields.time(l.ExpiresAtUnit, l.ExpiresAt...); ok {
-		return a.until(expiry)
-	}
-	if expiry, ok := jwtExpiry(value); ok && a.until(expiry) > 0 {
-		return a.until(expiry)
-	}
-	if l.DefaultLifetime > 0 {
-		return l.DefaultLifetime
-	}
-	return token.UnknownLifetime
-}
-
-// until returns the lifetime of a token that expires at epoch, in seconds since the Unix epoch.
-func (a *Answer) until(epoch float64) time.Duration {
-	return fromSeconds(epoch - float64(a.Sent.UnixMilli())/1000)
-}
-
-func inSeconds(n float64, unit Unit) float64 {
-	if unit == Milliseconds {
-		return n / 1000
-	}
-	return n
-}
-
-// jwtExpiry returns the claim exp of a token that happens to be a JWT (RFC 7519 section 4.1.4). Only the API can verify the
-// claim. An unverified expiry suffices to decide how long to use the token.
-func jwtExpiry(value string) (float64, bool) {
-	parts := strings.Split(value, ".")
-	if len(parts) != 3 {
-		return 0, false
-	}
-	payload, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(parts[1], "="))
-	if err != nil {
-		return 0, false
-	}
-	claims, ok := parseFields("application/json", payload)
-	if !ok {
-		return 0, false
-	}
-	return claims.number("exp")
 }
 
 func (a *Answer) unreadable(reason string) *token.Error {
 	return &token.Error{Kind: token.Unreadable, Status: a.Status, Reason: reason}
 }
 
-// maxSeconds keeps the conversion to a duration from overflowing. Package token limits lifetimes far below it.
-const maxSeconds = 1 << 31
-
-func fromSeconds(seconds float64) time.Duration {
-	return time.Duration(max(0, min(seconds, maxSeconds)) * float64(time.Second))
-}
-
 // bearerTypes are the token types of bearer tokens. Bearer is the type of RFC 6750, and BearerToken that of some gateways.
 // The other two are descriptions that eBay sends.
 var bearerTypes = []string{"Bearer", "BearerToken", "Application Access Token", "User Access Token"}
 
-// meansBearer reports whether a token of this type is a bearer token. A client must not use a token whose type it does not
+// accepts reports whether the layout accepts tokens of this type. A client must not use a token whose type it does not
 // understand (RFC 6749 section 7.1). Types are case-insensitive (section 5.1).
-func meansBearer(kind string) bool {
-	return slices.ContainsFunc(bearerTypes, func(bearer string) bool { return strings.EqualFold(kind, bearer) })
+func (l Layout) accepts(kind string) bool {
+	types := l.Types
+	if len(types) == 0 {
+		types = bearerTypes
+	}
+	return slices.ContainsFunc(types, func(accepted string) bool {
+		// The length keeps EqualFold from accepting letters beyond ASCII, such as the Kelvin sign for k.
+		return accepted == AnyType || len(kind) == len(accepted) && strings.EqualFold(kind, accepted)
+	})
 }
 
 func notVisibleASCII(r rune) bool { return r <= ' ' || r > '~' }

@@ -1,16 +1,19 @@
 package oauth
 
 import (
+	"bytes"
 	"cmp"
+	"compress/gzip"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
-	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
@@ -72,6 +75,7 @@ func NewClient(o Options) *Client {
 			TLSHandshakeTimeout:    handshakeTimeout,
 			MaxResponseHeaderBytes: maxHeader,
 			DisableKeepAlives:      true,
+			DisableCompression:     true, // readAnswer decodes, because the label Content-Encoding can be wrong
 			OnProxyConnectResponse: checkProxyAnswer,
 		},
 		allowPlaintext: o.AllowPlaintext,
@@ -99,6 +103,9 @@ func (c *Client) Do(req *http.Request) (*Answer, error) {
 	if req.URL.Scheme != "https" && !c.allowPlaintext && !IsLoopback(req.URL.Hostname()) {
 		return nil, &token.Error{Kind: token.Refused, Reason: "the request would be sent in the clear; use https or set allow_plaintext"}
 	}
+	if req.Header.Get("Accept-Encoding") == "" {
+		req.Header.Set("Accept-Encoding", "gzip")
+	}
 	sent := time.Now()
 	res, err := c.transport.RoundTrip(req)
 	if err != nil {
@@ -118,17 +125,42 @@ func (c *Client) Do(req *http.Request) (*Answer, error) {
 	return a, nil // the status of a failure suffices without its body
 }
 
+// readAnswer reads the body of an answer. It decodes gzip wherever it finds it, and ignores the label Content-Encoding. Some
+// servers label plain JSON as UTF-8, or as gzip that a gateway has already decoded.
 func readAnswer(ctx context.Context, res *http.Response) ([]byte, *token.Error) {
-	if encoding := res.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
-		// net/http has requested gzip and has decoded it
-		return nil, &token.Error{Kind: token.Unreadable, Status: res.StatusCode, Reason: "the answer has a content encoding that the proxy did not request"}
-	}
 	body, err := io.ReadAll(io.LimitReader(res.Body, maxBody+1))
 	if err != nil {
 		return nil, unreachable(ctx, err)
 	}
-	if len(body) > maxBody {
-		return nil, &token.Error{Kind: token.Unreadable, Status: res.StatusCode, Reason: "the answer is larger than 64 KiB"}
+	if isGzip(body) && len(body) <= maxBody {
+		body, err = gunzip(body)
+	}
+	encoding := res.Header.Get("Content-Encoding")
+	switch {
+	case len(body) > maxBody:
+		return nil, unreadable(res, "the answer is larger than 64 KiB")
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return nil, unreachable(ctx, err)
+	case err != nil:
+		return nil, unreadable(res, "the compressed answer is damaged")
+	case encoding != "" && !utf8.Valid(body):
+		return nil, unreadable(res, "the answer has a content encoding that the proxy did not request")
 	}
 	return body, nil
+}
+
+func unreadable(res *http.Response, reason string) *token.Error {
+	return &token.Error{Kind: token.Unreadable, Status: res.StatusCode, Reason: reason}
+}
+
+// isGzip reports whether the body begins as gzip does (RFC 1952 section 2.3.1). No text in UTF-8 begins so.
+func isGzip(body []byte) bool { return bytes.HasPrefix(body, []byte{0x1f, 0x8b}) }
+
+// gunzip decodes at most maxBody+1 bytes.
+func gunzip(body []byte) ([]byte, error) {
+	z, err := gzip.NewReader(bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(io.LimitReader(z, maxBody+1))
 }

@@ -164,7 +164,7 @@ func (d *Discovery) request(ctx context.Context, location string, do func(*http.
 // read returns the token endpoint in the metadata (RFC 8414 section 2). It does not decode into a struct, because
 // encoding/json would accept the names of members in any case.
 func (d *Discovery) read(body []byte) (string, *token.Error) {
-	m, ok := parseFields("application/json", body)
+	m, ok := parseJSON(body)
 	if _, isObject := m.root.(map[string]any); !ok || !isObject {
 		return "", refusedDiscovery("the issuer's metadata cannot be read")
 	}

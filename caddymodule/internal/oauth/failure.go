@@ -56,7 +56,7 @@ func (a *Answer) retryAfter(l Layout) time.Duration {
 	if wait := parseRetryAfter(a.Header.Get("Retry-After"), time.Now()); wait > 0 {
 		return wait
 	}
-	fields, _ := parseFields(a.Header.Get("Content-Type"), a.Body)
+	fields, _ := a.fields()
 	seconds, _ := fields.number(l.RetryAfter...)
 	return fromSeconds(seconds)
 }
@@ -74,31 +74,47 @@ func errorCode(f fields, paths []string) string {
 		case string:
 			code = v
 		case json.Number:
-			if code = v.String(); code == "0" { // some servers report success as 0
-				code = ""
-			}
+			code = v.String()
 		}
-		if plausibleCode.MatchString(code) {
+		if plausibleCode.MatchString(code) && !meansSuccess(code) {
 			return code
 		}
 	}
 	return ""
 }
 
-// failed reports whether a value at the paths means that the request failed, even if it does not look like an error code.
-func failed(f fields, paths []string) bool {
+// reportsFailure reports whether a value at the paths means that the request failed, even if it does not look like an error
+// code.
+func reportsFailure(f fields, paths []string) bool {
 	for _, path := range paths {
 		switch v := f.at(path).(type) {
 		case nil, bool, json.Number: // "error": false, "errcode": 0; other numbers are codes
 		case string:
-			if v != "" {
+			if !meansSuccess(v) {
 				return true
 			}
-		default:
-			return true
+		case []any:
+			if len(v) > 0 {
+				return true
+			}
+		case map[string]any:
+			if len(v) > 0 {
+				return true
+			}
 		}
 	}
 	return false
+}
+
+// meansSuccess reports whether a server means success by this value of an error code. Many answers have a member for errors
+// in any case.
+func meansSuccess(code string) bool {
+	switch strings.ToLower(strings.TrimSpace(code)) {
+	case "none", "null", "nil", "false", "no", "ok", "success":
+		return true
+	default:
+		return strings.Trim(code, "0 ") == "" // 0, "0", "0000" and ""
+	}
 }
 
 // parseRetryAfter parses both forms of Retry-After (RFC 9110 section 10.2.3). It returns 0 for a value that is empty, in the

@@ -268,7 +268,8 @@ func TestFailureRetryAfterInBody(t *testing.T) {
 			{429, "", `{"retry_after":"soon"}`, 0},
 			{429, "", `{"retry_after":-5}`, 0},
 			{429, "", `{"retry_after":1e400}`, maxSeconds * time.Second},
-			{429, "", `retry_after=30`, 0},
+			{429, "", `retry_after=30`, 30 * time.Second}, // a form with the label of JSON
+			{429, "", `retry after 30`, 0},
 			{429, "", ``, 0},
 		} {
 			a := answerOf(tc.status, "application/json", tc.body)

@@ -5,25 +5,41 @@ import (
 	"encoding/json"
 	"io"
 	"mime"
+	"net/http"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
 )
 
-// fields is the parsed body of an answer. It has the types of encoding/json, with numbers as json.Number.
+// fields is a parsed answer. The root is the body with the types of encoding/json, with numbers as json.Number.
 type fields struct {
-	root any
+	root   any
+	whole  string      // the body as text, if that can be a token; else empty
+	header http.Header // of the answer
 }
 
-// parseFields parses a body. It parses a form only if the content type is that of a form. All other content types count as
-// JSON, because some token endpoints label JSON as text/plain. It reports whether it could parse the body.
-func parseFields(contentType string, body []byte) (fields, bool) {
-	body = bytes.TrimPrefix(body, []byte("\xef\xbb\xbf"))
-	if kind, _, _ := mime.ParseMediaType(contentType); kind == "application/x-www-form-urlencoded" {
-		return parseForm(body)
+// fields parses the answer. The body is JSON or a form, whatever its label says. It reports whether the body is one of the
+// two.
+func (a *Answer) fields() (fields, bool) {
+	kind, _, _ := mime.ParseMediaType(a.Header.Get("Content-Type"))
+	f, ok := parseJSON(a.Body)
+	number, isNumber := f.root.(json.Number)
+	switch {
+	case !ok:
+		f.whole = wholeText(a.Body)
+		f.root, ok = parseForm(kind, a.Body)
+	case isNumber && strings.HasPrefix(kind, "text/"):
+		f.whole = number.String()
 	}
-	d := json.NewDecoder(bytes.NewReader(body))
+	f.header = a.Header
+	return f, ok
+}
+
+// parseJSON parses a body. It reports whether the body is one JSON value and nothing else.
+func parseJSON(body []byte) (fields, bool) {
+	d := json.NewDecoder(bytes.NewReader(withoutBOM(body)))
 	d.UseNumber()
 	var root any
 	if d.Decode(&root) != nil {
@@ -32,38 +48,56 @@ func parseFields(contentType string, body []byte) (fields, bool) {
 	if _, err := d.Token(); err != io.EOF { // something follows the value
 		return fields{}, false
 	}
-	return fields{root}, true
+	return fields{root: root}, true
 }
 
-func parseForm(body []byte) (fields, bool) {
-	values, err := url.ParseQuery(string(body))
+// formShaped matches what can only be a form. A text with spaces, line breaks or the characters of HTML and JSON is none.
+var formShaped = regexp.MustCompile(`^[\w.%-]+=[^\s<>{}"&=]*={0,2}(&[\w.%-]+=[^\s<>{}"&=]*={0,2})*$`)
+
+// parseForm parses a body that is labelled as a form or is shaped like one.
+func parseForm(kind string, body []byte) (any, bool) {
+	text := string(withoutBOM(body))
+	if kind != "application/x-www-form-urlencoded" && !formShaped.MatchString(text) {
+		return nil, false
+	}
+	values, err := url.ParseQuery(text)
 	if err != nil {
-		return fields{}, false
+		return nil, false
 	}
 	object := make(map[string]any, len(values))
 	for name := range values {
 		object[name] = values.Get(name)
 	}
-	return fields{object}, true
+	return object, true
 }
 
-// find returns the value at the first path that leads to one. It passes over null.
-func (f fields) find(paths []string) any {
-	for _, path := range paths {
-		if v := f.at(path); v != nil {
-			return v
-		}
+// wholeText returns the body if it can be a token as a whole. HTML, broken JSON and sentences cannot.
+func wholeText(body []byte) string {
+	text := withoutScheme(strings.TrimSpace(string(withoutBOM(body))))
+	if strings.ContainsFunc(text, notVisibleASCII) || strings.ContainsAny(text, "<>{}[]\"'`&;\\") {
+		return ""
 	}
-	return nil
+	return text
 }
 
-// at returns the value at a path, or nil. The path "$" leads to the whole body.
+func withoutBOM(body []byte) []byte { return bytes.TrimPrefix(body, []byte("\xef\xbb\xbf")) }
+
+// at returns the value at a path, or nil.
 func (f fields) at(path string) any {
-	v := f.root
-	if path == "$" {
-		return v
+	if name, ok := strings.CutPrefix(path, headerPath); ok {
+		if values := f.header.Values(name); len(values) > 0 {
+			return values[0]
+		}
+		return nil
 	}
-	for name := range strings.SplitSeq(path, ".") {
+	if path == wholePath {
+		if f.whole != "" {
+			return f.whole
+		}
+		return f.root
+	}
+	v := f.root
+	for _, name := range pathElements(path) {
 		switch parent := v.(type) {
 		case map[string]any:
 			v = parent[name]
@@ -80,34 +114,68 @@ func (f fields) at(path string) any {
 	return v
 }
 
-// text returns the first value at the paths and whether it is a string.
-func (f fields) text(paths ...string) (string, bool) {
-	s, ok := f.find(paths).(string)
-	return s, ok
-}
-
-// number returns the first value at the paths and whether it is a number, or a string with a decimal number. A number that
-// is too large for a float64 is infinite.
-func (f fields) number(paths ...string) (float64, bool) {
-	switch v := f.find(paths).(type) {
-	case json.Number:
-		return decimal(v.String())
-	case string:
-		return decimal(strings.TrimSpace(v))
-	default:
-		return 0, false
+// find returns the value at the first path that leads to one. It passes over null.
+func (f fields) find(paths []string) any {
+	for _, path := range paths {
+		if v := f.at(path); v != nil {
+			return v
+		}
 	}
+	return nil
 }
 
-// time returns the first value at the paths, in seconds since the Unix epoch, and whether it is a time.
+// text returns the first string at the paths that is not empty, and whether there is one.
+func (f fields) text(paths ...string) (string, bool) {
+	for _, path := range paths {
+		if s, ok := f.at(path).(string); ok && s != "" {
+			return s, true
+		}
+	}
+	return "", false
+}
+
+// number returns the first number at the paths, which can be a string with a decimal number, and whether there is one. A
+// number that is too large for a float64 is infinite.
+func (f fields) number(paths ...string) (float64, bool) {
+	for _, path := range paths {
+		switch v := f.at(path).(type) {
+		case json.Number:
+			if n, ok := decimal(v.String()); ok {
+				return n, true
+			}
+		case string:
+			if n, ok := decimal(strings.TrimSpace(v)); ok {
+				return n, true
+			}
+		}
+	}
+	return 0, false
+}
+
+// time returns the first time at the paths, in seconds since the Unix epoch, and whether there is one.
 func (f fields) time(unit Unit, paths ...string) (float64, bool) {
 	if unit != RFC3339 {
 		n, ok := f.number(paths...)
-		return inSeconds(n, unit), ok
+		return unit.seconds(n), ok
 	}
-	text, _ := f.text(paths...)
-	t, err := time.Parse(time.RFC3339, text)
-	return float64(t.UnixMilli()) / 1000, err == nil
+	for _, path := range paths {
+		text, _ := f.at(path).(string)
+		if t, err := time.Parse(time.RFC3339, strings.TrimSpace(text)); err == nil {
+			return float64(t.UnixMilli()) / 1000, true
+		}
+	}
+	return 0, false
+}
+
+// present returns the first path that leads to a value other than null and blank text, or "".
+func (f fields) present(paths []string) string {
+	for _, path := range paths {
+		v := f.at(path)
+		if text, ok := v.(string); v != nil && (!ok || strings.TrimSpace(text) != "") {
+			return path
+		}
+	}
+	return ""
 }
 
 func decimal(s string) (float64, bool) {

@@ -42,7 +42,7 @@ func ParseSigningKey(text string) (SigningKey, error) {
 	if text = strings.TrimSpace(text); !strings.HasPrefix(text, "{") {
 		return parsePEM(text)
 	}
-	file, _ := parseFields("application/json", []byte(text))
+	file, _ := parseJSON([]byte(text))
 	if key, _ := file.text("private_key"); key != "" {
 		k, err := parsePEM(key)
 		k.ID, _ = file.text("private_key_id")
