@@ -17,6 +17,7 @@ type Credential struct {
 	source   *token.Source
 	record   *record
 	failures failureLog
+	noted    string // the note on the latest token
 	events   *Events
 	logger   *zap.Logger
 }

@@ -33,7 +33,7 @@ type Occurrence struct {
 	Lifetime    float64   `json:"lifetime,omitempty"` // seconds
 	Status      int       `json:"status,omitempty"`
 	Code        string    `json:"code,omitempty"`
-	Reason      string    `json:"reason,omitempty"`
+	Reason      string    `json:"reason,omitempty"` // why the call failed, or what is odd about the token
 	Fingerprint string    `json:"fingerprint,omitempty"`
 }
 
@@ -49,6 +49,7 @@ func occurrenceOf(e token.Event) Occurrence {
 		o.Status, o.Code, o.Reason = e.Err.Status, e.Err.Code, e.Err.Reason
 	default:
 		o.Lifetime = e.Lifetime.Seconds()
+		o.Reason = e.Note
 		o.Fingerprint = e.Token.Fingerprint()
 	}
 	return o

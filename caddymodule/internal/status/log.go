@@ -58,7 +58,9 @@ func (c *Credential) logSuccess(e token.Event, fields []zap.Field) {
 	if failures := c.failures.recover(); e.Recovered {
 		fields = append(fields, zap.Bool("recovered", true), zap.Uint64("failures", failures))
 	}
-	if e.Note != "" {
+	noted := c.noted
+	c.noted = e.Note
+	if e.Note != "" && e.Note != noted { // what is odd about every token is worth one warning
 		c.logger.Warn("token obtained, but "+e.Note, fields...)
 		return
 	}

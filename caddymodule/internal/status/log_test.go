@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -74,6 +75,30 @@ func TestLogLines(t *testing.T) {
 	wantLine(t, lines[6], "info", "token obtained", with(obtained, "duration", 0.0))
 	if strings.Contains(text, value.Reveal()) {
 		t.Error("the token is in the log")
+	}
+}
+
+// A note that every token has is logged once.
+func TestNoteIsLoggedOnce(t *testing.T) {
+	c, log := observed(t)
+	value := token.NewSecret("a-token-that-nobody-may-see")
+	for _, note := range []string{"it is odd", "it is odd", "it is odd", "it is odd in another way", "it is odd", "", "it is odd"} {
+		c.Observe(token.Event{Token: value, Lifetime: time.Hour, Note: note})
+	}
+	var messages []string
+	for _, line := range logLines(t, log) {
+		messages = append(messages, line["level"].(string)+" "+line["msg"].(string))
+	}
+	want := []string{
+		"warn token obtained, but it is odd", "info token obtained", "info token obtained", "warn token obtained, but it is odd in another way",
+		"warn token obtained, but it is odd", "info token obtained", "warn token obtained, but it is odd",
+	}
+	if !slices.Equal(messages, want) {
+		t.Errorf("got %q, want %q", messages, want)
+	}
+	history, _ := c.record.snapshot()
+	if last := history.recent[len(history.recent)-1]; last.Outcome != Obtained || last.Reason != "it is odd" {
+		t.Errorf("the history shows %+v", last)
 	}
 }
 
