@@ -10,6 +10,7 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
@@ -47,6 +48,9 @@ func (t *TokenHeader) provision() error {
 	}
 	if strings.Count(t.Format, placeholderToken) != 1 {
 		return errors.New("the format must have {token} in it exactly once")
+	}
+	if option.LooksLikePlaceholder(strings.Replace(t.Format, placeholderToken, "", 1)) {
+		return errors.New("the format can have no placeholder other than {token}")
 	}
 	if !httpguts.ValidHeaderFieldValue(t.Format) {
 		return errors.New("the format has characters that a header field cannot carry")

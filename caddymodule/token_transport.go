@@ -22,7 +22,8 @@ type TokenTransport struct {
 	// {env.NAME}, or the certificates themselves. The app reads a file again for each token request. Default: the system's.
 	CA string `json:"ca,omitempty"`
 
-	// ServerName is the name that the token endpoint's certificate must be for. Default: the URL's host.
+	// ServerName is the name that the token endpoint's certificate must be for. It may contain global placeholders. Default: the
+	// URL's host.
 	ServerName string `json:"server_name,omitempty"`
 
 	// Proxy is the URL of a network proxy (http, https, socks5 or socks5h) for token requests, or "none". It may be a
@@ -51,6 +52,9 @@ func (t *TokenTransport) provision() error {
 		if t.proxy, err = option.NewReader(string(t.Proxy)); err != nil {
 			return fmt.Errorf("proxy: %w", err)
 		}
+	}
+	if err = option.ReplaceGlobal("server_name", &t.ServerName); err != nil {
+		return err
 	}
 	if t.DialTimeout < 0 {
 		return errors.New("dial_timeout: a duration must be positive")
@@ -96,7 +100,7 @@ func (t *TokenTransport) options(files transportFiles) (oauth.Options, error) {
 	}
 	var err error
 	o.Proxy, err = url.Parse(files.proxy.Reveal())
-	if err != nil || o.Proxy.Hostname() == "" || !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, o.Proxy.Scheme) {
+	if err != nil || o.Proxy.Hostname() == "" || !oauth.ValidPort(o.Proxy.Port()) || !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, o.Proxy.Scheme) {
 		return o, errors.New("proxy: it is not the URL of a proxy, such as http://proxy.example.com:3128")
 	}
 	if o.Proxy.Scheme == "https" && t.ServerName != "" { // Go would require this name in the proxy's certificate as well

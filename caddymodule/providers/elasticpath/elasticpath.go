@@ -11,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"go.uber.org/zap"
+	"golang.org/x/net/http/httpguts"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
@@ -38,7 +39,7 @@ type Provider struct {
 	Grant string `json:"grant,omitempty"`
 
 	// Store is the id of a store, for keys of an organization. The token request carries it in the header field
-	// X-MOLTIN-AUTH-STORE. Default: none.
+	// X-MOLTIN-AUTH-STORE. It may contain global placeholders. Default: none.
 	Store string `json:"store,omitempty"`
 
 	endpoint string
@@ -81,6 +82,12 @@ func (e *Provider) Provision(ctx caddy.Context) error {
 		return errors.New("unknown grant, must be client_credentials or implicit")
 	}
 	var err error
+	if err = option.ReplaceGlobal("store", &e.Store); err != nil {
+		return err
+	}
+	if !httpguts.ValidHeaderFieldValue(e.Store) {
+		return errors.New("store: the value has characters that a header field cannot carry")
+	}
 	if e.endpoint, err = option.Resolve("token_url", e.TokenURL, oauth.OrStandard(standard)); err != nil {
 		return err
 	}
@@ -167,7 +174,7 @@ func (e *Provider) ReadAnswer(answer *provider.Answer) (provider.Issued, error) 
 		return issued, err
 	}
 	if grant, ok := answer.Text("identifier", "data.identifier"); ok && grant != e.Grant {
-		issued.Note = "the token was issued for another grant than " + e.Grant + " and may have other rights"
+		issued.Note = oauth.JoinNotes(issued.Note, "the token was issued for another grant than "+e.Grant+" and may have other rights")
 	}
 	return issued, nil
 }

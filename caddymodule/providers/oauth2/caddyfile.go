@@ -48,7 +48,8 @@ import (
 //
 //	    response {
 //	        token       <paths...>
-//	        expires_in  <path> [s|ms]
+//	        token_type  <types...>|any
+//	        expires_in  <path> [s|ms|min|h]
 //	        expires_at  <path> [s|ms|rfc3339]
 //	        refresh_in  <path>
 //	        default     <duration>
@@ -235,6 +236,8 @@ func (r *Response) unmarshalValue(d *caddyfile.Dispenser) error {
 		return unmarshalNamed(d, &r.Keep, parseAny)
 	case "token":
 		return unmarshalList(d, &r.Token)
+	case "token_type":
+		return unmarshalList(d, &r.TokenType)
 	case "expires_in":
 		return unmarshalTimeField(d, &r.ExpiresIn)
 	case "expires_at":

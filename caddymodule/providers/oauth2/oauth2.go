@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -29,7 +30,8 @@ func init() {
 // or Issuer. The request is then a form with the grant client_credentials and with the client secret in the Basic scheme
 // (section 4.4). The other fields cover servers that differ.
 //
-// Values may contain global placeholders such as {env.NAME}. SigningKey, ClientCertificate, ClientCertificateKey and the
+// Values may contain global placeholders such as {env.NAME}. A brace that is text needs a backslash only if the text looks like a
+// placeholder. The names of parameters and header fields, JSONParams and Response cannot contain placeholders. SigningKey, ClientCertificate, ClientCertificateKey and the
 // values of Params and Headers may be secret. For a secret, the placeholder {env.NAME} or {file./path} must be the whole
 // value. The provider reads its file again for each token request.
 type Provider struct {
@@ -124,6 +126,7 @@ type Provider struct {
 	Response *Response `json:"response,omitempty"`
 
 	endpoint    string
+	query       url.Values // of the token URL
 	discovery   *oauth.Discovery
 	auth        oauth.ClientAuth
 	assertions  assertions
@@ -168,9 +171,16 @@ func (o *Provider) replacePlaceholders() error {
 	texts := map[string][]*string{
 		"token_url":             {&o.TokenURL},
 		"issuer":                {&o.Issuer},
+		"client_id_param":       {o.ClientIDParam},
+		"client_secret_param":   {&o.ClientSecretParam},
 		"signing_key_id":        {&o.SigningKeyID},
+		"signing_alg":           {&o.SigningAlg},
 		"assertion_audience":    {&o.AssertionAudience},
+		"assertion_typ":         {o.AssertionTyp},
 		"client_assertion_file": {&o.ClientAssertionFile},
+		"client_assertion_type": {&o.ClientAssertionType},
+		"grant":                 {o.Grant},
+		"scope_separator":       {&o.ScopeSeparator},
 		"audience":              {&o.Audience},
 	}
 	for i := range o.Scope {
@@ -181,6 +191,9 @@ func (o *Provider) replacePlaceholders() error {
 	}
 	for name, values := range texts {
 		for _, value := range values {
+			if value == nil {
+				continue
+			}
 			if err := option.ReplaceGlobal(name, value); err != nil {
 				return err
 			}
@@ -209,6 +222,7 @@ func (o *Provider) provisionEndpoint() error {
 		return fmt.Errorf("%s: %w", option, err)
 	}
 	if o.Issuer == "" {
+		o.query = u.Query()
 		return nil
 	}
 	if u.RawQuery != "" { // RFC 8414 section 2
@@ -315,11 +329,13 @@ func (o *Provider) Stub(token string, _ time.Time, lifetime time.Duration) any {
 // ByIssuer implements provider.Discoverer.
 func (o *Provider) ByIssuer() bool { return o.Issuer != "" }
 
+// grant returns the grant type. The query of the token URL replaces the default, as it does in the documentation of some
+// vendors.
 func (o *Provider) grant() string {
-	if o.Grant == nil {
-		return "client_credentials"
+	if o.Grant != nil {
+		return *o.Grant
 	}
-	return *o.Grant
+	return cmp.Or(o.query.Get("grant_type"), "client_credentials")
 }
 
 // Interface guards

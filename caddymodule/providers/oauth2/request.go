@@ -93,8 +93,10 @@ func (o *Provider) provisionRequest() error {
 		params:  make(map[string]requestValue),
 		headers: make(map[string]requestValue),
 	}
-	if err := o.checkClientParams(t.fixed.Params); err != nil {
-		return err
+	for _, check := range []func(url.Values) error{o.checkScope, o.checkClientParams, o.checkQuery, o.checkGrant} {
+		if err := check(t.fixed.Params); err != nil {
+			return err
+		}
 	}
 	for name, value := range o.Params {
 		if err := o.checkParam(name, t.fixed.Params); err != nil {
@@ -105,7 +107,10 @@ func (o *Provider) provisionRequest() error {
 			return fmt.Errorf("param %s: %w", name, err)
 		}
 	}
-	for name := range o.JSONParams {
+	for name, value := range o.JSONParams {
+		if option.LooksLikePlaceholder(string(value)) {
+			return fmt.Errorf("json_param %s: the proxy would send the placeholder as text; use param, whose value can be a placeholder", name)
+		}
 		if _, ok := o.Params[name]; ok {
 			return fmt.Errorf("json_param %s: param %s is also set", name, name)
 		}
@@ -159,8 +164,12 @@ func (o *Provider) checkEncoding() error {
 // standardParams returns the parameters that have options of their own, except those without a value.
 func (o *Provider) standardParams() url.Values {
 	params := make(url.Values)
+	grant := o.grant()
+	if o.Grant == nil && o.query.Has("grant_type") && grant != "client_credentials" {
+		grant = "" // the URL has it, and a parameter must not occur twice (RFC 6749 section 3.2)
+	}
 	for name, value := range map[string]string{
-		"grant_type": o.grant(),
+		"grant_type": grant,
 		"scope":      strings.Join(o.Scope, cmp.Or(o.ScopeSeparator, " ")),
 		"audience":   o.Audience,
 	} {
@@ -172,6 +181,59 @@ func (o *Provider) standardParams() url.Values {
 		params["resource"] = o.Resource
 	}
 	return params
+}
+
+// checkScope returns an error for characters that a scope cannot have (RFC 6749 section 3.3). A value may contain several
+// scopes. The separator is that of the vendor.
+func (o *Provider) checkScope(url.Values) error {
+	for _, scope := range o.Scope {
+		if strings.TrimSpace(scope) == "" {
+			return errors.New("scope: it is blank")
+		}
+		if strings.ContainsFunc(scope, func(r rune) bool { return r < ' ' || r > '~' || r == '"' || r == '\\' }) {
+			return errors.New(`scope: a scope consists of visible ASCII characters without " and \`)
+		}
+	}
+	return nil
+}
+
+// checkQuery returns an error if the query of the token URL has a parameter with another value than the request. A parameter
+// must not occur twice (RFC 6749 section 3.2).
+func (o *Provider) checkQuery(standard url.Values) error {
+	for _, name := range []string{"grant_type", "scope", "audience", "resource"} {
+		if standard.Has(name) && o.query.Has(name) && !slices.Equal(standard[name], o.query[name]) {
+			return fmt.Errorf("%s: token_url also has the parameter %s, with another value", strings.TrimSuffix(name, "_type"), name)
+		}
+	}
+	for name := range o.Params {
+		if o.query.Has(name) && oauth.Encoding(o.Encoding) == oauth.Query { // the request would have only one of the two
+			return fmt.Errorf("param %s: token_url also has this parameter", name)
+		}
+	}
+	return nil
+}
+
+// grantParams are the parameters that a grant consists of, by grant type (RFC 7523 section 2.1, RFC 7522 section 2.1, RFC 6749
+// section 6).
+var grantParams = map[string]string{
+	oauth.GrantJWTBearer:                            "assertion",
+	"urn:ietf:params:oauth:grant-type:saml2-bearer": "assertion",
+	"refresh_token":                                 "refresh_token",
+}
+
+// checkGrant returns an error if the request does not have the grant itself.
+func (o *Provider) checkGrant(url.Values) error {
+	name, ok := grantParams[o.grant()]
+	_, isParam := o.Params[name]
+	_, isJSON := o.JSONParams[name]
+	switch {
+	case !ok, isParam, isJSON, o.assertions.grant:
+		return nil
+	case o.grant() == oauth.GrantJWTBearer:
+		return errors.New("grant: this grant needs an assertion; set signing_key, or param assertion {file./path}")
+	default:
+		return fmt.Errorf("grant: this grant needs param %s {file./path}", name)
+	}
 }
 
 // checkClientParams returns an error if the parameter for the client id or for the secret has the name of another parameter.
@@ -197,6 +259,8 @@ func (o *Provider) checkParam(name string, standard url.Values) error {
 	switch {
 	case name == "":
 		return errors.New("the name is empty")
+	case option.LooksLikePlaceholder(name):
+		return errors.New("the name cannot contain a placeholder")
 	case standard.Has(name):
 		return errors.New("the request already has this parameter; use the option for it")
 	case slices.Contains([]string{"client_secret", "client_assertion", "client_assertion_type", o.auth.SecretParam}, name):

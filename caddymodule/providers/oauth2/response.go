@@ -1,7 +1,6 @@
 package oauth2
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -10,22 +9,30 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"golang.org/x/net/http/httpguts"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
 // Response sets where the answer of a token endpoint has which field. A path consists of member names and array indexes
-// joined by dots, such as data.access_token or errors.0.code. The path "$" leads to the whole body.
+// joined by dots, such as data.access_token or errors.0.code. For names with dots, it is a JSON Pointer, such as
+// /data/access.token (RFC 6901). The path header:X-Subject-Token leads to a header field, and the path "$" to the whole body.
 type Response struct {
 	// Token contains the paths of the token, in the order of preference. Default: access_token.
 	Token []string `json:"token,omitempty"`
 
-	// ExpiresIn is the path of the lifetime, with the unit "s" or "ms". Default: expires_in, in s.
+	// TokenType contains the token types that the provider accepts, in any case, or only "any" for every type. An answer
+	// without a type is accepted as well. Default: Bearer, BearerToken, and the descriptions that eBay sends.
+	TokenType []string `json:"token_type,omitempty"`
+
+	// ExpiresIn is the path of the lifetime, with the unit "s", "ms", "min" or "h". Default: expires_in, in s.
 	ExpiresIn *TimeField `json:"expires_in,omitempty"`
 
 	// ExpiresAt is the path of the time of expiry. The unit is "s" or "ms" since the Unix epoch, or "rfc3339" for text. The
-	// provider uses it if the answer has no lifetime. Default: none.
+	// provider uses it if the answer has no lifetime at ExpiresIn. It takes precedence over the default of ExpiresIn.
+	// Default: none.
 	ExpiresAt *TimeField `json:"expires_at,omitempty"`
 
 	// RefreshIn is the path of the seconds after which the server advises a refresh. Default: refresh_in.
@@ -59,7 +66,8 @@ type TimeField struct {
 	// Path is the path of the field. Required.
 	Path string `json:"path"`
 
-	// Unit is the unit of the time. It is "s", "ms" or, for ExpiresAt, "rfc3339". Default: s.
+	// Unit is the unit of the time. It is "s" or "ms", for ExpiresIn also "min" or "h", and for ExpiresAt also "rfc3339".
+	// Default: s.
 	Unit string `json:"unit,omitempty"`
 }
 
@@ -73,14 +81,15 @@ func (o *Provider) provisionLayout() error {
 	}
 	o.layout = provider.Layout{
 		Token:           orDefault(r.Token, "access_token"),
-		Type:            []string{"token_type"},
-		ExpiresIn:       []string{"expires_in"},
-		RefreshIn:       []string{cmp.Or(r.RefreshIn, "refresh_in")},
-		Scope:           []string{"scope"},
+		Type:            r.standard("token_type"),
+		Types:           r.TokenType,
+		ExpiresIn:       r.standard("expires_in"),
+		RefreshIn:       r.standard("refresh_in"),
+		Scope:           r.standard("scope"),
 		AskedScope:      o.Scope,
 		DefaultLifetime: time.Duration(r.Default),
 		Keep:            r.Keep,
-		Code:            orDefault(r.Error, "error", "errors.0.code", "errors.code", "response.errors.0.code", "errorcode"),
+		Code:            orDefault(r.Error, r.standard("error", "errors.0.code", "errors.code", "response.errors.0.code", "errorcode")...),
 		TransientText:   r.RetryText,
 	}
 	if r.ExpiresIn != nil {
@@ -90,6 +99,10 @@ func (o *Provider) provisionLayout() error {
 	if r.ExpiresAt != nil {
 		o.layout.ExpiresAt = []string{r.ExpiresAt.Path}
 		o.layout.ExpiresAtUnit = oauth.Unit(r.ExpiresAt.Unit)
+		o.layout.ExpiresAtFirst = r.ExpiresIn == nil
+	}
+	if r.RefreshIn != "" {
+		o.layout.RefreshIn = []string{r.RefreshIn}
 	}
 	if r.RetryAfter != "" {
 		o.layout.RetryAfter = []string{r.RetryAfter}
@@ -103,6 +116,17 @@ func (o *Provider) provisionLayout() error {
 	return nil
 }
 
+// standard returns the standard paths of a field, except those that an option uses for another field.
+func (r *Response) standard(paths ...string) []string {
+	used := slices.Clone(r.Token)
+	for _, field := range []*TimeField{r.ExpiresIn, r.ExpiresAt} {
+		if field != nil {
+			used = append(used, field.Path)
+		}
+	}
+	return slices.DeleteFunc(paths, func(path string) bool { return slices.Contains(used, path) })
+}
+
 func orDefault(paths []string, standard ...string) []string {
 	if len(paths) > 0 {
 		return paths
@@ -111,10 +135,18 @@ func orDefault(paths []string, standard ...string) []string {
 }
 
 func (r *Response) check() error {
-	for option, paths := range map[string][]string{"token": r.Token, "error": r.Error} {
+	if err := checkTypes(r.TokenType); err != nil {
+		return fmt.Errorf("token_type: %w", err)
+	}
+	for name, values := range map[string][]string{"retry": r.Retry, "retry_text": {r.RetryText}} {
+		if slices.ContainsFunc(values, option.LooksLikePlaceholder) {
+			return fmt.Errorf("%s: %w", name, errPlaceholder)
+		}
+	}
+	for name, paths := range map[string][]string{"token": r.Token, "error": r.Error} {
 		for _, path := range paths {
 			if err := checkPath(path); err != nil {
-				return fmt.Errorf("%s: %w", option, err)
+				return fmt.Errorf("%s: %w", name, err)
 			}
 		}
 	}
@@ -151,24 +183,48 @@ func (r *Response) check() error {
 	return nil
 }
 
-func checkPath(path string) error {
-	if slices.Contains(strings.Split(path, "."), "") {
-		return errors.New("this is not a path, such as access_token, data.token or errors.0.code")
+// checkTypes returns an error for token types that cannot occur in an answer, or that AnyType makes superfluous.
+func checkTypes(types []string) error {
+	if slices.Contains(types, oauth.AnyType) && len(types) > 1 {
+		return errors.New("any accepts every type, so it must be the only value")
+	}
+	for _, kind := range types {
+		if kind == "" || !httpguts.ValidHeaderFieldValue(kind) || strings.TrimSpace(kind) != kind {
+			return errors.New("a type must be text without white space around it")
+		}
+		if option.LooksLikePlaceholder(kind) {
+			return errPlaceholder
+		}
 	}
 	return nil
 }
+
+func checkPath(path string) error {
+	if option.LooksLikePlaceholder(path) {
+		return errPlaceholder
+	}
+	return oauth.CheckPath(path)
+}
+
+// errPlaceholder is the error for a placeholder in a value where the provider does not replace it.
+var errPlaceholder = errors.New("the value cannot contain a placeholder")
 
 func checkUnit(option, unit string) error {
 	switch oauth.Unit(unit) {
 	case "", oauth.Seconds, oauth.Milliseconds:
 		return nil
+	case oauth.Minutes, oauth.Hours:
+		if option == "expires_in" {
+			return nil
+		}
+		return errors.New("only expires_in can have the units min and h")
 	case oauth.RFC3339:
 		if option == "expires_at" {
 			return nil
 		}
 		return errors.New("only expires_at can have the unit rfc3339")
 	default:
-		return fmt.Errorf("unknown unit, must be %s, %s or, for expires_at, %s", oauth.Seconds, oauth.Milliseconds, oauth.RFC3339)
+		return errors.New("unknown unit, must be s or ms, for expires_in also min or h, and for expires_at also rfc3339")
 	}
 }
 
