@@ -327,6 +327,7 @@ var adaptOptions = []struct {
 	{"oauth2", "method", takesOne, "GET", ""},
 	{"oauth2", "encoding", takesOne, "json", ""},
 	{"response", "token", takesMany, "a b.0", ""},
+	{"response", "token_type", takesMany, "a b", ""},
 	{"response", "expires_in", takesOneOrTwo, "a ms", ""},
 	{"response", "expires_at", takesOneOrTwo, "a rfc3339", ""},
 	{"response", "refresh_in", takesOne, "a", ""},
