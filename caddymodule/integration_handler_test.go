@@ -278,7 +278,7 @@ var tokenFailures = []struct {
 	{"HTML", sendAnswer(200, "text/html", "<!doctype html><title>"+canary+"</title>"), nil, 502, "http_protocol_error", 0},
 	{"no body", sendAnswer(200, "application/json", ""), nil, 502, "http_protocol_error", 0},
 	{"204", sendAnswer(204, "", ""), nil, 502, "http_protocol_error", 0},
-	{"not JSON", sendAnswer(200, "application/json", "access_token="+canary), nil, 502, "http_protocol_error", 0},
+	{"not JSON", sendAnswer(200, "application/json", "access_token: "+canary), nil, 502, "http_protocol_error", 0},
 	{"half of the JSON", sendAnswer(200, "application/json", `{"access_token":"`+canary), nil, 502, "http_protocol_error", 0},
 	{"two JSON values", sendAnswer(200, "application/json", goodAnswer("")+goodAnswer("")), nil, 502, "http_protocol_error", 0},
 	{"a JSON string", sendAnswer(200, "application/json", `"`+canary+`"`), nil, 502, "http_protocol_error", 0},
@@ -297,7 +297,7 @@ var tokenFailures = []struct {
 		_, _ = io.WriteString(z, goodAnswer(`,"padding":"`+strings.Repeat("x", 4<<20)+`"`))
 		_ = z.Close()
 	}, nil, 502, "http_protocol_error", 0},
-	{"an encoding that was not asked for", sendAnswer(200, "application/json", goodAnswer(""), "Content-Encoding", "br"), nil, 502, "http_protocol_error", 0},
+	{"an encoding that was not asked for", sendAnswer(200, "application/json", "\x8b\x02\x80"+goodAnswer(""), "Content-Encoding", "br"), nil, 502, "http_protocol_error", 0},
 
 	{"max_wait passes", hang, []string{"max_wait 100ms", "fetch_timeout 1m"}, 504, "http_response_timeout", 0},
 }
