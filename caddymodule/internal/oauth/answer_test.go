@@ -349,6 +349,7 @@ func TestAnswerWithoutToken(t *testing.T) {
 		"HTML":                        answerOf(200, "text/html", "<!doctype html><title>c4n4ry</title>"),
 		"HTML labeled as JSON":        jsonAnswer("<html>c4n4ry</html>"),
 		"plain text":                  answerOf(200, "text/plain", "access_token: c4n4ry"),
+		"a link in HTML":              answerOf(200, "text/html", `<a href="/?a=b&access_token=c4n4ry&c=d">`),
 		"a form in a sentence":        answerOf(200, "text/plain", "the access_token=c4n4ry is yours"),
 		"null":                        jsonAnswer("null"),
 		"true":                        jsonAnswer("true"),

@@ -184,7 +184,7 @@ func TestUTF16(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, err := r.Read(); err == nil || !strings.Contains(err.Error(), "UTF-8") || strings.Contains(err.Error(), "c\x004") {
+		if got, err := r.Read(); err == nil || !strings.Contains(err.Error(), "is UTF-16") || strings.Contains(err.Error(), "c\x004") {
 			t.Errorf("got %q, %v", got.Reveal(), err)
 		}
 	}
