@@ -86,7 +86,7 @@ func TestNoteIsLoggedOnce(t *testing.T) {
 		c.Observe(token.Event{Token: value, Lifetime: time.Hour, Note: note})
 	}
 	var messages []string
-	for _, line := range logLines(t, log) {
+	for _, line := range caddytest.LogLines(t, log) {
 		messages = append(messages, line["level"].(string)+" "+line["msg"].(string))
 	}
 	want := []string{
