@@ -102,13 +102,11 @@ func TestUnreachableProxy(t *testing.T) {
 		t.Cleanup(proxy.Close)
 		return proxy.URL
 	}
-	down := httptest.NewServer(nil)
-	down.Close()
 	for proxy, want := range map[string]string{
-		answers(407): "user name and a password",
-		answers(403): "status 403",
-		down.URL:     "connection refused",
-		strings.Replace(down.URL, "http:", "socks5:", 1): "the proxy cannot be used",
+		answers(407):           "user name and a password",
+		answers(403):           "status 403",
+		"http://127.0.0.1:1":   "connection refused", // no other process takes this port meanwhile
+		"socks5://127.0.0.1:1": "the proxy cannot be used",
 	} {
 		_, err := post(t.Context(), NewClient(Options{Proxy: must(url.Parse(proxy))}), "https://login.invalid")
 		e := wantError(t, err, token.Unavailable)
