@@ -11,12 +11,12 @@ import (
 )
 
 // repeatableDemands are the options that may be repeated.
-var repeatableDemands = []string{"assertion_claim", "param", "json_param", "header"}
+var repeatableDemands = []string{"assertion_claim", "assertion_json_claim", "param", "json_param", "header"}
 
 // unmarshalDemand parses an option that only the dialect oauth2 has. Syntax:
 //
 //	client_auth           client_secret_basic|client_secret_post|client_secret_jwt|private_key_jwt|
-//	                      tls_client_auth|self_signed_tls_client_auth|none
+//	                      tls_client_auth|self_signed_tls_client_auth|bearer_jwt|none
 //	basic_encoding        form|raw
 //	client_id_param       <name>               # "" for none
 //	client_secret_param   <name>
@@ -25,6 +25,8 @@ var repeatableDemands = []string{"assertion_claim", "param", "json_param", "head
 //	assertion_audience    <text>
 //	assertion_typ         <text>               # "" for none
 //	assertion_claim       <name> <value>       # repeatable; "" for a claim that must be absent
+//	assertion_json_claim  <name> <json>        # repeatable; JSON in backticks
+//	assertion_certificate x5t#S256|x5t|x5c...
 //	client_assertion      <text>|{file./path}
 //	client_assertion_type <text>
 //	client_certificate    <PEM>|{file./path}
@@ -36,6 +38,7 @@ var repeatableDemands = []string{"assertion_claim", "param", "json_param", "head
 //	json_param            <name> <json>        # repeatable; JSON in backticks
 //	header                <name> [<value>]     # repeatable
 //	answer                <json>               # in backticks, with $token, $expires_in and others
+//	answer_status         <status>
 //	failure               <json>               # in backticks, with $code
 //	issuer                <url>
 //	token_endpoint        <url>
@@ -60,6 +63,13 @@ func unmarshalDemand(d *caddyfile.Dispenser, demands *devserver.Demands) error {
 		return unmarshalOptional(d, &demands.AssertionTyp)
 	case "assertion_claim":
 		return unmarshalField(d, &demands.AssertionClaims)
+	case "assertion_json_claim":
+		return unmarshalJSONField(d, &demands.AssertionJSONClaims)
+	case "assertion_certificate":
+		if demands.AssertionCertificate = d.RemainingArgs(); len(demands.AssertionCertificate) == 0 {
+			return d.Err("assertion_certificate takes one or more fields of the header")
+		}
+		return nil
 	case "client_assertion":
 		return option.String(d, &demands.ClientAssertion)
 	case "client_assertion_type":
@@ -82,6 +92,8 @@ func unmarshalDemand(d *caddyfile.Dispenser, demands *devserver.Demands) error {
 		return unmarshalField(d, &demands.Headers)
 	case "answer":
 		return option.String(d, &demands.Answer)
+	case "answer_status":
+		return unmarshalNumber(d, &demands.AnswerStatus)
 	case "failure":
 		return option.String(d, &demands.Failure)
 	case "issuer":

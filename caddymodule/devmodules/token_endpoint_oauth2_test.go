@@ -47,6 +47,10 @@ func TestDevOAuth2Caddyfile(t *testing.T) {
 			Grant: new("urn:ietf:params:oauth:grant-type:jwt-bearer"), ClientKey: "{file./key}",
 			AssertionClaims: []devserver.Field{{Name: "sub", Value: new("")}, {Name: "a", Value: new("b")}},
 		}},
+		{"client_auth bearer_jwt\nclient_key {file./key}\nassertion_json_claim n `[1]`\nassertion_certificate x5t x5c\nanswer_status 201", devserver.Demands{
+			ClientAuth: "bearer_jwt", ClientKey: "{file./key}", AssertionJSONClaims: []devserver.JSONField{{Name: "n", Value: json.RawMessage("[1]")}},
+			AssertionCertificate: []string{"x5t", "x5c"}, AnswerStatus: 201,
+		}},
 		{"answer `\"$token\"`\nfailure `[\"$code\"]`", devserver.Demands{Answer: `"$token"`, Failure: `["$code"]`}},
 		{"issuer https://a.example\ntoken_endpoint https://b.example/t\nmtls_token_endpoint https://c.example/t", devserver.Demands{
 			Issuer: "https://a.example", TokenURL: "https://b.example/t", MTLSTokenURL: "https://c.example/t",

@@ -3,12 +3,15 @@ package devserver
 import (
 	"cmp"
 	"crypto/hmac"
+	"crypto/sha1"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"net/http"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -50,7 +53,19 @@ func (o oauth2) verifyClientAssertion(r *http.Request, assertion string) error {
 	if o.clientAuth() == authSecretJWT {
 		check = o.verifyWithSecret
 	}
-	return o.verify(assertion, "client-authentication+jwt", o.claims(r), check)
+	return o.verify(assertion, "client-authentication+jwt", o.clientClaims(r), check)
+}
+
+// checkBearer checks the JWT in Authorization, which is the proof of the method bearer_jwt.
+func (o oauth2) checkBearer(r *http.Request) *refusal {
+	scheme, assertion, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if scheme != "Bearer" {
+		return refuse(invalidClient, "Authorization is not Bearer")
+	}
+	if err := o.verify(assertion, "JWT", o.clientClaims(r), o.verifyWithKey); err != nil {
+		return refuse(invalidClient, "the JWT in Authorization: %v", err)
+	}
+	return nil
 }
 
 // checkGrantAssertion follows RFC 7523, section 2.1.
@@ -59,22 +74,41 @@ func (o oauth2) checkGrantAssertion(r *http.Request, s sent) *refusal {
 	if why != nil {
 		return why
 	}
-	want := o.claims(r)
-	for _, c := range o.AssertionClaims {
-		want[c.Name] = *c.Value
-	}
-	if err := o.verify(assertion, "JWT", want, o.verifyWithKey); err != nil {
+	if err := o.verify(assertion, "JWT", o.describedClaims(r), o.verifyWithKey); err != nil {
 		return refuse(invalidGrant, "assertion: %v", err)
 	}
 	return nil
 }
 
 // claims returns the claims that each JWT must have.
-func (o oauth2) claims(r *http.Request) map[string]string {
+func (o oauth2) claims(r *http.Request) map[string]any {
 	id := o.client.id
-	return map[string]string{
+	return map[string]any{
 		"iss": id, "sub": id, "aud": cmp.Or(o.AssertionAudience, o.Issuer, ownURL(r)),
 	}
+}
+
+// describedClaims returns the claims that the JWT with the described claims must have.
+func (o oauth2) describedClaims(r *http.Request) map[string]any {
+	want := o.claims(r)
+	for _, c := range o.AssertionClaims {
+		want[c.Name] = *c.Value
+	}
+	for _, c := range o.AssertionJSONClaims {
+		var value any
+		_ = json.Unmarshal(c.Value, &value) // validateFields accepts only valid JSON
+		want[c.Name] = value
+	}
+	return want
+}
+
+// clientClaims returns the claims that the JWT that proves the client must have. The described claims belong to the JWT of the
+// grant if the request has one.
+func (o oauth2) clientClaims(r *http.Request) map[string]any {
+	if o.grant() == grantJWTBearer {
+		return o.claims(r)
+	}
+	return o.describedClaims(r)
 }
 
 // ownURL returns the URL of a request, without its query.
@@ -94,7 +128,7 @@ type signatureCheck func(compact string, header map[string]any) error
 
 // verify checks the form, signature, typ, claims and times of a JWT, and that its jti is new. Its errors do not repeat
 // any part of the JWT.
-func (o oauth2) verify(compact, typ string, want map[string]string, signature signatureCheck) error {
+func (o oauth2) verify(compact, typ string, want map[string]any, signature signatureCheck) error {
 	if !compactJWS.MatchString(compact) {
 		return errors.New("is missing or not a signed JWT")
 	}
@@ -109,11 +143,11 @@ func (o oauth2) verify(compact, typ string, want map[string]string, signature si
 	if err := signature(compact, header); err != nil {
 		return err
 	}
-	if err := checkText(header, "typ", orDefault(o.AssertionTyp, typ)); err != nil {
+	if err := checkMember(header, "typ", orDefault(o.AssertionTyp, typ)); err != nil {
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(want)) {
-		if err := checkText(payload, name, want[name]); err != nil {
+		if err := checkMember(payload, name, want[name]); err != nil {
 			return err
 		}
 	}
@@ -129,23 +163,28 @@ func decodePart(part string) (object map[string]any) {
 	return object
 }
 
-// checkText demands the string want, or with an empty want that the member is absent. It refuses a list that contains
-// the string, because aud must be a single value (draft-ietf-oauth-rfc7523bis).
-func checkText(object map[string]any, name, want string) error {
+// checkMember demands the value want, or with an empty text that the member is absent. It refuses a list that contains a wanted
+// text, because aud must be a single value (draft-ietf-oauth-rfc7523bis).
+func checkMember(object map[string]any, name string, want any) error {
 	got, there := object[name]
+	_, wantsText := want.(string)
 	switch {
 	case want == "" && there:
 		return fmt.Errorf("%s must be absent", name)
-	case want != "" && !there:
+	case want == "":
+		return nil
+	case !there:
 		return fmt.Errorf("%s is missing", name)
-	case want != "" && got != want:
+	case reflect.DeepEqual(got, want):
+		return nil
+	case wantsText:
 		return fmt.Errorf("%s is not the required string", name)
 	}
-	return nil
+	return fmt.Errorf("%s is not the required value", name)
 }
 
 // checkFresh demands a valid exp, iat and jti. It leaves out iat and jti if the demanded claims include them.
-func (o oauth2) checkFresh(payload map[string]any, described map[string]string) error {
+func (o oauth2) checkFresh(payload map[string]any, described map[string]any) error {
 	now := time.Now()
 	exp, ok := timeClaim(payload, "exp")
 	switch {
@@ -214,10 +253,41 @@ func (o oauth2) verifyWithKey(compact string, header map[string]any) error {
 	if kid, there := header["kid"]; there && key.id != "" && kid != key.id {
 		return errors.New("kid is not the id of client_key")
 	}
-	if key.thumbprint != "" && header["x5t#S256"] != key.thumbprint {
-		return errors.New("x5t#S256 is not the thumbprint of the certificate in client_key")
+	return o.checkCertificateFields(key, header)
+}
+
+// checkCertificateFields demands the fields of the header that name the certificate in client_key, and no others.
+func (o oauth2) checkCertificateFields(key publicKey, header map[string]any) error {
+	if key.certificate == nil {
+		return nil
+	}
+	for name, matches := range certificateFields {
+		value, there := header[name]
+		wanted := slices.Contains(o.assertionCertificate(), name)
+		switch {
+		case there && !wanted:
+			return fmt.Errorf("%s must be absent", name)
+		case wanted && !matches(value, key.certificate):
+			return fmt.Errorf("%s does not name the certificate in client_key", name)
+		}
 	}
 	return nil
+}
+
+// certificateFields report whether a field of a header names a certificate (RFC 7515, sections 4.1.6 to 4.1.8).
+var certificateFields = map[string]func(value any, der []byte) bool{
+	"x5t#S256": func(value any, der []byte) bool {
+		sum := sha256.Sum256(der)
+		return value == base64.RawURLEncoding.EncodeToString(sum[:])
+	},
+	"x5t": func(value any, der []byte) bool {
+		sum := sha1.Sum(der)
+		return value == base64.RawURLEncoding.EncodeToString(sum[:])
+	},
+	"x5c": func(value any, der []byte) bool {
+		chain, _ := value.([]any)
+		return len(chain) > 0 && chain[0] == base64.StdEncoding.EncodeToString(der)
+	},
 }
 
 // verifyWithSecret does not use go-jose, which accepts no key that is shorter than the hash. RFC 7518, section 3.2,

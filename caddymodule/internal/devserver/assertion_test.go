@@ -8,6 +8,7 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -305,8 +306,8 @@ func TestOAuth2CertificateThumbprint(t *testing.T) {
 	sum := sha256.Sum256(der)
 	for thumbprint, want := range map[string]string{
 		base64.RawURLEncoding.EncodeToString(sum[:]): "",
-		base64.StdEncoding.EncodeToString(sum[:]):    "401 invalid_client: client_assertion: x5t#S256",
-		"": "401 invalid_client: client_assertion: x5t#S256",
+		base64.StdEncoding.EncodeToString(sum[:]):    "401 invalid_client: client_assertion: x5t#S256 does not name",
+		"": "401 invalid_client: client_assertion: x5t#S256 does not name",
 	} {
 		header := clientTyp()
 		if thumbprint != "" {
@@ -315,6 +316,120 @@ func TestOAuth2CertificateThumbprint(t *testing.T) {
 		jwt := keyJWT(t, "PS256", "rsa", header, goodClaims())
 		e := oauth2Endpoint(Demands{ClientAuth: authKeyJWT, ClientKey: text})
 		checkJudgement(t, e, post("/token", formType, withAssertion(jwt)), want)
+	}
+}
+
+// The fields that name the certificate are exactly those that are demanded.
+func TestOAuth2CertificateFields(t *testing.T) {
+	key := testKeys()["rsa"]
+	certificate := func(serial int64) []byte {
+		template := x509.Certificate{SerialNumber: big.NewInt(serial), NotAfter: time.Now().Add(time.Hour)}
+		der, err := x509.CreateCertificate(rand.Reader, &template, &template, key.Public(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return der
+	}
+	der, other := certificate(1), certificate(2)
+	fields := func(der []byte) map[string]any {
+		long, short := sha256.Sum256(der), sha1.Sum(der)
+		return map[string]any{
+			"x5t#S256": base64.RawURLEncoding.EncodeToString(long[:]),
+			"x5t":      base64.RawURLEncoding.EncodeToString(short[:]),
+			"x5c":      [][]byte{der},
+		}
+	}
+	right, wrong := fields(der), fields(other)
+	text := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+	const refused = "401 invalid_client: client_assertion: "
+	for _, tc := range []struct {
+		name     string
+		demanded []string
+		header   map[string]any
+		want     string
+	}{
+		{"x5t", []string{"x5t"}, map[string]any{"x5t": right["x5t"]}, ""},
+		{"x5t of another", []string{"x5t"}, map[string]any{"x5t": wrong["x5t"]}, refused + "x5t does not name"},
+		{"x5t missing", []string{"x5t"}, nil, refused + "x5t does not name"},
+		{"x5t with the longer hash", []string{"x5t"}, map[string]any{"x5t": right["x5t#S256"]}, refused + "x5t does not name"},
+		{"x5t#S256 surplus", []string{"x5t"}, map[string]any{"x5t": right["x5t"], "x5t#S256": right["x5t#S256"]}, refused + "x5t#S256 must be absent"},
+		{"x5c", []string{"x5c"}, map[string]any{"x5c": right["x5c"]}, ""},
+		{"x5c with a chain", []string{"x5c"}, map[string]any{"x5c": [][]byte{der, other}}, ""},
+		{"x5c in the wrong order", []string{"x5c"}, map[string]any{"x5c": [][]byte{other, der}}, refused + "x5c does not name"},
+		{"x5c of another", []string{"x5c"}, map[string]any{"x5c": wrong["x5c"]}, refused + "x5c does not name"},
+		{"x5c surplus", nil, map[string]any{"x5t#S256": right["x5t#S256"], "x5c": right["x5c"]}, refused + "x5c must be absent"},
+		{"all", []string{"x5c", "x5t", "x5t#S256"}, right, ""},
+		{"none", []string{}, nil, ""},
+	} {
+		header := clientTyp()
+		maps.Copy(header, tc.header)
+		jwt := keyJWT(t, "PS256", "rsa", header, goodClaims())
+		e := oauth2Endpoint(Demands{ClientAuth: authKeyJWT, ClientKey: text, AssertionCertificate: tc.demanded})
+		t.Run(tc.name, func(t *testing.T) { checkJudgement(t, e, post("/token", formType, withAssertion(jwt)), tc.want) })
+	}
+}
+
+// Claims of any type, in a JWT that proves the client.
+func TestOAuth2JSONClaims(t *testing.T) {
+	const refused = "401 invalid_client: client_assertion: "
+	for _, tc := range []struct {
+		name, demanded string
+		got            any
+		want           string
+	}{
+		{"number", `3`, 3, ""},
+		{"another number", `3`, 4, refused + "c is not the required value"},
+		{"number as text", `3`, "3", refused + "c is not the required value"},
+		{"text as a number", `"3"`, 3, refused + "c is not the required string"},
+		{"text", `"3"`, "3", ""},
+		{"true", `true`, true, ""},
+		{"false", `false`, false, ""},
+		{"false, missing", `false`, nil, refused + "c is missing"},
+		{"array", `["a",1]`, []any{"a", 1}, ""},
+		{"array in another order", `["a",1]`, []any{1, "a"}, refused + "c is not the required value"},
+		{"object", `{"a":{"b":[]}}`, map[string]any{"a": map[string]any{"b": []any{}}}, ""},
+		{"object with more", `{"a":1}`, map[string]any{"a": 1, "b": 2}, refused + "c is not the required value"},
+	} {
+		claims := goodClaims()
+		if tc.got != nil {
+			claims["c"] = tc.got
+		}
+		e := oauth2Endpoint(Demands{
+			ClientAuth: authKeyJWT, ClientKey: publicPEM(t, "rsa"), AssertionJSONClaims: []JSONField{{"c", []byte(tc.demanded)}},
+		})
+		jwt := keyJWT(t, "RS256", "rsa", clientTyp(), claims)
+		t.Run(tc.name, func(t *testing.T) { checkJudgement(t, e, post("/token", formType, withAssertion(jwt)), tc.want) })
+	}
+}
+
+// The method bearer_jwt has its JWT in Authorization, and no client id besides.
+func TestOAuth2BearerJWT(t *testing.T) {
+	jwt := func(key string, header, edit map[string]any) string {
+		claims := goodClaims()
+		maps.Copy(claims, edit)
+		return keyJWT(t, "RS256", key, header, claims)
+	}
+	typ := map[string]any{"typ": "JWT"}
+	const refused = "401 invalid_client: "
+	for _, tc := range []struct{ name, authorization, body, want string }{
+		{"right", "Bearer " + jwt("rsa", typ, nil), "", ""},
+		{"another key", "Bearer " + jwt("other rsa", typ, nil), "", refused + "the JWT in Authorization: the signature"},
+		{"another client", "Bearer " + jwt("rsa", typ, map[string]any{"iss": "x"}), "", refused + "the JWT in Authorization: iss"},
+		{"another audience", "Bearer " + jwt("rsa", typ, map[string]any{"aud": "x"}), "", refused + "the JWT in Authorization: aud"},
+		{"ended", "Bearer " + jwt("rsa", typ, map[string]any{"exp": 1}), "", refused + "the JWT in Authorization: exp"},
+		{"typ", "Bearer " + jwt("rsa", clientTyp(), nil), "", refused + "the JWT in Authorization: typ"},
+		{"another scheme", "JWT " + jwt("rsa", typ, nil), "", refused + "Authorization is not Bearer"},
+		{"Basic", "Basic ZGV2LWNsaWVudDpkZXYtc2VjcmV0", "", refused + "Authorization is not Bearer"},
+		{"no Authorization", "", "", refused + "the client authenticates by []"},
+		{"in the body", "", "client_assertion=" + jwt("rsa", typ, nil), refused + "the client authenticates by [client_assertion]"},
+		{"a client id", "Bearer " + jwt("rsa", typ, nil), "client_id=dev-client", "400 invalid_request: the parameter client_id is not described"},
+	} {
+		r := post("/token", formType, "grant_type=client_credentials&"+tc.body)
+		if tc.authorization != "" {
+			r.Header.Set("Authorization", tc.authorization)
+		}
+		e := oauth2Endpoint(Demands{ClientAuth: authBearerJWT, ClientKey: publicPEM(t, "rsa")})
+		t.Run(tc.name, func(t *testing.T) { checkJudgement(t, e, r, tc.want) })
 	}
 }
 

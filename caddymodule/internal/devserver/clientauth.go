@@ -21,6 +21,8 @@ func (o oauth2) checkClient(r *http.Request, s sent) *refusal {
 		return o.checkBasic(r)
 	case authPost:
 		return o.checkPost(s)
+	case authBearerJWT:
+		return o.checkBearer(r)
 	case authSecretJWT, authKeyJWT:
 		if why := o.checkClientAssertion(r, s); why != nil {
 			return why
@@ -34,7 +36,7 @@ func (o oauth2) checkClient(r *http.Request, s sent) *refusal {
 // place.
 func (o oauth2) wanted() []string {
 	switch o.clientAuth() {
-	case authBasic:
+	case authBasic, authBearerJWT:
 		return []string{"Authorization"}
 	case authPost:
 		return []string{o.clientSecretParam()}

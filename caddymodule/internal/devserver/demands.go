@@ -14,9 +14,11 @@ const (
 	authTLS           = "tls_client_auth"
 	authSelfSignedTLS = "self_signed_tls_client_auth"
 	authNone          = "none"
+
+	authBearerJWT = "bearer_jwt" // has no registered name: a JWT that the client signs, in the Bearer scheme
 )
 
-var authMethods = []string{authBasic, authPost, authSecretJWT, authKeyJWT, authTLS, authSelfSignedTLS, authNone}
+var authMethods = []string{authBasic, authPost, authSecretJWT, authKeyJWT, authTLS, authSelfSignedTLS, authBearerJWT, authNone}
 
 const (
 	encodingForm  = "form"
@@ -42,7 +44,7 @@ const (
 // configuration.
 type Demands struct {
 	// The only method of client authentication to accept: client_secret_basic, client_secret_post, client_secret_jwt,
-	// private_key_jwt, tls_client_auth, self_signed_tls_client_auth or none. Default: client_secret_basic.
+	// private_key_jwt, tls_client_auth, self_signed_tls_client_auth, bearer_jwt or none. Default: client_secret_basic.
 	ClientAuth string `json:"client_auth,omitempty"`
 
 	// How the client encodes its id and secret in Basic: form (form-encoded before base64, RFC 6749, section 2.3.1) or
@@ -56,8 +58,8 @@ type Demands struct {
 	// The parameter with the secret, for client_secret_post. Default: client_secret.
 	ClientSecretParam string `json:"client_secret_param,omitempty"`
 
-	// The key that verifies JWTs, for private_key_jwt and the grant jwt-bearer. It is a public key, a private key or a
-	// certificate in PEM, or a JWK. If it is a certificate, the JWT must name it by x5t#S256. Default: none.
+	// The key that verifies JWTs, for private_key_jwt, bearer_jwt and the grant jwt-bearer. It is a public key, a private
+	// key or a certificate in PEM, or a JWK. If it is a certificate, the JWT must name it. Default: none.
 	ClientKey string `json:"client_key,omitempty"`
 
 	// The algorithm that a JWT must be signed with, such as PS256. Default: any algorithm that fits the key, or HS256
@@ -71,9 +73,16 @@ type Demands struct {
 	// jwt-bearer.
 	AssertionTyp *string `json:"assertion_typ,omitempty"`
 
-	// Claims that the JWT of the grant jwt-bearer must have, as strings. A claim with an empty value must be absent.
-	// Unless iss and sub are listed here, they must be the client id. Default: none.
+	// Claims that the JWT must have, as strings. A claim with an empty value must be absent. If the request has two JWTs,
+	// they are claims of that of the grant jwt-bearer. Unless iss and sub are listed here, they must be the client id. Default: none.
 	AssertionClaims []Field `json:"assertion_claims,omitempty"`
+
+	// Claims like those of AssertionClaims, compared as JSON. Default: none.
+	AssertionJSONClaims []JSONField `json:"assertion_json_claims,omitempty"`
+
+	// The fields of a JWT's header that must name the certificate in ClientKey: x5t#S256, x5t, x5c. The JWT must not have
+	// the others. Default: x5t#S256.
+	AssertionCertificate []string `json:"assertion_certificate,omitempty"`
 
 	// The exact client_assertion to accept with private_key_jwt, for a client whose platform issues the assertion.
 	// Default: none, client_key verifies the assertion.
@@ -113,6 +122,9 @@ type Demands struct {
 	// $expires_at_ms, $expires_at_rfc3339, $issued_at, $issued_at_ms and $scope. Default: an object with access_token,
 	// token_type and expires_in.
 	Answer string `json:"answer,omitempty"`
+
+	// The status of the answer with a token. Default: 200.
+	AnswerStatus int `json:"answer_status,omitempty"`
 
 	// The body of a refusal. It is JSON with the variable $code. Default: {"error":"$code"}.
 	Failure string `json:"failure,omitempty"`
@@ -170,7 +182,14 @@ func (d *Demands) signs() bool {
 
 // usesKey reports whether ClientKey verifies a JWT of the request.
 func (d *Demands) usesKey() bool {
-	return d.clientAuth() == authKeyJWT && d.ClientAssertion == "" || d.grant() == grantJWTBearer
+	return d.clientAuth() == authKeyJWT && d.ClientAssertion == "" || d.clientAuth() == authBearerJWT || d.grant() == grantJWTBearer
+}
+
+func (d *Demands) assertionCertificate() []string {
+	if d.AssertionCertificate == nil {
+		return []string{"x5t#S256"}
+	}
+	return d.AssertionCertificate
 }
 
 func orDefault(value *string, otherwise string) string {

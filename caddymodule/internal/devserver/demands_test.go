@@ -43,7 +43,14 @@ func TestDemandsValidate(t *testing.T) {
 		{Demands{ClientAuth: authSecretJWT, SigningAlg: "RS256"}, "signing_alg RS256: "},
 		{Demands{AssertionAudience: "x"}, "assertion_audience: "},
 		{Demands{AssertionTyp: new("")}, "assertion_typ: "},
-		{Demands{AssertionClaims: []Field{{"a", new("b")}}}, "assertion_claim: only"},
+		{Demands{AssertionClaims: []Field{{"a", new("b")}}}, "assertion_claim: the request has no signed JWT"},
+		{Demands{AssertionJSONClaims: []JSONField{{"a", []byte("1")}}}, "assertion_claim: the request has no signed JWT"},
+		{Demands{ClientAuth: authSecretJWT, AssertionJSONClaims: []JSONField{{"a", []byte("{")}}}, "assertion_claim: needs a name and a value in JSON"},
+		{Demands{ClientAuth: authSecretJWT, AssertionCertificate: []string{"x5t"}}, "assertion_certificate: client_key verifies no JWT"},
+		{Demands{ClientAuth: authKeyJWT, ClientKey: "k", AssertionCertificate: []string{"x5u"}}, "assertion_certificate: must be"},
+		{Demands{ClientAuth: authBearerJWT}, "client_auth bearer_jwt: needs client_key"},
+		{Demands{ClientAuth: authBearerJWT, ClientKey: "k", ClientIDParam: new("id")}, "client_id_param: bearer_jwt sends"},
+		{Demands{AnswerStatus: 302}, "answer_status: must be 200 to 299"},
 		{Demands{Grant: bearer, ClientKey: "x", AssertionClaims: []Field{{"a", nil}}}, "assertion_claim: needs"},
 
 		{Demands{Params: []Field{{"", nil}}}, "param: "},
@@ -106,6 +113,7 @@ func TestValidateKeys(t *testing.T) {
 func TestDemandsOfOtherDialects(t *testing.T) {
 	plural := map[string]string{
 		"params": "param", "json_params": "json_param", "headers": "header", "assertion_claims": "assertion_claim",
+		"assertion_json_claims": "assertion_json_claim",
 	}
 	for i := range reflect.TypeFor[Demands]().NumField() {
 		name, _, _ := strings.Cut(reflect.TypeFor[Demands]().Field(i).Tag.Get("json"), ",")
@@ -115,6 +123,8 @@ func TestDemandsOfOtherDialects(t *testing.T) {
 			field.SetString("x")
 		case field.Type() == reflect.TypeFor[*string]():
 			field.Set(reflect.ValueOf(new("")))
+		case field.Kind() == reflect.Int:
+			field.SetInt(1)
 		default:
 			field.Set(reflect.MakeSlice(field.Type(), 1, 1))
 		}

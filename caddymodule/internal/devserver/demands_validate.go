@@ -54,8 +54,8 @@ func (d *Demands) validateClient() error {
 	switch {
 	case d.BasicEncoding != "" && auth != authBasic:
 		return fmt.Errorf("basic_encoding: only %s has this option", authBasic)
-	case d.ClientIDParam != nil && auth == authBasic:
-		return fmt.Errorf("client_id_param: %s sends the client id in the header", authBasic)
+	case d.ClientIDParam != nil && (auth == authBasic || auth == authBearerJWT):
+		return fmt.Errorf("client_id_param: %s sends the client id in the header", auth)
 	case d.ClientSecretParam != "" && auth != authPost:
 		return fmt.Errorf("client_secret_param: only %s has this option", authPost)
 	case d.ClientAssertion != "" && auth != authKeyJWT:
@@ -72,8 +72,10 @@ func (d *Demands) validateAssertion() error {
 	switch {
 	case d.ClientKey == "" && d.grant() == grantJWTBearer:
 		return errors.New("grant jwt-bearer: needs client_key")
+	case d.ClientKey == "" && d.clientAuth() == authBearerJWT:
+		return fmt.Errorf("client_auth %s: needs client_key", authBearerJWT)
 	case d.ClientKey == "" && d.usesKey():
-		return fmt.Errorf("client_auth %s: needs client_key or client_assertion", authKeyJWT)
+		return fmt.Errorf("client_auth %s: needs client_key or client_assertion", d.clientAuth())
 	case d.ClientKey != "" && !d.usesKey():
 		return fmt.Errorf("client_key: only the grant jwt-bearer, and %s without client_assertion, use it", authKeyJWT)
 	case d.SigningAlg != "" && !d.signs():
@@ -86,8 +88,10 @@ func (d *Demands) validateAssertion() error {
 		return errors.New("assertion_audience: the request has no signed JWT")
 	case d.AssertionTyp != nil && !d.signs():
 		return errors.New("assertion_typ: the request has no signed JWT")
-	case d.AssertionClaims != nil && d.grant() != grantJWTBearer:
-		return errors.New("assertion_claim: only the grant jwt-bearer has this option")
+	case (d.AssertionClaims != nil || d.AssertionJSONClaims != nil) && !d.signs():
+		return errors.New("assertion_claim: the request has no signed JWT")
+	case d.AssertionCertificate != nil && !d.usesKey():
+		return errors.New("assertion_certificate: client_key verifies no JWT")
 	}
 	return nil
 }
@@ -126,12 +130,25 @@ func (d *Demands) validateFields() error {
 			return errors.New("assertion_claim: needs a name and a value")
 		}
 	}
+	for _, c := range d.AssertionJSONClaims {
+		if c.Name == "" || !json.Valid(c.Value) {
+			return errors.New("assertion_claim: needs a name and a value in JSON")
+		}
+	}
+	for _, field := range d.AssertionCertificate {
+		if certificateFields[field] == nil {
+			return errors.New("assertion_certificate: must be x5t#S256, x5t or x5c")
+		}
+	}
 	return nil
 }
 
 func (d *Demands) validateTemplates() error {
 	if !json.Valid(d.answer(Token{}, Fault{})) {
 		return errors.New("answer: must be JSON once its variables are replaced")
+	}
+	if d.AnswerStatus != 0 && d.AnswerStatus/100 != 2 {
+		return errors.New("answer_status: must be 200 to 299")
 	}
 	if !json.Valid(d.failure("invalid_client")) {
 		return errors.New("failure: must be JSON once $code is replaced")

@@ -197,7 +197,7 @@ func (e *TokenEndpoint) issue(d dialect, grant string, f Fault) answer {
 	if e.Wrapped {
 		body = encode(map[string]json.RawMessage{"data": body})
 	}
-	return answer{http.StatusOK, d.header(), body}
+	return answer{cmp.Or(e.Demands.AnswerStatus, http.StatusOK), d.header(), body}
 }
 
 // arrive counts and records a request, and returns the fault that hits it.

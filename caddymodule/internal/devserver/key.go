@@ -8,7 +8,6 @@ import (
 	"crypto/sha256"
 	"crypto/sha512"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -32,9 +31,9 @@ func isHMAC(alg string) bool { return hmacHashes[alg] != nil }
 
 // publicKey verifies JWTs.
 type publicKey struct {
-	public     crypto.PublicKey
-	id         string // kid of a JWK
-	thumbprint string // x5t#S256 of a certificate
+	public      crypto.PublicKey
+	id          string // kid of a JWK
+	certificate []byte // in DER
 }
 
 // algs returns the algorithms that fit the key.
@@ -107,14 +106,13 @@ func parsePEM(text []byte) (key publicKey, err error) {
 	return key, nil
 }
 
-// certificateKey returns the key of a certificate, with the thumbprint of RFC 7515, section 4.1.8.
+// certificateKey returns the key of a certificate.
 func certificateKey(der []byte) (publicKey, error) {
 	certificate, err := x509.ParseCertificate(der)
 	if err != nil {
 		return publicKey{}, errors.New("the PEM text holds a broken CERTIFICATE")
 	}
-	sum := sha256.Sum256(der)
-	return publicKey{public: certificate.PublicKey, thumbprint: base64.RawURLEncoding.EncodeToString(sum[:])}, nil
+	return publicKey{public: certificate.PublicKey, certificate: der}, nil
 }
 
 // parseCertificate reads the first certificate of a PEM text.
