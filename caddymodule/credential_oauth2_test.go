@@ -1253,7 +1253,7 @@ func TestOAuth2ConfigRefused(t *testing.T) {
 		"assertion_audience without":       {"CANARY", options{"assertion_audience": "a"}, []string{"assertion_audience"}},
 		"assertion_audience with a file":   {"", options{"client_auth": "private_key_jwt", "client_assertion_file": secretPath(t, "CANARY"), "assertion_audience": "a"}, []string{"assertion_audience"}},
 		"assertion_typ without":            {"CANARY", options{"assertion_typ": ""}, []string{"assertion_typ"}},
-		"assertion_claim without":          {"", ofKey.with(options{"assertion_claims": options{"sub": "CANARY"}}), []string{"assertion_claim", "jwt-bearer"}},
+		"assertion_claim without":          {"CANARY", options{"assertion_claims": options{"sub": "CANARY"}}, []string{"assertion_claim", "signing_key", "client_secret_jwt"}},
 		"assertion_claim without a key":    {"CANARY", options{"grant": oauth.GrantJWTBearer, "params": options{"assertion": "a"}, "assertion_claims": options{"sub": "x"}}, []string{"assertion_claim", "signing_key"}},
 		"assertion_claim unset":            {"", bearer.with(options{"assertion_claims": options{"sub": unset}}), []string{"assertion_claim sub", "TOKEN_PROXY_TEST_UNSET"}},
 

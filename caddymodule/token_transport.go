@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -35,7 +36,20 @@ type TokenTransport struct {
 	// DialTimeout is the limit for opening a connection. Default: 5s.
 	DialTimeout caddy.Duration `json:"dial_timeout,omitempty"`
 
+	// TLSRenegotiation sets how often the server may start another TLS handshake on the connection: "never", "once" or
+	// "freely". IIS asks for a client certificate so, unless it negotiates the certificate at once. TLS 1.3 has no
+	// renegotiation. Default: never.
+	TLSRenegotiation string `json:"tls_renegotiation,omitempty"`
+
 	ca, proxy option.Reader
+}
+
+// renegotiation has the values of TokenTransport.TLSRenegotiation.
+var renegotiation = map[string]tls.RenegotiationSupport{
+	"":       tls.RenegotiateNever,
+	"never":  tls.RenegotiateNever,
+	"once":   tls.RenegotiateOnceAsClient,
+	"freely": tls.RenegotiateFreelyAsClient,
 }
 
 // proxyNone is the value of TokenTransport.Proxy for no network proxy.
@@ -58,6 +72,9 @@ func (t *TokenTransport) provision() error {
 	}
 	if t.DialTimeout < 0 {
 		return errors.New("dial_timeout: a duration must be positive")
+	}
+	if _, ok := renegotiation[t.TLSRenegotiation]; !ok {
+		return errors.New("tls_renegotiation: unknown value, must be never, once or freely")
 	}
 	return nil
 }
@@ -85,9 +102,10 @@ func (t *TokenTransport) read() (files transportFiles, err error) {
 // options returns the options of the HTTP client that sends one token request.
 func (t *TokenTransport) options(files transportFiles) (oauth.Options, error) {
 	o := oauth.Options{
-		ServerName:  t.ServerName,
-		NoProxy:     t.Proxy == proxyNone,
-		DialTimeout: time.Duration(t.DialTimeout),
+		ServerName:    t.ServerName,
+		NoProxy:       t.Proxy == proxyNone,
+		DialTimeout:   time.Duration(t.DialTimeout),
+		Renegotiation: renegotiation[t.TLSRenegotiation],
 	}
 	if t.CA != "" {
 		o.RootCAs = x509.NewCertPool()
@@ -119,6 +137,8 @@ func (t *TokenTransport) unmarshalOption(d *caddyfile.Dispenser) error {
 		return option.Secret(d, (*string)(&t.Proxy))
 	case "dial_timeout":
 		return option.Duration(d, &t.DialTimeout)
+	case "tls_renegotiation":
+		return option.Choice(d, &t.TLSRenegotiation, "never", "once", "freely")
 	default:
 		return option.Unrecognized(d, "transport")
 	}

@@ -261,13 +261,13 @@ func (o oauth2) checkCertificateFields(key publicKey, header map[string]any) err
 	if key.certificate == nil {
 		return nil
 	}
-	for name, matches := range certificateFields {
-		value, there := header[name]
-		wanted := slices.Contains(o.assertionCertificate(), name)
-		switch {
-		case there && !wanted:
+	for _, name := range sortedKeys(certificateFields) {
+		if _, there := header[name]; there && !slices.Contains(o.assertionCertificate(), name) {
 			return fmt.Errorf("%s must be absent", name)
-		case wanted && !matches(value, key.certificate):
+		}
+	}
+	for _, name := range o.assertionCertificate() {
+		if !certificateFields[name](header[name], key.certificate) {
 			return fmt.Errorf("%s does not name the certificate in client_key", name)
 		}
 	}

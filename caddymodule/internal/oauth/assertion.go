@@ -1,8 +1,8 @@
 package oauth
 
 import (
+	"crypto/sha1"
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -33,8 +33,12 @@ type Assertion struct {
 	// Type is typ in the header. Default: none.
 	Type string
 
-	// Certificate is the client certificate whose thumbprint the header contains as x5t#S256. Default: none.
-	Certificate *x509.Certificate
+	// Chain is the client certificate in DER, followed by the certificates of its authorities. Default: none.
+	Chain [][]byte
+
+	// CertificateFields are the fields of the header that name the certificate, such as CertificateSHA256. They need Chain.
+	// Default: none.
+	CertificateFields []string
 
 	// Issuer and Subject are the claims iss and sub. For client authentication, both are the client id.
 	Issuer, Subject string
@@ -42,9 +46,16 @@ type Assertion struct {
 	// Audience is the claim aud, the only recipient.
 	Audience string
 
-	// Claims are further claims. They take precedence over the standard claims. An empty value removes the claim.
-	Claims map[string]string
+	// Claims are further claims, in JSON. They take precedence over the standard claims. An empty text removes the claim.
+	Claims map[string]json.RawMessage
 }
+
+// The fields of a header that name the certificate of the key (RFC 7515 sections 4.1.6 to 4.1.8).
+const (
+	CertificateSHA256 = "x5t#S256" // the SHA-256 thumbprint
+	CertificateSHA1   = "x5t"      // the SHA-1 thumbprint
+	CertificateChain  = "x5c"      // the certificate and its chain
+)
 
 const (
 	// assertionLifetime is the time from iat to exp. By default, Keycloak refuses assertions that live much longer.
@@ -64,9 +75,8 @@ func (a Assertion) Sign(k SigningKey) (string, error) {
 	if k.ID != "" {
 		options.WithHeader("kid", k.ID)
 	}
-	if a.Certificate != nil {
-		thumbprint := sha256.Sum256(a.Certificate.Raw)
-		options.WithHeader("x5t#S256", base64.RawURLEncoding.EncodeToString(thumbprint[:]))
+	for _, field := range a.CertificateFields {
+		options.WithHeader(jose.HeaderKey(field), a.certificateField(field))
 	}
 	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: k.alg, Key: k.key}, options)
 	if err != nil {
@@ -86,6 +96,20 @@ func (a Assertion) Sign(k SigningKey) (string, error) {
 	return signed.CompactSerialize()
 }
 
+// certificateField returns the value of a header field that names the certificate.
+func (a Assertion) certificateField(name string) any {
+	switch name {
+	case CertificateSHA256:
+		thumbprint := sha256.Sum256(a.Chain[0])
+		return base64.RawURLEncoding.EncodeToString(thumbprint[:])
+	case CertificateSHA1: // the hash identifies the certificate and protects nothing
+		thumbprint := sha1.Sum(a.Chain[0])
+		return base64.RawURLEncoding.EncodeToString(thumbprint[:])
+	default:
+		return a.Chain // encoding/json encodes bytes in standard base64, as section 4.1.6 requires
+	}
+}
+
 func (a Assertion) claims(now time.Time) map[string]any {
 	issued := now.Add(-assertionBackdate)
 	claims := map[string]any{
@@ -97,7 +121,7 @@ func (a Assertion) claims(now time.Time) map[string]any {
 		"jti": uuid.NewString(),
 	}
 	for name, value := range a.Claims {
-		if value == "" {
+		if string(value) == `""` {
 			delete(claims, name)
 			continue
 		}

@@ -7,13 +7,16 @@ import (
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/hmac"
+	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"maps"
 	"math/big"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -147,13 +150,25 @@ func TestAssertionAlgs(t *testing.T) {
 
 // The header contains no other fields. A server could trust a key in "jwk" or "x5c".
 func TestAssertionHeader(t *testing.T) {
-	var certificate *x509.Certificate
+	var chain [][]byte
 	var x5t string
-	for i := byte(0); !strings.Contains(x5t, "-") || !strings.Contains(x5t, "_"); i++ { // a thumbprint with both characters that only base64url has
-		certificate = &x509.Certificate{Raw: []byte{i}}
-		thumbprint := sha256.Sum256(certificate.Raw)
+	signer := ecKey(elliptic.P256())
+	certificate := func(serial int64) []byte {
+		template := &x509.Certificate{SerialNumber: big.NewInt(serial)}
+		return must(x509.CreateCertificate(rand.Reader, template, template, signer.Public(), signer))
+	}
+	for i := int64(1); !strings.Contains(x5t, "-") || !strings.Contains(x5t, "_"); i++ { // a thumbprint with both characters that only base64url has
+		chain = [][]byte{certificate(i), certificate(1000 + i)}
+		thumbprint := sha256.Sum256(chain[0])
 		x5t = base64.RawURLEncoding.EncodeToString(thumbprint[:]) // RFC 7515 section 4.1.8
 	}
+	sum := sha1.Sum(chain[0])
+	sha1x5t := base64.RawURLEncoding.EncodeToString(sum[:]) // section 4.1.7
+	// section 4.1.6 has base64, not base64url
+	x5c := []any{base64.StdEncoding.EncodeToString(chain[0]), base64.StdEncoding.EncodeToString(chain[1])}
+	named := func(fields ...string) Assertion { return Assertion{Chain: chain, CertificateFields: fields} }
+	everything := named(CertificateSHA256, CertificateSHA1, CertificateChain)
+	everything.Type = "x"
 	key := parsed(t, pkcs8(ecKey(elliptic.P256())))
 	for name, tc := range map[string]struct {
 		a    Assertion
@@ -164,15 +179,20 @@ func TestAssertionHeader(t *testing.T) {
 		"typ":        {Assertion{Type: TypeClientAuthentication}, "", map[string]any{"alg": "ES256", "typ": "client-authentication+jwt"}},
 		"typ JWT":    {Assertion{Type: TypeJWT}, "", map[string]any{"alg": "ES256", "typ": "JWT"}},
 		"kid":        {Assertion{}, `k "1" ü`, map[string]any{"alg": "ES256", "kid": `k "1" ü`}},
-		"x5t#S256":   {Assertion{Certificate: certificate}, "", map[string]any{"alg": "ES256", "x5t#S256": x5t}},
-		"everything": {Assertion{Type: "x", Certificate: certificate}, "k", map[string]any{"alg": "ES256", "typ": "x", "kid": "k", "x5t#S256": x5t}},
-		"claims":     {Assertion{Claims: map[string]string{"kid": "no", "alg": "none"}}, "", map[string]any{"alg": "ES256"}},
+		"no field":   {Assertion{Chain: chain}, "", map[string]any{"alg": "ES256"}},
+		"x5t#S256":   {named(CertificateSHA256), "", map[string]any{"alg": "ES256", "x5t#S256": x5t}},
+		"x5t":        {named(CertificateSHA1), "", map[string]any{"alg": "ES256", "x5t": sha1x5t}},
+		"x5c":        {named(CertificateChain), "", map[string]any{"alg": "ES256", "x5c": x5c}},
+		"x5t, x5c":   {named(CertificateSHA1, CertificateChain), "", map[string]any{"alg": "ES256", "x5t": sha1x5t, "x5c": x5c}},
+		"both x5t":   {named(CertificateSHA1, CertificateSHA256), "", map[string]any{"alg": "ES256", "x5t": sha1x5t, "x5t#S256": x5t}},
+		"everything": {everything, "k", map[string]any{"alg": "ES256", "typ": "x", "kid": "k", "x5t#S256": x5t, "x5t": sha1x5t, "x5c": x5c}},
+		"claims":     {Assertion{Claims: map[string]json.RawMessage{"kid": []byte(`"no"`), "alg": []byte(`"none"`)}}, "", map[string]any{"alg": "ES256"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			k := key
 			k.ID = tc.id
 			jwt := sign(t, tc.a, k)
-			if header, _, _ := jwtParts(t, jwt); !maps.Equal(header, tc.want) {
+			if header, _, _ := jwtParts(t, jwt); !reflect.DeepEqual(header, tc.want) {
 				t.Errorf("got header %v, want %v", header, tc.want)
 			}
 			verify(t, jwt, jose.ES256, k.key.(crypto.Signer).Public())
@@ -190,19 +210,33 @@ func TestAssertionClaims(t *testing.T) {
 			"iat": now - 5, "exp": now + 55, // 60 s in total, with 5 s for a clock that is ahead
 		}
 		for name, tc := range map[string]struct {
-			claims map[string]string
+			claims map[string]any
 			want   map[string]any // in addition to the standard claims; nil removes one
 		}{
 			"none":               {nil, nil},
-			"more":               {map[string]string{"scope": "a b", "target_audience": "x"}, map[string]any{"scope": "a b", "target_audience": "x"}},
-			"another issuer":     {map[string]string{"iss": "other"}, map[string]any{"iss": "other"}},
-			"another subject":    {map[string]string{"sub": "user@example.com"}, map[string]any{"sub": "user@example.com"}},
-			"no subject":         {map[string]string{"sub": ""}, map[string]any{"sub": nil}},
-			"no jti":             {map[string]string{"jti": "", "iat": ""}, map[string]any{"jti": nil, "iat": nil}},
-			"no such claim":      {map[string]string{"nbf": ""}, nil},
-			"characters of JSON": {map[string]string{`"a":1,"`: "\"},\"exp\":9\u2028ü"}, map[string]any{`"a":1,"`: "\"},\"exp\":9\u2028ü"}},
+			"more":               {map[string]any{"scope": "a b", "target_audience": "x"}, map[string]any{"scope": "a b", "target_audience": "x"}},
+			"another issuer":     {map[string]any{"iss": "other"}, map[string]any{"iss": "other"}},
+			"another subject":    {map[string]any{"sub": "user@example.com"}, map[string]any{"sub": "user@example.com"}},
+			"no subject":         {map[string]any{"sub": ""}, map[string]any{"sub": nil}},
+			"no jti":             {map[string]any{"jti": "", "iat": ""}, map[string]any{"jti": nil, "iat": nil}},
+			"no such claim":      {map[string]any{"nbf": ""}, nil},
+			"a number":           {map[string]any{"level": 3}, map[string]any{"level": json.Number("3")}},
+			"a large number":     {map[string]any{"level": json.Number("9007199254740993")}, map[string]any{"level": json.Number("9007199254740993")}},
+			"a fraction":         {map[string]any{"level": 0.5}, map[string]any{"level": json.Number("0.5")}},
+			"a boolean":          {map[string]any{"admin": true}, map[string]any{"admin": true}},
+			"false":              {map[string]any{"admin": false}, map[string]any{"admin": false}},
+			"an array":           {map[string]any{"groups": []any{"a", json.Number("1")}}, map[string]any{"groups": []any{"a", json.Number("1")}}},
+			"an empty array":     {map[string]any{"groups": []any{}}, map[string]any{"groups": []any{}}},
+			"an object":          {map[string]any{"box": map[string]any{"id": "x"}}, map[string]any{"box": map[string]any{"id": "x"}}},
+			"several audiences":  {map[string]any{"aud": []any{"a", "b"}}, map[string]any{"aud": []any{"a", "b"}}},
+			"a text of digits":   {map[string]any{"tenant": "12"}, map[string]any{"tenant": "12"}},
+			"zero is not empty":  {map[string]any{"nbf": 0}, map[string]any{"nbf": json.Number("0")}},
+			"characters of JSON": {map[string]any{`"a":1,"`: "\"},\"exp\":9\u2028ü"}, map[string]any{`"a":1,"`: "\"},\"exp\":9\u2028ü"}},
 		} {
-			a := Assertion{Issuer: "the id", Subject: "the subject", Audience: "https://as.example/?a=b&c=<d>", Claims: tc.claims}
+			a := Assertion{Issuer: "the id", Subject: "the subject", Audience: "https://as.example/?a=b&c=<d>", Claims: make(map[string]json.RawMessage)}
+			for name, value := range tc.claims {
+				a.Claims[name] = must(json.Marshal(value))
+			}
 			k := SecretKey(strings.Repeat("s", 32))
 			_, got, _ := jwtParts(t, sign(t, a, k))
 

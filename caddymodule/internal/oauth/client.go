@@ -40,6 +40,9 @@ type Options struct {
 	// Certificate is the client certificate for servers that request one. Default: none.
 	Certificate *tls.Certificate
 
+	// Renegotiation permits a server to start another TLS handshake on the connection, up to TLS 1.2. Default: never.
+	Renegotiation tls.RenegotiationSupport
+
 	// Proxy is the URL of a proxy. NoProxy uses no proxy. Default: the proxy that HTTPS_PROXY, HTTP_PROXY and NO_PROXY set.
 	Proxy   *url.URL
 	NoProxy bool
@@ -61,7 +64,7 @@ type Client struct {
 
 // NewClient returns a Client with these options.
 func NewClient(o Options) *Client {
-	config := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: o.RootCAs, ServerName: o.ServerName}
+	config := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: o.RootCAs, ServerName: o.ServerName, Renegotiation: o.Renegotiation}
 	if o.Certificate != nil {
 		// crypto/tls would not present a certificate of config.Certificates whose authority the server does not name. No
 		// server names the authority of a self-signed certificate (RFC 8705 section 2.2).

@@ -14,6 +14,10 @@ const (
 	TLSClientAuth           = "tls_client_auth"
 	SelfSignedTLSClientAuth = "self_signed_tls_client_auth"
 	NoClientAuth            = "none"
+
+	// BearerJWT is a method without a registered name. The request carries a JWT that the client has signed, in the Bearer
+	// scheme (RFC 6750 section 2.1). GitHub demands it of its Apps.
+	BearerJWT = "bearer_jwt"
 )
 
 // ClientAuth adds the proof of the client to token requests, by exactly one method (RFC 6749 section 2.3).
@@ -38,14 +42,18 @@ type Proof struct {
 	// Secret is the client secret.
 	Secret string
 
-	// Assertion is the client assertion.
+	// Assertion is the client assertion, or the JWT of BearerJWT.
 	Assertion string
 }
 
 // Apply adds the client id and the proof to the request.
 func (a ClientAuth) Apply(r *TokenRequest, id string, proof Proof) {
-	if a.Method == ClientSecretBasic {
+	switch a.Method {
+	case ClientSecretBasic:
 		r.Header.Set("Authorization", "Basic "+a.basic(id, proof.Secret))
+		return
+	case BearerJWT: // the JWT names the client
+		r.Header.Set("Authorization", "Bearer "+proof.Assertion)
 		return
 	}
 	if a.IDParam != "" {

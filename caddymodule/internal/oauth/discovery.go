@@ -34,10 +34,11 @@ type Discovery struct {
 	// MTLS prefers the token endpoint for clients with a certificate (RFC 8705 section 5). Default: false.
 	MTLS bool
 
-	mu     sync.Mutex
-	known  string
-	asked  time.Time
-	expiry time.Time
+	mu      sync.Mutex
+	known   string
+	methods []string
+	asked   time.Time
+	expiry  time.Time
 }
 
 // TokenEndpoint returns the token endpoint of the issuer. It sends requests for metadata with do. Its errors are of type
@@ -58,6 +59,14 @@ func (d *Discovery) TokenEndpoint(ctx context.Context, do func(*http.Request) (*
 	}
 	d.remember(endpoint)
 	return endpoint, nil
+}
+
+// AuthMethods returns the client authentication methods that the token endpoint supports, as the metadata list them. It
+// returns the methods of the metadata that TokenEndpoint has read last.
+func (d *Discovery) AuthMethods() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.methods
 }
 
 func (d *Discovery) remember(endpoint string) {
@@ -182,7 +191,24 @@ func (d *Discovery) read(body []byte) (string, *token.Error) {
 	if !d.mayName(endpoint) {
 		return "", refusedDiscovery("the metadata names no token endpoint that the proxy may use")
 	}
+	d.methods = authMethods(m)
 	return endpoint, nil
+}
+
+// authMethods returns the client authentication methods in the metadata. Metadata without a list mean client_secret_basic
+// (RFC 8414 section 2).
+func authMethods(metadata fields) []string {
+	list, ok := metadata.at("token_endpoint_auth_methods_supported").([]any)
+	if !ok {
+		return []string{ClientSecretBasic}
+	}
+	var methods []string
+	for _, member := range list {
+		if method, ok := member.(string); ok {
+			methods = append(methods, method)
+		}
+	}
+	return methods
 }
 
 // mayName reports whether the issuer may name this token endpoint. The metadata of an https issuer must not send the secret

@@ -20,7 +20,7 @@ import (
 //	    token_url <url>
 //	    issuer    <url>
 //
-//	    client_auth            client_secret_basic|client_secret_post|client_secret_jwt|private_key_jwt|tls_client_auth|self_signed_tls_client_auth|none
+//	    client_auth            client_secret_basic|client_secret_post|client_secret_jwt|private_key_jwt|tls_client_auth|self_signed_tls_client_auth|bearer_jwt|none|auto
 //	    basic_encoding         form|raw
 //	    client_id_param        <name>|""
 //	    client_secret_param    <name>
@@ -29,7 +29,8 @@ import (
 //	    signing_alg            <alg>
 //	    assertion_audience     <audience>
 //	    assertion_typ          <typ>|""
-//	    assertion_claim        <name> <value>|""
+//	    assertion_certificate  x5t#S256|x5t|x5c...
+//	    assertion_claim        <name> <value>|"" [json]
 //	    client_assertion_file  <path>
 //	    client_assertion_type  <type>
 //	    client_certificate     {file./path}|{env.NAME}
@@ -61,18 +62,34 @@ import (
 //	    }
 //	}
 //
-// The options assertion_claim, param, json_param, header and keep are repeatable with different names.
+// The options assertion_claim, json_param, header and keep are repeatable with different names. The options param and audience
+// are repeatable. The request has a parameter once for each value.
 func (o *Provider) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume the provider's name
 	if d.NextArg() {
 		return d.Err("provider oauth2 takes no value on its line, only options in its block")
 	}
-	seen, err := option.Block(d, o.unmarshalOption, "assertion_claim", "param", "header", "json_param")
+	seen, err := option.Block(d, o.unmarshalOption, "assertion_claim", "audience", "param", "header", "json_param")
 	if err != nil {
 		return err
 	}
 	if seen["token_url"] == seen["issuer"] {
 		return d.Err("provider oauth2 needs either token_url or issuer")
+	}
+	return nil
+}
+
+// unmarshalParam adds a value to a parameter, which the request has once for each value.
+func (o *Provider) unmarshalParam(d *caddyfile.Dispenser) error {
+	var parsed map[string]option.Source
+	if err := unmarshalNamed(d, &parsed, parseRequestValue); err != nil {
+		return err
+	}
+	if o.Params == nil {
+		o.Params = make(map[string]Values[option.Source])
+	}
+	for name, value := range parsed {
+		o.Params[name] = append(o.Params[name], value)
 	}
 	return nil
 }
@@ -172,7 +189,15 @@ func (o *Provider) unmarshalOption(d *caddyfile.Dispenser) error {
 	case "assertion_typ":
 		return unmarshalOptional(d, &o.AssertionTyp)
 	case "assertion_claim":
-		return unmarshalNamed(d, &o.AssertionClaims, parseAny)
+		return o.unmarshalClaim(d)
+	case "assertion_certificate":
+		if err := unmarshalList(d, &o.AssertionCertificate); err != nil {
+			return err
+		}
+		if err := checkCertificateFields(o.AssertionCertificate); err != nil {
+			return d.Errf("assertion_certificate: %v", err)
+		}
+		return nil
 	case "client_assertion_file":
 		return option.String(d, &o.ClientAssertionFile)
 	case "client_assertion_type":
@@ -195,11 +220,14 @@ func (o *Provider) unmarshalRequestOption(d *caddyfile.Dispenser) error {
 	case "scope_separator":
 		return option.String(d, &o.ScopeSeparator)
 	case "audience":
-		return option.String(d, &o.Audience)
+		var audience string
+		err := option.String(d, &audience)
+		o.Audience = append(o.Audience, audience)
+		return err
 	case "resource":
 		return unmarshalList(d, &o.Resource)
 	case "param":
-		return unmarshalNamed(d, &o.Params, parseRequestValue)
+		return o.unmarshalParam(d)
 	case "json_param":
 		return unmarshalNamed(d, &o.JSONParams, parseJSONValue)
 	case "header":

@@ -24,8 +24,13 @@ var clientAuthMethods = []string{
 	oauth.PrivateKeyJWT,
 	oauth.TLSClientAuth,
 	oauth.SelfSignedTLSClientAuth,
+	oauth.BearerJWT,
 	oauth.NoClientAuth,
+	authAuto,
 }
+
+// authAuto is the value of Provider.ClientAuth that leaves the method to the metadata of the issuer.
+const authAuto = "auto"
 
 // The values of Provider.BasicEncoding.
 const (
@@ -33,33 +38,82 @@ const (
 	basicRaw  = "raw"
 )
 
-func usesTLS(method string) bool {
-	return method == oauth.TLSClientAuth || method == oauth.SelfSignedTLSClientAuth
+// possibleMethods returns the methods that a token request may use, in the order of preference. They are more than one only
+// with auto.
+func (o *Provider) possibleMethods() []string {
+	switch {
+	case o.ClientAuth != authAuto:
+		return []string{cmp.Or(o.ClientAuth, oauth.ClientSecretBasic)}
+	case o.ClientAssertionFile != "" || o.SigningKey != "" && o.grant() != oauth.GrantJWTBearer:
+		return []string{oauth.PrivateKeyJWT}
+	case o.ClientCertificate != "":
+		return []string{oauth.TLSClientAuth, oauth.SelfSignedTLSClientAuth}
+	default:
+		return []string{oauth.ClientSecretBasic, oauth.ClientSecretPost, oauth.ClientSecretJWT}
+	}
 }
 
-func usesAssertion(method string) bool {
-	return method == oauth.ClientSecretJWT || method == oauth.PrivateKeyJWT
+// mayUse reports whether a token request may use one of the methods.
+func (o *Provider) mayUse(methods ...string) bool {
+	return slices.ContainsFunc(methods, func(method string) bool { return slices.Contains(o.methods, method) })
+}
+
+func (o *Provider) mayUseTLS() bool {
+	return o.mayUse(oauth.TLSClientAuth, oauth.SelfSignedTLSClientAuth)
+}
+
+func (o *Provider) mayUseAssertion() bool {
+	return o.mayUse(oauth.ClientSecretJWT, oauth.PrivateKeyJWT)
+}
+
+// mayUseIDParam reports whether a token request may have the client id as a parameter.
+func (o *Provider) mayUseIDParam() bool {
+	return slices.ContainsFunc(o.methods, func(method string) bool {
+		return method != oauth.ClientSecretBasic && method != oauth.BearerJWT
+	})
+}
+
+// chooseAuth returns the client authentication of one token request. With auto, it takes the method from the metadata, which
+// the request for the token endpoint has read. It never tries methods, because each attempt would show the secret and may
+// lock the client.
+func (o *Provider) chooseAuth() (oauth.ClientAuth, error) {
+	auth := o.auth
+	if o.ClientAuth != authAuto {
+		return auth, nil
+	}
+	supported := o.discovery.AuthMethods()
+	for _, method := range o.methods {
+		if slices.Contains(supported, method) {
+			auth.Method = method
+			return auth, nil
+		}
+	}
+	o.discovery.Doubt() // the issuer may list others soon
+	return auth, fmt.Errorf("client_auth auto: the issuer's metadata list none of %s, which fit the configured proof; set client_auth to the method that the client is registered for",
+		strings.Join(o.methods, ", "))
 }
 
 // provisionAuth checks the options of the client authentication method. It returns an error for an option that the method
 // does not use, because the operator expects an effect.
 func (o *Provider) provisionAuth() error {
 	method := cmp.Or(o.ClientAuth, oauth.ClientSecretBasic)
-	basic := method == oauth.ClientSecretBasic
+	o.methods = o.possibleMethods()
 	switch {
 	case !slices.Contains(clientAuthMethods, method):
 		return fmt.Errorf("client_auth: unknown method, must be one of %s", strings.Join(clientAuthMethods, ", "))
 	case !slices.Contains([]string{"", basicForm, basicRaw}, o.BasicEncoding):
 		return fmt.Errorf("basic_encoding: unknown value, must be %s or %s", basicForm, basicRaw)
-	case o.BasicEncoding != "" && !basic:
+	case o.BasicEncoding != "" && !o.mayUse(oauth.ClientSecretBasic):
 		return fmt.Errorf("basic_encoding: client_auth %s does not use it", method)
-	case o.ClientIDParam != nil && basic:
+	case o.ClientIDParam != nil && !o.mayUseIDParam():
 		return fmt.Errorf("client_id_param: client_auth %s does not use it", method)
-	case o.ClientSecretParam != "" && method != oauth.ClientSecretPost:
+	case o.ClientSecretParam != "" && !o.mayUse(oauth.ClientSecretPost):
 		return fmt.Errorf("client_secret_param: client_auth %s does not use it", method)
-	case o.ClientAssertionType != "" && !usesAssertion(method):
+	case o.ClientAssertionType != "" && !o.mayUseAssertion():
 		return fmt.Errorf("client_assertion_type: client_auth %s does not use it", method)
-	case usesTLS(method) && !strings.HasPrefix(strings.ToLower(o.endpoint), "https:"):
+	case method == authAuto && o.Issuer == "":
+		return errors.New("client_auth: auto needs issuer, because only its metadata list the methods")
+	case o.mayUseTLS() && !strings.HasPrefix(strings.ToLower(o.endpoint), "https:"):
 		return fmt.Errorf("client_auth: %s needs https", method)
 	}
 	o.auth = oauth.ClientAuth{
@@ -121,16 +175,21 @@ func (o *Provider) provisionAssertions() error {
 // checkAssertions returns an error for options that are missing, without effect, or contradictory.
 func (o *Provider) checkAssertions(a assertions) error {
 	method := o.auth.Method
-	private := method == oauth.PrivateKeyJWT
-	signed := a.key != nil || method == oauth.ClientSecretJWT
+	private := o.mayUse(oauth.PrivateKeyJWT)
+	bearer := o.mayUse(oauth.BearerJWT)
+	signed := a.key != nil || o.mayUse(oauth.ClientSecretJWT)
 	switch {
+	case bearer && a.key == nil:
+		return fmt.Errorf("client_auth: %s needs signing_key", method)
+	case bearer && a.grant:
+		return fmt.Errorf("client_auth: %s and grant %s exclude each other; use client_auth %s for the grant", method, oauth.GrantJWTBearer, oauth.NoClientAuth)
 	case private && a.key == nil && a.file == nil:
 		return fmt.Errorf("client_auth: %s needs signing_key or client_assertion_file", method)
 	case private && a.key != nil && a.file != nil && !a.grant:
 		return errors.New("client_assertion_file: signing_key is also set; set only one of them")
 	case a.file != nil && !private:
 		return fmt.Errorf("client_assertion_file: needs client_auth %s", oauth.PrivateKeyJWT)
-	case a.key != nil && !private && !a.grant:
+	case a.key != nil && !private && !bearer && !a.grant:
 		return fmt.Errorf("signing_key: neither client_auth %s nor the grant uses it", method)
 	case o.SigningKeyID != "" && a.key == nil:
 		return errors.New("signing_key_id: needs signing_key")
@@ -140,15 +199,39 @@ func (o *Provider) checkAssertions(a assertions) error {
 		return errors.New("assertion_audience: needs signing_key or client_auth client_secret_jwt")
 	case o.AssertionTyp != nil && !signed:
 		return errors.New("assertion_typ: needs signing_key or client_auth client_secret_jwt")
-	case len(o.AssertionClaims) > 0 && !a.grant:
-		return fmt.Errorf("assertion_claim: needs signing_key and grant %s", oauth.GrantJWTBearer)
+	case len(o.AssertionClaims) > 0 && !signed:
+		return errors.New("assertion_claim: needs signing_key or client_auth client_secret_jwt")
+	}
+	return o.checkAssertionCertificate(a)
+}
+
+// checkAssertionCertificate checks the fields that name the client certificate. An assertion that the secret signs has none.
+func (o *Provider) checkAssertionCertificate(a assertions) error {
+	if len(o.AssertionCertificate) > 0 && (a.key == nil || o.ClientCertificate == "") {
+		return errors.New("assertion_certificate: needs signing_key, client_certificate and client_certificate_key")
+	}
+	if err := checkCertificateFields(o.AssertionCertificate); err != nil {
+		return fmt.Errorf("assertion_certificate: %w", err)
+	}
+	return nil
+}
+
+func checkCertificateFields(fields []string) error {
+	known := []string{oauth.CertificateSHA256, oauth.CertificateSHA1, oauth.CertificateChain}
+	for i, field := range fields {
+		if !slices.Contains(known, field) {
+			return fmt.Errorf("unknown field, must be one of %s", strings.Join(known, ", "))
+		}
+		if slices.Contains(fields[:i], field) {
+			return fmt.Errorf("%s is repeated", field)
+		}
 	}
 	return nil
 }
 
 // CheckSecret implements provider.SecretChecker. A secret that signs assertions must be long enough (RFC 7518 section 3.2).
 func (o *Provider) CheckSecret(secret provider.Secret) error {
-	if o.auth.Method != oauth.ClientSecretJWT {
+	if o.auth.Method != oauth.ClientSecretJWT { // with auto, the server may support another method
 		return nil
 	}
 	key, err := o.secretKey(secret)
@@ -203,23 +286,36 @@ func (a assertions) read(into provider.Secrets) (err error) {
 }
 
 // proof returns the proof of the client for one token request.
-func (o *Provider) proof(client provider.Client, endpoint string) (oauth.Proof, error) {
+func (o *Provider) proof(method string, client provider.Client, endpoint string) (oauth.Proof, error) {
 	switch {
-	case o.auth.Method == oauth.ClientSecretJWT:
+	case method == oauth.ClientSecretJWT:
 		key, err := o.secretKey(client.Secret)
 		if err != nil {
 			return oauth.Proof{}, err
 		}
-		assertion, err := o.assertion(client, endpoint, oauth.TypeClientAuthentication).Sign(key)
+		assertion, err := o.clientAssertion(client, endpoint, oauth.TypeClientAuthentication).Sign(key)
 		return oauth.Proof{Assertion: assertion}, err
-	case o.auth.Method != oauth.PrivateKeyJWT:
+	case method == oauth.BearerJWT:
+		assertion, err := o.sign(o.clientAssertion(client, endpoint, oauth.TypeJWT), client.Secrets)
+		return oauth.Proof{Assertion: assertion}, err
+	case method != oauth.PrivateKeyJWT:
 		return oauth.Proof{Secret: client.Secret.Reveal()}, nil
 	case o.assertions.file != nil:
 		return oauth.Proof{Assertion: client.Secrets["client_assertion_file"].Reveal()}, nil
 	default:
-		assertion, err := o.sign(o.assertion(client, endpoint, oauth.TypeClientAuthentication), client.Secrets)
+		assertion, err := o.sign(o.clientAssertion(client, endpoint, oauth.TypeClientAuthentication), client.Secrets)
 		return oauth.Proof{Assertion: assertion}, err
 	}
+}
+
+// clientAssertion returns the assertion that proves the client. The claims belong to the assertion of the grant if the request
+// has one, because iss and sub of that one may differ from the client id.
+func (o *Provider) clientAssertion(client provider.Client, endpoint, typ string) oauth.Assertion {
+	a := o.assertion(client, endpoint, typ)
+	if !o.assertions.grant {
+		a.Claims = o.AssertionClaims
+	}
+	return a
 }
 
 // addAssertion adds the assertion of the grant jwt-bearer (RFC 7523 section 2.1), if the key signs one.
@@ -246,8 +342,8 @@ func (o *Provider) assertion(client provider.Client, endpoint, typ string) oauth
 	}
 }
 
-// sign signs the assertion with the signing key. It adds the client certificate, because some servers find the key by the
-// thumbprint of the certificate.
+// sign signs the assertion with the signing key. It names the client certificate, because some servers find the key by the
+// certificate.
 func (o *Provider) sign(a oauth.Assertion, secrets provider.Secrets) (string, error) {
 	key, err := o.assertions.signingKey(secrets)
 	if err != nil {
@@ -258,7 +354,8 @@ func (o *Provider) sign(a oauth.Assertion, secrets provider.Secrets) (string, er
 		return "", err
 	}
 	if certificate != nil {
-		a.Certificate = certificate.Leaf
+		a.Chain = certificate.Certificate
+		a.CertificateFields = orDefault(o.AssertionCertificate, oauth.CertificateSHA256)
 	}
 	return a.Sign(key)
 }
@@ -271,7 +368,7 @@ type certificateReader struct {
 func (o *Provider) provisionCertificate() error {
 	switch {
 	case o.ClientCertificate == "" && o.ClientCertificateKey == "":
-		if usesTLS(o.auth.Method) {
+		if o.mayUseTLS() {
 			return fmt.Errorf("client_auth: %s needs client_certificate and client_certificate_key", o.auth.Method)
 		}
 		return nil

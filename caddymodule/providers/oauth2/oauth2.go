@@ -43,7 +43,9 @@ type Provider struct {
 	Issuer string `json:"issuer,omitempty"`
 
 	// ClientAuth is the client authentication method. It is client_secret_basic, client_secret_post, client_secret_jwt,
-	// private_key_jwt, tls_client_auth, self_signed_tls_client_auth or none. Default: client_secret_basic.
+	// private_key_jwt, tls_client_auth, self_signed_tls_client_auth, bearer_jwt or none. With auto, the provider takes the
+	// first method that the issuer's metadata list and that fits the proof: the signing key or the client assertion, else
+	// the client certificate, else the secret. Default: client_secret_basic.
 	ClientAuth string `json:"client_auth,omitempty"`
 
 	// BasicEncoding is the encoding of id and secret in the Basic scheme. It is "form" (RFC 6749 section 2.3.1) or "raw", for
@@ -57,8 +59,8 @@ type Provider struct {
 	// ClientSecretParam is the name of the parameter with the client secret. Default: client_secret.
 	ClientSecretParam string `json:"client_secret_param,omitempty"`
 
-	// SigningKey is the private key that signs the client assertion of private_key_jwt or the assertion of the grant
-	// jwt-bearer. It is in PEM without a passphrase, a JWK, or the JSON key file of a Google service account.
+	// SigningKey is the private key that signs the client assertion of private_key_jwt, the JWT of bearer_jwt or the
+	// assertion of the grant jwt-bearer. It is in PEM without a passphrase, a JWK, or the JSON key file of a Google service account.
 	SigningKey option.Source `json:"signing_key,omitempty"`
 
 	// SigningKeyID is the identifier of the key (kid). Default: the identifier in the JWK or in the key file, if any.
@@ -72,12 +74,17 @@ type Provider struct {
 	AssertionAudience string `json:"assertion_audience,omitempty"`
 
 	// AssertionTyp is the JWT type (typ) of assertions. If it is empty, assertions have no typ. Default:
-	// client-authentication+jwt (RFC 10070) for client assertions, and JWT for the grant jwt-bearer.
+	// client-authentication+jwt (RFC 10070) for client assertions, and JWT for bearer_jwt and the grant jwt-bearer.
 	AssertionTyp *string `json:"assertion_typ,omitempty"`
 
-	// AssertionClaims are claims of the assertion of the grant jwt-bearer. They add to iss, sub, aud, iat, exp and jti, or
-	// replace them. An empty value removes the claim. Default: none.
-	AssertionClaims map[string]string `json:"assertion_claims,omitempty"`
+	// AssertionCertificate contains the fields of an assertion's header that name the client certificate. They are x5t#S256
+	// and x5t, its thumbprints, and x5c, the certificate with its chain. Default: x5t#S256 if the client has a certificate.
+	AssertionCertificate []string `json:"assertion_certificate,omitempty"`
+
+	// AssertionClaims are claims of the assertion, of any type except null. They add to iss, sub, aud, iat, exp and jti, or
+	// replace them. An empty text removes the claim. If the request has two assertions, the claims belong to that of the
+	// grant jwt-bearer. Default: none.
+	AssertionClaims map[string]json.RawMessage `json:"assertion_claims,omitempty"`
 
 	// ClientAssertionFile is the path of a file with the client assertion, such as a projected service account token. The
 	// provider reads it again for each token request.
@@ -100,14 +107,15 @@ type Provider struct {
 	// ScopeSeparator is the text between the scopes. Default: a space.
 	ScopeSeparator string `json:"scope_separator,omitempty"`
 
-	// Audience is the value of the parameter audience. Default: none.
-	Audience string `json:"audience,omitempty"`
+	// Audience contains the values of the parameter audience, which the request has once for each value. Default: none.
+	Audience Values[string] `json:"audience,omitempty"`
 
 	// Resource contains the URIs of the parameter resource, which the request has once for each URI (RFC 8707). Default: none.
 	Resource []string `json:"resource,omitempty"`
 
-	// Params are further parameters. A value may be empty. The value {uuid} is a new UUID for each token request.
-	Params map[string]option.Source `json:"params,omitempty"`
+	// Params are further parameters. The request has a parameter once for each of its values. A value may be empty. The value
+	// {uuid} is a new UUID for each token request.
+	Params map[string]Values[option.Source] `json:"params,omitempty"`
 
 	// JSONParams are further parameters of the encoding json, for values other than strings.
 	JSONParams map[string]json.RawMessage `json:"json_params,omitempty"`
@@ -129,6 +137,7 @@ type Provider struct {
 	query       url.Values // of the token URL
 	discovery   *oauth.Discovery
 	auth        oauth.ClientAuth
+	methods     []string // the methods of client authentication that a request may use
 	assertions  assertions
 	certificate certificateReader
 	request     requestTemplate
@@ -181,7 +190,9 @@ func (o *Provider) replacePlaceholders() error {
 		"client_assertion_type": {&o.ClientAssertionType},
 		"grant":                 {o.Grant},
 		"scope_separator":       {&o.ScopeSeparator},
-		"audience":              {&o.Audience},
+	}
+	for i := range o.Audience {
+		texts["audience"] = append(texts["audience"], &o.Audience[i])
 	}
 	for i := range o.Scope {
 		texts["scope"] = append(texts["scope"], &o.Scope[i])
@@ -200,10 +211,11 @@ func (o *Provider) replacePlaceholders() error {
 		}
 	}
 	for name, value := range o.AssertionClaims {
-		if err := option.ReplaceGlobal("assertion_claim "+name, &value); err != nil {
-			return err
+		replaced, err := replaceClaim(value)
+		if err != nil {
+			return fmt.Errorf("assertion_claim %s: %w", name, err)
 		}
-		o.AssertionClaims[name] = value
+		o.AssertionClaims[name] = replaced
 	}
 	return nil
 }
@@ -237,12 +249,7 @@ func (o *Provider) Endpoint() string { return o.endpoint }
 
 // NeedsSecret implements provider.Provider.
 func (o *Provider) NeedsSecret() bool {
-	switch o.auth.Method {
-	case oauth.ClientSecretBasic, oauth.ClientSecretPost, oauth.ClientSecretJWT:
-		return true
-	default:
-		return false
-	}
+	return o.mayUse(oauth.ClientSecretBasic, oauth.ClientSecretPost, oauth.ClientSecretJWT)
 }
 
 // NewRequest implements provider.Provider.
@@ -251,16 +258,20 @@ func (o *Provider) NewRequest(ctx context.Context, client provider.Client) (*htt
 	if err != nil {
 		return nil, err
 	}
+	auth, err := o.chooseAuth()
+	if err != nil {
+		return nil, provider.Misconfigured(err)
+	}
 	r := o.request.fill(client.Secrets)
 	r.URL = endpoint
 	if err := o.addAssertion(&r, client); err != nil {
 		return nil, provider.Misconfigured(err)
 	}
-	proof, err := o.proof(client, endpoint)
+	proof, err := o.proof(auth.Method, client, endpoint)
 	if err != nil {
 		return nil, provider.Misconfigured(err)
 	}
-	o.auth.Apply(&r, client.ID, proof)
+	auth.Apply(&r, client.ID, proof)
 	return r.Build(ctx)
 }
 
@@ -271,7 +282,8 @@ func (o *Provider) tokenEndpoint(ctx context.Context, client provider.Client) (s
 	return o.discovery.TokenEndpoint(ctx, client.Do)
 }
 
-// Doubt implements provider.Learner. A token endpoint that seems to be missing may have moved.
+// Doubt implements provider.Learner. A token endpoint that seems to be missing may have moved, and one that refuses the
+// client may have changed its methods of client authentication.
 func (o *Provider) Doubt(err error) {
 	e, ok := errors.AsType[*provider.Error](err)
 	if o.discovery == nil || !ok {
@@ -283,7 +295,8 @@ func (o *Provider) Doubt(err error) {
 	case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusGone:
 		moved = true
 	}
-	if unreachable || moved {
+	refused := o.ClientAuth == authAuto && e.Kind == provider.Refused
+	if unreachable || moved || refused {
 		o.discovery.Doubt()
 	}
 }

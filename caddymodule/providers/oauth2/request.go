@@ -22,7 +22,7 @@ import (
 // requestTemplate is a token request without the values that each request reads or makes again.
 type requestTemplate struct {
 	fixed   oauth.TokenRequest
-	params  map[string]requestValue
+	params  map[string][]requestValue
 	headers map[string]requestValue
 }
 
@@ -90,7 +90,7 @@ func (o *Provider) provisionRequest() error {
 			Params:     o.standardParams(),
 			JSONParams: o.JSONParams,
 		},
-		params:  make(map[string]requestValue),
+		params:  make(map[string][]requestValue),
 		headers: make(map[string]requestValue),
 	}
 	for _, check := range []func(url.Values) error{o.checkScope, o.checkClientParams, o.checkQuery, o.checkGrant} {
@@ -98,13 +98,19 @@ func (o *Provider) provisionRequest() error {
 			return err
 		}
 	}
-	for name, value := range o.Params {
+	for name, values := range o.Params {
 		if err := o.checkParam(name, t.fixed.Params); err != nil {
 			return fmt.Errorf("param %s: %w", name, err)
 		}
-		var err error
-		if t.params[name], err = newRequestValue(string(value)); err != nil {
-			return fmt.Errorf("param %s: %w", name, err)
+		if len(values) == 0 {
+			return fmt.Errorf("param %s: the value is missing", name)
+		}
+		for _, value := range values {
+			parsed, err := newRequestValue(string(value))
+			if err != nil {
+				return fmt.Errorf("param %s: %w", name, err)
+			}
+			t.params[name] = append(t.params[name], parsed)
 		}
 	}
 	for name, value := range o.JSONParams {
@@ -155,7 +161,7 @@ func (o *Provider) checkEncoding() error {
 	case o.ScopeSeparator != "" && len(o.Scope) == 0:
 		return errors.New("scope_separator: needs scope")
 	}
-	if oauth.Encoding(o.Encoding) == oauth.Query && o.auth.Method == oauth.ClientSecretPost {
+	if oauth.Encoding(o.Encoding) == oauth.Query && o.mayUse(oauth.ClientSecretPost) {
 		o.logger.Warn("encoding query puts the client secret into the URL, which servers and proxies log")
 	}
 	return nil
@@ -171,14 +177,16 @@ func (o *Provider) standardParams() url.Values {
 	for name, value := range map[string]string{
 		"grant_type": grant,
 		"scope":      strings.Join(o.Scope, cmp.Or(o.ScopeSeparator, " ")),
-		"audience":   o.Audience,
 	} {
 		if value != "" {
 			params.Set(name, value)
 		}
 	}
-	if len(o.Resource) > 0 {
-		params["resource"] = o.Resource
+	audience := slices.DeleteFunc(slices.Clone(o.Audience), func(value string) bool { return value == "" })
+	for name, values := range map[string][]string{"audience": audience, "resource": o.Resource} {
+		if len(values) > 0 {
+			params[name] = values
+		}
 	}
 	return params
 }
@@ -240,11 +248,11 @@ func (o *Provider) checkGrant(url.Values) error {
 func (o *Provider) checkClientParams(standard url.Values) error {
 	taken := func(name string) bool {
 		return standard.Has(name) ||
-			usesAssertion(o.auth.Method) && slices.Contains([]string{"client_assertion", "client_assertion_type"}, name) ||
+			o.mayUseAssertion() && slices.Contains([]string{"client_assertion", "client_assertion_type"}, name) ||
 			o.assertions.grant && name == "assertion"
 	}
-	switch post := o.auth.Method == oauth.ClientSecretPost; {
-	case o.auth.Method != oauth.ClientSecretBasic && taken(o.auth.IDParam):
+	switch post := o.mayUse(oauth.ClientSecretPost); {
+	case o.mayUseIDParam() && taken(o.auth.IDParam):
 		return fmt.Errorf("client_id_param: the request already has a parameter %s", o.auth.IDParam)
 	case post && taken(o.auth.SecretParam):
 		return fmt.Errorf("client_secret_param: the request already has a parameter %s", o.auth.SecretParam)
@@ -265,7 +273,7 @@ func (o *Provider) checkParam(name string, standard url.Values) error {
 		return errors.New("the request already has this parameter; use the option for it")
 	case slices.Contains([]string{"client_secret", "client_assertion", "client_assertion_type", o.auth.SecretParam}, name):
 		return errors.New("use client_auth to set how the client authenticates")
-	case name == o.auth.IDParam && o.auth.Method != oauth.ClientSecretBasic:
+	case name == o.auth.IDParam && o.mayUseIDParam():
 		return errors.New("the request already has this parameter, and client_id is its value")
 	case name == "assertion" && o.assertions.grant:
 		return errors.New("the request already has this parameter, which signing_key signs")
@@ -289,8 +297,10 @@ func (t requestTemplate) fill(secrets provider.Secrets) oauth.TokenRequest {
 	r := t.fixed
 	r.Params = maps.Clone(t.fixed.Params)
 	r.Header = make(http.Header, len(t.headers)+1)
-	for name, value := range t.params {
-		r.Params.Set(name, value.in(secrets, "param "+name))
+	for name, values := range t.params {
+		for i, value := range values {
+			r.Params.Add(name, value.in(secrets, paramSecret(name, i)))
+		}
 	}
 	for name, value := range t.headers {
 		r.Header.Set(name, value.in(secrets, "header "+name))
@@ -298,16 +308,21 @@ func (t requestTemplate) fill(secrets provider.Secrets) oauth.TokenRequest {
 	return r
 }
 
+// paramSecret returns the name of a parameter's value among the secrets.
+func paramSecret(name string, i int) string { return fmt.Sprintf("param %s %d", name, i) }
+
 // read reads the values that come from files and variables into the secrets.
 func (t requestTemplate) read(into provider.Secrets) error {
-	for _, values := range []struct {
-		of     string
-		values map[string]requestValue
-	}{{"param ", t.params}, {"header ", t.headers}} {
-		for name, value := range values.values {
-			if err := value.read(into, values.of+name); err != nil {
-				return fmt.Errorf("%s%s: %w", values.of, name, err)
+	for name, values := range t.params {
+		for i, value := range values {
+			if err := value.read(into, paramSecret(name, i)); err != nil {
+				return fmt.Errorf("param %s: %w", name, err)
 			}
+		}
+	}
+	for name, value := range t.headers {
+		if err := value.read(into, "header "+name); err != nil {
+			return fmt.Errorf("header %s: %w", name, err)
 		}
 	}
 	return nil
