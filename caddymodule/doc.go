@@ -13,7 +13,7 @@
 //	}
 //
 //	http://127.0.0.1:8080 {
-//		bind 127.0.0.1
+//		bind loopback/localhost
 //		token_proxy catalog https://catalogs.sandbox.optiturn.com
 //	}
 //

@@ -39,7 +39,7 @@ func TestElasticPathSDK(t *testing.T) {
 	config = strings.Replace(config, "{env.EP_CLIENT_ID}", tokens.ClientID, 1)
 	config = strings.Replace(config, "https://euwest.api.elasticpath.com {", api.URL+" {", 1)
 	config = strings.ReplaceAll(config, ":8081", ":"+portNumber(addr))
-	config = strings.Replace(config, "\tbind 127.0.0.1\n", "\tbind 127.0.0.1\n log\n", 1)
+	config = strings.Replace(config, "\tbind loopback/localhost\n", "\tbind loopback/localhost\n log\n", 1)
 	server := startCaddy(t, config)
 
 	node := exec.CommandContext(t.Context(), "node", "index.mjs")

@@ -168,7 +168,9 @@ func TestOAuth2AssertionClaimTypes(t *testing.T) {
 func TestOAuth2RepeatedParams(t *testing.T) {
 	t.Setenv("TOKEN_PROXY_TEST_PARAM", "of & the environment")
 	file := secretPath(t, "of a file\n")
-	raw := func(name, value string) []devserver.JSONField { return []devserver.JSONField{{Name: name, Value: []byte(value)}} }
+	raw := func(name, value string) []devserver.JSONField {
+		return []devserver.JSONField{{Name: name, Value: []byte(value)}}
+	}
 	asJSON := options{"client_auth": "client_secret_post", "encoding": "json"}
 	for name, trip := range map[string]oauth2Trip{
 		"two audiences": {

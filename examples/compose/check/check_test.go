@@ -122,7 +122,7 @@ func complainOf(project *types.Project, applicationName, sidecarName, caddyfile 
 		!strings.HasSuffix(sidecar.Volumes[0].Source, "/token-proxy.caddyfile") {
 		bad("the sidecar does not get its Caddyfile")
 	}
-	if strings.Count(caddyfile, "\nhttp://") != strings.Count(caddyfile, "\tbind 127.0.0.1\n") {
+	if strings.Count(caddyfile, "\nhttp://") != strings.Count(caddyfile, "\tbind loopback/localhost\n") {
 		bad("a credential is open to other containers")
 	}
 	return complaints
@@ -161,7 +161,7 @@ func TestComplaints(t *testing.T) {
 	}
 	for from, to := range map[string]string{
 		"\tadmin unix//run/token-proxy/admin.sock\n": "",
-		"\tbind 127.0.0.1\n":                         "",
+		"\tbind loopback/localhost\n":                         "",
 		"/run/secrets/optoro-client-secret":          "/run/secrets/optoro",
 	} {
 		if len(complain(project, replaced(t, caddyfile, from, to))) == 0 {

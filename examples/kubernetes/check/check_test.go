@@ -248,7 +248,7 @@ func complain(m *manifests) (complaints []string) {
 			if mount := mountOf(&pod.Containers[0], socket); mount == nil || !mount.ReadOnly {
 				bad("the application cannot reach %s, or could replace it", socket)
 			}
-		case bind != "127.0.0.1":
+		case bind != "loopback/localhost":
 			bad("site %s is bound to %q", site, bind)
 		}
 	}
@@ -484,7 +484,7 @@ func TestComplaints(t *testing.T) {
 			pod.Containers[0].VolumeMounts[0].ReadOnly = false
 		}},
 		{"secret", "admin API on TCP", caddyfileWithout("\tadmin unix//run/token-proxy/admin.sock\n")},
-		{"secret", "not bound", caddyfileWithout("\tbind 127.0.0.1\n")},
+		{"secret", "not bound", caddyfileWithout("\tbind loopback/localhost\n")},
 		{"secret", "no answer for probes", caddyfileWithout("\thandle /ready {\n\t\ttoken_proxy_ready\n\t}\n")},
 		{"secret", "open to all", caddyfileWithout("127.0.0.1:8080, http://localhost")},
 		{"secret", "policy for another pod", func(m *manifests, _ *corev1.PodSpec, _ *corev1.Container) {
