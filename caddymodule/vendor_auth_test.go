@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -401,5 +402,20 @@ func TestOAuth2VendorAuthRefused(t *testing.T) {
 			config := oauth2JSON("id", "CANARY", options{"token_url": "https://login.example/token"}, options{"transport": options{"tls_renegotiation": level}})
 			wantRefused(t, validateJSON(configJSON(nowhere, config, goodHandler)), "transport: tls_renegotiation", "never, once or freely")
 		})
+	}
+}
+
+// The level reaches the connection of token requests. TestClientRenegotiation has what it does there.
+func TestTLSRenegotiation(t *testing.T) {
+	for level, want := range map[string]tls.RenegotiationSupport{
+		"": tls.RenegotiateNever, "never": tls.RenegotiateNever, "once": tls.RenegotiateOnceAsClient, "freely": tls.RenegotiateFreelyAsClient,
+	} {
+		transport := &TokenTransport{TLSRenegotiation: level}
+		if err := transport.provision(); err != nil {
+			t.Fatal(err)
+		}
+		if o, err := transport.options(transportFiles{}); err != nil || o.Renegotiation != want {
+			t.Errorf("%q: got %v, %v", level, o.Renegotiation, err)
+		}
 	}
 }
