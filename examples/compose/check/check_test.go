@@ -161,7 +161,7 @@ func TestComplaints(t *testing.T) {
 	}
 	for from, to := range map[string]string{
 		"\tadmin unix//run/token-proxy/admin.sock\n": "",
-		"\tbind loopback/localhost\n":                         "",
+		"\tbind loopback/localhost\n":                "",
 		"/run/secrets/optoro-client-secret":          "/run/secrets/optoro",
 	} {
 		if len(complain(project, replaced(t, caddyfile, from, to))) == 0 {
