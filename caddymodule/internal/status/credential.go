@@ -14,6 +14,9 @@ type Credential struct {
 	Provider string // the name of its provider
 	Endpoint string // the host of its token endpoint or issuer, with the port if the URL has one
 
+	// Sharing, if not nil, returns what this replica knows of the sharing of the token. Set it before Begin.
+	Sharing func() Sharing
+
 	source   *token.Source
 	record   *record
 	failures failureLog
@@ -32,10 +35,14 @@ func New(name string, events *Events, logger *zap.Logger) *Credential {
 func (c *Credential) Begin(identity token.Key, source *token.Source) {
 	c.source = source
 	c.record.begin(identity)
+	c.record.share(c)
 }
 
 // Release ends the credential's use by its configuration.
-func (c *Credential) Release() { records.release(c.record) }
+func (c *Credential) Release() {
+	c.record.unshare(c)
+	records.release(c.record)
+}
 
 // ID implements token.Observer.
 func (c *Credential) ID() string { return c.Name }

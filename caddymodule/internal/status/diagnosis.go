@@ -37,6 +37,7 @@ const (
 	causeConfiguration Cause = "configuration"
 	causeEndpoint      Cause = "token endpoint"
 	causeAPI           Cause = "API"
+	causeStore         Cause = "store"
 )
 
 // Diagnosis is the state of a credential in words, for the operator.
@@ -48,11 +49,12 @@ type Diagnosis struct {
 }
 
 // diagnose returns the worst problem that the present state and the recent history show.
-func diagnose(endpoint string, s token.Status, seen history, now time.Time) Diagnosis {
+func diagnose(endpoint string, s token.Status, seen history, sharing Sharing, now time.Time) Diagnosis {
 	valid := s.State == token.StateFresh || s.State == token.StateStale || s.State == token.StateRejected
 	destination := seen.latest(Destination.is)
 	rejected := rejections(seen.recent, now)
 	call := seen.latest(Outcome.isCall)
+	shared := diagnoseSharing(sharing)
 	switch {
 	case s.Failure != nil && !valid:
 		d := Explain(endpoint, s.Failure, now)
@@ -81,6 +83,13 @@ func diagnose(endpoint string, s token.Status, seen history, now time.Time) Diag
 	case s.Fetching && !valid:
 		return Diagnosis{healthDegraded, causeEndpoint, "The proxy is waiting for the token endpoint " + endpoint + ".",
 			"If this takes longer than a moment, the token endpoint is slow. Check the service's status page, and the network to " + endpoint + ". A request waits at most max_wait."}
+	case valid && seen.adopted && call.Outcome == Outcome(token.Refused):
+		d := explainCall(endpoint, call, now)
+		d.Health = healthDegraded
+		d.Summary += " Requests use a token that another replica obtained."
+		return d
+	case shared.Health != "":
+		return shared
 	case valid && call.slow() && now.Sub(call.At) < recently:
 		return Diagnosis{healthDegraded, causeEndpoint,
 			fmt.Sprintf("The token endpoint is slow. The last call took %.1f s.", call.Duration),
@@ -115,6 +124,11 @@ func rejections(recent []Occurrence, now time.Time) (n int) {
 
 // slow reports whether a token call took too long.
 func (o Occurrence) slow() bool { return o.Duration >= slowCall.Seconds() }
+
+// explainCall returns what a failed token call of the history means and what to do.
+func explainCall(endpoint string, call Occurrence, now time.Time) Diagnosis {
+	return Explain(endpoint, &token.Error{Kind: token.Kind(call.Outcome), Status: call.Status, Code: call.Code, Reason: call.Reason}, now)
+}
 
 // Explain returns what a failed token call means and what to do. The Health of its result is empty.
 func Explain(endpoint string, e *token.Error, now time.Time) Diagnosis {

@@ -129,7 +129,7 @@ func TestDiagnose(t *testing.T) {
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
-			d := diagnose(endpoint, tc.status, tc.seen, now)
+			d := diagnose(endpoint, tc.status, tc.seen, Sharing{}, now)
 			if d.Health != tc.health {
 				t.Errorf("health is %s, want %s: %s", d.Health, tc.health, d.Summary)
 			}

@@ -14,6 +14,7 @@ import (
 // The names of the events that are emitted to Caddy's event system.
 const (
 	eventObtained = "token_obtained"
+	eventAdopted  = "token_adopted"
 	eventFailed   = "token_failed"
 	eventRejected = "token_rejected"
 )
@@ -88,6 +89,9 @@ func (c *Credential) emit(entry Occurrence, e token.Event) {
 	case e.Rejected:
 		data["fingerprint"] = entry.Fingerprint
 		c.events.emit(eventRejected, data)
+	case e.Adopted:
+		data["fingerprint"], data["lifetime"] = entry.Fingerprint, e.Lifetime
+		c.events.emit(eventAdopted, data)
 	case e.Err != nil:
 		data["kind"], data["status"], data["error_code"], data["reason"] = string(entry.Outcome), entry.Status, entry.Code, entry.Reason
 		data["duration"] = e.Duration

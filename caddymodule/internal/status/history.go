@@ -13,6 +13,7 @@ type Outcome string
 // The values of Outcome. A failed call has the token.Kind of its failure as its outcome.
 const (
 	Obtained    Outcome = "obtained"
+	Adopted     Outcome = "adopted"     // another replica obtained the token
 	Rejected    Outcome = "rejected"    // the API rejected the token
 	Destination Outcome = "destination" // the token may not go to an upstream
 )
@@ -23,7 +24,10 @@ var callOutcomes = []Outcome{Obtained, Outcome(token.Unavailable), Outcome(token
 func (o Outcome) is(other Outcome) bool { return o == other }
 
 // isCall reports whether this is the outcome of a token call.
-func (o Outcome) isCall() bool { return o != Rejected && o != Destination }
+func (o Outcome) isCall() bool { return o != Adopted && o != Rejected && o != Destination }
+
+// isToken reports whether this replica got a token, by a call of its own or from another replica.
+func (o Outcome) isToken() bool { return o == Obtained || o == Adopted }
 
 // Occurrence is one entry of a credential's history.
 type Occurrence struct {
@@ -48,6 +52,9 @@ func occurrenceOf(e token.Event) Occurrence {
 		o.Outcome = Outcome(e.Err.Kind)
 		o.Status, o.Code, o.Reason = e.Err.Status, e.Err.Code, e.Err.Reason
 	default:
+		if e.Adopted {
+			o.Outcome = Adopted
+		}
 		o.Lifetime = e.Lifetime.Seconds()
 		o.Reason = e.Note
 		o.Fingerprint = e.Token.Fingerprint()
@@ -61,14 +68,15 @@ const maxRecent = 50
 // history is what happened to a credential lately.
 type history struct {
 	lastSuccess time.Time
+	adopted     bool // the latest token is from another replica
 	lastError   *Occurrence
 	recent      []Occurrence // oldest first
 }
 
 func (h *history) add(o Occurrence) {
 	switch {
-	case o.Outcome == Obtained:
-		h.lastSuccess = o.At
+	case o.Outcome.isToken():
+		h.lastSuccess, h.adopted = o.At, o.Outcome == Adopted
 	case o.Outcome.isCall():
 		h.lastError = &o
 	}
@@ -79,7 +87,7 @@ func (h *history) add(o Occurrence) {
 }
 
 func (h *history) clone() history {
-	return history{h.lastSuccess, h.lastError, append([]Occurrence{}, h.recent...)}
+	return history{h.lastSuccess, h.adopted, h.lastError, append([]Occurrence{}, h.recent...)}
 }
 
 // latest returns the last entry whose outcome is wanted, or a zero Occurrence.

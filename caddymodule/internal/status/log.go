@@ -21,6 +21,8 @@ func (c *Credential) log(e token.Event) {
 		c.logger.Warn("token rejected by the API", append(fields, zap.String("fingerprint", e.Token.Fingerprint()))...)
 	case e.Err != nil:
 		c.logFailure(e, fields)
+	case e.Adopted:
+		c.logAdopted(e, fields)
 	default:
 		c.logSuccess(e, fields)
 	}
@@ -65,6 +67,20 @@ func (c *Credential) logSuccess(e token.Event, fields []zap.Field) {
 		return
 	}
 	c.logger.Info("token obtained", fields...)
+}
+
+// logAdopted writes a line that only a search for mistakes needs, unless the token ends a series of failures.
+func (c *Credential) logAdopted(e token.Event, fields []zap.Field) {
+	fields = append(fields,
+		zap.String("fingerprint", e.Token.Fingerprint()),
+		zap.Duration("lifetime", e.Lifetime),
+		zap.Bool("unchanged", e.Unchanged))
+	level := zapcore.DebugLevel
+	if failures := c.failures.recover(); e.Recovered {
+		level = zapcore.InfoLevel
+		fields = append(fields, zap.Bool("recovered", true), zap.Uint64("failures", failures))
+	}
+	c.logger.Log(level, "adopted a token from another replica", fields...)
 }
 
 // summaryInterval is the shortest time between the log lines of two identical failures.

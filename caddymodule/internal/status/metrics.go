@@ -22,6 +22,10 @@ var (
 	descUnauthorized  = credentialDesc("unauthorized_total", "Answers of the API with status 401.")
 	descInvalidations = credentialDesc("invalidations_total", "Tokens that the proxy gave up because the API rejected them.")
 	descReplays       = credentialDesc("replays_total", "Requests that the proxy sent again with another token.")
+
+	descAdopted  = credentialDesc("share_adopted_total", "Tokens that this replica took over from another replica.")
+	descClaims   = credentialDesc("share_claims_total", "Claims of the right to call the token endpoint for all replicas, by outcome: won, lost, held or unknown.", "outcome")
+	descUnopened = credentialDesc("share_unopened_total", "Values in the store that this replica could not open, by reason: version, key or forged.", "reason")
 )
 
 // The present state of the credentials in force, and of the vault.
@@ -29,14 +33,17 @@ var (
 	descRemaining = credentialDesc("token_remaining_seconds", "Seconds until the token expires; 0 without a valid token.")
 	descLifetime  = credentialDesc("token_lifetime_seconds", "Lifetime of the token in seconds, from the token request to the expiry.")
 	descOverdue   = credentialDesc("token_refresh_overdue_seconds", "Seconds since the token was due for a refresh; 0 if it is not due, or without a valid token.")
-	descAge       = credentialDesc("last_success_age_seconds", "Seconds since the proxy last obtained a token.")
+	descAge       = credentialDesc("last_success_age_seconds", "Seconds since the proxy last obtained a token, or took one over from another replica.")
 	descBackoff   = credentialDesc("backoff_seconds", "Seconds until the next token call after a failure; 0 if calls are not held back.")
+
+	descSkew = credentialDesc("share_skew_seconds", "Seconds by which the clock of the replica that saved the token is ahead of this clock; 0 if it is not.")
 
 	descEntries       = prometheus.NewDesc(MetricsPrefix+"vault_entries", "Sources that the vault remembers.", nil, nil)
 	descVaultEvicted  = prometheus.NewDesc(MetricsPrefix+"vault_evictions_total", "Sources that the vault has forgotten for want of room.", nil, nil)
 	descVaultRejected = prometheus.NewDesc(MetricsPrefix+"vault_rejections_total", "Sources that the vault did not take in for want of room.", nil, nil)
 	allDescs          = []*prometheus.Desc{
 		descCalls, descRequests, descDenied, descUnauthorized, descInvalidations, descReplays,
+		descAdopted, descClaims, descUnopened, descSkew,
 		descRemaining, descLifetime, descOverdue, descAge, descBackoff,
 		descEntries, descVaultEvicted, descVaultRejected,
 	}
@@ -83,6 +90,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	for _, credential := range c.inForce() {
 		seen, _ := credential.record.snapshot()
 		collectState(ch, credential.Name, credential.source.Status(), seen.lastSuccess, time.Now())
+		if s := credential.sharing(); s.On {
+			ch <- prometheus.MustNewConstMetric(descSkew, prometheus.GaugeValue, s.Skew.Seconds(), credential.Name)
+		}
 	}
 	if v := c.vault(); v != nil {
 		stats := v.Stats()
@@ -110,6 +120,17 @@ func (r *record) collect(ch chan<- prometheus.Metric) {
 	defer r.mu.Unlock()
 	for labels, n := range r.calls {
 		count(descCalls, n, string(labels.outcome), labels.code)
+	}
+	if !r.shares.inUse() {
+		return
+	}
+	count(descAdopted, r.adoptions.Load())
+	claims, unopened := r.shares.counts()
+	for outcome, n := range claims {
+		count(descClaims, n, outcome)
+	}
+	for reason, n := range unopened {
+		count(descUnopened, n, reason)
 	}
 }
 

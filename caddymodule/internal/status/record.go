@@ -18,11 +18,13 @@ type record struct {
 	served                               [len(servedLabels)]atomic.Uint64
 	denied                               [len(deniedLabels)]atomic.Uint64
 	unauthorized, invalidations, replays atomic.Uint64
+	adoptions                            atomic.Uint64 // tokens of other replicas
 
 	mu        sync.Mutex // guards what follows
 	forgotten bool
 	calls     map[callLabels]uint64
 	identity  token.Key // of the credential that the history is about; empty before begin
+	shares    shares
 	history
 }
 
@@ -65,8 +67,12 @@ func (r *record) event(e token.Event) Occurrence {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.add(o)
-	if o.Outcome == Rejected {
+	switch o.Outcome {
+	case Rejected:
 		r.invalidations.Add(1)
+		return o
+	case Adopted:
+		r.adoptions.Add(1)
 		return o
 	}
 	r.calls[callLabels{o.Outcome, codeLabel(o.Code)}]++

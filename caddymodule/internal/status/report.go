@@ -24,6 +24,7 @@ type Report struct {
 	NextTry     *time.Time     `json:"next_try,omitempty"`
 	LastSuccess *time.Time     `json:"last_success,omitempty"`
 	LastError   *ReportedError `json:"last_error,omitempty"`
+	Share       *Shared        `json:"share,omitempty"`
 	Counters    Counters       `json:"counters"`
 	Recent      []Occurrence   `json:"recent"`
 }
@@ -52,7 +53,8 @@ func (c *Credential) Report() Report {
 	now := time.Now()
 	status := c.source.Status()
 	seen, calls := c.record.snapshot()
-	d := diagnose(c.Endpoint, status, seen, now)
+	sharing := c.sharing()
+	d := diagnose(c.Endpoint, status, seen, sharing, now)
 	r := Report{
 		Name:        c.Name,
 		Provider:    c.Provider,
@@ -64,6 +66,7 @@ func (c *Credential) Report() Report {
 		Advice:      d.Advice,
 		Fetching:    status.Fetching,
 		LastSuccess: timeOrNil(seen.lastSuccess),
+		Share:       c.shared(sharing, status, seen, now),
 		Counters:    c.record.counters(calls),
 		Recent:      seen.recent,
 	}
