@@ -112,15 +112,18 @@ func serveCredentials(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	all := []status.Report{} // an empty list, not null
+	var store *status.Store
 	if app := runningApp(); app != nil {
+		store = app.Share.statusOrNil()
 		for _, name := range slices.Sorted(maps.Keys(app.clients)) {
 			all = append(all, app.clients[name].status.Report())
 		}
 	}
 	return writeJSON(w, http.StatusOK, struct {
 		Now         time.Time       `json:"now"`
+		Store       *status.Store   `json:"store,omitempty"`
 		Credentials []status.Report `json:"credentials"`
-	}{time.Now(), all})
+	}{time.Now(), store, all})
 }
 
 func serveCredential(w http.ResponseWriter, r *http.Request, c *client) error {

@@ -79,7 +79,26 @@ func (s *operatedServer) ask(method, path string, header ...string) (a clientAns
 type (
 	contractList struct {
 		Now         time.Time            `json:"now"`
+		Store       *contractStore       `json:"store"`
 		Credentials []contractCredential `json:"credentials"`
+	}
+	contractStore struct {
+		Name      string `json:"name"`
+		Up        bool   `json:"up"`
+		LastError string `json:"last_error"`
+	}
+	contractShare struct {
+		On         bool           `json:"on"`
+		Up         bool           `json:"up"`
+		LastError  string         `json:"last_error"`
+		Record     string         `json:"record"`
+		From       string         `json:"from"`
+		Claim      string         `json:"claim"`
+		ClaimUntil *time.Time     `json:"claim_until"`
+		Unopened   string         `json:"unopened"`
+		Skew       float64        `json:"skew"`
+		Adopted    int            `json:"adopted"`
+		Claims     map[string]int `json:"claims"`
 	}
 	contractCredential struct {
 		Name        string               `json:"name"`
@@ -98,6 +117,7 @@ type (
 		NextTry     *time.Time           `json:"next_try"`
 		LastSuccess *time.Time           `json:"last_success"`
 		LastError   *contractError       `json:"last_error"`
+		Share       *contractShare       `json:"share"`
 		Counters    contractCounters     `json:"counters"`
 		Recent      []contractOccurrence `json:"recent"`
 	}

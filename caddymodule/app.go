@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
 )
@@ -57,7 +58,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if a.events, err = status.NewEvents(ctx); err != nil {
 		return err
 	}
-	if err := status.Register(ctx.GetMetricsRegistry(), a.statusInForce, madeVault.Load, replayMemory); err != nil {
+	if err := a.registerMetrics(ctx.GetMetricsRegistry()); err != nil {
 		return err
 	}
 	if a.Share != nil {
@@ -77,6 +78,11 @@ func (a *App) Provision(ctx caddy.Context) error {
 		}
 	}
 	return nil
+}
+
+// registerMetrics adds all metrics to the registry of the configuration.
+func (a *App) registerMetrics(registry *prometheus.Registry) error {
+	return status.Register(registry, a.statusInForce, madeVault.Load, replayMemory, storeCollector{a})
 }
 
 // Start puts the configuration into force. Sources that an earlier configuration has used keep their tokens and follow the

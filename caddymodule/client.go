@@ -16,7 +16,6 @@ import (
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
-	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/share"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
@@ -36,7 +35,7 @@ type client struct {
 	clientID string       // as it was when the configuration was loaded
 	source   *token.Source
 	sharing  *token.Sharing // nil: each replica has tokens of its own
-	shared   *share.Credential
+	shared   *sharedToken
 	status   *status.Credential
 	logger   *zap.Logger
 
@@ -69,6 +68,7 @@ func newClient(ctx caddy.Context, name string, config *Credential, with *Share, 
 			return nil, err
 		}
 	}
+	c.status.Sharing = c.sharingStatus(with)
 	if with != nil && c.shares() {
 		c.shared = with.credential(c)
 		c.sharing = token.NewSharing(c.shared)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -178,15 +179,36 @@ func printReports(cmd *cobra.Command, reports []status.Report) error {
 		return nil
 	}
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "CREDENTIAL\tHEALTH\tCAUSE\tTOKEN\tEXPIRES\tFINGERPRINT\tSUMMARY")
+	shared := slices.ContainsFunc(reports, func(r status.Report) bool { return r.Share != nil })
+	columns := []string{"CREDENTIAL", "HEALTH", "CAUSE", "TOKEN", "EXPIRES", "FINGERPRINT"}
+	if shared {
+		columns = append(columns, "SHARE")
+	}
+	fmt.Fprintln(table, strings.Join(append(columns, "SUMMARY"), "\t"))
 	for _, r := range reports {
 		expires := "-"
 		if r.Expires != nil && r.State != token.StateExpired {
 			expires = status.In(*r.Expires, time.Now())
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, r.Health, cmp.Or(r.Cause, "-"), r.State, expires, cmp.Or(r.Fingerprint, "-"), strings.TrimSpace(r.Summary+" "+r.Advice))
+		fields := []string{r.Name, string(r.Health), cmp.Or(string(r.Cause), "-"), string(r.State), expires, cmp.Or(r.Fingerprint, "-")}
+		if shared {
+			fields = append(fields, shareWord(r.Share))
+		}
+		fmt.Fprintln(table, strings.Join(append(fields, strings.TrimSpace(r.Summary+" "+r.Advice)), "\t"))
 	}
 	return table.Flush()
+}
+
+// shareWord returns where the token comes from, or why it is not shared.
+func shareWord(s *status.Shared) string {
+	switch {
+	case s == nil || !s.On:
+		return "off"
+	case !s.Up && s.LastError != "":
+		return "store down"
+	default:
+		return cmp.Or(s.From, "-")
+	}
 }
 
 // asJSON reports whether the command has --json.

@@ -202,7 +202,7 @@ var _ caddyevents.Handler = (*eventRecorder)(nil)
 // subscription is a configuration of the events app that has the recorder told of our events.
 func subscription() map[string]any {
 	return map[string]any{"events": map[string]any{"subscriptions": []any{map[string]any{
-		"events":   []any{"token_obtained", "token_failed", "token_rejected"},
+		"events":   []any{"token_obtained", "token_adopted", "token_failed", "token_rejected"},
 		"handlers": []any{map[string]any{"handler": "token_proxy_recorder"}},
 	}}}}
 }

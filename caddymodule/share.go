@@ -14,6 +14,7 @@ import (
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/share"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
@@ -37,6 +38,7 @@ type Share struct {
 	// with the key can open the tokens of all groups. Default: none.
 	Group string `json:"group,omitempty"`
 
+	name  string // of the store
 	ring  *share.Ring
 	store *pooledStore
 }
@@ -58,6 +60,7 @@ func (s *Share) provision(ctx caddy.Context) error {
 	if !ok {
 		return fmt.Errorf("store: %T is not a store", mod)
 	}
+	s.name = mod.(caddy.Module).CaddyModule().ID.Name()
 	s.store, err = acquireStore(configuration, opener)
 	return err
 }
@@ -111,9 +114,9 @@ func (s *Share) start() {
 }
 
 // credential returns what the replicas know together of a credential.
-func (s *Share) credential(c *client) *share.Credential {
+func (s *Share) credential(c *client) *sharedToken {
 	shared := share.Share{Ring: s.ring, Guard: s.store.guard, Group: s.Group}
-	return shared.Credential(share.Spec{
+	return &sharedToken{Credential: shared.Credential(share.Spec{
 		Provider:    c.status.Provider,
 		Endpoint:    c.provider.Endpoint(),
 		ClientID:    c.clientID,
@@ -121,23 +124,12 @@ func (s *Share) credential(c *client) *share.Credential {
 		Certificate: func() *tls.Certificate { return c.certificate.Load() },
 		Unopened:    c.warnUnopened,
 		Skewed:      c.warnSkewed,
-	})
+	})}
 }
 
 func (c *client) warnUnopened(why share.Unopened) {
 	c.logger.Warn("what another replica has left for this credential cannot be opened: this replica makes its own token calls",
-		zap.String("credential", c.name), zap.String("reason", why.String()), zap.String("advice", adviceUnopened(why)))
-}
-
-func adviceUnopened(why share.Unopened) string {
-	switch why {
-	case share.UnopenedKey:
-		return "give all replicas the same keys: while a key is replaced, each replica needs both"
-	case share.UnopenedVersion:
-		return "run the same version of token-proxy in all replicas"
-	default:
-		return "configure the credential alike in all replicas, down to the names of its files; if it is, look for who else writes into the store"
-	}
+		zap.String("credential", c.name), zap.String("reason", why.String()), zap.String("advice", status.AdviceUnopened(why.String())))
 }
 
 func (c *client) warnSkewed(ahead time.Duration) {
@@ -160,6 +152,7 @@ type pooledStore struct {
 // Destruct implements caddy.Destructor.
 func (p *pooledStore) Destruct() error {
 	p.end()
+	storeTotals.end(p.guard)
 	return nil
 }
 
@@ -171,6 +164,7 @@ func acquireStore(key string, opener share.Opener) (*pooledStore, error) {
 	pooled, _, err := stores.LoadOrNew(key, func() (caddy.Destructor, error) {
 		ctx, cancel := context.WithCancel(context.Background())
 		guard := share.NewGuard(opener, storeHooks())
+		storeTotals.begin(guard)
 		return &pooledStore{
 			key: key, guard: guard, end: cancel, start: sync.OnceFunc(func() { guard.Start(ctx) }),
 		}, nil
