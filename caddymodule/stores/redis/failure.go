@@ -17,7 +17,8 @@ func failed(command string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("redis: %s: %w", command, described(err))
+	err = described(err)
+	return explain(fmt.Errorf("redis: %s: %w", command, err), err)
 }
 
 // harmlessError is an error from before the password was sent.

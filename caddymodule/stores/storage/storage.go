@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"strconv"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -135,12 +136,12 @@ func (e engine) Load(ctx context.Context, name string) ([]byte, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	return value, err
+	return value, explained(err)
 }
 
 // Save implements share.Store. The value does not expire.
 func (e engine) Save(ctx context.Context, name string, value []byte, _ time.Duration) error {
-	return e.storage.Store(ctx, name, value)
+	return explained(e.storage.Store(ctx, name, value))
 }
 
 // Delete implements share.Store.
@@ -148,6 +149,24 @@ func (e engine) Delete(ctx context.Context, name string) error {
 	err := e.storage.Delete(ctx, name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
+	}
+	return explained(err)
+}
+
+// explained adds the reason to the failures of a file system.
+func explained(err error) error {
+	for _, known := range []struct {
+		err    error
+		reason string
+	}{
+		{fs.ErrPermission, "the process may not write into the folder of the storage"},
+		{syscall.ENOSPC, "the storage has no space left"},
+		{syscall.EROFS, "the storage is read-only"},
+		{syscall.ENOTDIR, "the root of the storage is not a folder"},
+	} {
+		if errors.Is(err, known.err) {
+			return &share.Error{Reason: known.reason, Err: err}
+		}
 	}
 	return err
 }
