@@ -29,8 +29,10 @@ func init() {
 //	GET  /token_proxy/credentials                 all credentials
 //	GET  /token_proxy/credentials/<name>          one credential
 //	POST /token_proxy/credentials/<name>/refresh  fetch a token now
-//	POST /token_proxy/credentials/<name>/purge    forget the token
-//	POST /token_proxy/purge                       forget all tokens
+//	POST /token_proxy/credentials/<name>/purge    forget the token, and delete it from the store of shared tokens
+//	POST /token_proxy/purge                       the same for all tokens
+//
+// With ?fleet=true, a purge also tells the other replicas to forget their tokens.
 type AdminAPI struct{}
 
 // CaddyModule returns the Caddy module information.
@@ -159,22 +161,63 @@ func servePurge(w http.ResponseWriter, r *http.Request, c *client) error {
 	if err := allow(w, r, http.MethodPost); err != nil {
 		return err
 	}
-	c.source.Purge()
-	return writeJSON(w, http.StatusOK, c.status.Report())
+	fleet, err := fleetOf(r)
+	if err != nil {
+		return err
+	}
+	if fleet && c.shared == nil {
+		return adminError(http.StatusBadRequest, fmt.Sprintf("credential %q is not shared with other replicas; purge it without fleet", c.name))
+	}
+	inStore := c.purge(r.Context(), fleet)
+	return writeJSON(w, http.StatusOK, steered{c.status.Report(), inStore})
+}
+
+// steered is a credential after an action.
+type steered struct {
+	status.Report
+	Purge *storePurge `json:"purge,omitempty"` // only after a purge of a shared credential
+}
+
+// purgedAll is the answer to a purge of all credentials.
+type purgedAll struct {
+	Purged int                   `json:"purged"`
+	Shared map[string]storePurge `json:"shared,omitempty"` // by the name of the credential
+}
+
+// fleetOf returns the query parameter fleet.
+func fleetOf(r *http.Request) (bool, error) {
+	switch r.URL.Query().Get("fleet") {
+	case "", "false":
+		return false, nil
+	case "true":
+		return true, nil
+	default:
+		return false, adminError(http.StatusBadRequest, "the parameter fleet must be true or false")
+	}
 }
 
 func servePurgeAll(w http.ResponseWriter, r *http.Request) error {
 	if err := allow(w, r, http.MethodPost); err != nil {
 		return err
 	}
-	purged := 0
-	if app := runningApp(); app != nil {
-		for _, c := range app.clients {
-			c.source.Purge()
-			purged++
+	fleet, err := fleetOf(r)
+	if err != nil {
+		return err
+	}
+	app := runningApp()
+	if fleet && (app == nil || app.Share == nil) {
+		return adminError(http.StatusBadRequest, "no token is shared with other replicas; purge without fleet")
+	}
+	answer := purgedAll{Shared: make(map[string]storePurge)}
+	if app != nil {
+		for name, c := range app.clients {
+			if inStore := c.purge(r.Context(), fleet); inStore != nil {
+				answer.Shared[name] = *inStore
+			}
+			answer.Purged++
 		}
 	}
-	return writeJSON(w, http.StatusOK, map[string]int{"purged": purged})
+	return writeJSON(w, http.StatusOK, answer)
 }
 
 func findRunning(name string) (*client, error) {

@@ -87,6 +87,10 @@ type (
 		Up        bool   `json:"up"`
 		LastError string `json:"last_error"`
 	}
+	contractPurge struct {
+		Store string `json:"store"`
+		Text  string `json:"text"`
+	}
 	contractShare struct {
 		On         bool           `json:"on"`
 		Up         bool           `json:"up"`
@@ -118,6 +122,7 @@ type (
 		LastSuccess *time.Time           `json:"last_success"`
 		LastError   *contractError       `json:"last_error"`
 		Share       *contractShare       `json:"share"`
+		Purge       *contractPurge       `json:"purge"`
 		Counters    contractCounters     `json:"counters"`
 		Recent      []contractOccurrence `json:"recent"`
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -91,50 +92,96 @@ func refreshCommand() *cobra.Command {
 
 func purgeCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "purge <credentials...>|--all [--address <address>] [--config <path> [--adapter <name>]] [--json]",
+		Use:   "purge <credentials...>|--all [--fleet] [--address <address>] [--config <path> [--adapter <name>]] [--json]",
 		Short: "Forgets tokens in a running process, so that the next request fetches a new one",
+		Long: `
+Forgets tokens in a running process, so that the next request fetches a new
+one. If replicas share the tokens, the command also deletes them from the store.
+
+The other replicas keep their tokens. --fleet tells them to forget these, too.
+Each replica does so when it looks into the store next, which is when its token
+is due for a refresh or the API rejects it.`,
 		RunE: func(cmd *cobra.Command, names []string) error {
 			all, _ := cmd.Flags().GetBool("all")
 			if all == (len(names) > 0) {
 				return errors.New("name the credentials to purge or set --all, but not both")
 			}
 			if !all {
-				return steer(cmd, names, "purge")
+				return steer(cmd, names, purgeAction(cmd))
 			}
-			var answer struct {
-				Purged int `json:"purged"`
-			}
-			if err := askAdmin(cmd, http.MethodPost, "purge", &answer); err != nil {
+			var answer purgedAll
+			if err := askAdmin(cmd, http.MethodPost, purgeAction(cmd), &answer); err != nil {
 				return err
 			}
 			if asJSON(cmd) {
-				return printJSON(cmd.OutOrStdout(), answer)
+				if err := printJSON(cmd.OutOrStdout(), answer); err != nil {
+					return err
+				}
+				return notPurged(slices.Collect(maps.Values(answer.Shared)))
 			}
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "purged the tokens of %d credentials\n", answer.Purged)
-			return err
+			fmt.Fprintf(cmd.OutOrStdout(), "purged the tokens of %d credentials\n", answer.Purged)
+			for _, name := range slices.Sorted(maps.Keys(answer.Shared)) {
+				fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", name, answer.Shared[name].Text)
+			}
+			return notPurged(slices.Collect(maps.Values(answer.Shared)))
 		},
 	}
 	cmd.Flags().Bool("all", false, "Purge all credentials")
+	cmd.Flags().Bool("fleet", false, "Tell the other replicas to forget their tokens, too")
 	addAdminFlags(cmd)
 	return cmd
 }
 
+// purgeAction returns the action of the admin API.
+func purgeAction(cmd *cobra.Command) string {
+	if fleet, _ := cmd.Flags().GetBool("fleet"); fleet {
+		return "purge?fleet=true"
+	}
+	return "purge"
+}
+
 // steer requests an action for each credential. If it fails for one credential, it continues with the next.
 func steer(cmd *cobra.Command, names []string, action string) error {
-	reports := []status.Report{} // an empty list, not null
+	answers := []steered{} // an empty list, not null
 	var failures []error
 	for _, name := range names {
-		var r status.Report
-		if err := askAdmin(cmd, http.MethodPost, "credentials/"+url.PathEscape(name)+"/"+action, &r); err != nil {
+		var a steered
+		if err := askAdmin(cmd, http.MethodPost, "credentials/"+url.PathEscape(name)+"/"+action, &a); err != nil {
 			failures = append(failures, fmt.Errorf("%s: %w", name, err))
 			continue
 		}
-		reports = append(reports, r)
+		answers = append(answers, a)
+	}
+	if err := printAnswers(cmd, answers); err != nil {
+		return err
+	}
+	var inStore []storePurge
+	for _, a := range answers {
+		if a.Purge != nil {
+			inStore = append(inStore, *a.Purge)
+		}
+	}
+	return errors.Join(append(failures, notPurged(inStore))...)
+}
+
+// printAnswers prints a table and what a purge did in the store, or JSON.
+func printAnswers(cmd *cobra.Command, answers []steered) error {
+	if asJSON(cmd) {
+		return printJSON(cmd.OutOrStdout(), answers)
+	}
+	var reports []status.Report
+	for _, a := range answers {
+		reports = append(reports, a.Report)
 	}
 	if err := printReports(cmd, reports); err != nil {
 		return err
 	}
-	return errors.Join(failures...)
+	for _, a := range answers {
+		if a.Purge != nil {
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", a.Name, a.Purge.Text)
+		}
+	}
+	return nil
 }
 
 // askAdmin sends a request to the admin API of the running process, and decodes its answer into a value.

@@ -1,0 +1,67 @@
+package caddymodule
+
+import (
+	"context"
+	"fmt"
+)
+
+// storePurge is what a purge has done in the store.
+type storePurge struct {
+	// Store is "deleted", "marked" (all replicas are told to forget their token) or "failed".
+	Store string `json:"store"`
+
+	// Text explains it, and what it means for the other replicas.
+	Text string `json:"text"`
+}
+
+// The results of a purge. A purge reaches the memory of no other replica: each of them looks into the store only when it
+// needs a token.
+var (
+	purgeDeleted = storePurge{"deleted",
+		"The record in the store is deleted. Other replicas keep their token until they need the next one."}
+	purgeNotDeleted = storePurge{"failed",
+		"The record in the store is not deleted, because the store does not work. This replica may get the same token from there again, and other replicas keep their token. Purge again when the store works."}
+	purgeMarked = storePurge{"marked",
+		"The record in the store tells all replicas to forget their token. Each replica does so when it looks into the store next, which is when its token is due for a refresh or the API rejects it."}
+	purgeNotMarked = storePurge{"failed",
+		"The other replicas are not told to forget their token, because the store does not work. Purge again when the store works."}
+)
+
+// purge deletes what the replicas have saved or, for the fleet, tells all of them to forget their token.
+func (s *sharedToken) purge(ctx context.Context, fleet bool) storePurge {
+	switch {
+	case fleet && s.PurgeFleet(ctx):
+		return purgeMarked
+	case fleet:
+		return purgeNotMarked
+	case s.Purge(ctx):
+		return purgeDeleted
+	default:
+		return purgeNotDeleted
+	}
+}
+
+// purge forgets the token, here and in the store. The result is nil if the credential is not shared. The store comes first:
+// otherwise, a request could get the same token from there.
+func (c *client) purge(ctx context.Context, fleet bool) (inStore *storePurge) {
+	if c.shared != nil {
+		result := c.shared.purge(ctx, fleet)
+		inStore = &result
+	}
+	c.source.Purge()
+	return inStore
+}
+
+// notPurged returns an error if a purge did not reach the store.
+func notPurged(results []storePurge) error {
+	failed := 0
+	for _, r := range results {
+		if r.Store == "failed" {
+			failed++
+		}
+	}
+	if failed > 0 {
+		return fmt.Errorf("the store does not work: %d of %d shared tokens are purged in this process only", failed, len(results))
+	}
+	return nil
+}
