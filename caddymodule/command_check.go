@@ -26,8 +26,10 @@ func checkCommand() *cobra.Command {
 		Short: "Fetches one token for each credential of a configuration, without starting a server",
 		Long: `
 Fetches one token for each named credential of a configuration, or for all of
-its credentials, without starting a server. The exit status is 0 only if all of
-them work.
+its credentials, without starting a server. If replicas share one of these
+tokens, the command also tests the store. It saves, loads and deletes a value,
+and compares the keys with those of the replicas that made this check in the
+last 5 minutes. The exit status is 0 only if everything works.
 
 --print-header also prints the header field that an API would get, with the
 token in it. It works on a terminal only, so that the token does not end up in
@@ -75,8 +77,19 @@ func check(cmd *cobra.Command, names []string) error {
 			return err
 		}
 	}
-	results := []checked{}
+	results := []any{}
 	failed := 0
+	var storeFailure error
+	if app.sharesAny(names) {
+		result := app.Share.check(cmd.Context())
+		results = append(results, result)
+		if !asJSON(cmd) {
+			result.print(cmd)
+		}
+		if !result.OK {
+			storeFailure = errors.New("the store of shared tokens does not work")
+		}
+	}
 	for _, name := range names {
 		result := app.clients[name].check(cmd.Context())
 		if !result.OK {
@@ -96,9 +109,9 @@ func check(cmd *cobra.Command, names []string) error {
 		}
 	}
 	if failed > 0 {
-		return fmt.Errorf("%d of %d credentials do not work", failed, len(names))
+		return errors.Join(fmt.Errorf("%d of %d credentials do not work", failed, len(names)), storeFailure)
 	}
-	return nil
+	return storeFailure
 }
 
 // headerToShow returns the name of the credential whose header the command prints, or "". It returns an error if the output is
@@ -129,7 +142,8 @@ func loadApp(cmd *cobra.Command) (*App, func(), error) {
 		return nil, nil, errors.New("no configuration found: set --config, or run the command in a folder with a Caddyfile")
 	}
 	var config struct {
-		Apps map[string]json.RawMessage `json:"apps"`
+		Apps    map[string]json.RawMessage `json:"apps"`
+		Storage json.RawMessage            `json:"storage"` // the store storage may use it
 	}
 	if err := json.Unmarshal(raw, &config); err != nil {
 		return nil, nil, err
@@ -141,7 +155,8 @@ func loadApp(cmd *cobra.Command) (*App, func(), error) {
 		Logging: &caddy.Logging{Logs: map[string]*caddy.CustomLog{caddy.DefaultLoggerName: {
 			BaseLog: caddy.BaseLog{WriterRaw: json.RawMessage(`{"output": "discard"}`)},
 		}}},
-		AppsRaw: caddy.ModuleMap{appName: config.Apps[appName]},
+		AppsRaw:    caddy.ModuleMap{appName: config.Apps[appName]},
+		StorageRaw: config.Storage,
 	})
 	if err != nil {
 		return nil, nil, err
@@ -172,6 +187,9 @@ func (c *client) check(ctx context.Context) checked {
 	result.Note = issued.Note
 	result.Lifetime = max(0, c.policy().Trusted(issued.Lifetime).Seconds())
 	result.header = c.header.Name + ": " + c.header.value(issued.Token)
+	if why := c.unopened(ctx); why != "" {
+		result.Note = "what other replicas share of it cannot be opened. " + status.AdviceUnopened(why)
+	}
 	return result
 }
 

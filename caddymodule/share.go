@@ -38,9 +38,10 @@ type Share struct {
 	// with the key can open the tokens of all groups. Default: none.
 	Group string `json:"group,omitempty"`
 
-	name  string // of the store
-	ring  *share.Ring
-	store *pooledStore
+	name   string // of the store
+	opener share.Opener
+	ring   *share.Ring
+	store  *pooledStore
 }
 
 // provision checks everything that can be checked without a network. What it acquires is released by release.
@@ -60,6 +61,7 @@ func (s *Share) provision(ctx caddy.Context) error {
 	if !ok {
 		return fmt.Errorf("store: %T is not a store", mod)
 	}
+	s.opener = opener
 	s.name = mod.(caddy.Module).CaddyModule().ID.Name()
 	s.store, err = acquireStore(configuration, opener)
 	return err

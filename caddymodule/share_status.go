@@ -148,7 +148,7 @@ func failureText(f share.Failure) string {
 	case f.Reason != "":
 		return f.Reason
 	case f.Class == "timeout":
-		return "the store does not answer in time"
+		return "the store does not answer in time, because its server hangs, a firewall drops the connection, or only one side uses TLS"
 	case f.Class == "refused":
 		return "the store's server refuses connections, because it is not running or the address is wrong"
 	default:

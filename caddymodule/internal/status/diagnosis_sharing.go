@@ -16,7 +16,7 @@ func diagnoseSharing(s Sharing) Diagnosis {
 		return Diagnosis{healthDegraded, causeStore, summary, advice}
 	case s.Unopened != "":
 		return Diagnosis{healthDegraded, causeConfiguration,
-			"This replica cannot open what another replica has left in the store, because " + whyUnopened[s.Unopened] + ". It fetches its own tokens.",
+			"This replica cannot open what another replica has left in the store, because " + WhyUnopened(s.Unopened) + ". It fetches its own tokens.",
 			AdviceUnopened(s.Unopened)}
 	case s.Skew > minSkew:
 		return Diagnosis{healthDegraded, causeConfiguration,
@@ -32,15 +32,20 @@ func ExplainStore(s Store) (summary, advice string) {
 		"No request fails because of this. Correct the store's options or its server. The command tokens check tests the store."
 }
 
-// whyUnopened completes a sentence for each reason why a value cannot be opened.
-var whyUnopened = map[string]string{
-	"key":     "the value is sealed with a key that this replica does not have",
-	"version": "it is not a value of this version of token-proxy",
-	"forged":  "it is damaged, or the other replica configures the credential differently",
+// WhyUnopened completes a sentence with "because", for each reason why this replica cannot open what another replica has
+// left: "key", "version" or "forged".
+func WhyUnopened(reason string) string {
+	switch reason {
+	case "key":
+		return "it is sealed with a key that this replica does not have"
+	case "version":
+		return "it is not of this version of token-proxy"
+	default:
+		return "it is damaged, or the other replica configures the credential differently"
+	}
 }
 
-// AdviceUnopened returns what to do if this replica cannot open what another replica has left, for each reason: "key",
-// "version" or "forged".
+// AdviceUnopened returns what to do for each of these reasons.
 func AdviceUnopened(reason string) string {
 	switch reason {
 	case "key":
