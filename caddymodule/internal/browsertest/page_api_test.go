@@ -34,8 +34,24 @@ type pageCredential struct {
 	NextTry     *time.Time     `json:"next_try,omitempty"`
 	LastSuccess *time.Time     `json:"last_success,omitempty"`
 	LastError   *pageError     `json:"last_error,omitempty"`
+	Share       *pageShare     `json:"share,omitempty"`
+	Purge       *pagePurge     `json:"purge,omitempty"`
 	Counters    map[string]any `json:"counters"`
 	Recent      []pageFetch    `json:"recent"`
+}
+
+type pageShare struct {
+	On        bool    `json:"on"`
+	Up        bool    `json:"up"`
+	LastError string  `json:"last_error,omitempty"`
+	From      string  `json:"from,omitempty"`
+	Unopened  string  `json:"unopened,omitempty"`
+	Skew      float64 `json:"skew,omitempty"`
+}
+
+type pagePurge struct {
+	Store string `json:"store"`
+	Text  string `json:"text"`
 }
 
 type pageError struct {
@@ -187,6 +203,7 @@ type pageAPI struct {
 	*httptest.Server
 	refresh func(*pageCredential) error
 	ahead   time.Duration // of its clock
+	purge   *pagePurge    // what a purge did in the store
 
 	mu          sync.Mutex
 	credentials map[string]pageCredential
@@ -230,7 +247,7 @@ func newPageAPI(t *testing.T, cs ...pageCredential) *pageAPI {
 		c := a.get(r.PathValue("name"))
 		if r.PathValue("verb") == "purge" {
 			c = c.without()
-			c.Health = "idle"
+			c.Health, c.Purge = "idle", a.purge
 		} else if a.refresh != nil {
 			if err := a.refresh(&c); err != nil {
 				writePageJSON(w, http.StatusBadGateway, map[string]string{"error": err.Error()})
@@ -241,7 +258,11 @@ func newPageAPI(t *testing.T, cs ...pageCredential) *pageAPI {
 		writePageJSON(w, http.StatusOK, c)
 	}))
 	mux.HandleFunc("POST /token_proxy/purge", a.works(func(w http.ResponseWriter, _ *http.Request) {
-		writePageJSON(w, http.StatusOK, map[string]int{"purged": len(a.credentials)})
+		answer := map[string]any{"purged": len(a.credentials)}
+		if a.purge != nil {
+			answer["shared"] = map[string]pagePurge{"one": *a.purge, "two": {Store: "deleted"}}
+		}
+		writePageJSON(w, http.StatusOK, answer)
 	}))
 	a.Server = httptest.NewServer(mux)
 	t.Cleanup(a.Close)

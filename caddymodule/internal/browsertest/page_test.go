@@ -31,6 +31,7 @@ func TestPage(t *testing.T) {
 		{"Twelve", testPageTwelve},
 		{"TwoHundred", testPageTwoHundred},
 		{"Failures", testPageFailures},
+		{"Sharing", testPageSharing},
 		{"Refresh", testPageRefresh},
 		{"Purge", testPagePurge},
 		{"PurgeAll", testPagePurgeAll},
@@ -151,6 +152,54 @@ func testPageFailures(t *testing.T, b *browser) {
 			t.Errorf("%s: what to do is not seen in a closed row", f.name)
 		}
 	}
+}
+
+// What keeps a replica from sharing is seen, and so is a token that comes from another replica.
+func testPageSharing(t *testing.T, b *browser) {
+	shared := func(name string, share pageShare) pageCredential {
+		c := healthy(name)
+		share.On = true
+		c.Share = &share
+		return c
+	}
+	adopted := shared("adopted", pageShare{Up: true, From: "another replica"})
+	adopted.Recent = append(adopted.Recent, pageFetch{At: time.Now(), Outcome: "adopted", Lifetime: 3600, Fingerprint: "929998b5"})
+	down := shared("down", pageShare{From: "here", LastError: "the server does not accept the password"})
+	alone := healthy("alone")
+	alone.Share = new(pageShare)
+	api := newPageAPI(t, adopted, down, alone, healthy("plain"),
+		shared("unopened", pageShare{Up: true, From: "here", Unopened: "key"}), shared("skewed", pageShare{Up: true, From: "here", Skew: 61.5}))
+	b.open(api)
+	b.waitText("li[data-name=adopted] .where", "optoro · auth.example.com · token from another replica")
+	if b.eval(`document.querySelector("li[data-name=down] .where").textContent.includes("replica")`) == true {
+		t.Error("the page takes the token of this replica for that of another")
+	}
+	for name, want := range map[string]string{
+		"adopted": "token from another replica; the store works", "alone": "no, each replica has a token of its own",
+		"down":     "token from here; the store does not work: the server does not accept the password",
+		"unopened": "what another replica has left cannot be opened", "skewed": "another clock is 1 min 1 s ahead",
+	} {
+		b.click("li[data-name=" + name + "] h2 button")
+		b.waitText("li[data-name="+name+"] .shared", want)
+	}
+	b.click("li[data-name=plain] h2 button")
+	if b.visible("li[data-name=plain] .shared") {
+		t.Error("a credential without sharing has a line about it")
+	}
+	b.waitText("li[data-name=adopted] .recent", "Token adopted from another replica")
+
+	api.purge = &pagePurge{"failed", "The record in the store is not deleted."}
+	b.click("li[data-name=down] .purge")
+	b.waitText("#ask", "Other replicas keep their token.")
+	b.click("#ask-yes")
+	b.waitText("li[data-name=down] .said", "Purged. The record in the store is not deleted.")
+	b.click("#purge-all")
+	b.click("#ask-yes")
+	b.waitText("#note", "1 of 2 shared tokens are purged in this process only.")
+	api.purge = &pagePurge{"deleted", "The record in the store is deleted."}
+	b.click("#purge-all")
+	b.click("#ask-yes")
+	b.waitText("#note", "Other replicas keep their tokens until they need the next ones.")
 }
 
 func testPageRefresh(t *testing.T, b *browser) {
