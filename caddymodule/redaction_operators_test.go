@@ -15,7 +15,7 @@ import (
 )
 
 // TestOperatorsSeeNothing drives one Caddy through what operators look at: the admin API and its page, metrics, the
-// command line, readiness, events, traces, and the log with its access log. Every secret and every token is a planted
+// command line, readiness, events, traces, the store of shared tokens, and the log with its access log. Every secret and every token is a planted
 // text, which hostile endpoints and APIs repeat; none may be seen. The names of the credentials are planted too, as a
 // control: they must be seen in each of these places.
 func TestOperatorsSeeNothing(t *testing.T) {
@@ -29,7 +29,9 @@ func TestOperatorsSeeNothing(t *testing.T) {
 	control := p.plant("control", "the control", likeCode, "*")
 	o := &operatorScenarios{t: t, plants: p, control: control}
 	api := serveHTTP(t, http.HandlerFunc(o.serveAPI))
-	var credentials []string
+	folder := t.TempDir()
+	key := p.plant("the key", "the key for sharing", likeSecret)
+	credentials := []string{shareBlock(t, "storage file_system {\n root "+folder+"\n}", key+strings.Repeat("x", 32))}
 	sites := "log\ntracing {\n span all\n}\ntoken_proxy_ready /ready\n"
 	for _, kind := range operatorKinds {
 		credentials = append(credentials, o.credential(kind))
@@ -39,6 +41,7 @@ func TestOperatorsSeeNothing(t *testing.T) {
 	config := globalOptions(credentials...) + siteConfig(addr, sites)
 	s := startOperated(t, config, subscription())
 
+	leaveToken(t, otherReplica(t, o.name("adopted")), p.plant("adopted", "a token of another replica", likeToken, "the API"))
 	for range 2 { // the second round finds backoff and history
 		eachOperatorKind(func(kind string) {
 			p.see("an answer to the application", wholeAnswer(get(t, "http://"+addr+"/"+kind)))
@@ -51,7 +54,7 @@ func TestOperatorsSeeNothing(t *testing.T) {
 		for _, e := range eventsRecorded() {
 			names[e.Name()] = true
 		}
-		return len(names) == 3
+		return len(names) == 4
 	})
 	for _, e := range eventsRecorded() {
 		cloud, err := json.Marshal(e.CloudEvent())
@@ -66,6 +69,9 @@ func TestOperatorsSeeNothing(t *testing.T) {
 	eventually(t, "the spans", func() bool {
 		return slices.ContainsFunc(p.search(), func(found sighting) bool { return found.place == "the spans" })
 	})
+	for name, content := range filesBelow(t, folder) {
+		p.see("the store", name, content)
+	}
 	p.see("the log", s.logs())
 
 	seen := make(map[string]bool)
@@ -78,11 +84,14 @@ func TestOperatorsSeeNothing(t *testing.T) {
 		}
 	}
 	for place := range p.seen {
-		if !seen[place] && !slices.Contains([]string{"the page", "the API", "the token endpoint"}, place) {
+		if !seen[place] && !slices.Contains([]string{"the page", "the API", "the token endpoint", "the store"}, place) {
 			t.Errorf("the control is not seen in %s: nor would anything else be", place)
 		}
 	}
-	if len(p.seen) < 20 {
+	if p.seen["the store"] == nil || strings.Count(p.seen["the store"].String(), "token_proxy/v1/") < 4 {
+		t.Error("the store holds almost nothing")
+	}
+	if len(p.seen) < 21 {
 		t.Errorf("only %d places were looked at", len(p.seen))
 	}
 	if log := s.logs(); !strings.Contains(log, `"token_proxy":{`) || !strings.Contains(log, `"msg":"token rejected by the API"`) {
@@ -92,6 +101,7 @@ func TestOperatorsSeeNothing(t *testing.T) {
 
 // operatorKinds are the credentials of TestOperatorsSeeNothing, by what becomes of them.
 var operatorKinds = []string{
+	"adopted", // another replica has left a token
 	"works",   // the answer repeats the secret
 	"noted",   // an odd answer, whose remark could repeat the secret
 	"revoked", // the API refuses each token, and repeats it
@@ -173,7 +183,7 @@ func (o *operatorScenarios) credential(kind string) string {
 	if kind == "panics" {
 		provider = "redaction_leaky " + endpoint.URL + " \"panic while asking\""
 	}
-	return fmt.Sprintf("credential %s {\n provider %s\n client_id %s\n client_secret {env.%s}\n}\n", o.name(kind), provider, newClientID(), variable)
+	return fmt.Sprintf("credential %s {\n provider %s\n client_id %s\n client_secret {env.%s}\n}\n", o.name(kind), provider, o.plant(kind, "the client id", likeCode, "the token endpoint"), variable)
 }
 
 // serveAPI repeats the token where there is room, and refuses some.
