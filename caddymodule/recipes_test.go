@@ -259,6 +259,8 @@ func (fc *fileContents) of(name string) string {
 		return fc.certificate
 	case strings.HasSuffix(name, ".pem"):
 		return fc.key
+	case strings.HasSuffix(name, "share.key"):
+		return strings.Repeat(fc.secret, 4) // long enough for a key
 	case strings.HasSuffix(name, ".json"):
 		return fc.serviceAccount
 	case strings.HasSuffix(name, "key"): // for sharing, where no two keys may be the same
