@@ -130,12 +130,13 @@ func (s *Share) credential(c *client) *sharedToken {
 }
 
 func (c *client) warnUnopened(why share.Unopened) {
-	c.logger.Warn("what another replica has left for this credential cannot be opened: this replica makes its own token calls",
-		zap.String("credential", c.name), zap.String("reason", why.String()), zap.String("advice", status.AdviceUnopened(why.String())))
+	c.logger.Warn("this replica cannot open what another replica has left in the store, so it makes its own token calls",
+		zap.String("credential", c.name), zap.String("reason", why.String()),
+		zap.String("advice", status.AdviceUnopened(why.String())))
 }
 
 func (c *client) warnSkewed(ahead time.Duration) {
-	c.logger.Warn("the clock of another replica is ahead of this one's: set both by NTP, or tokens are refreshed too late",
+	c.logger.Warn("the clock of another replica is ahead of this clock; set the clocks by NTP, or this replica refreshes tokens too late",
 		zap.String("credential", c.name), zap.Duration("ahead", ahead))
 }
 
@@ -182,11 +183,11 @@ func acquireStore(key string, opener share.Opener) (*pooledStore, error) {
 func storeHooks() share.Hooks {
 	return share.Hooks{
 		Down: func(f share.Failure) {
-			caddy.Log().Named(appName).Warn("the store of shared tokens cannot be used: each replica makes its own token calls until it can",
-				zap.Stringer("failure", f))
+			caddy.Log().Named(appName).Warn("the store of shared tokens does not work, so this replica makes its own token calls",
+				zap.Stringer("failure", f), zap.String("advice", "run `token-proxy tokens check` to test the store"))
 		},
 		Up: func() {
-			caddy.Log().Named(appName).Info("the store of shared tokens can be used again")
+			caddy.Log().Named(appName).Info("the store of shared tokens works again")
 		},
 	}
 }

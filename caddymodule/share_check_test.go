@@ -52,6 +52,20 @@ func TestCheckOfAStoreThatWorks(t *testing.T) {
 	}
 }
 
+// The command reads the global storage, too.
+func TestCheckWithTheGlobalStorage(t *testing.T) {
+	dir := t.TempDir()
+	config := strings.Replace(globalOptions(shareBlock(t, "storage"), newTokenServer(t).credential("shared")), "{\n", "{\n storage file_system "+dir+"\n", 1)
+	out, err := runCommand(checkCommand(), "--config", writeConfig(t, "Caddyfile", config))
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	wantText(t, out, "✓ store storage (")
+	if len(filesBelow(t, dir)) == 0 {
+		t.Error("the storage was not used")
+	}
+}
+
 // A file system that fails says what is wrong, and a file for a folder is the mistake that every user can make.
 func TestCheckNamesTheMistakeWithFiles(t *testing.T) {
 	file, err := os.Executable() // which outlives a call of the store that ends late

@@ -36,6 +36,9 @@ func TestAdoptedTokenIsReported(t *testing.T) {
 		c.Recent[0].Fingerprint != c.Fingerprint || c.Recent[0].Lifetime != 3600 || c.Recent[0].Duration != 0 {
 		t.Errorf("the report is %+v", c)
 	}
+	if c.Counters.Requests.Waited != 1 { // as for a call of its own
+		t.Errorf("the requests are %+v", c.Counters.Requests)
+	}
 	metrics := s.readMetrics()
 	metrics.want(t, 0, "calls_total", "code", "", "credential", name, "outcome", "obtained")
 	if n, _ := metrics.of("call_duration_seconds_count", "credential", name); n != 0 {
@@ -122,7 +125,7 @@ func TestStoreThatFailsIsReported(t *testing.T) {
 	if c := s.credential(name); c.Health != "ok" {
 		t.Errorf("afterwards: %s %s", c.Health, c.Summary)
 	}
-	down, up := s.logged("the store of shared tokens cannot be used: each replica makes its own token calls until it can"), s.logged("the store of shared tokens can be used again")
+	down, up := s.logged("the store of shared tokens does not work, so this replica makes its own token calls"), s.logged("the store of shared tokens works again")
 	if len(down) != 1 || len(up) != 1 {
 		t.Errorf("%d lines for the failure, %d for its end", len(down), len(up))
 	}
@@ -155,7 +158,7 @@ func TestUnopenedIsReported(t *testing.T) {
 			wantText(t, c.Summary, tc.summary, "fetches its own tokens")
 			wantText(t, c.Advice, tc.advice)
 			s.readMetrics().wantBetween(t, 1, 2, "share_unopened_total", "credential", name, "reason", reason)
-			if lines := s.logged("what another replica has left for this credential cannot be opened: this replica makes its own token calls"); len(lines) != 1 {
+			if lines := s.logged("this replica cannot open what another replica has left in the store, so it makes its own token calls"); len(lines) != 1 {
 				t.Errorf("%d lines are logged", len(lines))
 			}
 		})
@@ -225,7 +228,7 @@ func TestSkewIsReported(t *testing.T) {
 		t.Errorf("the report is %+v, share %+v", c, c.Share)
 	}
 	s.readMetrics().wantBetween(t, 50, 61, "share_skew_seconds", "credential", name)
-	if lines := s.logged("the clock of another replica is ahead of this one's: set both by NTP, or tokens are refreshed too late"); len(lines) != 1 {
+	if lines := s.logged("the clock of another replica is ahead of this clock; set the clocks by NTP, or this replica refreshes tokens too late"); len(lines) != 1 {
 		t.Errorf("%d lines are logged", len(lines))
 	}
 }
