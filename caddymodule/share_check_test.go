@@ -102,6 +102,16 @@ func TestCheckFindsAnotherKey(t *testing.T) {
 	}
 }
 
+// A storage module keeps the claim of a check for ever. It must not be held against a key that has replaced another since.
+func TestCheckComparesNoKeysWhereNothingExpires(t *testing.T) {
+	store := "storage file_system {\n root " + t.TempDir() + "\n}"
+	for _, key := range []string{"a", "b"} {
+		if out, err := checkOf(t, shareBlock(t, store, strings.Repeat(key, 32))); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+	}
+}
+
 // A store that forgets is no store.
 func TestCheckFindsAStoreThatForgets(t *testing.T) {
 	m := newMemory(t)
