@@ -28,7 +28,7 @@ import (
 // refuse the recipe.
 var particulars = map[string][]string{
 	"adobe-ims":                  {"scope_separator"},
-	"amazon-sp-api":              {"client_auth", "grant", "param refresh_token"},
+	"amazon-sp-api":              {"client_auth", "grant"},
 	"auth0":                      {"client_auth", "audience"},
 	"cognito":                    {"scope"},
 	"commercetools":              {"scope"},
@@ -40,6 +40,7 @@ var particulars = map[string][]string{
 	"fedex":                      {"client_auth"},
 	"github-app":                 {"grant", "encoding", "header X-GitHub-Api-Version"},
 	"google-service-account":     {"client_id_param", "assertion_claim scope", "assertion_claim sub"},
+	"mtn-momo":                   {"header Ocp-Apim-Subscription-Key"},
 	"okta":                       {"assertion_typ", "scope"},
 	"pingone":                    {"client_auth", "scope"},
 	"salesforce":                 {"client_auth"},
@@ -48,7 +49,7 @@ var particulars = map[string][]string{
 	"shopify":                    {"client_auth"},
 	"twilio":                     {"client_auth"},
 	"walmart":                    {"header WM_QOS.CORRELATION_ID", "header WM_SVC.NAME"},
-	"workday":                    {"grant", "param refresh_token"},
+	"workday":                    {"grant"},
 	"zoom":                       {"grant", "param account_id"},
 }
 
