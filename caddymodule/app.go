@@ -16,9 +16,6 @@ func init() {
 	caddy.RegisterModule(new(App))
 }
 
-// appName is the name of the app and of the global option.
-const appName = "token_proxy"
-
 // App holds the credentials that token_proxy handlers use, by name. It gets their tokens, refreshes them before they
 // expire, and keeps them across reloads of the configuration.
 type App struct {
@@ -72,7 +69,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 		if config == nil {
 			return fmt.Errorf("credential %q: it is null", name)
 		}
-		if a.clients[name], err = newClient(ctx, name, config, a.Share, a.events); err != nil {
+		if a.clients[name], err = newClient(ctx, name, config, a.Share.join, a.events); err != nil {
 			delete(a.clients, name)
 			return fmt.Errorf("credential %q: %w", name, err)
 		}

@@ -45,7 +45,7 @@ type client struct {
 
 // newClient makes a complete client. It checks everything that can be checked without a network. The caller must call
 // release, unless newClient fails.
-func newClient(ctx caddy.Context, name string, config *Credential, with *Share, events *status.Events) (_ *client, err error) {
+func newClient(ctx caddy.Context, name string, config *Credential, join func(*client), events *status.Events) (_ *client, err error) {
 	if !validCredentialName(name) {
 		return nil, errCredentialName
 	}
@@ -68,11 +68,7 @@ func newClient(ctx caddy.Context, name string, config *Credential, with *Share, 
 			return nil, err
 		}
 	}
-	c.status.Sharing = c.sharingStatus(with)
-	if with != nil && c.shares() {
-		c.shared = with.credential(c)
-		c.sharing = token.NewSharing(c.shared)
-	}
+	join(c)
 	if c.source, err = acquireSource(c.key, c.sourceConfig()); err != nil {
 		return nil, err
 	}

@@ -24,3 +24,6 @@
 // The package is thin. The engine is in internal/token, and the wire to token endpoints in internal/oauth. README.md in
 // this folder is the reference.
 package caddymodule
+
+// appName is the name of the app and of the global option.
+const appName = "token_proxy"

@@ -1,0 +1,59 @@
+package caddymodule
+
+import (
+	"crypto/tls"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/share"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+)
+
+// join lets replicas share the tokens of c, unless its configuration is against it. Without a share block, it does nothing.
+func (s *Share) join(c *client) {
+	if s == nil {
+		return
+	}
+	if c.shares() {
+		c.shared = s.credential(c)
+		c.sharing = token.NewSharing(c.shared)
+	}
+	c.status.Sharing = func() status.Sharing { return s.statusOf(c.shared) }
+}
+
+// statusOf returns what operators see of the sharing of a credential, which shared is nil for if it is not shared.
+func (s *Share) statusOf(shared *sharedToken) status.Sharing {
+	if shared == nil {
+		return status.Sharing{}
+	}
+	known := shared.status()
+	known.Store = s.status()
+	return known
+}
+
+// credential returns what the replicas know together of a credential.
+func (s *Share) credential(c *client) *sharedToken {
+	shared := share.Share{Ring: s.ring, Guard: s.store.guard, Group: s.Group}
+	return &sharedToken{Credential: shared.Credential(share.Spec{
+		Provider:    c.status.Provider,
+		Endpoint:    c.provider.Endpoint(),
+		ClientID:    c.clientID,
+		Identity:    c.identity,
+		Certificate: func() *tls.Certificate { return c.certificate.Load() },
+		Unopened:    c.warnUnopened,
+		Skewed:      c.warnSkewed,
+	})}
+}
+
+func (c *client) warnUnopened(why share.Unopened) {
+	c.logger.Warn("this replica cannot open what another replica has left in the store, so it makes its own token calls",
+		zap.String("credential", c.name), zap.String("reason", why.String()),
+		zap.String("advice", status.AdviceUnopened(why.String())))
+}
+
+func (c *client) warnSkewed(ahead time.Duration) {
+	c.logger.Warn("the clock of another replica is ahead of this clock; set the clocks by NTP, or this replica refreshes tokens too late",
+		zap.String("credential", c.name), zap.Duration("ahead", ahead))
+}
