@@ -23,7 +23,7 @@ func (s *Source) mayLook(now time.Time) bool {
 	return sharing != nil && sharing.due(now)
 }
 
-// elsewhere looks for a token of another replica while calls are held back.
+// elsewhere looks for a token of another replica while calls are held back, and as soon as one has failed.
 func (s *Source) elsewhere(now time.Time) *Token {
 	if !s.mayLook(now) {
 		return nil
@@ -37,7 +37,7 @@ func (s *Source) elsewhere(now time.Time) *Token {
 func (s *Source) share(config *Config) *Token {
 	sharing := config.Sharing
 	sharing.claimed = false
-	patience := time.Now().Add(min(maxPatience, config.Policy.MaxWait/2))
+	patience := time.Now().Add(config.patience())
 	for {
 		if t := s.look(config); t != nil {
 			return t
@@ -64,6 +64,18 @@ func (s *Source) share(config *Config) *Token {
 			time.Sleep(minPoll + jitter(maxPoll-minPoll))
 		}
 	}
+}
+
+// patience is how long a flight waits for another replica's call before this replica calls too.
+func (c *Config) patience() time.Duration { return min(maxPatience, c.Policy.MaxWait/2) }
+
+// callLimit returns how long a call may take after the flight has waited for another replica's. After a long wait, the call
+// ends before requests give up, so that the flight can look once more: the other replica may have been faster.
+func (c *Config) callLimit(waited time.Duration) time.Duration {
+	if waited < c.patience()/2 {
+		return c.Policy.FetchTimeout
+	}
+	return min(c.Policy.FetchTimeout, (c.Policy.MaxWait-waited)*9/10)
 }
 
 // serveOn returns the present token if it still serves, and lets the next look wait.

@@ -40,18 +40,24 @@ func (s *Source) fly(forced bool) (result any, err error) {
 	time.Sleep(time.Until(s.notBefore))
 
 	config := s.config.Load()
+	limit := config.Policy.FetchTimeout
 	if config.Sharing != nil && !forced {
+		begun := time.Now()
 		if t := s.share(config); t != nil {
 			return t, nil
 		}
+		limit = config.callLimit(time.Since(begun))
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), config.Policy.FetchTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	t, failed := s.fetch(ctx, config)
-	if failed != nil { // never returned as it is: a nil *Error is not a nil error
-		return nil, failed
+	if failed == nil {
+		return t, nil
 	}
-	return t, nil
+	if t := s.elsewhere(time.Now()); t != nil && !forced {
+		return t, nil
+	}
+	return nil, failed
 }
 
 // fetch calls the endpoint, and calls it again at once where that can keep waiting requests from failing.

@@ -268,6 +268,25 @@ func TestLostClaim(t *testing.T) {
 		s := e.sharing(t, r, Policy{MaxWait: time.Second})
 		wantServed(t, s, "token-1", 500*time.Millisecond+maxPoll+latency)
 	})
+	inBubble(t, "it has none, calls too, and the other is faster", func(t *testing.T) {
+		e, r := newEndpoint(slow(9*time.Second, grants(hour))), new(replicas)
+		r.answerClaims(claim(ClaimLost))
+		s := e.sharing(t, r, Policy{})
+		time.AfterFunc(10*time.Second, func() { r.leave("other", 0, hour, 55*time.Minute) })
+		wantServed(t, s, "other", DefaultMaxWait-callGrace)
+		e.wantCalls(t, 1)
+	})
+	inBubble(t, "its call fails, and the other's does not", func(t *testing.T) {
+		e, r := newEndpoint(slow(latency, fails(errRefused))), new(replicas)
+		s := e.sharing(t, r, Policy{})
+		time.AfterFunc(latency/2, func() { r.leave("other", 0, hour, 55*time.Minute) })
+		wantServed(t, s, "other", latency)
+		advance(2 * failedLook)
+		r.leave("newer", 0, hour, 55*time.Minute)
+		if s.Refresh(context.Background()) == nil {
+			t.Error("an operator is not told that the call has failed")
+		}
+	})
 	inBubble(t, "its token is rejected, and it waits for the other's", func(t *testing.T) {
 		e, r := newEndpoint(grants(hour)), new(replicas)
 		s := e.sharing(t, r, Policy{})
