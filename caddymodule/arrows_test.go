@@ -31,6 +31,7 @@ var arrows = map[string][]string{
 	// for tests
 	"caddymodule/internal/browsertest":         {},
 	"caddymodule/internal/caddytest":           {"caddymodule/internal/devserver"},
+	"caddymodule/internal/fleettest":           {},
 	"caddymodule/internal/share/sharetest":     {},
 	"caddymodule/internal/caddytest/redistest": {"caddymodule/internal/caddytest"},
 }
