@@ -50,7 +50,7 @@ func (*Store) CaddyModule() caddy.ModuleInfo {
 
 // Provision checks the configuration. It does not provision the storage module, which may need its server for that.
 func (s *Store) Provision(ctx caddy.Context) error {
-	s.ctx = ctx
+	s.ctx, _ = caddy.NewContext(ctx) // to end a context made from ctx itself would run the clean-up of the configuration
 	if s.StorageRaw != nil {
 		return s.checkModule()
 	}
