@@ -92,6 +92,7 @@ func storageFleet(t *testing.T, module, folder string, services ...string) *flee
 
 // TestFileStorage says that replicas share through a common folder, which shows nothing.
 func TestFileStorage(t *testing.T) {
+	t.Parallel()
 	folder := filepath.Join(t.TempDir(), "common")
 	f := storageFleet(t, "file_system", folder, "cold", "dies")
 	f.start()
@@ -115,7 +116,8 @@ func TestFileStorage(t *testing.T) {
 	wantNoCanary(t, f, map[string]string{"the store": stored.String()})
 }
 
-// TestStorageInBadTimes says that no mood of a storage module costs a request, and that sharing begins when it is well (P1, P2, P3).
+// TestStorageInBadTimes says that no mood of a storage module costs a request, and that sharing begins when it is well (P1,
+// P2, P3).
 func TestStorageInBadTimes(t *testing.T) {
 	for _, mood := range []string{unborn, absent, hangs} {
 		t.Run(mood, func(t *testing.T) {

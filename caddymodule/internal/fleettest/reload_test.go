@@ -1,0 +1,46 @@
+package fleettest
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest/redistest"
+)
+
+// TestReloadInAFlight says that a reload that closes the store, and opens another, costs a flight that is under way at most
+// one more call, and no request (P17).
+func TestReloadInAFlight(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it runs processes")
+	}
+	t.Parallel()
+	server := redistest.Start(t)
+	stores := []string{"redis {\n address " + server.Addr + "\n}", "redis {\n address unix/" + server.Socket + "\n}"}
+	var names []string
+	for i := range 20 {
+		names = append(names, fmt.Sprint("flight", i))
+	}
+	f := newFleet(t, 2, stores[0], names...)
+	f.start()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for i, s := range f.services {
+		done := make(chan *outcome)
+		go func() { done <- f.all(s) }()
+		if err := s.endpoint.WaitCalls(ctx, 1); err != nil {
+			t.Fatal(err)
+		}
+		f.store = stores[(i+1)%2]
+		reloaded := f.replicas[i%2] // which may be the caller, or wait for it
+		reloaded.reload(f.config(reloaded))
+		f.want(t, <-done, s, 1, 2)
+	}
+	for _, r := range f.replicas {
+		if n := strings.Count(r.logs(), storeDown); n > 0 {
+			t.Errorf("a replica has reported its store %d times, because it was closed", n)
+		}
+	}
+}
