@@ -157,6 +157,38 @@ func TestHold(t *testing.T) {
 	})
 }
 
+// Whatever a claim says, for example that of a later version, it holds up nobody for longer.
+func TestHoldIsBounded(t *testing.T) {
+	bubble(t, func(t *testing.T, ctx context.Context) {
+		store := new(sharetest.Store)
+		c := replica(t, ctx, store)
+		at := place{c.names.claimName(""), c.spec.Identity}
+		day := newClaim(time.Now())
+		day.Hold = (24 * time.Hour).Milliseconds()
+		store.Put(at.name, at.seal(c.share.Ring.current().sealing(), day.text()))
+		wantClaim(t, ctx, c, token.ClaimHeld, "s")
+		time.Sleep(maxHold)
+		wantClaim(t, ctx, c, token.ClaimWon, "s")
+	})
+}
+
+// A claim that the store has taken, but not in time, is the replica's own.
+func TestClaimThatCameLateIsOurs(t *testing.T) {
+	bubble(t, func(t *testing.T, ctx context.Context) {
+		store := new(sharetest.Claimer)
+		c := replica(t, ctx, store)
+		time.Sleep(time.Millisecond) // the store is open
+		store.Change(func(s *sharetest.Store) { s.Latency = func() time.Duration { return callBudget * 3 / 2 } })
+		wantClaim(t, ctx, c, token.ClaimUnknown, "s")
+		if len(store.Values()) != 1 {
+			t.Fatal("the store has not taken the claim")
+		}
+		store.Change(func(s *sharetest.Store) { s.Latency = nil })
+		time.Sleep(2 * minRest)
+		wantClaim(t, ctx, c, token.ClaimWon, "s")
+	})
+}
+
 // P26: the proof is compared between processes. The keys of the replicas may be in rotation.
 func TestHoldOfRefusedProofBindsTheSameProof(t *testing.T) {
 	stores(t, func(t *testing.T, s Store, memory *sharetest.Store) {

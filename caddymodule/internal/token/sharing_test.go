@@ -38,7 +38,7 @@ func (r *replicas) leave(value string, age, lifetime, refreshIn time.Duration) {
 func (r *replicas) purge() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.any, r.asked, r.found = true, time.Now(), Found{Purged: true}
+	r.any, r.asked, r.found = true, time.Now(), Found{Purged: true, Lifetime: hour}
 }
 
 func (r *replicas) answerClaims(with func(proof func() Secret) Claim) {
@@ -188,13 +188,56 @@ func TestRefreshPoint(t *testing.T) {
 		}
 		advance(time.Minute)
 		r.leave("token-1", time.Minute, r.saved[0].Lifetime, r.saved[0].RefreshIn)
+		first, last := hour, time.Duration(0)
 		for range 50 {
 			other := e.sharing(t, r, Policy{})
 			mustAcquire(t, other)
-			if after := other.Status().RefreshAt.Sub(point); after < lead || after > lead+spread {
+			after := other.Status().RefreshAt.Sub(point)
+			if after < lead || after > lead+spread {
 				t.Errorf("another replica refreshes %v after the caller", after)
 			}
+			first, last = min(first, after), max(last, after)
 		}
+		if last-first < spread/2 {
+			t.Errorf("all replicas look within %v", last-first)
+		}
+		e.wantCalls(t, 1)
+	})
+}
+
+// TestAdoptedTokenEnds says that no token outlives its end because the other replicas look later than the caller.
+func TestAdoptedTokenEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e, r := newEndpoint(grants(hour)), new(replicas)
+		r.leave("other", 0, time.Second, time.Second)
+		s := e.sharing(t, r, Policy{})
+		wantServed(t, s, "other", 0)
+		if st := s.Status(); st.RefreshAt.After(st.Expires) {
+			t.Errorf("the token is to be refreshed %v after its end", st.RefreshAt.Sub(st.Expires))
+		}
+		s.Rest() // requests alone are to see the end
+		advance(time.Second)
+		wantServed(t, s, "token-1", 0)
+	})
+}
+
+// TestLateRejection says that a late answer about the token before does not end the token that was adopted.
+func TestLateRejection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e, r := newEndpoint(grants(hour)), new(replicas)
+		s := e.sharing(t, r, Policy{})
+		l := mustAcquire(t, s)
+		l.Accepted()
+		advance(time.Minute)
+		r.leave("other", 0, hour, 55*time.Minute)
+		for range 3 {
+			other, ok := l.Reject(context.Background(), Certain)
+			if !ok || other.Value().Reveal() != "other" {
+				t.Errorf("got %q, %t", other.Value().Reveal(), ok)
+			}
+			advance(time.Minute)
+		}
+		wantServed(t, s, "other", 0)
 		e.wantCalls(t, 1)
 	})
 }
@@ -424,6 +467,7 @@ func TestPurgeOfTheFleet(t *testing.T) {
 		advance(10 * time.Minute)
 		r.purge()
 		wantServed(t, s, "token-1", 0) // until it looks
+		r.answerClaims(claim(ClaimHeld))
 		advance(48 * time.Minute)
 		wantServed(t, s, "token-2", 0)
 		e.wantCalls(t, 2)
