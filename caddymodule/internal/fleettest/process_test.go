@@ -113,11 +113,12 @@ func (r *replica) reload(caddyfile string) {
 	}
 }
 
-// get requests a path, and returns the status of the answer, or why there is none. It tries again after a reset: a reload of
-// Caddy opens a new socket and closes the old one, with the connections that it has not accepted or that are idle.
+// get requests a path, and returns the status of the answer, or why there is none. It tries again if the connection was
+// closed: a reload of Caddy opens a new socket and closes the old one, with the connections that it has not accepted or that
+// are idle.
 func (r *replica) get(path string) string {
 	res, err := r.client.Get("http://" + r.addr + path)
-	for errors.Is(err, syscall.ECONNRESET) && r.running() {
+	for (errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.EOF)) && r.running() {
 		res, err = r.client.Get("http://" + r.addr + path)
 	}
 	if err != nil {

@@ -1,6 +1,7 @@
 package fleettest
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,8 +12,8 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
 )
 
-// fleetSize is how many processes a fleet has.
-const fleetSize = 10
+// fleetSize is how many processes the fleet of TestRedisFleet has. With -v, the test logs how long requests have waited.
+var fleetSize = flag.Int("fleet", 10, "the number of `processes` of TestRedisFleet")
 
 // TestRedisFleet is a day in the life of a fleet: its tests follow each other, so that the processes start only once.
 func TestRedisFleet(t *testing.T) {
@@ -20,7 +21,7 @@ func TestRedisFleet(t *testing.T) {
 		t.Skip("it runs processes")
 	}
 	server := redistest.Start(t)
-	f := newFleet(t, fleetSize, "redis {\n address "+server.Addr+"\n}",
+	f := newFleet(t, *fleetSize, "redis {\n address "+server.Addr+"\n}",
 		"prefetch", "cold", "wave", "refresh", "revokes", "rotation", "dies", "paused", "full", "killed", "back")
 	f.service("prefetch").options = "prefetch on"
 	f.service("refresh").endpoint.Lifetime = 10 * time.Second
@@ -49,7 +50,7 @@ func TestRedisFleet(t *testing.T) {
 		// The files change one after the other, as in a rollout. A reload reads them again.
 		for _, keys := range [][2]string{{keyA, keyB}, {keyB, keyA}} {
 			for _, r := range f.replicas {
-				time.Sleep(time.Second)
+				time.Sleep(10 * time.Second / time.Duration(*fleetSize))
 				r.setKeys(keys[0], keys[1])
 				r.reload(f.config(r))
 			}
