@@ -2,6 +2,8 @@ package token
 
 import (
 	"context"
+	"crypto/tls"
+	"maps"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -221,6 +223,60 @@ func TestAdoptedTokenEnds(t *testing.T) {
 	})
 }
 
+// TestRejectedTokenDoesNotComeBack says that a token that the API has rejected is not adopted again, although the store has
+// it (P10).
+func TestRejectedTokenDoesNotComeBack(t *testing.T) {
+	for name, then := range map[string]func(e *endpoint, r *replicas, s *Source){
+		"after a purge": func(_ *endpoint, _ *replicas, s *Source) { s.Purge() },
+		"after a reload": func(e *endpoint, r *replicas, s *Source) {
+			config := e.config(Policy{})
+			config.Sharing = NewSharing(r)
+			s.Start(config)
+		},
+	} {
+		inBubble(t, name, func(t *testing.T) {
+			e, r := newEndpoint(script(grants(hour), fails(errRefused))), new(replicas)
+			s := e.sharing(t, r, Policy{})
+			l := mustAcquire(t, s)
+			l.Accepted()
+			advance(time.Minute)
+			r.leave("token-1", time.Minute, hour, 55*time.Minute)
+			l.Reject(context.Background(), Certain)
+			then(e, r, s)
+			advance(2 * failedLook)
+			_, _ = s.Acquire(context.Background())
+			synctest.Wait()
+			for _, event := range e.told() {
+				if event.Adopted {
+					t.Errorf("adopted %q", event.Token.Reveal())
+				}
+			}
+		})
+	}
+}
+
+// TestAllOfATokenIsShared says that requests with an adopted token have what came with it.
+func TestAllOfATokenIsShared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kept, certificate := map[string]string{"region": "eu"}, new(tls.Certificate)
+		e, r := newEndpoint(func(context.Context, *endpoint) (Issued, error) {
+			return Issued{Token: NewSecret("T1"), Lifetime: hour, Kept: kept, Certificate: certificate, Note: "odd"}, nil
+		}), new(replicas)
+		mustAcquire(t, e.sharing(t, r, Policy{}))
+		saved := r.saved[0].Issued
+		if !maps.Equal(saved.Kept, kept) || saved.Certificate != certificate || saved.Note != "odd" {
+			t.Errorf("saved %+v", saved)
+		}
+		r.leave("T1", 0, hour, 55*time.Minute)
+		r.found.Issued = saved
+		other := mustAcquire(t, e.sharing(t, r, Policy{}))
+		if !maps.Equal(other.token.kept, kept) || other.token.certificate != certificate || e.lastEvent().Note != "odd" {
+			t.Errorf("adopted %+v", other.token)
+		}
+		e.wantCalls(t, 1)
+	})
+}
+
 // TestLateRejection says that a late answer about the token before does not end the token that was adopted.
 func TestLateRejection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -286,6 +342,16 @@ func TestLostClaim(t *testing.T) {
 		synctest.Wait()
 		wantServed(t, s, "token-2", 0)
 		e.wantCalls(t, 1)
+
+		advance(54 * time.Minute) // the looks of the next time begin anew
+		for s.Status().State != StateStale {
+			before, _ = r.counts()
+			advance(100 * time.Millisecond)
+		}
+		advance(2 * time.Second)
+		if after, _ := r.counts(); after-before < 3 {
+			t.Errorf("%d looks in the first 2 s", after-before)
+		}
 	})
 	inBubble(t, "it has none, and waits for the other's", func(t *testing.T) {
 		e, r := newEndpoint(grants(hour)), new(replicas)
