@@ -244,8 +244,8 @@ func (f *fleet) killCaller(t *testing.T, s *service) {
 
 // The messages of a replica about its store.
 const (
-	storeDown = "the store of shared tokens cannot be used"
-	storeUp   = "the store of shared tokens can be used again"
+	storeDown = "the store of shared tokens does not work"
+	storeUp   = "the store of shared tokens works again"
 )
 
 // await waits until each replica has logged a message that often.

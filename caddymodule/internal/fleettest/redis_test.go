@@ -30,7 +30,7 @@ func TestRedisFleet(t *testing.T) {
 	f.service("rotation").endpoint.Lifetime = 10 * time.Second
 	f.start()
 
-	t.Run("prefetch", func(t *testing.T) { // P24
+	t.Run("prefetch", func(t *testing.T) {
 		s := f.service("prefetch")
 		f.want(t, f.all(s), s, 1, 1)
 	})
@@ -117,7 +117,7 @@ func canaries(t *testing.T, f *fleet, server *redistest.Server) {
 	wantNoCanary(t, f, places)
 }
 
-// TestRedisIsAbsentAtFirst says that replicas start without their store, and share when it is there (P3).
+// TestRedisIsAbsentAtFirst says that replicas start without their store, and share when it is there.
 func TestRedisIsAbsentAtFirst(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it runs processes")

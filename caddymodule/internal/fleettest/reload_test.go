@@ -11,7 +11,7 @@ import (
 )
 
 // TestReloadInAFlight says that a reload that closes the store, and opens another, costs a flight that is under way at most
-// one more call, and no request (P17).
+// one more call, and no request.
 func TestReloadInAFlight(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it runs processes")

@@ -90,18 +90,35 @@ func storageFleet(t *testing.T, module, folder string, services ...string) *flee
 	return newFleet(t, 2, "storage "+module+" "+folder, services...)
 }
 
+// coldStarts are services that no replica has a token for.
+var coldStarts = []string{"cold1", "cold2", "cold3", "cold4", "cold5"}
+
+// wantShared starts services cold until one of them costs one call. A storage decides nothing: on a busy machine a write can
+// take longer than the replicas wait for it, and then both call.
+func (f *fleet) wantShared(t *testing.T) {
+	t.Helper()
+	for _, name := range coldStarts {
+		s := f.service(name)
+		f.want(t, f.all(s), s, 1, 2)
+		if s.endpoint.Calls() == 1 {
+			return
+		}
+	}
+	t.Error("no cold start costs one token call")
+}
+
 // TestFileStorage says that replicas share through a common folder, which shows nothing.
 func TestFileStorage(t *testing.T) {
 	t.Parallel()
 	folder := filepath.Join(t.TempDir(), "common")
-	f := storageFleet(t, "file_system", folder, "cold", "dies")
+	f := storageFleet(t, "file_system", folder, append(coldStarts, "dies")...)
 	f.start()
-	cold, dies := f.service("cold"), f.service("dies")
-	f.want(t, f.all(cold), cold, 1, 1)
+	dies := f.service("dies")
+	f.wantShared(t)
 
 	dies.endpoint.SetFault(devserver.Fault{Latency: 3 * time.Second, Count: 1})
 	f.killCaller(t, dies)
-	f.want(t, f.all(dies), dies, 2, 2)
+	f.want(t, f.all(dies), dies, 2, 3)
 
 	var stored strings.Builder
 	if err := filepath.WalkDir(folder, func(path string, entry fs.DirEntry, err error) error {
@@ -116,22 +133,21 @@ func TestFileStorage(t *testing.T) {
 	wantNoCanary(t, f, map[string]string{"the store": stored.String()})
 }
 
-// TestStorageInBadTimes says that no mood of a storage module costs a request, and that sharing begins when it is well (P1,
-// P2, P3).
+// TestStorageInBadTimes says that no mood of a storage module costs a request, and that sharing begins when it is well.
 func TestStorageInBadTimes(t *testing.T) {
 	for _, mood := range []string{unborn, absent, hangs} {
 		t.Run(mood, func(t *testing.T) {
 			t.Parallel()
 			folder := filepath.Join(t.TempDir(), "common")
 			write(t, folder+".mood", mood)
-			f := storageFleet(t, "moody", folder, "before", "after")
+			f := storageFleet(t, "moody", folder, append(coldStarts, "before")...)
 			f.start()
-			before, after := f.service("before"), f.service("after")
+			before := f.service("before")
 			f.want(t, f.all(before), before, 2, 2)
 			f.await(storeDown, 1)
 			write(t, folder+".mood", well)
 			f.await(storeUp, 1)
-			f.want(t, f.all(after), after, 1, 1)
+			f.wantShared(t)
 		})
 	}
 }

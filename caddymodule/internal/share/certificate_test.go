@@ -16,7 +16,7 @@ func certificate(der string) func() *tls.Certificate {
 	return func() *tls.Certificate { return c }
 }
 
-// P19: a token that is bound to a certificate is of no use to a replica with another.
+// A token that is bound to a certificate is of no use to a replica with another.
 func TestCertificateBoundTokens(t *testing.T) {
 	stores(t, func(t *testing.T, s Store, memory *sharetest.Store) {
 		bubble(t, func(t *testing.T, ctx context.Context) {

@@ -68,7 +68,7 @@ func race(ctx context.Context, replicas []*Credential, secret string) map[token.
 	return counts
 }
 
-// P5: the holder of a claim dies in its call.
+// The holder of a claim dies in its call.
 func TestClaimOfDeadReplicaEnds(t *testing.T) {
 	stores(t, func(t *testing.T, s Store, memory *sharetest.Store) {
 		bubble(t, func(t *testing.T, ctx context.Context) {
@@ -85,7 +85,7 @@ func TestClaimOfDeadReplicaEnds(t *testing.T) {
 	})
 }
 
-// P5: a fleet has died an hour ago.
+// A fleet has died an hour ago.
 func TestClaimOfLongAgoIsNone(t *testing.T) {
 	bubble(t, func(t *testing.T, ctx context.Context) {
 		store := &sharetest.Store{Eternal: true}
@@ -96,7 +96,7 @@ func TestClaimOfLongAgoIsNone(t *testing.T) {
 	})
 }
 
-// P6: a call takes longer than its claim lasts.
+// A call takes longer than its claim lasts.
 func TestReleaseLeavesClaimsOfOthers(t *testing.T) {
 	for _, hold := range []time.Duration{0, time.Minute} {
 		stores(t, func(t *testing.T, s Store, memory *sharetest.Store) {
@@ -189,7 +189,7 @@ func TestClaimThatCameLateIsOurs(t *testing.T) {
 	})
 }
 
-// P26: the proof is compared between processes. The keys of the replicas may be in rotation.
+// The proof is compared between processes. The keys of the replicas may be in rotation.
 func TestHoldOfRefusedProofBindsTheSameProof(t *testing.T) {
 	stores(t, func(t *testing.T, s Store, memory *sharetest.Store) {
 		bubble(t, func(t *testing.T, ctx context.Context) {
@@ -227,7 +227,7 @@ func TestOneReplicaTakesOverAHold(t *testing.T) {
 	})
 }
 
-// P7: only the monotonic clock of the reader counts.
+// Only the monotonic clock of the reader counts.
 func TestClaimsOfReplicasWithOtherClocks(t *testing.T) {
 	stores(t, func(t *testing.T, s Store, memory *sharetest.Store) {
 		for _, apart := range []time.Duration{-10 * time.Minute, -claimLife, claimLife, 10 * time.Minute} {
@@ -256,7 +256,7 @@ func TestClaimsOfReplicasWithOtherClocks(t *testing.T) {
 	})
 }
 
-// P22: containers from one volume have one instance id. Replicas in this test have one process.
+// Containers from one volume have one instance id. Replicas in this test have one process.
 func TestOwnersOfClaimsAreUnique(t *testing.T) {
 	stores(t, func(t *testing.T, s Store, memory *sharetest.Store) {
 		bubble(t, func(t *testing.T, ctx context.Context) {
@@ -290,7 +290,7 @@ func TestOwnClaimThatWasLeft(t *testing.T) {
 	})
 }
 
-// P8: no replica waits for what it cannot open.
+// No replica waits for what it cannot open.
 func TestClaimThatCannotBeOpened(t *testing.T) {
 	stores(t, func(t *testing.T, s Store, memory *sharetest.Store) {
 		bubble(t, func(t *testing.T, ctx context.Context) {
@@ -329,7 +329,7 @@ func TestClaimThatIsNeverOpenedIsReplaced(t *testing.T) {
 	})
 }
 
-// P4: a replica that wins finds what was saved before.
+// A replica that wins finds what was saved before.
 func TestWinnerFindsWhatWasSavedBefore(t *testing.T) {
 	stores(t, func(t *testing.T, s Store, memory *sharetest.Store) {
 		bubble(t, func(t *testing.T, ctx context.Context) {
@@ -349,7 +349,7 @@ func TestWinnerFindsWhatWasSavedBefore(t *testing.T) {
 	})
 }
 
-// P8: a store that damages every value holds up no request for longer than the claim takes.
+// A store that damages every value holds up no request for longer than the claim takes.
 func TestStoreThatDamagesValues(t *testing.T) {
 	stores(t, func(t *testing.T, s Store, memory *sharetest.Store) {
 		bubble(t, func(t *testing.T, ctx context.Context) {

@@ -313,7 +313,7 @@ func TestFleetReplacesItsKey(t *testing.T) {
 	}
 }
 
-// TestFleetWithPrefetch says that replicas that fetch before the first request make one call too (P24).
+// TestFleetWithPrefetch says that replicas that fetch before the first request make one call too.
 func TestFleetWithPrefetch(t *testing.T) {
 	for _, w := range []way{byRegister, byClaimer} {
 		inFleet(t, w, fleetSize, func(t *testing.T, f *fleet) {
@@ -330,7 +330,7 @@ func TestFleetWithPrefetch(t *testing.T) {
 	}
 }
 
-// TestLateAnswer says that a token that comes late does not stay, if the endpoint has revoked it with a newer one (P15).
+// TestLateAnswer says that a token that comes late does not stay, if the endpoint has revoked it with a newer one.
 func TestLateAnswer(t *testing.T) {
 	for _, w := range []way{byRegister, byClaimer} {
 		inFleet(t, w, 3, func(t *testing.T, f *fleet) {

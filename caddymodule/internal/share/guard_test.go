@@ -61,7 +61,7 @@ func wholeFlight(ctx context.Context, c *Credential) time.Duration {
 	return time.Since(begun)
 }
 
-// P2: a store hangs, and ignores its context.
+// A store hangs, and ignores its context.
 func TestStoreThatHangs(t *testing.T) {
 	stores(t, func(t *testing.T, s Store, memory *sharetest.Store) {
 		bubble(t, func(t *testing.T, ctx context.Context) {
@@ -115,7 +115,7 @@ func TestCallsWaitForTheirTurn(t *testing.T) {
 	})
 }
 
-// P1: an outage looks like a store with nothing in it, until something is written.
+// An outage looks like a store with nothing in it, until something is written.
 func TestStoreThatKnowsNothingWhileItIsDown(t *testing.T) {
 	stores(t, func(t *testing.T, s Store, memory *sharetest.Store) {
 		bubble(t, func(t *testing.T, ctx context.Context) {
@@ -332,7 +332,7 @@ func TestOpening(t *testing.T) {
 	})
 }
 
-// P17: a configuration is unloaded under a running flight, and its client is closed.
+// A configuration is unloaded under a running flight, and its client is closed.
 func TestStoreThatIsClosedUnderAFlight(t *testing.T) {
 	stores(t, func(t *testing.T, s Store, memory *sharetest.Store) {
 		bubble(t, func(t *testing.T, ctx context.Context) {

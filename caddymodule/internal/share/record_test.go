@@ -151,7 +151,7 @@ func TestMovedRecords(t *testing.T) {
 	})
 }
 
-// P20: whatever a record says of times, the source is not told anything that it could not have from a token endpoint.
+// Whatever a record says of times, the source is not told anything that it could not have from a token endpoint.
 func TestTimesOfRecordsAreBounded(t *testing.T) {
 	now := time.UnixMilli(1_800_000_000_000)
 	const month = 30 * 24 * time.Hour

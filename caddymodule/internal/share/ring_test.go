@@ -55,7 +55,7 @@ func TestFirstKeySealsAndAllOpen(t *testing.T) {
 	})
 }
 
-// P9: replicas with different keys do not overwrite each other's records.
+// Replicas with different keys do not overwrite each other's records.
 func TestReplicasWithOtherKeysDoNotFight(t *testing.T) {
 	bubble(t, func(t *testing.T, ctx context.Context) {
 		store := new(sharetest.Store)
@@ -91,7 +91,7 @@ func TestKeyRotation(t *testing.T) {
 	}
 }
 
-// P10: an older token under another key does not come back, whatever is left in the store.
+// An older token under another key does not come back, whatever is left in the store.
 func TestNewestRecordIsFound(t *testing.T) {
 	bubble(t, func(t *testing.T, ctx context.Context) {
 		store := new(sharetest.Store)

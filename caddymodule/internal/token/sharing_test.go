@@ -224,7 +224,7 @@ func TestAdoptedTokenEnds(t *testing.T) {
 }
 
 // TestRejectedTokenDoesNotComeBack says that a token that the API has rejected is not adopted again, although the store has
-// it (P10).
+// it.
 func TestRejectedTokenDoesNotComeBack(t *testing.T) {
 	for name, then := range map[string]func(e *endpoint, r *replicas, s *Source){
 		"after a purge": func(_ *endpoint, _ *replicas, s *Source) { s.Purge() },

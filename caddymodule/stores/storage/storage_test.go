@@ -40,7 +40,7 @@ func (*fragile) Cleanup() error {
 	return nil
 }
 
-// P18: what ends a context of Caddy's runs the clean-up of the context that it was made from. That one belongs to the
+// What ends a context of Caddy's runs the clean-up of the context that it was made from. That one belongs to the
 // configuration, which goes on.
 func TestStoreLeavesItsConfigurationAlone(t *testing.T) {
 	for name, storage := range map[string]string{
