@@ -2,11 +2,9 @@ package oauth2
 
 import (
 	"encoding/json"
-	"errors"
 	"net/http"
 	"net/textproto"
 	"slices"
-	"strings"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
@@ -118,29 +116,6 @@ func parseRequestValue(value string) (option.Source, error) {
 		return option.Source(value), err
 	}
 	return option.Source(value), nil
-}
-
-// parseJSONValue parses a JSON value. It returns an error for an integer beyond 2^53, because Caddy decodes configurations
-// with float64 and would change the integer.
-func parseJSONValue(value string) (json.RawMessage, error) {
-	if !json.Valid([]byte(value)) {
-		return nil, errors.New("the value is not JSON")
-	}
-	tokens := json.NewDecoder(strings.NewReader(value))
-	tokens.UseNumber()
-	for {
-		t, err := tokens.Token()
-		if err != nil { // the end
-			return json.RawMessage(value), nil
-		}
-		number, ok := t.(json.Number)
-		if !ok || strings.ContainsAny(number.String(), ".eE") {
-			continue
-		}
-		if n, err := number.Int64(); err != nil || n > 1<<53 || n < -1<<53 {
-			return nil, errors.New("a number is too large")
-		}
-	}
 }
 
 // unmarshalNamed parses a name and a value into a map that does not have the name yet. Its errors do not quote the value.
@@ -318,5 +293,30 @@ func unmarshalList(d *caddyfile.Dispenser, into *[]string) error {
 	if len(*into) == 0 || slices.Contains(*into, "") {
 		return d.Errf("%s takes one or more values, which must not be empty", option)
 	}
+	return nil
+}
+
+// unmarshalClaim parses the name and the value of a claim. The value is text unless the word json follows it.
+func (o *Provider) unmarshalClaim(d *caddyfile.Dispenser) error {
+	args := d.RemainingArgs()
+	isJSON := len(args) == 3 && args[2] == "json"
+	if len(args) != 2 && !isJSON || args[0] == "" {
+		return d.Err("assertion_claim takes a name and a value, and the word json after a value in JSON; quote a value with spaces")
+	}
+	name, text := args[0], args[1]
+	if _, ok := o.AssertionClaims[name]; ok {
+		return d.Errf("assertion_claim %s is already specified", name)
+	}
+	value, err := json.Marshal(text)
+	if isJSON {
+		value, err = parseJSONValue(text)
+	}
+	if err != nil {
+		return d.Errf("assertion_claim %s: the value is not JSON, or has an integer beyond 2^53", name)
+	}
+	if o.AssertionClaims == nil {
+		o.AssertionClaims = make(map[string]json.RawMessage)
+	}
+	o.AssertionClaims[name] = value
 	return nil
 }

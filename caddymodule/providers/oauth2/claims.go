@@ -4,8 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-
-	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"strings"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
 )
@@ -49,27 +48,25 @@ func replaceTexts(value any) (any, error) {
 	return value, nil
 }
 
-// unmarshalClaim parses the name and the value of a claim. The value is text unless the word json follows it.
-func (o *Provider) unmarshalClaim(d *caddyfile.Dispenser) error {
-	args := d.RemainingArgs()
-	isJSON := len(args) == 3 && args[2] == "json"
-	if len(args) != 2 && !isJSON || args[0] == "" {
-		return d.Err("assertion_claim takes a name and a value, and the word json after a value in JSON; quote a value with spaces")
+// parseJSONValue parses a JSON value. It returns an error for an integer beyond 2^53, because Caddy decodes configurations
+// with float64 and would change the integer.
+func parseJSONValue(value string) (json.RawMessage, error) {
+	if !json.Valid([]byte(value)) {
+		return nil, errors.New("the value is not JSON")
 	}
-	name, text := args[0], args[1]
-	if _, ok := o.AssertionClaims[name]; ok {
-		return d.Errf("assertion_claim %s is already specified", name)
+	tokens := json.NewDecoder(strings.NewReader(value))
+	tokens.UseNumber()
+	for {
+		t, err := tokens.Token()
+		if err != nil { // the end
+			return json.RawMessage(value), nil
+		}
+		number, ok := t.(json.Number)
+		if !ok || strings.ContainsAny(number.String(), ".eE") {
+			continue
+		}
+		if n, err := number.Int64(); err != nil || n > 1<<53 || n < -1<<53 {
+			return nil, errors.New("a number is too large")
+		}
 	}
-	value, err := json.Marshal(text)
-	if isJSON {
-		value, err = parseJSONValue(text)
-	}
-	if err != nil {
-		return d.Errf("assertion_claim %s: the value is not JSON, or has an integer beyond 2^53", name)
-	}
-	if o.AssertionClaims == nil {
-		o.AssertionClaims = make(map[string]json.RawMessage)
-	}
-	o.AssertionClaims[name] = value
-	return nil
 }
