@@ -303,8 +303,9 @@ func TestMetricsSurviveReloads(t *testing.T) {
 		var e exposition
 		eventually(t, "the gauges of the configuration in force", func() bool { // the old listener may answer for a moment
 			e = s.readMetrics()
+			_, current := e.of("token_remaining_seconds", "credential", kept) // not what the configuration before exports
 			_, ok := e.of("token_remaining_seconds", "credential", comes)
-			return ok == (i%2 == 1)
+			return current && ok == (i%2 == 1)
 		})
 		e.wantFamilies(t)
 		e.wantNoDecreaseSince(t, before)
