@@ -439,11 +439,11 @@ func mistakes(kind optionKind, right string) []string {
 // ownSubdirectives are the subdirectives that reverse_proxy does not have, and what they become.
 var (
 	ownSubdirectives = []string{
-		"client_authorization keep", "on_unauthorized pass", "replay_buffer 8KiB", "clients 10.0.0.0/8 192.0.2.7", "cross_site allow", "token_stub /login",
+		"client_authorization keep", "on_unauthorized pass", "rejected_status 401 498", "replay_buffer 8KiB", "clients 10.0.0.0/8 192.0.2.7", "cross_site allow", "token_stub /login",
 	}
 	ownFields = map[string]any{
 		"handler": "token_proxy", "credential": "catalog",
-		"client_authorization": "keep", "on_unauthorized": "pass", "replay_buffer": float64(8 << 10),
+		"client_authorization": "keep", "on_unauthorized": "pass", "rejected_status": []any{401., 498.}, "replay_buffer": float64(8 << 10),
 		"clients": []any{"10.0.0.0/8", "192.0.2.7"}, "cross_site": "allow", "token_stub": []any{"/login"},
 	}
 )

@@ -299,6 +299,7 @@ func checkCredential(h httpcaddyfile.Helper, name string) error {
 //	token_proxy [<matcher>] <credential> [<upstreams...>] {
 //	    client_authorization replace|keep|reject
 //	    on_unauthorized      replay|pass
+//	    rejected_status      <statuses...>
 //	    replay_buffer        <size>
 //	    clients              any|<loopback, private_ranges, IP addresses and CIDR ranges...>
 //	    cross_site           deny|allow
@@ -349,6 +350,8 @@ func (h *Handler) option(name string) func(*caddyfile.Dispenser) error {
 		return func(d *caddyfile.Dispenser) error {
 			return option.Choice(d, &h.OnUnauthorized, unauthorizedReplay, unauthorizedPass)
 		}
+	case "rejected_status":
+		return h.unmarshalRejectedStatus
 	case "replay_buffer":
 		return func(d *caddyfile.Dispenser) error { return option.Size(d, &h.ReplayBuffer, maxReplayBuffer) }
 	case "clients":

@@ -6,7 +6,7 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// judgeChallenge reads the WWW-Authenticate fields of a 401. It returns whether the 401 may be about something other than
+// judgeChallenge reads the WWW-Authenticate fields of an answer. It returns whether the answer may be about something other than
 // the token, and whether it can be about the token at all. With insufficient_scope, the token is valid but lacks rights. A
 // demand for a DPoP nonce is about the next request (RFC 6750 section 3.1, RFC 9449 section 9).
 func judgeChallenge(fields []string) (doubt token.Doubt, ours bool) {

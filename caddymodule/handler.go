@@ -33,10 +33,14 @@ type Handler struct {
 	// "reject" answers 400. Default: replace.
 	ClientAuthorization string `json:"client_authorization,omitempty"`
 
-	// OnUnauthorized sets what the handler does when the API answers 401. "replay" gets a new token and sends the request
-	// once more if its body is still at hand. "pass" gives the answer to the application. Both replace the rejected token.
-	// Default: replay.
+	// OnUnauthorized sets what the handler does when the API rejects the token. "replay" gets a new token and sends the
+	// request once more if its body is still at hand. "pass" gives the answer to the application. Both replace the rejected
+	// token. Default: replay.
 	OnUnauthorized string `json:"on_unauthorized,omitempty"`
+
+	// RejectedStatus are the statuses with which the API rejects the token, from 400 to 499 without 407, 408, 425 and 429.
+	// Default: 401.
+	RejectedStatus []int `json:"rejected_status,omitempty"`
 
 	// ReplayBuffer is how many bytes of a request body the handler keeps for a replay. If it has sent more of the body than
 	// that, it cannot replay the request. Default: 65536 (64 KiB).
@@ -133,6 +137,12 @@ func (h *Handler) provisionOptions() error {
 	case unauthorizedReplay, unauthorizedPass:
 	default:
 		return errors.New("on_unauthorized: it must be replay or pass")
+	}
+	if len(h.RejectedStatus) == 0 {
+		h.RejectedStatus = []int{http.StatusUnauthorized}
+	}
+	if err := checkRejectedStatus(h.RejectedStatus); err != nil {
+		return fmt.Errorf("rejected_status: %w", err)
 	}
 	switch h.CrossSite {
 	case "":

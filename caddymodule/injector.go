@@ -26,6 +26,7 @@ type injector struct {
 	destinations *destinations
 	route        *route // nil if the transport is not reverse_proxy's own
 	credential   *client
+	rejected     []int // the statuses that reject the token
 	replay       bool
 	replayBuffer int
 	logger       *zap.Logger
@@ -60,12 +61,19 @@ func (i *injector) exchange(req *http.Request, p *proxied, body *replayBody) (*h
 		body.finish()
 		return nil, err
 	}
-	if res.StatusCode != http.StatusUnauthorized {
-		p.lease.Accepted()
+	if !i.rejects(res.StatusCode) {
+		i.accept(res, p)
 		body.finish()
 		return res, nil
 	}
 	return i.unauthorized(req, res, p, body)
+}
+
+// accept reports to the source that the API accepts the token. A 401 shows no such thing, even if rejected_status lacks it.
+func (i *injector) accept(res *http.Response, p *proxied) {
+	if res.StatusCode != http.StatusUnauthorized {
+		p.lease.Accepted()
+	}
 }
 
 // checkHealth sends an active health check. It carries no token, so it may go where the token may not go. No request uses the
@@ -230,11 +238,11 @@ func (c noClientTrace) Value(key any) any {
 }
 
 // unauthorized reports the token as rejected and, if that yields another one and the body can be sent again, sends
-// the request once more. A 401 means that the request has not been applied (RFC 9110 section 15.5.2).
+// the request once more. Such an answer means that the request has not been applied (RFC 9110 section 15.5.2).
 func (i *injector) unauthorized(req *http.Request, res *http.Response, p *proxied, body *replayBody) (*http.Response, error) {
 	defer body.finish()
 	i.credential.status.Unauthorized()
-	doubt, ours := judgeChallenge(res.Header.Values("WWW-Authenticate"))
+	doubt, ours := judgeRejection(res)
 	if !ours {
 		return res, nil
 	}
@@ -263,10 +271,10 @@ func (i *injector) sendAgain(req *http.Request, p *proxied, body *replayBody, at
 	res, err := i.send(req, p, body, attempt)
 	switch {
 	case err != nil:
-	case res.StatusCode == http.StatusUnauthorized:
+	case i.rejects(res.StatusCode):
 		p.lease.RejectedAgain()
 	default:
-		p.lease.Accepted()
+		i.accept(res, p)
 	}
 	return res, err
 }

@@ -95,6 +95,7 @@ func newTestInjector(t testing.TB, f token.Fetcher, next http.RoundTripper) *inj
 		destinations: d,
 		route:        &route{destinations: d},
 		credential:   c,
+		rejected:     []int{http.StatusUnauthorized},
 		replay:       true,
 		replayBuffer: defaultReplayBuffer,
 		logger:       zap.NewNop(),

@@ -44,6 +44,7 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 		destinations: d,
 		route:        h.route,
 		credential:   h.credential,
+		rejected:     h.RejectedStatus,
 		replay:       h.OnUnauthorized == unauthorizedReplay,
 		replayBuffer: int(*h.ReplayBuffer),
 		logger:       h.logger,

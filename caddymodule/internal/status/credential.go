@@ -73,7 +73,7 @@ func (c *Credential) DeniedDestination(reason string) {
 	c.record.occurred(Occurrence{At: time.Now(), Outcome: Destination, Reason: reason})
 }
 
-// Unauthorized counts an answer of the API with status 401.
+// Unauthorized counts an answer of the API with a status that rejects the token, which is 401 by default.
 func (c *Credential) Unauthorized() { c.record.unauthorized.Add(1) }
 
 // Replayed counts a request that was sent again with another token.

@@ -19,7 +19,7 @@ var (
 	descCalls         = credentialDesc("calls_total", "Token calls by outcome and by the error code of the token endpoint.", "outcome", "code")
 	descRequests      = credentialDesc("requests_total", "Requests by how they came by a token: fresh, stale, waited, failed, or left before they had one.", "served")
 	descDenied        = credentialDesc("refused_requests_total", "Requests that the proxy denied, by reason: client, cross_site, method, authorization, destination or loop.", "reason")
-	descUnauthorized  = credentialDesc("unauthorized_total", "Answers of the API with status 401.")
+	descUnauthorized  = credentialDesc("unauthorized_total", "Answers of the API with a status that rejects the token, 401 by default.")
 	descInvalidations = credentialDesc("invalidations_total", "Tokens that the proxy gave up because the API rejected them.")
 	descReplays       = credentialDesc("replays_total", "Requests that the proxy sent again with another token.")
 
