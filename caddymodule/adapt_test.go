@@ -347,6 +347,7 @@ var adaptOptions = []struct {
 	{"directive", "client_authorization", takesOne, "keep", ""},
 	{"directive", "on_unauthorized", takesOne, "pass", ""},
 	{"directive", "cross_site", takesOne, "allow", ""},
+	{"directive", "forwarded", takesOne, "on", ""},
 	{"directive", "replay_buffer", takesOne, "1KiB", ""},
 	{"directive", "clients", takesMany, "any", ""},
 
@@ -439,12 +440,13 @@ func mistakes(kind optionKind, right string) []string {
 // ownSubdirectives are the subdirectives that reverse_proxy does not have, and what they become.
 var (
 	ownSubdirectives = []string{
-		"client_authorization keep", "on_unauthorized pass", "rejected_status 401 498", "replay_buffer 8KiB", "clients 10.0.0.0/8 192.0.2.7", "cross_site allow", "token_stub /login",
+		"client_authorization keep", "on_unauthorized pass", "rejected_status 401 498", "replay_buffer 8KiB", "clients 10.0.0.0/8 192.0.2.7", "cross_site allow", "forwarded on",
+		"token_stub /login",
 	}
 	ownFields = map[string]any{
 		"handler": "token_proxy", "credential": "catalog",
 		"client_authorization": "keep", "on_unauthorized": "pass", "rejected_status": []any{401., 498.}, "replay_buffer": float64(8 << 10),
-		"clients": []any{"10.0.0.0/8", "192.0.2.7"}, "cross_site": "allow", "token_stub": []any{"/login"},
+		"clients": []any{"10.0.0.0/8", "192.0.2.7"}, "cross_site": "allow", "forwarded": true, "token_stub": []any{"/login"},
 	}
 )
 

@@ -303,6 +303,7 @@ func checkCredential(h httpcaddyfile.Helper, name string) error {
 //	    replay_buffer        <size>
 //	    clients              any|<loopback, private_ranges, IP addresses and CIDR ranges...>
 //	    cross_site           deny|allow
+//	    forwarded            on|off
 //	    token_stub           [<paths...>]
 //
 //	    <reverse_proxy's subdirectives...>
@@ -359,6 +360,13 @@ func (h *Handler) option(name string) func(*caddyfile.Dispenser) error {
 	case "cross_site":
 		return func(d *caddyfile.Dispenser) error {
 			return option.Choice(d, &h.CrossSite, crossSiteDeny, crossSiteAllow)
+		}
+	case "forwarded":
+		return func(d *caddyfile.Dispenser) error {
+			var choice string
+			err := option.Choice(d, &choice, "on", "off")
+			h.Forwarded = choice == "on"
+			return err
 		}
 	case "token_stub":
 		return h.unmarshalTokenStub

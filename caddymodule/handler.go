@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"slices"
 
 	"github.com/caddyserver/caddy/v2"
@@ -20,7 +21,8 @@ func init() {
 
 // Handler is reverse_proxy with a credential. It gets a valid token before it proxies a request. It adds the token to the
 // request at the last moment, where no other handler, log or placeholder can see it. All of reverse_proxy's
-// configuration applies. One default differs, because the handler keeps 256 idle connections to an upstream, not 32.
+// configuration applies. Two defaults differ: the handler keeps 256 idle connections to an upstream, not 32, and the API
+// does not get the fields that reverse_proxy adds.
 //
 // If the handler has no token, it answers with application/problem+json and a Proxy-Status field. The request then does
 // not reach the upstream.
@@ -57,6 +59,11 @@ type Handler struct {
 	// Sec-Fetch-Site and Origin, which a page cannot change. Default: deny.
 	CrossSite string `json:"cross_site,omitempty"`
 
+	// Forwarded sets whether the API gets the fields X-Forwarded-For, X-Forwarded-Proto, X-Forwarded-Host and Via that
+	// reverse_proxy adds. Without them, the API sees the request as if the application had sent it. What header_up sets stays,
+	// and so do the X-Forwarded fields of trusted_proxies. Default: false.
+	Forwarded bool `json:"forwarded,omitempty"`
+
 	// TokenStub are the paths at which an SDK that requests its own token gets a worthless one, in the format of the
 	// provider's token endpoint. "default" stands for the path of that endpoint. The handler does not read the client id
 	// and the secret that the SDK sends. Default: none.
@@ -67,6 +74,7 @@ type Handler struct {
 	stub       *tokenStub
 	credential *client
 	clients    clientList
+	trusted    []netip.Prefix
 	logger     *zap.Logger
 	warnings   *warnings
 	bound      *boundTransport
@@ -162,6 +170,9 @@ func (h *Handler) provisionOptions() error {
 	if h.clients, err = parseClients(h.Clients); err != nil {
 		return fmt.Errorf("clients: %w", err)
 	}
+	if h.trusted, err = parseTrustedProxies(h.TrustedProxies); err != nil {
+		return err
+	}
 	if h.stub, err = newTokenStub(h.TokenStub, h.credential.provider, h.ClientAuthorization); err != nil {
 		return fmt.Errorf("token_stub: %w", err)
 	}
@@ -205,10 +216,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		h.deny(w, &problemMethod, status.DeniedMethod)
 		return nil
 	}
+	returns := false
 	if h.credential.header.sentBy(r) {
+		returns = mayReturn(r)
 		switch h.ClientAuthorization {
 		case authorizationKeep:
-			return h.proxy(w, r, next, &proxied{Context: r.Context(), keeps: true})
+			return h.proxy(w, r, next, &proxied{Context: r.Context(), keeps: true, returns: returns})
 		case authorizationReject:
 			h.deny(w, &problemAuthorization, status.DeniedAuthorization)
 			return nil
@@ -223,7 +236,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return h.withoutToken(w, err)
 	}
 	exposeKept(r, lease.Kept())
-	p := &proxied{Context: r.Context(), lease: lease}
+	p := &proxied{Context: r.Context(), lease: lease, returns: returns}
 	defer p.end()
 	err = h.proxy(w, r, next, p)
 	account.replayed = p.replayed
@@ -238,6 +251,9 @@ func (h *Handler) deny(w http.ResponseWriter, p *problem, why status.Denied) {
 }
 
 func (h *Handler) proxy(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, p *proxied) error {
+	if !h.Forwarded {
+		h.notice(p, r)
+	}
 	return h.Handler.ServeHTTP(newDenialWriter(w, p, h.Credential), r.WithContext(p), next)
 }
 

@@ -26,6 +26,8 @@ type injector struct {
 	destinations *destinations
 	route        *route // nil if the transport is not reverse_proxy's own
 	credential   *client
+	forwarded    bool  // the API gets the fields that reverse_proxy adds
+	marks        bool  // header_up may change these fields
 	rejected     []int // the statuses that reject the token
 	replay       bool
 	replayBuffer int
@@ -43,6 +45,9 @@ func (i *injector) RoundTrip(req *http.Request) (*http.Response, error) {
 	if p.denial = i.deny(req, p); p.denial != nil {
 		closeBody(req)
 		return nil, errDenied
+	}
+	if !i.forwarded { // in the request of reverse_proxy, which is of this attempt, so that its debug log shows what the API gets
+		p.restore(req.Header, i.marks)
 	}
 	if p.keeps {
 		return i.roundTrip(i.next, i.copyOf(req), p)
@@ -291,10 +296,14 @@ func closeBody(req *http.Request) {
 
 // RequestHeaderOps implements reverseproxy.RequestHeaderOpsTransport.
 func (i *injector) RequestHeaderOps() *headers.HeaderOps {
+	var ops *headers.HeaderOps
 	if t, ok := i.next.(reverseproxy.RequestHeaderOpsTransport); ok {
-		return t.RequestHeaderOps()
+		ops = t.RequestHeaderOps()
 	}
-	return nil
+	if i.marks {
+		return withoutAdded(ops)
+	}
+	return ops
 }
 
 // ProxyProtocolEnabled implements reverseproxy.ProxyProtocolTransport.

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -44,8 +45,8 @@ func TestRequestLoop(t *testing.T) {
 	if err := caddy.Stop(); err != nil { // now all is logged
 		t.Fatal(err)
 	}
-	if n := len(server.logged("handled request")); n != 3*(maxVisits+1) {
-		t.Errorf("3 requests came in %d times, want %d", n, 3*(maxVisits+1))
+	if n := len(server.logged("handled request")); n != 3*(maxVisits+2) { // the first pass does not count
+		t.Errorf("3 requests came in %d times, want %d", n, 3*(maxVisits+2))
 	}
 	warnings := 0
 	for _, entry := range logEntries(t, server) {
@@ -55,5 +56,50 @@ func TestRequestLoop(t *testing.T) {
 	}
 	if warnings != 1 {
 		t.Errorf("the log says so %d times in a minute, want 1", warnings)
+	}
+}
+
+// TestLoopOfSeveralProxies sends a request through several proxies and back. It must end soon, whichever fields carry the
+// tokens and whether or not the API may see Via.
+func TestLoopOfSeveralProxies(t *testing.T) {
+	for name, tc := range map[string]struct {
+		headers []string // of each proxy's credential
+		block   string   // in all directives
+		sent    []string
+	}{
+		"two in Authorization":                  {headers: []string{"", ""}},
+		"three in Authorization":                {headers: []string{"", "", ""}},
+		"two in fields of their own":            {headers: []string{"header X-A", "header X-B"}},
+		"two in the same field":                 {headers: []string{"header X-A", "header X-A"}},
+		"one in Authorization, one in another":  {headers: []string{"", "header X-B"}},
+		"one in another, one in Authorization":  {headers: []string{"header X-A", ""}},
+		"forwarded on":                          {headers: []string{"", "header X-B"}, block: "forwarded on"},
+		"header_up changes fields":              {headers: []string{"", "header X-B"}, block: "header_up X-Source legacy"},
+		"the application sends its credentials": {headers: []string{"", "header X-B"}, sent: []string{"Authorization", "Bearer own"}},
+		"they are kept":                         {headers: []string{"", ""}, block: "client_authorization keep", sent: []string{"Authorization", "Bearer own"}},
+		"the application sends a stub's token":  {headers: []string{"", ""}, sent: []string{"Authorization", "Bearer " + stubToken}},
+		"the application sends Via":             {headers: []string{"", "header X-B"}, sent: []string{"Via", "1.1 fred"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tokens := newTokenServer(t)
+			var credentials, sites []string
+			var addrs []string
+			for range tc.headers {
+				addrs = append(addrs, freeAddr(t))
+			}
+			for n, header := range tc.headers {
+				credential := fmt.Sprintf("c%d", n)
+				credentials = append(credentials, credentialConfig(credential, tokens.url, tokens.ClientID, header))
+				sites = append(sites, siteConfig(addrs[n], fmt.Sprintf("log\ntoken_proxy %s http://%s {\n header_up Host %[2]s\n%s\n}", credential, addrs[(n+1)%len(addrs)], tc.block)))
+			}
+			server := startCaddy(t, globalOptions(credentials...)+strings.Join(sites, ""))
+			get(t, "http://"+addrs[0], tc.sent...).wantProblem(t, http.StatusBadGateway, "proxy_loop_detected")
+			if err := caddy.Stop(); err != nil {
+				t.Fatal(err)
+			}
+			if n, most := len(server.logged("handled request")), len(tc.headers)*(maxVisits+1)+1; n > most {
+				t.Errorf("the request came in %d times, want %d at most", n, most)
+			}
+		})
 	}
 }

@@ -75,6 +75,7 @@ func TestStrayedSecretIsNotShown(t *testing.T) {
 		"client_authorization":       fmt.Sprintf(directive, "client_authorization %s"),
 		"on_unauthorized":            fmt.Sprintf(directive, "on_unauthorized %s"),
 		"rejected_status":            fmt.Sprintf(directive, "rejected_status %s"),
+		"forwarded":                  fmt.Sprintf(directive, "forwarded %s"),
 		"after client_authorization": fmt.Sprintf(directive, "client_authorization keep %s"),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -137,7 +138,7 @@ func TestOptionNamesAreComplete(t *testing.T) {
 			}
 		}
 	}
-	for _, name := range []string{"client_authorization", "on_unauthorized", "rejected_status", "replay_buffer", "clients", "token_stub"} {
+	for _, name := range []string{"client_authorization", "on_unauthorized", "rejected_status", "forwarded", "replay_buffer", "clients", "token_stub"} {
 		if !slices.Contains(option.Names, name) || new(Handler).option(name) == nil {
 			t.Errorf("%s is missing", name)
 		}

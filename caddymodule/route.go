@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -59,6 +60,11 @@ func (r *route) direct(req *http.Request, di reverseproxy.DialInfo) {
 	req.URL.Scheme = "http"
 	if r.destinations.transport.encrypts(di.Port) {
 		req.URL.Scheme = "https"
+	}
+	// reverse_proxy sets the address as the Host of an encrypted request. Clients leave the default port out of Host, and some
+	// servers know themselves only without it (RFC 9110 section 4.2.2).
+	if req.Host == di.Address && standardPorts[req.URL.Scheme] == di.Port {
+		req.Host = strings.TrimSuffix(req.Host, ":"+di.Port)
 	}
 	if !r.proxyProtocol { // with it, the host holds the client's address, because each client needs its own connections
 		req.URL.Host = di.Address

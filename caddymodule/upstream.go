@@ -44,6 +44,8 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 		destinations: d,
 		route:        h.route,
 		credential:   h.credential,
+		forwarded:    h.Forwarded,
+		marks:        !h.Forwarded && h.Headers != nil && h.Headers.Request != nil,
 		rejected:     h.RejectedStatus,
 		replay:       h.OnUnauthorized == unauthorizedReplay,
 		replayBuffer: int(*h.ReplayBuffer),
