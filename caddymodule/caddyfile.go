@@ -59,7 +59,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //	        fetch_timeout    <duration>
 //	        max_wait         <duration>
 //	        default_lifetime <duration>
-//	        header           <name> [<format with {token}>]
+//	        header           <name>|query:<name> [<format with {token}>]
 //	        prefetch         on|off
 //	        share            off
 //	        transport {

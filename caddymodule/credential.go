@@ -51,7 +51,7 @@ type Credential struct {
 	// DefaultLifetime is the lifetime of tokens whose answer sets none. Default: 1h.
 	DefaultLifetime caddy.Duration `json:"default_lifetime,omitempty"`
 
-	// Header is the header field that carries the token to the API. Default: `Authorization: Bearer <token>`.
+	// Header is the header field, cookie or query parameter that carries the token to the API. Default: `Authorization: Bearer <token>`.
 	Header *TokenHeader `json:"header,omitempty"`
 
 	// Transport sets how token requests travel. Default: directly or through the proxy of the environment, with the

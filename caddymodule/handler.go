@@ -21,8 +21,8 @@ func init() {
 
 // Handler is reverse_proxy with a credential. It gets a valid token before it proxies a request. It adds the token to the
 // request at the last moment, where no other handler, log or placeholder can see it. All of reverse_proxy's
-// configuration applies. Two defaults differ: the handler keeps 256 idle connections to an upstream, not 32, and the API
-// does not get the fields that reverse_proxy adds.
+// configuration applies. Two defaults differ. The handler keeps 256 idle connections to an upstream, not 32. The API does not
+// get the X-Forwarded fields and the Via that reverse_proxy adds.
 //
 // If the handler has no token, it answers with application/problem+json and a Proxy-Status field. The request then does
 // not reach the upstream.

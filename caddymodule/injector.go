@@ -54,6 +54,7 @@ func (i *injector) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	res, err := i.exchange(req, p, p.keepBody(newReplayBody(req, i.replayBuffer)))
 	if err == nil {
+		i.field.withoutQuery(res.Header)
 		p.guard(res, &i.field)
 	}
 	return res, err
@@ -187,15 +188,15 @@ type outgoing struct {
 	url url.URL
 }
 
-// copyOf returns a copy of req with the URL of the host that is dialed.
+// copyOf returns a copy of req with a URL of its own, which has the host that is dialed.
 func (i *injector) copyOf(req *http.Request) *http.Request {
 	c := new(outgoing)
 	c.Request = *req
+	c.url = *req.URL
+	c.URL = &c.url
 	if i.route == nil {
 		return &c.Request
 	}
-	c.url = *req.URL
-	c.URL = &c.url
 	di, _ := reverseproxy.GetDialInfo(req.Context())
 	i.route.direct(&c.Request, di)
 	return &c.Request
@@ -206,7 +207,7 @@ func (i *injector) copyOf(req *http.Request) *http.Request {
 func (i *injector) withToken(req *http.Request, lease token.Lease, body io.ReadCloser) *http.Request {
 	c := i.copyOf(req)
 	c.Header = maps.Clone(req.Header)
-	c.Header[i.credential.header.Name] = i.field.values(&i.credential.header, lease.Value())
+	i.credential.header.addTo(c, i.field.values(&i.credential.header, lease.Value()))
 	c.Body = body
 	if a, ok := body.(*bodyAttempt); ok {
 		c.Trailer = a.trailer

@@ -122,6 +122,12 @@ var redactionScenarios = []redactionScenario{
 	{name: "prefetch", options: "prefetch on", status: 200, served: true},
 	{name: "custom header", options: "header X-Api-Key", status: 200, served: true},
 	{name: "custom format", options: `header Authorization "Token token={token}"`, status: 200, served: true},
+	{name: "cookie", options: `header Cookie "session={token}"`, header: []string{"Cookie", "a=1"}, status: 200, served: true},
+	{name: "query parameter", options: "header query:access_token", status: 200, served: true},
+	{name: "query parameter that the API repeats", options: "header query:access_token", status: 307, served: true,
+		api: func(w http.ResponseWriter, r *http.Request, _ int) {
+			http.Redirect(w, r, r.URL.Path+"/?"+r.URL.RawQuery, http.StatusTemporaryRedirect)
+		}, method: "POST"},
 	{name: "Elastic Path", provider: elasticPathProvider, status: 200, served: true},
 	{name: "Elastic Path, wrapped", provider: elasticPathProvider, status: 200, served: true, endpoint: func(c *tokenCall) {
 		c.answer(200, "application/json", `{"data":`+c.json(map[string]any{"access_token": c.mint(), "expires": 1 << 40})+`}`)

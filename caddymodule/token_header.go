@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 
 	"golang.org/x/net/http/httpguts"
@@ -14,16 +15,20 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
-// TokenHeader is the header field that carries the token to the API.
+// TokenHeader is the header field, cookie or query parameter that carries the token to the API.
 type TokenHeader struct {
-	// Name is the field's name. Default: Authorization.
+	// Name is the field's name. `query:` and a name, such as `query:access_token`, is a query parameter instead, which the
+	// proxy adds where no log can see it. Default: Authorization.
 	Name string `json:"name,omitempty"`
 
-	// Format is the field's value, in which {token} stands for the token. Default: `Bearer {token}` in Authorization,
-	// `{token}` in any other field.
+	// Format is the field's value, in which {token} stands for the token. In Cookie, it is a cookie such as
+	// `session={token}`, or several. The cookies of the application stay beside it, except those of the same name. In a query
+	// parameter, it is the value before it is encoded. Default: `Bearer {token}` in Authorization, `{token}` in all others.
 	Format string `json:"format,omitempty"`
 
 	prefix, suffix string
+	parameter      string   // the name of the query parameter; "" for a field
+	cookies        []string // the names in Format, if Name is Cookie
 }
 
 // placeholderToken stands for the token in TokenHeader.Format.
@@ -33,12 +38,8 @@ func (t *TokenHeader) provision() error {
 	if t.Name == "" {
 		t.Name = "Authorization"
 	}
-	if !httpguts.ValidHeaderFieldName(t.Name) {
-		return errors.New("the name is not a header field name")
-	}
-	t.Name = http.CanonicalHeaderKey(t.Name)
-	if oauth.ReservedHeaders[t.Name] {
-		return fmt.Errorf("the field %s cannot carry a token", t.Name)
+	if err := t.provisionName(); err != nil {
+		return err
 	}
 	if t.Format == "" {
 		t.Format = placeholderToken
@@ -56,15 +57,59 @@ func (t *TokenHeader) provision() error {
 		return errors.New("the format has characters that a header field cannot carry")
 	}
 	t.prefix, t.suffix, _ = strings.Cut(t.Format, placeholderToken)
+	if t.isCookie() {
+		t.cookies = cookieNames(t.Format)
+	}
 	return nil
 }
+
+func (t *TokenHeader) provisionName() error {
+	if parameter, ok := strings.CutPrefix(t.Name, queryPrefix); ok {
+		if parameter == "" || !httpguts.ValidHeaderFieldValue(parameter) || option.LooksLikePlaceholder(parameter) {
+			return errors.New("the name of the query parameter is missing, or has a placeholder or a control character")
+		}
+		t.parameter = parameter
+		return nil
+	}
+	if !httpguts.ValidHeaderFieldName(t.Name) {
+		return errors.New("the name is not a header field name")
+	}
+	t.Name = http.CanonicalHeaderKey(t.Name)
+	if oauth.ReservedHeaders[t.Name] {
+		return fmt.Errorf("the field %s cannot carry a token", t.Name)
+	}
+	return nil
+}
+
+func (t *TokenHeader) isCookie() bool { return t.Name == "Cookie" }
 
 // value returns the field's value for a token.
 func (t *TokenHeader) value(s provider.Secret) string { return t.prefix + s.Reveal() + t.suffix }
 
+// encoded returns the value as it is sent. For a query parameter, that is the parameter's name and value.
+func (t *TokenHeader) encoded(s provider.Secret) string {
+	if t.parameter == "" {
+		return t.value(s)
+	}
+	return url.QueryEscape(t.parameter) + "=" + url.QueryEscape(t.value(s))
+}
+
+// addTo puts an encoded value into a request. The request must have a header map and a URL of its own.
+func (t *TokenHeader) addTo(req *http.Request, values []string) {
+	switch {
+	case t.parameter != "":
+		req.URL.RawQuery = withParameter(req.URL.RawQuery, t.parameter, values[0])
+	case t.isCookie():
+		req.Header[t.Name] = withCookies(req.Header[t.Name], t.cookies, values)
+	default:
+		req.Header[t.Name] = values
+	}
+}
+
 // sentBy reports whether the application sent credentials of its own.
 func (t *TokenHeader) sentBy(r *http.Request) bool {
-	return t.in(r.Header) || t.in(r.Trailer)
+	return t.in(r.Header) || t.in(r.Trailer) || haveCookie(r.Header["Cookie"], t.cookies) ||
+		t.parameter != "" && hasParameter(r.URL.RawQuery, t.parameter)
 }
 
 // in reports whether fields has a field that carries credentials.
@@ -86,7 +131,8 @@ func (t *TokenHeader) keepFromTrailer(r *http.Request) {
 	}
 }
 
-// deleteFrom removes the application's credentials from header fields.
+// deleteFrom removes the application's credentials from header fields. addTo removes cookies and query parameters, because
+// the others stay.
 func (t *TokenHeader) deleteFrom(fields http.Header) {
 	for name := range fields {
 		if t.carries(name) {
@@ -100,12 +146,15 @@ func (t *TokenHeader) deleteFrom(fields http.Header) {
 func (t *TokenHeader) deleteFromTrailer(trailer http.Header) {
 	t.deleteFrom(trailer)
 	delete(trailer, "Proxy-Authorization")
+	if t.isCookie() {
+		delete(trailer, "Cookie")
+	}
 }
 
 // carries reports whether a field name is Authorization or the credential's own field, or may be taken for one of them. CGI
-// and its successors do not distinguish '-', '_' and '.'.
+// and its successors do not distinguish '-', '_' and '.'. Cookie does not count, because it also carries other cookies.
 func (t *TokenHeader) carries(name string) bool {
-	return sameField(name, "Authorization") || t.Name != "Authorization" && sameField(name, t.Name)
+	return sameField(name, "Authorization") || t.Name != "Authorization" && !t.isCookie() && sameField(name, t.Name)
 }
 
 // sameField reports whether a server may take two field names for the same.
