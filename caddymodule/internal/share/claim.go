@@ -56,8 +56,7 @@ func (c claim) binds(k *key, proof func() token.Secret) bool {
 // seen is a claim as it is in the store.
 type seen struct {
 	claim
-	value []byte
-	key   *key // that has sealed it
+	key *key // that has sealed it
 }
 
 // claims is one way to decide which replica calls the token endpoint.

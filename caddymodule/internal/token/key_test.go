@@ -240,7 +240,7 @@ func TestIdentity(t *testing.T) {
 	of := func(secret, source string) string {
 		return NewKeyBuilder().Secret("client_secret", NewSecret(secret)).Field("source", source).Identity().Reveal()
 	}
-	if of("a", "b") != of("a", "b") {
+	if first, second := of("a", "b"), of("a", "b"); first != second {
 		t.Error("the same fields have two identities")
 	}
 	for _, other := range [][2]string{{"a", "c"}, {"c", "b"}, {"ab", ""}, {"", "ab"}} {
