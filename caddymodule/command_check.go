@@ -175,7 +175,7 @@ func (c *client) check(ctx context.Context) checked {
 	result := checked{Name: c.name, Duration: time.Since(began).Seconds()}
 	if e != nil {
 		d := status.Explain(c.status.Endpoint, e, time.Now())
-		result.Error = &status.ReportedError{At: time.Now(), Kind: e.Kind, Status: e.Status, Code: e.Code, Reason: e.Reason}
+		result.Error = status.Reported(time.Now(), e)
 		result.Summary, result.Advice = d.Summary, d.Advice
 		return result
 	}

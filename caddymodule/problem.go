@@ -91,13 +91,47 @@ func problemOf(err error) problem {
 	case token.Unavailable:
 		p := problemUnavailable
 		p.retryAt = e.RetryAt
+		p.detail = unavailableDetail(e)
 		return p
 	case token.Refused:
-		return problemRefused
+		p := problemRefused
+		p.detail = refusedDetail(e)
+		return p
 	case token.WaitedTooLong:
 		return problemWait
 	default:
 		return problemUnreadable
+	}
+}
+
+// unavailableDetail names the party that is unavailable. The application gets no more than that, because the rest is for the
+// operator.
+func unavailableDetail(e *token.Error) string {
+	switch {
+	case e.Peer == token.PeerProxy:
+		return "The proxy has no valid token, and the network proxy on the way to the token endpoint does not work. The log of the proxy has the reason. Try again later."
+	case e.Peer == token.PeerIssuer:
+		return "The proxy has no valid token, and the issuer that names the token endpoint is unavailable. The log of the proxy has the reason. Try again later."
+	case e.Status == 0:
+		return "The proxy has no valid token, and cannot reach the token endpoint. The log of the proxy has the reason. Try again later."
+	default:
+		return problemUnavailable.detail
+	}
+}
+
+// refusedDetail names what is wrong: the metadata of the issuer, the configuration, or the credential.
+func refusedDetail(e *token.Error) string {
+	switch {
+	case e.Peer == token.PeerIssuer:
+		return "The proxy cannot find the token endpoint, because the metadata of the issuer are missing or not usable. The log of the proxy has the reason."
+	case e.Cause == token.CauseRedirect || e.Cause == token.CauseNoEndpoint || e.Cause == token.CauseMethod:
+		return "The server has no token endpoint at the configured URL. The log of the proxy has the reason."
+	case e.Status == 0:
+		return "The proxy cannot request a token, because of its configuration or an unreadable secret. The log of the proxy has the reason."
+	case e.Cause == token.CauseTokenType:
+		return "The token endpoint issued a token of a type that the proxy does not accept. The log of the proxy has the reason."
+	default:
+		return "The token endpoint refuses this credential. The log of the proxy has the reason."
 	}
 }
 

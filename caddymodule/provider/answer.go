@@ -9,8 +9,9 @@ import (
 
 // Answer is the answer of a token endpoint. The app has read it completely, within strict limits of size and time.
 //
-// Its fields are Status (int), Header (http.Header), Body ([]byte, at most 64 KiB) and Sent (time.Time, when the app
-// sent the request). Its methods are:
+// Its fields are Status (int), Header (http.Header), Body ([]byte, at most 64 KiB), Sent (time.Time, when the app sent the
+// request) and WantsCertificate (bool, whether the server asked for a client certificate that the client does not have). Its
+// methods are:
 //
 //   - Read(Layout) (Issued, error) returns the token or an *Error. It suits every answer that has the fields of RFC 6749
 //     section 5 in JSON or in a form, wherever in the answer they are.

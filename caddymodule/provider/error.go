@@ -13,8 +13,17 @@ import (
 //     be free text.
 //   - RetryAfter (time.Duration) is how long the token endpoint asked the client to wait. Zero means that it did not ask.
 //
-// The app sets RetryAt, and may set Cause.
+// The errors of Client.Do and Answer.Read also have a Cause (Cause) and a Peer (Peer), on which the advice to operators
+// depends. Return these errors unchanged to keep the advice. The app sets RetryAt.
 type Error = token.Error
+
+// Cause is where a failure of Client.Do or Answer.Read comes from, in one word, such as "proxy_login". Empty means that Kind,
+// Status and Code suffice.
+type Cause = token.Cause
+
+// Peer is the party that a Cause is about: "" is the token endpoint, "issuer" the issuer with the metadata, and "proxy" the
+// network proxy.
+type Peer = token.Peer
 
 // Kind is the kind of a failure.
 type Kind = token.Kind

@@ -23,6 +23,9 @@ type Answer struct {
 
 	// Sent is the time just before the request was sent. Lifetimes count from it.
 	Sent time.Time
+
+	// WantsCertificate reports whether the server asked for a client certificate, and the client has none.
+	WantsCertificate bool
 }
 
 // Layout sets where an answer has which field. Each list contains paths in the order of preference. An answer has no field
@@ -98,13 +101,13 @@ func (a *Answer) Read(l Layout) (token.Issued, error) {
 		return token.Issued{}, a.failure(code, l)
 	}
 	if !readable && !ok {
-		return token.Issued{}, a.unreadable("the answer is neither JSON nor a form")
+		return token.Issued{}, a.unreadable(token.CauseNotJSON, "the answer is neither JSON nor a form")
 	}
 	if code != "" || reportsFailure(fields, l.Code) { // some token endpoints report failures with status 200
 		return token.Issued{}, a.failure(code, l)
 	}
 	if !ok {
-		return token.Issued{}, a.unreadable("the answer holds no token")
+		return token.Issued{}, a.unreadable(token.CauseNoToken, "the answer holds no token")
 	}
 	if err := a.checkToken(value, fields, l); err != nil {
 		return token.Issued{}, err
@@ -144,20 +147,20 @@ func (a *Answer) success() bool { return a.Status == http.StatusOK || a.Status =
 
 func (a *Answer) checkToken(value string, fields fields, l Layout) error {
 	if len(value) > maxToken {
-		return a.unreadable("the token is longer than 16 KiB")
+		return a.unreadable(token.CauseTokenText, "the token is longer than 16 KiB")
 	}
 	if strings.IndexFunc(value, notVisibleASCII) >= 0 {
-		return a.unreadable("the token holds characters that no header field can carry")
+		return a.unreadable(token.CauseTokenText, "the token holds characters that no header field can carry")
 	}
 	if kind, ok := fields.text(l.Type...); ok && !l.accepts(kind) {
-		return &token.Error{Kind: token.Refused, Status: a.Status, Reason: "the token is of type " + knownType(kind) +
+		return &token.Error{Kind: token.Refused, Status: a.Status, Cause: token.CauseTokenType, Reason: "the token is of type " + knownType(kind) +
 			", not " + cmp.Or(strings.Join(l.Types, " or "), "Bearer") + "; the option token_type of response can accept other types"}
 	}
 	return nil
 }
 
-func (a *Answer) unreadable(reason string) *token.Error {
-	return &token.Error{Kind: token.Unreadable, Status: a.Status, Reason: reason}
+func (a *Answer) unreadable(cause token.Cause, reason string) *token.Error {
+	return &token.Error{Kind: token.Unreadable, Status: a.Status, Cause: cause, Reason: reason}
 }
 
 // bearerTypes are the token types of bearer tokens. Bearer is the type of RFC 6750, and BearerToken that of some gateways.

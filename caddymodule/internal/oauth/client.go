@@ -58,22 +58,19 @@ type Options struct {
 // not keep connections, because token requests are rare, and net/http does not repeat a POST on a connection that the
 // server has closed. A Client is therefore cheap, and the app makes a new one for each token request.
 type Client struct {
-	transport      *http.Transport
-	allowPlaintext bool
+	transport        *http.Transport
+	allowPlaintext   bool
+	renegotiatesOnce bool
 }
 
 // NewClient returns a Client with these options.
 func NewClient(o Options) *Client {
 	config := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: o.RootCAs, ServerName: o.ServerName, Renegotiation: o.Renegotiation}
-	if o.Certificate != nil {
-		// crypto/tls would not present a certificate of config.Certificates whose authority the server does not name. No
-		// server names the authority of a self-signed certificate (RFC 8705 section 2.2).
-		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return o.Certificate, nil }
-	}
+	config.GetClientCertificate = o.clientCertificate
 	return &Client{
 		transport: &http.Transport{
 			Proxy:                  o.proxy,
-			DialContext:            (&net.Dialer{Timeout: cmp.Or(o.DialTimeout, defaultDialTimeout)}).DialContext,
+			DialContext:            o.dial,
 			TLSClientConfig:        config,
 			TLSHandshakeTimeout:    handshakeTimeout,
 			MaxResponseHeaderBytes: maxHeader,
@@ -81,13 +78,38 @@ func NewClient(o Options) *Client {
 			DisableCompression:     true, // readAnswer decodes, because the label Content-Encoding can be wrong
 			OnProxyConnectResponse: checkProxyAnswer,
 		},
-		allowPlaintext: o.AllowPlaintext,
+		allowPlaintext:   o.AllowPlaintext,
+		renegotiatesOnce: o.Renegotiation == tls.RenegotiateOnceAsClient,
 	}
 }
 
-// proxy implements the field Proxy of http.Transport. A request to loopback uses no proxy, because for a proxy on another
-// host, loopback is that host.
+// clientCertificate implements the field GetClientCertificate of tls.Config. crypto/tls would not present a certificate of
+// the field Certificates whose authority the server does not name. No server names the authority of a self-signed certificate
+// (RFC 8705 section 2.2).
+func (o Options) clientCertificate(request *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+	progressOf(request.Context()).change(func(seen *observed) { seen.asked, seen.shown = true, o.Certificate != nil })
+	return cmp.Or(o.Certificate, new(tls.Certificate)), nil
+}
+
+// dial implements the field DialContext of http.Transport.
+func (o Options) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	conn, err := (&net.Dialer{Timeout: cmp.Or(o.DialTimeout, defaultDialTimeout)}).DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	return &observedConn{conn, progressOf(ctx)}, nil
+}
+
+// proxy implements the field Proxy of http.Transport.
 func (o Options) proxy(req *http.Request) (*url.URL, error) {
+	proxy, err := o.proxyFor(req)
+	progressOf(req.Context()).through(proxy)
+	return proxy, err
+}
+
+// proxyFor returns the network proxy for a request, or nil. A request to loopback uses none, because for a proxy on another
+// host, loopback is that host.
+func (o Options) proxyFor(req *http.Request) (*url.URL, error) {
 	switch {
 	case o.NoProxy:
 		return nil, nil
@@ -109,6 +131,7 @@ func (c *Client) Do(req *http.Request) (*Answer, error) {
 	if req.Header.Get("Accept-Encoding") == "" {
 		req.Header.Set("Accept-Encoding", "gzip")
 	}
+	req = observe(req, c.renegotiatesOnce)
 	sent := time.Now()
 	res, err := c.transport.RoundTrip(req)
 	if err != nil {
@@ -116,10 +139,14 @@ func (c *Client) Do(req *http.Request) (*Answer, error) {
 	}
 	defer res.Body.Close()
 	if res.StatusCode == http.StatusSwitchingProtocols { // the context would not end the reading of its body
-		return nil, unavailable(trouble{"", "it switched to another protocol"})
+		return nil, unavailable(peerOf(req.Context()), trouble{token.CauseNotHTTP, "%s switched to another protocol"})
+	}
+	if proxy := progressOf(req.Context()).askedBy(); proxy != nil && res.StatusCode == http.StatusProxyAuthRequired {
+		return nil, unavailable(token.PeerProxy, loginTrouble(proxy, res))
 	}
 
-	a := &Answer{Status: res.StatusCode, Header: res.Header, Sent: sent}
+	seen := progressOf(req.Context()).now()
+	a := &Answer{Status: res.StatusCode, Header: res.Header, Sent: sent, WantsCertificate: seen.asked && !seen.shown}
 	var failed *token.Error
 	a.Body, failed = readAnswer(req.Context(), res)
 	if failed != nil && (a.success() || req.Context().Err() != nil) {
@@ -141,19 +168,21 @@ func readAnswer(ctx context.Context, res *http.Response) ([]byte, *token.Error) 
 	encoding := res.Header.Get("Content-Encoding")
 	switch {
 	case len(body) > maxBody:
-		return nil, unreadable(res, "the answer is larger than 64 KiB")
+		return nil, unreadable(res, token.CauseTooLarge, "the answer of %s is larger than 64 KiB")
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return nil, unreachable(ctx, err)
 	case err != nil:
-		return nil, unreadable(res, "the compressed answer is damaged")
+		return nil, unreadable(res, token.CauseEncoding, "the compressed answer of %s is damaged")
 	case encoding != "" && !utf8.Valid(body):
-		return nil, unreadable(res, "the answer has a content encoding that the proxy did not request")
+		return nil, unreadable(res, token.CauseEncoding, "the answer of %s has a content encoding that the proxy did not request")
 	}
 	return body, nil
 }
 
-func unreadable(res *http.Response, reason string) *token.Error {
-	return &token.Error{Kind: token.Unreadable, Status: res.StatusCode, Reason: reason}
+func unreadable(res *http.Response, cause token.Cause, words string) *token.Error {
+	e := unavailable(peerOf(res.Request.Context()), trouble{cause, words})
+	e.Kind, e.Status = token.Unreadable, res.StatusCode
+	return e
 }
 
 // isGzip reports whether the body begins as gzip does (RFC 1952 section 2.3.1). No text in UTF-8 begins so.

@@ -235,38 +235,38 @@ func TestClientHostileServer(t *testing.T) {
 		}, token.Unreadable, "larger than 64 KiB"},
 		"a huge header field": {func(c net.Conn) {
 			_, _ = io.WriteString(c, ok+"X-Huge: "+strings.Repeat(canary, 20_000)+"\r\n\r\n"+goodAnswer)
-		}, token.Unavailable, "cannot be reached"},
+		}, token.Unavailable, "is not HTTP/1.1"},
 		"header fields without end": {func(c net.Conn) {
 			_, _ = io.WriteString(c, ok)
 			endlessly(c, "X-More: c4n4ry\r\n")
-		}, token.Unavailable, "cannot be reached"},
-		"a status line without end": {func(c net.Conn) { endlessly(c, "HTTP/1.1 200 c4n4ry") }, token.Unavailable, "cannot be reached"},
+		}, token.Unavailable, "is not HTTP/1.1"},
+		"a status line without end": {func(c net.Conn) { endlessly(c, "HTTP/1.1 200 c4n4ry") }, token.Unavailable, "is not HTTP/1.1"},
 		"interim answers without end": {func(c net.Conn) {
 			endlessly(c, "HTTP/1.1 103 c4n4ry\r\nLink: <https://c4n4ry.example/>\r\n\r\n")
-		}, token.Unavailable, "cannot be reached"},
-		"no HTTP": {func(c net.Conn) { _, _ = io.WriteString(c, "c4n4ry\r\nc4n4ry\r\n\r\n") }, token.Unavailable, "cannot be reached"},
+		}, token.Unavailable, "is not HTTP/1.1"},
+		"no HTTP": {func(c net.Conn) { _, _ = io.WriteString(c, "c4n4ry\r\nc4n4ry\r\n\r\n") }, token.Unavailable, "is not HTTP/1.1"},
 		"a broken header": {func(c net.Conn) {
 			_, _ = io.WriteString(c, ok+"c4n4ry c4n4ry\r\n\r\n")
-		}, token.Unavailable, "cannot be reached"},
+		}, token.Unavailable, "is not HTTP/1.1"},
 		"two lengths": {func(c net.Conn) {
 			_, _ = io.WriteString(c, ok+"Content-Length: 1\r\nContent-Length: 2\r\n\r\nc4n4ry")
-		}, token.Unavailable, "cannot be reached"},
+		}, token.Unavailable, "is not HTTP/1.1"},
 		"an invalid length": {func(c net.Conn) {
 			_, _ = io.WriteString(c, ok+"Content-Length: c4n4ry\r\n\r\n")
-		}, token.Unavailable, "cannot be reached"},
+		}, token.Unavailable, "is not HTTP/1.1"},
 		"an unknown transfer encoding": {func(c net.Conn) {
 			_, _ = io.WriteString(c, ok+"Transfer-Encoding: c4n4ry\r\n\r\n")
-		}, token.Unavailable, "cannot be reached"},
+		}, token.Unavailable, "is not HTTP/1.1"},
 		"a broken chunk": {func(c net.Conn) {
 			_, _ = io.WriteString(c, ok+"Transfer-Encoding: chunked\r\n\r\nc4n4ry\r\n")
-		}, token.Unavailable, "cannot be reached"},
+		}, token.Unavailable, "is not HTTP/1.1"},
 		"no answer":         {func(net.Conn) {}, token.Unavailable, "closed the connection"},
 		"half a header":     {func(c net.Conn) { _, _ = io.WriteString(c, ok) }, token.Unavailable, "closed the connection"},
 		"a cut body":        {func(c net.Conn) { _, _ = io.WriteString(c, ok+"Content-Length: 100\r\n\r\n"+goodAnswer) }, token.Unavailable, "closed the connection"},
 		"a cut chunk":       {func(c net.Conn) { _, _ = io.WriteString(c, ok+"Transfer-Encoding: chunked\r\n\r\nff\r\n"+goodAnswer) }, token.Unavailable, "closed the connection"},
 		"no last chunk":     {func(c net.Conn) { _, _ = io.WriteString(c, ok+"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n") }, token.Unavailable, "closed the connection"},
-		"a reset":           {reset, token.Unavailable, "cannot be reached"},
-		"a reset in a body": {func(c net.Conn) { _, _ = io.WriteString(c, ok+"Content-Length: 100\r\n\r\n{"); reset(c) }, token.Unavailable, "cannot be reached"},
+		"a reset":           {reset, token.Unavailable, "closed the connection"},
+		"a reset in a body": {func(c net.Conn) { _, _ = io.WriteString(c, ok+"Content-Length: 100\r\n\r\n{"); reset(c) }, token.Unavailable, "closed the connection"},
 		"invalid gzip":      {func(c net.Conn) { _, _ = io.WriteString(c, ok+"Content-Encoding: gzip\r\n\r\n\x1f\x8bc4n4ry c4n4ry") }, token.Unreadable, "damaged"},
 		"gzip that is cut":  {func(c net.Conn) { _, _ = io.WriteString(c, ok+"Content-Encoding: gzip\r\n\r\n"+zip(goodAnswer)[:20]) }, token.Unavailable, "closed the connection"},
 		"br":                {func(c net.Conn) { _, _ = io.WriteString(c, ok+"Content-Encoding: br\r\n\r\n\x8b\x02\x80"+goodAnswer) }, token.Unreadable, "did not request"},
@@ -275,7 +275,7 @@ func TestClientHostileServer(t *testing.T) {
 			_, _ = io.WriteString(c, ok+"Content-Encoding: gzip, gzip\r\n\r\n"+zip(zip(goodAnswer)))
 		}, token.Unreadable, "did not request"},
 		"an unknown coding": {func(c net.Conn) { _, _ = io.WriteString(c, ok+"Content-Encoding: c4n4ry\r\n\r\n\xff"+goodAnswer) }, token.Unreadable, "did not request"},
-		"unexpected TLS":    {func(c net.Conn) { _, _ = io.WriteString(c, "\x16\x03\x01\x00\x05c4n4ry") }, token.Unavailable, "cannot be reached"},
+		"unexpected TLS":    {func(c net.Conn) { _, _ = io.WriteString(c, "\x16\x03\x01\x00\x05c4n4ry") }, token.Unavailable, "is not HTTP/1.1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			srv := newRawServer(t, tc.serve)
@@ -508,7 +508,7 @@ func TestClientConnectionRefused(t *testing.T) {
 	srv := httptest.NewServer(nil)
 	srv.Close()
 	_, err := post(t.Context(), NewClient(Options{}), srv.URL)
-	if e := wantError(t, err, token.Unavailable); !strings.Contains(e.Reason, "connection refused") {
+	if e := wantError(t, err, token.Unavailable); !strings.Contains(e.Reason, "the token endpoint refused the connection") {
 		t.Errorf("got reason %q", e.Reason)
 	}
 }
@@ -681,7 +681,7 @@ func TestClientPlaintext(t *testing.T) {
 func TestClientDialTimeout(t *testing.T) {
 	srv := newRawServer(t, func(net.Conn) {})
 	_, err := post(t.Context(), NewClient(Options{DialTimeout: time.Nanosecond}), srv.url)
-	if e := wantError(t, err, token.Unavailable); !strings.Contains(e.Reason, "connecting timed out") {
+	if e := wantError(t, err, token.Unavailable); !strings.Contains(e.Reason, "did not accept a connection in time") {
 		t.Errorf("got reason %q", e.Reason)
 	}
 	if n := srv.connections.Load(); n != 0 {

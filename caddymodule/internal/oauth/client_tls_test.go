@@ -118,7 +118,7 @@ func TestClientTLS(t *testing.T) {
 		"TLS 1.2": {trusted, func(_ *x509.Certificate, config *tls.Config) { config.MaxVersion = tls.VersionTLS12 }, ""},
 		"TLS 1.1": {trusted, func(_ *x509.Certificate, config *tls.Config) {
 			config.MinVersion, config.MaxVersion = tls.VersionTLS10, tls.VersionTLS11
-		}, "broke off the TLS handshake"},
+		}, "supports no version of TLS from 1.2 on"},
 		"untrusted": {unknown, func(*x509.Certificate, *tls.Config) {}, "not trusted"},
 		"expired": {trusted, func(c *x509.Certificate, _ *tls.Config) {
 			c.NotAfter = time.Now().Add(-time.Minute)
@@ -128,7 +128,7 @@ func TestClientTLS(t *testing.T) {
 		}, "another host"},
 		"for a client": {trusted, func(c *x509.Certificate, _ *tls.Config) {
 			c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
-		}, "not valid"},
+		}, "not one for servers"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			base, requests := tc.authority.serve(tc.change)

@@ -146,28 +146,42 @@ func (d *Discovery) requestInTime(ctx context.Context, remaining int, location s
 
 // request requests the metadata at one location and returns the token endpoint.
 func (d *Discovery) request(ctx context.Context, location string, do func(*http.Request) (*Answer, error)) (string, *token.Error) {
-	req, err := newRequest(ctx, http.MethodGet, location, "", nil)
+	req, err := newRequest(withPeer(ctx, token.PeerIssuer), http.MethodGet, location, "", nil)
 	if err != nil {
-		return "", refusedDiscovery("the issuer is not a URL")
+		return "", &token.Error{Kind: token.Refused, Reason: "issuer is not a URL"}
 	}
 	answer, err := do(req)
 	if e, ok := errors.AsType[*token.Error](err); ok {
-		failed := *e
-		failed.Reason = "discovery: " + strings.ReplaceAll(e.Reason, "the token endpoint", "the issuer")
-		return "", &failed
+		return "", e
 	}
 	if err != nil {
-		return "", refusedDiscovery("the request for the issuer's metadata failed")
+		return "", &token.Error{Kind: token.Refused, Cause: token.CauseProvider, Peer: token.PeerIssuer, Reason: "the request for the metadata of the issuer failed"}
 	}
 	if answer.Status != http.StatusOK {
-		failed := answer.failure("", Layout{})
-		failed.Reason = "discovery: the issuer has no metadata; check issuer or set token_url instead"
-		if failed.Kind == token.Unavailable {
-			failed.Reason = "discovery: the issuer asks to try again later"
-		}
-		return "", failed
+		return "", answer.noMetadata()
 	}
 	return d.read(answer.Body)
+}
+
+// noMetadata returns the error for an answer of the issuer without metadata.
+func (a *Answer) noMetadata() *token.Error {
+	e := a.failure("", Layout{})
+	e.Peer = token.PeerIssuer
+	switch {
+	case e.Kind == token.Unavailable:
+		e.Reason = "the issuer cannot serve its metadata at the moment"
+	case e.Cause == token.CauseRedirect:
+		e.Reason = "the issuer redirects the request for its metadata, and the proxy does not follow"
+	case e.Cause == token.CauseClientCertificate:
+		e.Reason = "the issuer refused its metadata, after it had asked for a client certificate and got none"
+	case e.Cause == token.CauseNoEndpoint:
+		e.Cause = token.CauseMetadataMissing
+		e.Reason = "the issuer has no metadata at either of its well-known URLs"
+	default:
+		e.Cause = token.CauseMetadataDenied
+		e.Reason = "the issuer answered the request for its metadata without them"
+	}
+	return e
 }
 
 // read returns the token endpoint in the metadata (RFC 8414 section 2). It does not decode into a struct, because
@@ -175,24 +189,38 @@ func (d *Discovery) request(ctx context.Context, location string, do func(*http.
 func (d *Discovery) read(body []byte) (string, *token.Error) {
 	m, ok := parseJSON(body)
 	if _, isObject := m.root.(map[string]any); !ok || !isObject {
-		return "", refusedDiscovery("the issuer's metadata cannot be read")
+		return "", badMetadata(token.CauseMetadataNotJSON, "the metadata of the issuer are not a JSON object")
 	}
-	if issuer, _ := m.text("issuer"); issuer != d.Issuer { // they must be identical (RFC 8414 section 3.3)
-		if strings.TrimSuffix(issuer, "/") == strings.TrimSuffix(d.Issuer, "/") {
-			return "", refusedDiscovery("issuer and the metadata differ in a slash at the end; set issuer exactly as in the metadata")
-		}
-		return "", refusedDiscovery("the metadata names another issuer; check issuer")
+	if err := d.checkIssuer(m); err != nil {
+		return "", err
 	}
 	endpoint, _ := m.text("token_endpoint")
 	if d.MTLS { // RFC 8705 section 5
 		alias, _ := m.text("mtls_endpoint_aliases.token_endpoint")
 		endpoint = cmp.Or(alias, endpoint)
 	}
-	if !d.mayName(endpoint) {
-		return "", refusedDiscovery("the metadata names no token endpoint that the proxy may use")
+	if err := d.checkEndpoint(endpoint); err != nil {
+		return "", err
 	}
 	d.methods = authMethods(m)
 	return endpoint, nil
+}
+
+// checkIssuer returns an error unless the metadata name exactly the configured issuer (RFC 8414 section 3.3).
+func (d *Discovery) checkIssuer(metadata fields) *token.Error {
+	issuer, _ := metadata.text("issuer")
+	switch {
+	case issuer == d.Issuer:
+		return nil
+	case issuer == "":
+		return badMetadata(token.CauseMetadataIssuer, "the metadata of the issuer do not name their issuer")
+	case strings.TrimSuffix(issuer, "/") == d.Issuer:
+		return badMetadata(token.CauseMetadataSlash, "the issuer in the metadata ends in a slash, and the option issuer does not")
+	case issuer == strings.TrimSuffix(d.Issuer, "/"):
+		return badMetadata(token.CauseMetadataSlash, "the option issuer ends in a slash, and the issuer in the metadata does not")
+	default:
+		return badMetadata(token.CauseMetadataIssuer, "the metadata name another issuer than the option issuer")
+	}
 }
 
 // authMethods returns the client authentication methods in the metadata. Metadata without a list mean client_secret_basic
@@ -211,26 +239,29 @@ func authMethods(metadata fields) []string {
 	return methods
 }
 
-// mayName reports whether the issuer may name this token endpoint. The metadata of an https issuer must not send the secret
-// over plaintext. The metadata of an issuer elsewhere must not send the secret to this machine or to a link-local address,
-// where Caddy's admin API or a cloud's metadata service may listen.
-func (d *Discovery) mayName(endpoint string) bool {
+// checkEndpoint returns an error unless the issuer may name this token endpoint. The metadata of an https issuer must not send
+// the secret over plaintext. The metadata of an issuer elsewhere must not send the secret to this machine or to a link-local
+// address, where Caddy's admin API or a cloud's metadata service may listen.
+func (d *Discovery) checkEndpoint(endpoint string) *token.Error {
+	if endpoint == "" {
+		return badMetadata(token.CauseMetadataNoEndpoint, "the metadata of the issuer name no token endpoint")
+	}
 	u, err := ParseEndpoint(endpoint)
-	if err != nil {
-		return false
+	issuer, err2 := ParseEndpoint(d.Issuer)
+	switch {
+	case err != nil || err2 != nil:
+		return badMetadata(token.CauseMetadataEndpoint, "the token endpoint in the metadata of the issuer is not a valid URL of a token endpoint")
+	case issuer.Scheme == "https" && u.Scheme != "https":
+		return badMetadata(token.CauseMetadataEndpoint, "the token endpoint in the metadata of the issuer does not use https")
+	case !IsLoopback(issuer.Hostname()) && !sameHost(issuer.Hostname(), u.Hostname()) && mayBeLocal(u.Hostname()):
+		return badMetadata(token.CauseMetadataEndpoint, "the token endpoint in the metadata of the issuer could be on this machine or on a link-local address")
+	default:
+		return nil
 	}
-	issuer, err := ParseEndpoint(d.Issuer)
-	if err != nil {
-		return false
-	}
-	if issuer.Scheme == "https" && u.Scheme != "https" {
-		return false
-	}
-	return IsLoopback(issuer.Hostname()) || sameHost(issuer.Hostname(), u.Hostname()) || !mayBeLocal(u.Hostname())
 }
 
-func refusedDiscovery(reason string) *token.Error {
-	return &token.Error{Kind: token.Refused, Reason: "discovery: " + reason}
+func badMetadata(cause token.Cause, reason string) *token.Error {
+	return &token.Error{Kind: token.Refused, Cause: cause, Peer: token.PeerIssuer, Reason: reason}
 }
 
 // mostUseful returns the failure to report. It prefers a failure that may pass, so that the app tries again soon. Among the
@@ -241,7 +272,7 @@ func mostUseful(failures []*token.Error) *token.Error {
 		if f.Kind != token.Refused {
 			return f
 		}
-		if best.Status == http.StatusNotFound {
+		if best.Cause == token.CauseMetadataMissing {
 			best = f
 		}
 	}

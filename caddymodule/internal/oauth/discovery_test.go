@@ -59,7 +59,7 @@ func (i *issuer) do(req *http.Request) (*Answer, error) {
 	w := httptest.NewRecorder()
 	i.ServeHTTP(w, req)
 	if req.Context().Err() != nil {
-		return nil, unavailable(trouble{token.CauseTimeout, "it did not answer within fetch_timeout"})
+		return nil, unavailable(token.PeerIssuer, trouble{token.CauseTimeout, "%s did not answer within fetch_timeout"})
 	}
 	return &Answer{Status: w.Code, Header: w.Header(), Body: w.Body.Bytes(), Sent: time.Now()}, nil
 }
@@ -136,15 +136,15 @@ func TestDiscoveryMetadata(t *testing.T) {
 		"elsewhere":                           {false, metadata(as, "https://login.other.example/t"), "https://login.other.example/t", ""},
 		"further members":                     {false, `{"scopes_supported":[1,{}],"issuer":"https://as.example","token_endpoint":"` + endpoint + `","x":null}`, endpoint, ""},
 		"white space":                         {false, "\r\n " + metadata(as, endpoint) + "\n", endpoint, ""},
-		"loopback in the clear":               {false, metadata(as, "http://127.0.0.1:1/t"), "", "no token endpoint"},
-		"loopback":                            {false, metadata(as, "https://localhost:2019/stop"), "", "no token endpoint"},
-		"in the clear":                        {false, metadata(as, "http://as.example/oauth/token"), "", "no token endpoint"},
+		"loopback in the clear":               {false, metadata(as, "http://127.0.0.1:1/t"), "", "does not use https"},
+		"loopback":                            {false, metadata(as, "https://localhost:2019/stop"), "", "could be on this machine"},
+		"in the clear":                        {false, metadata(as, "http://as.example/oauth/token"), "", "does not use https"},
 		"aliases that do not matter":          {false, mtls, endpoint, ""},
 		"aliases":                             {true, mtls, "https://mtls.as.example/token", ""},
 		"no aliases":                          {true, metadata(as, endpoint), endpoint, ""},
 		"aliases for others":                  {true, `{"issuer":"https://as.example","token_endpoint":"` + endpoint + `","mtls_endpoint_aliases":{"revocation_endpoint":"x"}}`, endpoint, ""},
 		"aliases of null":                     {true, `{"issuer":"https://as.example","token_endpoint":"` + endpoint + `","mtls_endpoint_aliases":null}`, endpoint, ""},
-		"an invalid alias":                    {true, `{"issuer":"https://as.example","token_endpoint":"` + endpoint + `","mtls_endpoint_aliases":{"token_endpoint":"c4n4ry"}}`, "", "no token endpoint"},
+		"an invalid alias":                    {true, `{"issuer":"https://as.example","token_endpoint":"` + endpoint + `","mtls_endpoint_aliases":{"token_endpoint":"c4n4ry"}}`, "", "not a valid URL of a token endpoint"},
 		"an alias alone, and no certificate":  {false, `{"issuer":"https://as.example","mtls_endpoint_aliases":{"token_endpoint":"` + endpoint + `"}}`, "", "no token endpoint"},
 		"another issuer":                      {false, metadata("https://c4n4ry.example", endpoint), "", "another issuer"},
 		"an issuer that begins alike":         {false, metadata(as+".c4n4ry.example", endpoint), "", "another issuer"},
@@ -152,11 +152,11 @@ func TestDiscoveryMetadata(t *testing.T) {
 		"the issuer in the clear":             {false, metadata("http://as.example", endpoint), "", "another issuer"},
 		"the issuer with its port":            {false, metadata("https://as.example:443", endpoint), "", "another issuer"},
 		"the issuer with a path":              {false, metadata(as+"/realms/x", endpoint), "", "another issuer"},
-		"the issuer with a slash":             {false, metadata(as+"/", endpoint), "", "slash"},
-		"no issuer":                           {false, `{"token_endpoint":"` + endpoint + `"}`, "", "another issuer"},
-		"an issuer of null":                   {false, `{"issuer":null,"token_endpoint":"` + endpoint + `"}`, "", "another issuer"},
-		"an issuer of another type":           {false, `{"issuer":["https://as.example"],"token_endpoint":"` + endpoint + `"}`, "", "another issuer"},
-		"an issuer by another name":           {false, `{"Issuer":"https://as.example","token_endpoint":"` + endpoint + `"}`, "", "another issuer"},
+		"the issuer with a slash":             {false, metadata(as+"/", endpoint), "", "ends in a slash, and the option issuer does not"},
+		"no issuer":                           {false, `{"token_endpoint":"` + endpoint + `"}`, "", "do not name their issuer"},
+		"an issuer of null":                   {false, `{"issuer":null,"token_endpoint":"` + endpoint + `"}`, "", "do not name their issuer"},
+		"an issuer of another type":           {false, `{"issuer":["https://as.example"],"token_endpoint":"` + endpoint + `"}`, "", "do not name their issuer"},
+		"an issuer by another name":           {false, `{"Issuer":"https://as.example","token_endpoint":"` + endpoint + `"}`, "", "do not name their issuer"},
 		"an endpoint by another name":         {false, `{"issuer":"https://as.example","TOKEN_ENDPOINT":"` + endpoint + `"}`, "", "no token endpoint"},
 		"an endpoint by two names":            {false, `{"issuer":"https://as.example","token_endpoint":"` + endpoint + `","Token_Endpoint":"https://c4n4ry.example/"}`, endpoint, ""},
 		"aliases by another name":             {true, `{"issuer":"https://as.example","token_endpoint":"` + endpoint + `","MTLS_endpoint_aliases":{"token_endpoint":"https://c4n4ry.example"}}`, endpoint, ""},
@@ -164,17 +164,17 @@ func TestDiscoveryMetadata(t *testing.T) {
 		"no endpoint":                         {false, `{"issuer":"https://as.example"}`, "", "no token endpoint"},
 		"an empty endpoint":                   {false, metadata(as, ""), "", "no token endpoint"},
 		"an endpoint of null":                 {false, `{"issuer":"https://as.example","token_endpoint":null}`, "", "no token endpoint"},
-		"a relative endpoint":                 {false, metadata(as, "/c4n4ry"), "", "no token endpoint"},
-		"an endpoint without a host":          {false, metadata(as, "https:///c4n4ry"), "", "no token endpoint"},
-		"a file":                              {false, metadata(as, "file:///etc/c4n4ry"), "", "no token endpoint"},
-		"an endpoint with a fragment":         {false, metadata(as, endpoint+"#c4n4ry"), "", "no token endpoint"},
-		"an endpoint with a user":             {false, metadata(as, "https://u:c4n4ry@as.example/"), "", "no token endpoint"},
-		"an endpoint with control characters": {false, `{"issuer":"https://as.example","token_endpoint":"https://as.example/\u0000c4n4ry"}`, "", "no token endpoint"},
-		"HTML":                                {false, "<html>c4n4ry</html>", "", "cannot be read"},
-		"nothing":                             {false, "", "", "cannot be read"},
-		"an array":                            {false, "[" + metadata(as, endpoint) + "]", "", "cannot be read"},
-		"cut":                                 {false, metadata(as, endpoint)[:60], "", "cannot be read"},
-		"twice":                               {false, metadata(as, endpoint) + metadata(as, endpoint), "", "cannot be read"},
+		"a relative endpoint":                 {false, metadata(as, "/c4n4ry"), "", "not a valid URL of a token endpoint"},
+		"an endpoint without a host":          {false, metadata(as, "https:///c4n4ry"), "", "not a valid URL of a token endpoint"},
+		"a file":                              {false, metadata(as, "file:///etc/c4n4ry"), "", "not a valid URL of a token endpoint"},
+		"an endpoint with a fragment":         {false, metadata(as, endpoint+"#c4n4ry"), "", "not a valid URL of a token endpoint"},
+		"an endpoint with a user":             {false, metadata(as, "https://u:c4n4ry@as.example/"), "", "not a valid URL of a token endpoint"},
+		"an endpoint with control characters": {false, `{"issuer":"https://as.example","token_endpoint":"https://as.example/\u0000c4n4ry"}`, "", "not a valid URL of a token endpoint"},
+		"HTML":                                {false, "<html>c4n4ry</html>", "", "not a JSON object"},
+		"nothing":                             {false, "", "", "not a JSON object"},
+		"an array":                            {false, "[" + metadata(as, endpoint) + "]", "", "not a JSON object"},
+		"cut":                                 {false, metadata(as, endpoint)[:60], "", "not a JSON object"},
+		"twice":                               {false, metadata(as, endpoint) + metadata(as, endpoint), "", "not a JSON object"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			i := newIssuer(at(rfc8414Path, text(tc.body)))
@@ -186,7 +186,7 @@ func TestDiscoveryMetadata(t *testing.T) {
 				return
 			}
 			e := wantError(t, err, token.Refused)
-			if !strings.HasPrefix(e.Reason, "discovery: ") || !strings.Contains(e.Reason, tc.err) || got != "" {
+			if e.Peer != token.PeerIssuer || e.Cause == "" || !strings.Contains(e.Reason, tc.err) || got != "" {
 				t.Errorf("got %q and reason %q, want one with %q", got, e.Reason, tc.err)
 			}
 			if n := i.count(); n != 2 { // the other location may have valid metadata
@@ -219,18 +219,18 @@ func TestDiscoveryFailures(t *testing.T) {
 		"302, then good":            {status(302), good, "", 0, ""},
 		"HTML, then good":           {text("<html>c4n4ry"), good, "", 0, ""},
 		"another issuer, then good": {other, good, "", 0, ""},
-		"404 and 404":               {status(404), status(404), token.Refused, 404, "no metadata; check issuer"},
-		"403 and 404":               {status(403), status(404), token.Refused, 403, "no metadata"},
-		"302 and 302":               {status(302), status(302), token.Refused, 302, "no metadata"},
-		"404 and 500":               {status(404), status(500), token.Unavailable, 500, "later"},
-		"500 and 404":               {status(500), status(404), token.Unavailable, 500, "later"},
-		"403 and 500":               {status(403), status(500), token.Unavailable, 500, "later"},
-		"another issuer and 500":    {other, status(500), token.Unavailable, 500, "later"},
-		"429 and 429":               {status(429), status(429), token.Unavailable, 429, "later"},
+		"404 and 404":               {status(404), status(404), token.Refused, 404, "has no metadata at either"},
+		"403 and 404":               {status(403), status(404), token.Refused, 403, "without them"},
+		"302 and 302":               {status(302), status(302), token.Refused, 302, "redirects"},
+		"404 and 500":               {status(404), status(500), token.Unavailable, 500, "at the moment"},
+		"500 and 404":               {status(500), status(404), token.Unavailable, 500, "at the moment"},
+		"403 and 500":               {status(403), status(500), token.Unavailable, 500, "at the moment"},
+		"another issuer and 500":    {other, status(500), token.Unavailable, 500, "at the moment"},
+		"429 and 429":               {status(429), status(429), token.Unavailable, 429, "at the moment"},
 		"404 and another issuer":    {status(404), other, token.Refused, 0, "another issuer"},
 		"another issuer and 404":    {other, status(404), token.Refused, 0, "another issuer"},
-		"404 and HTML":              {status(404), text("<html>c4n4ry"), token.Refused, 0, "cannot be read"},
-		"204 and 204":               {status(204), status(204), token.Unreadable, 204, "no metadata"},
+		"404 and HTML":              {status(404), text("<html>c4n4ry"), token.Refused, 0, "not a JSON object"},
+		"204 and 204":               {status(204), status(204), token.Unreadable, 204, "without them"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			i := newIssuer(map[string]http.HandlerFunc{rfc8414Path: tc.first, oidcPath: tc.second})
@@ -243,7 +243,7 @@ func TestDiscoveryFailures(t *testing.T) {
 				return
 			}
 			e := wantError(t, err, tc.kind)
-			if e.Status != tc.status || !strings.HasPrefix(e.Reason, "discovery: ") || !strings.Contains(e.Reason, tc.want) {
+			if e.Status != tc.status || e.Peer != token.PeerIssuer || !strings.Contains(e.Reason, tc.want) {
 				t.Errorf("got %+v, want status %d and a reason with %q", e, tc.status, tc.want)
 			}
 			if tc.kind == token.Unavailable && e.RetryAfter != 7*time.Second {
@@ -257,13 +257,13 @@ func TestDiscoveryFailures(t *testing.T) {
 		})
 	}
 	for err, kind := range map[error]token.Kind{
-		unavailable(trouble{token.CauseConnection, "connection refused"}): token.Unavailable,
+		unavailable(token.PeerIssuer, trouble{token.CauseConnection, "%s refused the connection"}): token.Unavailable,
 		&token.Error{Kind: token.Refused, Reason: "no"}:                   token.Refused,
 		&token.Error{Kind: token.Unreadable, Reason: "large"}:             token.Unreadable,
 		errors.New(canary): token.Refused,
 	} {
 		_, got := (&Discovery{Issuer: as + "/" + canary}).TokenEndpoint(t.Context(), func(*http.Request) (*Answer, error) { return nil, err })
-		if e := wantError(t, got, kind); !strings.HasPrefix(e.Reason, "discovery: ") {
+		if e := wantError(t, got, kind); e.Peer != token.PeerIssuer && e.Cause != "" {
 			t.Errorf("%v: got %+v", err, e)
 		}
 	}
@@ -318,7 +318,7 @@ func TestDiscoveryOverHTTP(t *testing.T) {
 		gone := httptest.NewServer(nil)
 		gone.Close()
 		_, err := (&Discovery{Issuer: gone.URL}).TokenEndpoint(t.Context(), do)
-		if e := wantError(t, err, token.Unavailable); !strings.Contains(e.Reason, "connection refused") {
+		if e := wantError(t, err, token.Unavailable); e.Cause != token.CauseConnection || !strings.Contains(e.Reason, "the issuer refused the connection") {
 			t.Errorf("got %+v", e)
 		}
 	})

@@ -24,16 +24,29 @@ func (a *Answer) failure(code string, l Layout) *token.Error {
 		e.RetryAfter = a.retryAfter(l)
 	case a.Status >= 300 && a.Status < 400:
 		e.Cause = token.CauseRedirect
-		e.Reason = "the token endpoint redirects, and the proxy does not follow because the secret would go to another URL; set token_url to the final URL"
-	case a.Status == http.StatusNotFound:
-		e.Reason = "the server has no token endpoint at this URL; check token_url"
+		e.Reason = "the token endpoint redirects, and the proxy does not follow because the secret would go to another URL"
+	case a.WantsCertificate && code == "" && a.refusesCertificate():
+		e.Cause = token.CauseClientCertificate
+		e.Reason = "the token endpoint refused the request, after it had asked for a client certificate and got none"
+	case a.Status == http.StatusNotFound, a.Status == http.StatusGone:
+		e.Cause = token.CauseNoEndpoint
+		e.Reason = "the server has no token endpoint at this URL"
+	case a.Status == http.StatusMethodNotAllowed:
+		e.Cause = token.CauseMethod
+		e.Reason = "this URL does not accept POST, which token endpoints require"
 	case a.Status == http.StatusUnsupportedMediaType:
 		e.Reason = "the token endpoint does not accept the encoding of the request"
 	case a.Status < 300 && !a.success():
 		e.Kind = token.Unreadable
+		e.Cause = token.CauseNoToken
 		e.Reason = "the answer holds no token"
 	}
 	return e
+}
+
+// refusesCertificate reports whether servers use this status for a missing client certificate. That of nginx is 400.
+func (a *Answer) refusesCertificate() bool {
+	return a.Status == http.StatusBadRequest || a.Status == http.StatusUnauthorized || a.Status == http.StatusForbidden
 }
 
 // transientCodes are the error codes that mean "try again" with any status (RFC 6749 section 4.1.2.1, RFC 8628 section 3.5).

@@ -123,8 +123,8 @@ func TestFailureCodeShown(t *testing.T) {
 // The reason contains the remedy if it is known.
 func TestFailureReason(t *testing.T) {
 	for status, want := range map[int]string{
-		301: "token_url", 302: "redirects", 307: "redirects", 308: "redirects",
-		404: "check token_url", 415: "encoding", 429: "later", 503: "later", 401: "refused",
+		301: "redirects", 302: "redirects", 307: "redirects", 308: "redirects",
+		404: "no token endpoint at this URL", 405: "does not accept POST", 415: "encoding", 429: "later", 503: "later", 401: "refused",
 	} {
 		_, err := answerOf(status, "", "").Read(both)
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), fmt.Sprint(status)) {

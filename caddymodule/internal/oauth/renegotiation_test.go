@@ -35,10 +35,11 @@ func TestClientRenegotiation(t *testing.T) {
 		want       string // in the reason; "" for success
 	}{
 		"never, and the server starts none": {tls.RenegotiateNever, 0, nil, ""},
-		"never":                             {tls.RenegotiateNever, 1, shown, "the exchange failed"},
+		"never":                             {tls.RenegotiateNever, 1, shown, "tls_renegotiation is never"},
 		"once":                              {tls.RenegotiateOnceAsClient, 1, shown, ""},
 		"once, without a certificate":       {tls.RenegotiateOnceAsClient, 1, nil, ""},
 		"once, and the server starts none":  {tls.RenegotiateOnceAsClient, 0, shown, ""},
+		"once, and the server starts two":   {tls.RenegotiateOnceAsClient, 2, shown, "tls_renegotiation is once"},
 		"freely":                            {tls.RenegotiateFreelyAsClient, 1, shown, ""},
 		"freely, twice":                     {tls.RenegotiateFreelyAsClient, 2, shown, ""},
 	} {
@@ -48,8 +49,8 @@ func TestClientRenegotiation(t *testing.T) {
 			c := NewClient(Options{RootCAs: server.pool(), Certificate: tc.shown, Renegotiation: tc.support})
 			a, err := post(t.Context(), c, base)
 			if tc.want != "" {
-				if e := wantError(t, err, token.Unavailable); !strings.Contains(e.Reason, tc.want) {
-					t.Errorf("got %v, want %q", e, tc.want)
+				if e := wantError(t, err, token.Unavailable); e.Cause != token.CauseRenegotiation || e.Peer != token.PeerEndpoint || !strings.Contains(e.Reason, tc.want) {
+					t.Errorf("got %+v, want %q", e, tc.want)
 				}
 				return
 			}

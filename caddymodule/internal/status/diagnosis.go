@@ -36,6 +36,8 @@ type Cause string
 const (
 	causeConfiguration Cause = "configuration"
 	causeEndpoint      Cause = "token endpoint"
+	causeIssuer        Cause = "issuer"
+	causeProxy         Cause = "network proxy"
 	causeAPI           Cause = "API"
 	causeStore         Cause = "store"
 )
@@ -127,7 +129,7 @@ func (o Occurrence) slow() bool { return o.Duration >= slowCall.Seconds() }
 
 // explainCall returns what a failed token call of the history means and what to do.
 func explainCall(endpoint string, call Occurrence, now time.Time) Diagnosis {
-	return Explain(endpoint, &token.Error{Kind: token.Kind(call.Outcome), Status: call.Status, Code: call.Code, Reason: call.Reason}, now)
+	return Explain(endpoint, &token.Error{Kind: token.Kind(call.Outcome), Status: call.Status, Code: call.Code, Reason: call.Reason, Cause: call.Cause, Peer: call.Peer}, now)
 }
 
 // Explain returns what a failed token call means and what to do. The Health of its result is empty.
@@ -136,23 +138,30 @@ func Explain(endpoint string, e *token.Error, now time.Time) Diagnosis {
 	if e.RetryAt.After(now) {
 		again = "The proxy calls again by itself. "
 	}
+	p := partyOf(endpoint, e.Peer)
+	if e.Kind == token.Refused && e.Status != 0 || e.Cause == token.CauseTokenType || e.Peer == token.PeerIssuer && e.Kind == token.Refused {
+		p.cause = causeConfiguration
+	}
+	advice := advise(endpoint, e)
 	switch {
 	case e.Status == http.StatusTooManyRequests:
-		return Diagnosis{"", causeEndpoint, "The token endpoint limits how often the client may call it (status 429).",
+		return Diagnosis{"", p.cause, sentence(p.name + " limits how often the client may call it (status 429)"),
 			again + "If this happens often, look for other processes that use the same client id, or ask the service for a higher limit."}
 	case e.Cause == token.CauseProvider:
 		return Diagnosis{"", causeConfiguration, sentence(e.Error()), again + "Report this to the author of the provider. The code of the provider failed, not the token endpoint."}
+	case advice != "":
+		if e.Kind == token.Refused {
+			again = ""
+		}
+		return Diagnosis{"", p.cause, sentence(e.Error()), again + advice}
 	case e.Kind == token.Unavailable && e.Status != 0:
-		return Diagnosis{"", causeEndpoint, fmt.Sprintf("The token endpoint %s fails with status %d.", endpoint, e.Status),
+		return Diagnosis{"", p.cause, sentence(fmt.Sprintf("%s %s fails with status %d%s", p.name, endpoint, e.Status, inParentheses(e.Code))),
 			again + "Check the service's status page."}
-	case e.Cause == token.CauseTimeout:
-		return Diagnosis{"", causeEndpoint, "The token endpoint " + endpoint + " does not answer in time.",
-			again + "Check the service's status page, and the network to the token endpoint. If it is always slow, set a longer fetch_timeout."}
 	case e.Kind == token.Unavailable:
-		return Diagnosis{"", causeEndpoint, sentence(e.Error()), again + adviceOnNetwork(endpoint, e.Cause)}
+		return Diagnosis{"", p.cause, sentence(e.Error()), again + "Check the network, the firewall and the network proxy between this machine and " + endpoint + "."}
 	case e.Kind == token.Unreadable:
-		return Diagnosis{"", causeEndpoint, sentence(e.Error()),
-			again + "Check the token URL. A login page, a gateway or another service may be answering there."}
+		return Diagnosis{"", p.cause, sentence(e.Error()),
+			again + "Check " + p.place + ". A login page, a gateway or another service may be answering there."}
 	case e.Status == 0: // not an answer of the token endpoint, so the mistake is in the configuration or its files
 		return Diagnosis{"", causeConfiguration, sentence(e.Error()),
 			"Correct this. The proxy reads a changed file within moments. Any other change needs a reload."}
@@ -162,22 +171,12 @@ func Explain(endpoint string, e *token.Error, now time.Time) Diagnosis {
 	}
 }
 
-// adviceOnNetwork returns what to check first, which depends on how far the call came.
-func adviceOnNetwork(endpoint string, cause token.Cause) string {
-	switch cause {
-	case token.CauseName:
-		return "Check the host of the token URL or issuer (" + endpoint + "), and the name resolution on this machine."
-	case token.CauseConnection:
-		return "Check the host and the port of the token URL or issuer (" + endpoint + "), and whether the token endpoint is running. A firewall or a proxy on the way can also be the cause."
-	case token.CauseAuthority, token.CauseCertificate, token.CauseTLS:
-		return "Check the token URL, and the options ca and server_name of transport. If they were right until now, another machine may be intercepting the connection."
-	case token.CauseHandshake:
-		return "Check whether the token endpoint requires a client certificate (client_certificate of provider oauth2), and which versions of TLS it supports."
-	case token.CauseProxy:
-		return "Check the network proxy for token requests. The option proxy of transport sets it or, without that option, HTTPS_PROXY, HTTP_PROXY and NO_PROXY."
-	default:
-		return "Check the network, the firewall and the proxy between this machine and " + endpoint + "."
+// inParentheses returns the error code with a space before it, or "".
+func inParentheses(code string) string {
+	if code == "" {
+		return ""
 	}
+	return " (" + code + ")"
 }
 
 // refusals has a summary and an advice for each error code of RFC 6749 section 5.2 and RFC 8707 section 2.

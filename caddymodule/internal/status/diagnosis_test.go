@@ -2,6 +2,11 @@ package status
 
 import (
 	"errors"
+	"go/ast"
+	"go/parser"
+	gotoken "go/token"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -12,7 +17,7 @@ import (
 
 // errorsOfEndpoints are failures as providers report them.
 var errorsOfEndpoints = map[string]*token.Error{
-	"connection":      {Kind: token.Unavailable, Cause: token.CauseConnection, Reason: "the token endpoint cannot be reached: connection refused"},
+	"connection":      {Kind: token.Unavailable, Cause: token.CauseConnection, Reason: "the token endpoint refused the connection"},
 	"timeout":         {Kind: token.Unavailable, Cause: token.CauseTimeout, Reason: "the token endpoint cannot be reached: it did not answer within fetch_timeout"},
 	"503":             {Kind: token.Unavailable, Status: 503, Reason: "the token endpoint asks to try again later"},
 	"429":             {Kind: token.Unavailable, Status: 429, Reason: "the token endpoint asks to try again later"},
@@ -20,14 +25,17 @@ var errorsOfEndpoints = map[string]*token.Error{
 	"panic":           {Kind: token.Unreadable, Cause: token.CauseProvider, Reason: "the provider panicked with a string"},
 	"name":            {Kind: token.Unavailable, Cause: token.CauseName, Reason: "the token endpoint cannot be reached: its host name does not exist"},
 	"authority":       {Kind: token.Unavailable, Cause: token.CauseAuthority, Reason: "the token endpoint cannot be reached: its certificate is signed by an authority that is not trusted here"},
-	"handshake":       {Kind: token.Unavailable, Cause: token.CauseHandshake, Reason: "the token endpoint cannot be reached: it broke off the TLS handshake"},
-	"proxy":           {Kind: token.Unavailable, Cause: token.CauseProxy, Reason: "the proxy cannot be used: connection refused"},
+	"handshake":       {Kind: token.Unavailable, Cause: token.CauseHandshake, Reason: "the token endpoint broke off the TLS handshake"},
+	"proxy":           {Kind: token.Unavailable, Cause: token.CauseConnection, Peer: token.PeerProxy, Reason: "the network proxy refused the connection"},
+	"issuer":          {Kind: token.Unavailable, Status: 503, Peer: token.PeerIssuer, Reason: "the issuer cannot serve its metadata at the moment"},
+	"unknown":         {Kind: token.Unavailable, Reason: "the exchange with the token endpoint failed"},
+	"transient code":  {Kind: token.Unavailable, Status: 400, Code: "slow_down", Reason: "the token endpoint asks to try again later"},
 	"cut":             {Kind: token.Unavailable, Cause: token.CauseCut, Reason: "the token endpoint cannot be reached: connection reset"},
 	"unknown code":    {Kind: token.Refused, Status: 400, Code: "AADSTS7000215", Reason: "the token endpoint refused the request"},
 	"no code":         {Kind: token.Refused, Status: 400, Reason: "the token endpoint refused the request"},
 	"401, no code":    {Kind: token.Refused, Status: 401, Reason: "the token endpoint refused the request"},
 	"403, no code":    {Kind: token.Refused, Status: 403, Code: "odd", Reason: "the token endpoint refused the request"},
-	"404":             {Kind: token.Refused, Status: 404, Reason: "there is no token endpoint at this URL: check token_url"},
+	"404":             {Kind: token.Refused, Status: 404, Cause: token.CauseNoEndpoint, Reason: "the server has no token endpoint at this URL"},
 	"own secret":      {Kind: token.Refused, Reason: "client_secret: the file does not exist"},
 	"invalid_client":  {Kind: token.Refused, Status: 401, Code: "invalid_client", Reason: "the token endpoint refused the request"},
 	"invalid_scope":   {Kind: token.Refused, Status: 400, Code: "invalid_scope", Reason: "the token endpoint refused the request"},
@@ -69,8 +77,8 @@ func TestExplain(t *testing.T) {
 		}
 	}
 	for name, want := range map[string]string{
-		"connection": "firewall", "timeout": "fetch_timeout", "503": "status page", "name": "name resolution",
-		"authority": "server_name", "handshake": "client certificate", "proxy": "HTTPS_PROXY", "cut": "network", "panic": "author of the provider", "429": "higher limit", "garbage": "token URL",
+		"connection": "firewall", "timeout": "fetch_timeout", "503": "status page", "name": "DNS server",
+		"authority": "option ca", "handshake": "client certificate", "proxy": "HTTPS_PROXY", "cut": "firewall", "unknown": "network", "panic": "author of the provider", "429": "higher limit", "garbage": "token URL",
 		"own secret": "reads a changed file within moments", "404": "token URL", "invalid_client": "client_secret", "401, no code": "client_secret",
 		"403, no code": "client_secret", "invalid_scope": "scope", "invalid_target": "audience", "invalid_grant": "clock",
 		"unauthorized_client": "grant", "unsupported_grant_type": "grant", "unknown code": "documentation", "invalid_request": "param",
@@ -79,6 +87,52 @@ func TestExplain(t *testing.T) {
 			t.Errorf("%s: the advice is %q, want %q in it", name, d.Advice, want)
 		}
 	}
+}
+
+// Each cause has advice for each peer that it can concern, and the advice names the peer that the cause is about.
+func TestEachCauseHasAdvice(t *testing.T) {
+	for _, cause := range causes(t) {
+		if cause == string(token.CauseProvider) {
+			continue // Explain has it
+		}
+		for peer, place := range map[token.Peer]string{token.PeerEndpoint: "token", token.PeerIssuer: "issuer", token.PeerProxy: "network proxy"} {
+			advice := advise("login.example.com", &token.Error{Cause: token.Cause(cause), Peer: peer})
+			caddytest.WantSentences(t, advice, false)
+			general := []token.Cause{token.CauseNotYetValid, token.CauseVersion, token.CauseExpired, token.CauseLimit, token.CauseClientCertificate, token.CauseClientCertificateRefused, token.CauseRenegotiation}
+			about := strings.HasPrefix(cause, "proxy") || strings.HasPrefix(cause, "metadata") || slices.Contains(general, token.Cause(cause))
+			answered := slices.Contains([]token.Cause{token.CauseNoEndpoint, token.CauseMethod, token.CauseTokenText, token.CauseTokenType, token.CauseRedirect}, token.Cause(cause))
+			if !about && !answered && !strings.Contains(advice, place) {
+				t.Errorf("%s, peer %q: the advice does not name %q: %s", cause, peer, place, advice)
+			}
+		}
+	}
+}
+
+// causes returns the values of all constants of the type token.Cause.
+func causes(t *testing.T) (values []string) {
+	t.Helper()
+	file, err := parser.ParseFile(gotoken.NewFileSet(), "../token/cause.go", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ast.Inspect(file, func(n ast.Node) bool {
+		spec, ok := n.(*ast.ValueSpec)
+		if !ok {
+			return true
+		}
+		if kind, ok := spec.Type.(*ast.Ident); ok && kind.Name == "Cause" {
+			value, err := strconv.Unquote(spec.Values[0].(*ast.BasicLit).Value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			values = append(values, value)
+		}
+		return true
+	})
+	if len(values) < 40 {
+		t.Fatalf("found only the causes %q", values)
+	}
+	return values
 }
 
 func TestDiagnose(t *testing.T) {

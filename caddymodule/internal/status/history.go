@@ -31,14 +31,16 @@ func (o Outcome) isToken() bool { return o == Obtained || o == Adopted }
 
 // Occurrence is one entry of a credential's history.
 type Occurrence struct {
-	At          time.Time `json:"at"`
-	Outcome     Outcome   `json:"outcome"`
-	Duration    float64   `json:"duration,omitempty"` // seconds
-	Lifetime    float64   `json:"lifetime,omitempty"` // seconds
-	Status      int       `json:"status,omitempty"`
-	Code        string    `json:"code,omitempty"`
-	Reason      string    `json:"reason,omitempty"` // why the call failed, or what is odd about the token
-	Fingerprint string    `json:"fingerprint,omitempty"`
+	At          time.Time   `json:"at"`
+	Outcome     Outcome     `json:"outcome"`
+	Duration    float64     `json:"duration,omitempty"` // seconds
+	Lifetime    float64     `json:"lifetime,omitempty"` // seconds
+	Status      int         `json:"status,omitempty"`
+	Code        string      `json:"code,omitempty"`
+	Cause       token.Cause `json:"cause,omitempty"`
+	Peer        token.Peer  `json:"peer,omitempty"`
+	Reason      string      `json:"reason,omitempty"` // why the call failed, or what is odd about the token
+	Fingerprint string      `json:"fingerprint,omitempty"`
 }
 
 // occurrenceOf returns the entry of the history for an event of a source.
@@ -51,6 +53,7 @@ func occurrenceOf(e token.Event) Occurrence {
 	case e.Err != nil:
 		o.Outcome = Outcome(e.Err.Kind)
 		o.Status, o.Code, o.Reason = e.Err.Status, e.Err.Code, e.Err.Reason
+		o.Cause, o.Peer = e.Err.Cause, e.Err.Peer
 	default:
 		if e.Adopted {
 			o.Outcome = Adopted

@@ -37,7 +37,9 @@ func (c *Credential) logFailure(e token.Event, fields []zap.Field) {
 		zap.Duration("duration", e.Duration),
 		zap.String("kind", string(e.Err.Kind)),
 		zap.String("error_code", e.Err.Code),
-		zap.Error(e.Err))
+		zap.String("cause", string(e.Err.Cause)),
+		zap.Error(e.Err),
+		zap.String("advice", Explain(c.Endpoint, e.Err, time.Time{}).Advice))
 	if !e.Err.RetryAt.IsZero() {
 		fields = append(fields, zap.Time("next_try", e.Err.RetryAt))
 	}

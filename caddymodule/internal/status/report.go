@@ -31,11 +31,18 @@ type Report struct {
 
 // ReportedError is a failed token call.
 type ReportedError struct {
-	At     time.Time  `json:"at"`
-	Kind   token.Kind `json:"kind"`
-	Status int        `json:"status,omitempty"`
-	Code   string     `json:"code,omitempty"`
-	Reason string     `json:"reason"`
+	At     time.Time   `json:"at"`
+	Kind   token.Kind  `json:"kind"`
+	Status int         `json:"status,omitempty"`
+	Code   string      `json:"code,omitempty"`
+	Cause  token.Cause `json:"cause,omitempty"`
+	Peer   token.Peer  `json:"peer,omitempty"` // whom the cause is about; empty for the token endpoint
+	Reason string      `json:"reason"`
+}
+
+// Reported returns a failed token call as the admin API and the commands report it.
+func Reported(at time.Time, e *token.Error) *ReportedError {
+	return &ReportedError{at, e.Kind, e.Status, e.Code, e.Cause, e.Peer, e.Reason}
 }
 
 // Counters are the counters of a credential since the process began.
@@ -78,7 +85,7 @@ func (c *Credential) Report() Report {
 		r.NextTry = timeOrNil(status.Failure.RetryAt)
 	}
 	if e := seen.lastError; e != nil {
-		r.LastError = &ReportedError{e.At, token.Kind(e.Outcome), e.Status, e.Code, e.Reason}
+		r.LastError = &ReportedError{e.At, token.Kind(e.Outcome), e.Status, e.Code, e.Cause, e.Peer, e.Reason}
 	}
 	return r
 }

@@ -44,6 +44,9 @@ type Error struct {
 	// Cause is what the operator should look at; empty if Kind, Status and Code suffice.
 	Cause Cause
 
+	// Peer is the party that the Cause is about.
+	Peer Peer
+
 	// RetryAfter is how long the token endpoint asked to be left alone; 0 if it did not ask.
 	RetryAfter time.Duration
 
