@@ -258,8 +258,8 @@ func TestDiscoveryFailures(t *testing.T) {
 	}
 	for err, kind := range map[error]token.Kind{
 		unavailable(token.PeerIssuer, trouble{token.CauseConnection, "%s refused the connection"}): token.Unavailable,
-		&token.Error{Kind: token.Refused, Reason: "no"}:                   token.Refused,
-		&token.Error{Kind: token.Unreadable, Reason: "large"}:             token.Unreadable,
+		&token.Error{Kind: token.Refused, Reason: "no"}:                                            token.Refused,
+		&token.Error{Kind: token.Unreadable, Reason: "large"}:                                      token.Unreadable,
 		errors.New(canary): token.Refused,
 	} {
 		_, got := (&Discovery{Issuer: as + "/" + canary}).TokenEndpoint(t.Context(), func(*http.Request) (*Answer, error) { return nil, err })
