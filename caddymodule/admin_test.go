@@ -131,6 +131,8 @@ type (
 		Kind   string    `json:"kind"`
 		Status int       `json:"status"`
 		Code   string    `json:"code"`
+		Cause  string    `json:"cause"`
+		Peer   string    `json:"peer"`
 		Reason string    `json:"reason"`
 	}
 	contractCounters struct {
@@ -161,6 +163,8 @@ type (
 		Lifetime    float64   `json:"lifetime"`
 		Status      int       `json:"status"`
 		Code        string    `json:"code"`
+		Cause       string    `json:"cause"`
+		Peer        string    `json:"peer"`
 		Reason      string    `json:"reason"`
 		Fingerprint string    `json:"fingerprint"`
 	}

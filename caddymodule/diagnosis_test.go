@@ -23,7 +23,7 @@ func TestRehearsedFailuresAreToldApart(t *testing.T) {
 		advice  []string
 	}{
 		{name: "endpoint-down", status: 503, health: "failing",
-			summary: []string{"cannot be reached"}, advice: []string{"token URL", "is running", "firewall"}},
+			summary: []string{"The token endpoint refused the connection."}, advice: []string{"token URL", "is running", "firewall"}},
 		{name: "rate-limited", fault: devserver.Fault{Status: 429, RetryAfter: "120"}, status: 503, health: "failing",
 			summary: []string{"429", "how often"}, advice: []string{"same client id", "calls again by itself"}},
 		{name: "wrong-secret", fault: devserver.Fault{Error: "invalid_client"}, status: 502, health: "failing",

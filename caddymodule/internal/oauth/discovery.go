@@ -213,7 +213,7 @@ func (d *Discovery) checkIssuer(metadata fields) *token.Error {
 	case issuer == d.Issuer:
 		return nil
 	case issuer == "":
-		return badMetadata(token.CauseMetadataIssuer, "the metadata of the issuer do not name their issuer")
+		return badMetadata(token.CauseMetadataNoIssuer, "the metadata of the issuer do not name their issuer")
 	case strings.TrimSuffix(issuer, "/") == d.Issuer:
 		return badMetadata(token.CauseMetadataSlash, "the issuer in the metadata ends in a slash, and the option issuer does not")
 	case issuer == strings.TrimSuffix(d.Issuer, "/"):

@@ -42,7 +42,7 @@ func adviseOnNetwork(cause token.Cause, p party) string {
 	case token.CauseResolver:
 		return "Check the DNS server that this machine uses (on Linux: /etc/resolv.conf), and the network to it. The host is that of " + p.place + "."
 	case token.CauseConnection:
-		return "Check the host and the port of " + p.place + ", and whether " + p.name + " is running. A firewall can also refuse connections."
+		return "Check the host and the port in " + p.place + ", and whether " + p.name + " is running. A firewall can also refuse connections."
 	case token.CauseRoute:
 		return "Check the network of this machine and its routes. If the host of " + p.place + " has an IPv6 address, check whether this machine has IPv6."
 	case token.CausePermission:
@@ -50,15 +50,15 @@ func adviseOnNetwork(cause token.Cause, p party) string {
 	case token.CauseLimit:
 		return "Raise the limit of open files of this process (ulimit -n, or LimitNOFILE of systemd). Check whether many connections are open."
 	case token.CauseConnectTimeout:
-		return "Check the host and the port of " + p.place + ", and whether a firewall drops the connection. If all connections must go through a network proxy, set the option proxy of transport."
+		return "Check the host and the port in " + p.place + ", and whether a firewall drops the connection. If all connections must go through a network proxy, set the option proxy of transport."
 	case token.CauseHandshakeTimeout:
-		return "Check the port of " + p.place + ", and whether " + p.name + " is overloaded. A firewall that inspects TLS can also be the cause."
+		return "Check the port in " + p.place + ", and whether " + p.name + " is overloaded. A firewall that inspects TLS can also be the cause."
 	case token.CauseTimeout:
-		return "Check whether " + p.name + " is overloaded, and the network to it. If it is always slow, set a longer fetch_timeout. It is reached by " + p.place + "."
+		return "Check the host and the port in " + p.place + ", and whether " + p.name + " is overloaded. If it is always slow, set a longer fetch_timeout."
 	case token.CauseCut:
-		return "Check the log of " + p.name + ". A firewall or a load balancer on the way can also close connections. Check the port of " + p.place + "."
+		return "Check the log of " + p.name + ". A firewall or a load balancer on the way can also close connections. Check the port in " + p.place + "."
 	case token.CauseNotHTTP:
-		return "Check the scheme and the port of " + p.place + ". Another service may be listening there."
+		return "Check the scheme and the port in " + p.place + ". Another service may be listening there."
 	default:
 		return ""
 	}
@@ -89,9 +89,9 @@ func adviseOnHandshake(cause token.Cause, p party) string {
 	switch cause {
 	case token.CauseTLS:
 		if p.cause == causeProxy {
-			return "Begin the URL of the network proxy with http:// if it does not speak TLS. Requests to an https token endpoint stay encrypted. Check " + p.place + "."
+			return "Begin " + p.place + " with http:// instead of https://. Requests to an https token endpoint stay encrypted. If the network proxy should speak TLS, check the port."
 		}
-		return "Check the port of " + p.place + ". Another service may be listening there, or a server without TLS."
+		return "Check the port in " + p.place + ". Another service may be listening there, or a server without TLS."
 	case token.CauseVersion:
 		return "The operator of " + p.name + " must enable TLS 1.2 or TLS 1.3. The proxy does not use older versions, because they do not protect the secret."
 	case token.CauseCipher:
@@ -123,9 +123,9 @@ func adviseOnHandshake(cause token.Cause, p party) string {
 func adviseOnProxy(cause token.Cause, p party) string {
 	switch cause {
 	case token.CauseProxyLogin:
-		return "Put the right user name and password into the URL of the network proxy, as in http://user:password@proxy.example.com:3128. Keep that URL in a file or a variable. Check " + p.place + "."
+		return "Put the right user name and password into " + p.place + ", as in http://user:password@proxy.example.com:3128. Keep that URL in a file or a variable."
 	case token.CauseProxyLoginMethod:
-		return "Ask the operator of the network proxy for a login with Basic, or for an exception for this machine. A local forwarder that knows the other method can also help. Check " + p.place + "."
+		return "Ask the operator of the network proxy for a login with Basic, or for an exception for this machine. A local forwarder that knows the other method can also help. Then change " + p.place + "."
 	case token.CauseProxyDenied:
 		return "Ask the operator of the network proxy to permit connections to the host and the port of the token endpoint. If the connection needs no network proxy, set the option proxy of transport to none, or add the host to NO_PROXY."
 	case token.CauseProxyGateway:
@@ -147,6 +147,8 @@ func adviseOnMetadata(cause token.Cause, p party) string {
 		return "Check " + p.place + ". A login page, a gateway or another service may be answering there. You can also set token_url instead of issuer."
 	case token.CauseMetadataIssuer:
 		return "Set the option issuer to exactly the value of the member issuer in the metadata, if that is the service that you mean. If it is not, check " + p.place + ", or set token_url instead of issuer."
+	case token.CauseMetadataNoIssuer:
+		return "Check " + p.place + ". Metadata must name their issuer (RFC 8414), so the proxy does not use these. Set token_url instead of issuer, or report this to the operator of the issuer."
 	case token.CauseMetadataSlash:
 		return "Set the option issuer exactly as in the metadata, with or without the slash at the end."
 	case token.CauseMetadataNoEndpoint:

@@ -143,8 +143,11 @@ const (
 	// CauseMetadataNotJSON: the issuer's metadata are not a JSON object.
 	CauseMetadataNotJSON Cause = "metadata_not_json"
 
-	// CauseMetadataIssuer: the metadata are those of another issuer, or name none.
+	// CauseMetadataIssuer: the metadata are those of another issuer.
 	CauseMetadataIssuer Cause = "metadata_issuer"
+
+	// CauseMetadataNoIssuer: the metadata name no issuer.
+	CauseMetadataNoIssuer Cause = "metadata_no_issuer"
 
 	// CauseMetadataSlash: the issuer in the metadata differs in a slash at its end.
 	CauseMetadataSlash Cause = "metadata_slash"
