@@ -84,6 +84,11 @@ func TestRehearsedFailuresAreToldApart(t *testing.T) {
 					t.Errorf("the advice is %q, want %q in it", c.Advice, want)
 				}
 			}
+			for _, line := range s.logged("no token") { // the log has the next step, too
+				if line["credential"] == all[i].name && line["advice"] == "" {
+					t.Errorf("the log has no advice: %v", line)
+				}
+			}
 			for _, text := range []string{c.Summary, c.Advice} {
 				if before, ok := said[text]; ok {
 					t.Errorf("it says of %s and %s: %q", before, tc.name, text)
