@@ -85,7 +85,7 @@ func TestRehearsedFailuresAreToldApart(t *testing.T) {
 				}
 			}
 			for _, line := range s.logged("no token") { // the log has the next step, too
-				if line["credential"] == all[i].name && line["advice"] == "" {
+				if advice, _ := line["advice"].(string); line["credential"] == all[i].name && advice == "" {
 					t.Errorf("the log has no advice: %v", line)
 				}
 			}
