@@ -36,17 +36,24 @@ func (s *Source) elsewhere(now time.Time) *Token {
 // share returns a token that serves, or nil if this replica has to call the token endpoint.
 func (s *Source) share(config *Config) *Token {
 	sharing := config.Sharing
-	sharing.claimed = false
-	patience := time.Now().Add(config.patience())
+	sharing.claimed, sharing.lost = false, false
+	ctx, cancel := context.WithTimeout(context.Background(), s.patience(config))
+	defer cancel()
 	for {
 		if t := s.look(config); t != nil {
 			return t
 		}
-		switch sharing.shared.Claim(context.Background(), func() Secret { return config.Fetcher.Prepare().Proof }) {
+		if ctx.Err() != nil { // requests have waited long enough
+			return nil
+		}
+		switch sharing.shared.Claim(ctx, func() Secret { return config.Fetcher.Prepare().Proof }) {
 		case ClaimUnknown:
 			return nil
 		case ClaimWon:
 			sharing.claimed = true
+			if ctx.Err() != nil {
+				return nil
+			}
 			t := s.look(config) // another replica may have saved one since the last look
 			if t != nil {
 				sharing.release(0, Secret{})
@@ -58,7 +65,8 @@ func (s *Source) share(config *Config) *Token {
 			if t := s.serveOn(sharing); t != nil {
 				return t
 			}
-			if !time.Now().Before(patience) {
+			sharing.lost = true
+			if ctx.Err() != nil {
 				return nil
 			}
 			time.Sleep(minPoll + jitter(maxPoll-minPoll))
@@ -66,23 +74,48 @@ func (s *Source) share(config *Config) *Token {
 	}
 }
 
-// patience is how long a flight waits for another replica's call before this replica calls too.
-func (c *Config) patience() time.Duration { return min(maxPatience, c.Policy.MaxWait/2) }
+// patience is how long a flight is busy with the other replicas before this replica calls too. Requests wait for a part of
+// their time only: the shortest max_wait of the credentials in force that share the source counts.
+func (s *Source) patience(config *Config) time.Duration {
+	if s.serving(time.Now()) != nil {
+		return maxPatience
+	}
+	shortest := config.Policy.MaxWait
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.started {
+		shortest = min(shortest, c.Policy.MaxWait)
+	}
+	return patience(shortest)
+}
 
-// callLimit returns how long a call may take after the flight has waited for another replica's. After a long wait, the call
-// ends before requests give up, so that the flight can look once more: the other replica may have been faster.
+func patience(maxWait time.Duration) time.Duration { return min(maxPatience, maxWait/2) }
+
+// callLimit returns how long a call may take after the flight has waited. After a long wait for another replica's call, the
+// call ends before requests give up, so that the flight can look once more: the other replica may have been faster. A slow
+// store alone leaves the call its time, because no other replica can be faster.
 func (c *Config) callLimit(waited time.Duration) time.Duration {
-	if waited < c.patience()/2 {
+	left := (c.Policy.MaxWait - waited) * 9 / 10
+	if !c.Sharing.lost || waited < patience(c.Policy.MaxWait)/2 || left <= 0 {
 		return c.Policy.FetchTimeout
 	}
-	return min(c.Policy.FetchTimeout, (c.Policy.MaxWait-waited)*9/10)
+	return min(c.Policy.FetchTimeout, left)
+}
+
+// serving returns the present token if it serves and nothing but its age is a reason to replace it.
+func (s *Source) serving(now time.Time) *Token {
+	t := s.current.Load()
+	if !t.alive(now) || t.rejected || t.due {
+		return nil
+	}
+	return t
 }
 
 // serveOn returns the present token if it still serves, and lets the next look wait.
 func (s *Source) serveOn(sharing *Sharing) *Token {
 	now := time.Now()
-	t := s.current.Load()
-	if !t.alive(now) || t.rejected || t.due {
+	t := s.serving(now)
+	if t == nil {
 		return nil
 	}
 	sharing.pause = min(max(2*sharing.pause, minLook), maxLook)

@@ -15,7 +15,8 @@ type Shared interface {
 	Save(ctx context.Context, f Found)
 
 	// Claim asks for the right to call the token endpoint for all replicas. Proof is called only if the answer depends on
-	// it: the claim of a replica whose proof was refused does not bind a replica with another proof.
+	// it: the claim of a replica whose proof was refused does not bind a replica with another proof. If the answer would
+	// come after the deadline of ctx, it is unknown.
 	Claim(ctx context.Context, proof func() Secret) Claim
 
 	// Release ends a claim that was won. With a hold, no replica that has a token calls before it is over. With a refused

@@ -39,6 +39,7 @@ type Sharing struct {
 	// What follows is touched by the flight only.
 	pause   time.Duration
 	claimed bool
+	lost    bool // the flight has lost a claim, so another replica was calling
 }
 
 // NewSharing makes what a source needs to share its token.

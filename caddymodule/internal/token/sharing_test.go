@@ -17,6 +17,7 @@ type replicas struct {
 	asked    time.Time
 	any      bool
 	claim    func(proof func() Secret) Claim
+	latency  time.Duration // of each call of the store
 	loads    int
 	claims   int
 	saved    []Found
@@ -51,6 +52,7 @@ func (r *replicas) answerClaims(with func(proof func() Secret) Claim) {
 
 // Load implements Shared.
 func (r *replicas) Load(context.Context) (Found, bool) {
+	time.Sleep(r.latency)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.loads++
@@ -68,6 +70,7 @@ func (r *replicas) Save(_ context.Context, f Found) {
 
 // Claim implements Shared.
 func (r *replicas) Claim(_ context.Context, proof func() Secret) Claim {
+	time.Sleep(r.latency)
 	r.mu.Lock()
 	r.claims++
 	claim := r.claim
@@ -410,6 +413,47 @@ func TestLostClaim(t *testing.T) {
 			t.Errorf("got %q, %t", other.Value().Reveal(), ok)
 		}
 		e.wantCalls(t, 1)
+	})
+}
+
+// TestSlowStore says that a store that works, but slowly, takes no time away from the call of the token endpoint, and takes
+// half of max_wait at most from the requests.
+func TestSlowStore(t *testing.T) {
+	for name, answer := range map[string]Claim{"won": ClaimWon, "held": ClaimHeld} {
+		inBubble(t, "a claim is "+name+", max_wait is short", func(t *testing.T) {
+			e, r := newEndpoint(slow(400*time.Millisecond, grants(hour))), &replicas{latency: 280 * time.Millisecond}
+			r.answerClaims(claim(answer))
+			s := e.sharing(t, r, Policy{MaxWait: 500 * time.Millisecond})
+			mustFail(t, s) // it would take 680 ms at least
+			advance(200 * time.Millisecond)
+			wantServed(t, s, "token-1", 0)
+			e.wantCalls(t, 1)
+		})
+		inBubble(t, "a claim is "+name+", max_wait is longer", func(t *testing.T) {
+			e, r := newEndpoint(slow(400*time.Millisecond, grants(hour))), &replicas{latency: 280 * time.Millisecond}
+			r.answerClaims(claim(answer))
+			s := e.sharing(t, r, Policy{MaxWait: time.Second})
+			wantServed(t, s, "token-1", 960*time.Millisecond)
+			e.wantCalls(t, 1)
+		})
+	}
+}
+
+// TestShortestMaxWait says that of the credentials that share a source, the least patient one decides how long the source
+// waits for other replicas.
+func TestShortestMaxWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e, r := newEndpoint(slow(latency, grants(hour))), new(replicas)
+		r.answerClaims(claim(ClaimLost))
+		s := e.sharing(t, r, Policy{})
+		config := *s.config.Load()
+		config.Policy.MaxWait = time.Second
+		defer s.Start(config)()
+		config.Policy.MaxWait = DefaultMaxWait
+		defer s.Start(config)()
+		if _, err := s.AcquireWithin(context.Background(), time.Second); err != nil {
+			t.Error(err)
+		}
 	})
 }
 
