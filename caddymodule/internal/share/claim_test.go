@@ -370,3 +370,21 @@ func TestStoreThatDamagesValues(t *testing.T) {
 		})
 	})
 }
+
+// A storage is slow, and the flight has little time: it must not be spent on a claim.
+func TestClaimWithoutTime(t *testing.T) {
+	bubble(t, func(t *testing.T, ctx context.Context) {
+		store := &sharetest.Store{Eternal: true, Latency: func() time.Duration { return 100 * time.Millisecond }}
+		c := replica(t, ctx, store)
+		short, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+		defer cancel()
+		if answer := c.Claim(short, proof("s")); answer != token.ClaimUnknown || len(store.Values()) != 0 || short.Err() != nil {
+			t.Errorf("claim %d, %d values in the store, the time is over: %v", answer, len(store.Values()), short.Err())
+		}
+		long, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		if answer := c.Claim(long, proof("s")); answer != token.ClaimWon {
+			t.Errorf("claim %d with enough time", answer)
+		}
+	})
+}

@@ -43,12 +43,15 @@ func (r *register) take(ctx context.Context, b bid) (token.Claim, Unopened) {
 		return token.ClaimUnknown, opened
 	}
 
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < 2*slowest+settling(slowest) {
+		return token.ClaimUnknown, opened // the store is too slow for the requests that wait
+	}
 	begun = time.Now()
 	if r.guard.save(ctx, OperationClaim, b.name, b.value, claimLife) != OutcomeOK {
 		return token.ClaimUnknown, opened
 	}
 	slowest = max(slowest, time.Since(begun))
-	time.Sleep(min(max(4*slowest, minSettling), maxSettling))
+	time.Sleep(settling(slowest))
 
 	there, outcome = r.guard.load(ctx, OperationClaim, b.name)
 	switch {
@@ -64,6 +67,11 @@ func (r *register) take(ctx context.Context, b bid) (token.Claim, Unopened) {
 		return token.ClaimUnknown, unopened
 	}
 	return token.ClaimLost, opened
+}
+
+// settling is how long a replica waits for the claims of others, in a store that takes this long.
+func settling(slowest time.Duration) time.Duration {
+	return min(max(4*slowest, minSettling), maxSettling)
 }
 
 // judge returns what a claim in the store means for this replica. Won: it means nothing.
