@@ -371,7 +371,7 @@ func TestStats(t *testing.T) {
 		s := g.Stats()
 		for op, outcomes := range map[Operation]map[Outcome]uint64{
 			OperationLoad:    {OutcomeAbsent: 2},
-			OperationSave:    {OutcomeOK: 1},
+			OperationSave:    {OutcomeAbsent: 1, OutcomeOK: 1},
 			OperationClaim:   {OutcomeOK: 1},
 			OperationRelease: {OutcomeOK: 1},
 		} {

@@ -54,3 +54,33 @@ func TestPurgeFleet(t *testing.T) {
 		}
 	})
 }
+
+// An operator purges while a replica calls the token endpoint. The token that it asked for before does not come back.
+func TestPurgeFleetWhileAReplicaCalls(t *testing.T) {
+	for name, tc := range map[string]struct {
+		age, ahead time.Duration // of the token, and of the clock of the replica that purges
+		saved      bool
+	}{
+		"asked for before the purge":              {age: 2 * time.Second},
+		"asked for after it":                      {age: time.Second / 2, saved: true},
+		"the clock of the other is ahead of ours": {age: 2 * time.Second, ahead: time.Hour, saved: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, ctx context.Context) {
+				store := new(sharetest.Claimer)
+				caller, purger := replica(t, ctx, store), replica(t, ctx, store)
+				purger.share.now = func() time.Time { return time.Now().Add(tc.ahead) }
+				if !purger.PurgeFleet(ctx) {
+					t.Fatal("the purge has failed")
+				}
+				time.Sleep(time.Second)
+				late := found("late")
+				late.Age = tc.age
+				caller.Save(ctx, late)
+				if f, ok := caller.Load(ctx); !ok || f.Purged == tc.saved {
+					t.Errorf("found %+v, %t", f, ok)
+				}
+			})
+		})
+	}
+}

@@ -79,9 +79,29 @@ func (c *Credential) Save(ctx context.Context, f token.Found) {
 	}
 	r := newRecord(f, c.share.now())
 	r.By = process
-	if c.write(ctx, c.share.Ring.current().sealing(), r, remaining+recordGrace) {
+	k := c.share.Ring.current().sealing()
+	if c.purgedMeanwhile(ctx, k, r) {
+		return
+	}
+	if c.write(ctx, k, r, remaining+recordGrace) {
 		c.from(true)
 	}
+}
+
+// purgedMeanwhile reports whether an operator has purged the tokens of all replicas since the record's token was asked for. A
+// tombstone from a clock that is ahead does not count: it would keep the replicas from sharing until its time has come.
+func (c *Credential) purgedMeanwhile(ctx context.Context, k *key, r record) bool {
+	at := place{c.names.recordName(r.Certificate, k), c.spec.Identity}
+	value, outcome := c.share.Guard.load(ctx, OperationSave, at.name)
+	if outcome != OutcomeOK {
+		return false
+	}
+	text, _, unopened := at.open(keys{k}, value)
+	if unopened != opened {
+		return false // Load has reported it
+	}
+	there, ok := parseRecord(text)
+	return ok && there.Token == "" && r.Asked <= there.Asked && there.Asked <= c.share.now().UnixMilli()
 }
 
 // write saves a record under the name of a key.
