@@ -11,6 +11,10 @@ const (
 	// callBudget is how long a call of a store may take. A dead store holds up a request that has no token for as long.
 	callBudget = 300 * time.Millisecond
 
+	// turnPatience is how much of that a call may wait for its turn. The rest must do for the store, or the call would blame
+	// it for what other calls have used up.
+	turnPatience = callBudget / 2
+
 	// maxOutstanding bounds the calls of a store that have not returned, abandoned ones included.
 	maxOutstanding = 8
 
@@ -220,10 +224,12 @@ func attempt[T any](
 	if store == nil {
 		return none, OutcomeSkipped
 	}
+	turn := time.NewTimer(turnPatience)
+	defer turn.Stop()
 	select {
 	case g.slots <- struct{}{}:
-	case <-ctx.Done(): // all are taken by calls that do not return
-		return none, g.failed(nil)
+	case <-turn.C: // too many calls at once, or calls that do not return, each of which has been reported as a failure
+		return none, OutcomeSkipped
 	}
 	done := begin(func() (T, error) {
 		defer func() { <-g.slots }()

@@ -115,6 +115,27 @@ func TestCallsWaitForTheirTurn(t *testing.T) {
 	})
 }
 
+// More calls than the store can take in time are no failure of it: it goes on working for those that had their turn.
+func TestCallsThatGetNoTurn(t *testing.T) {
+	bubble(t, func(t *testing.T, ctx context.Context) {
+		var reported log
+		store := &sharetest.Store{Latency: func() time.Duration { return 5 * time.Millisecond }}
+		g := guard(ctx, store, reported.hooks())
+		time.Sleep(time.Second)
+		var running sync.WaitGroup
+		for range 1000 {
+			running.Go(func() { g.load(ctx, OperationLoad, "x") })
+		}
+		running.Wait()
+		stats := g.Stats()
+		calls := stats.Calls[OperationLoad]
+		if calls[OutcomeAbsent] < 200 || calls[OutcomeAbsent]+calls[OutcomeSkipped] != 1000 || !stats.Up {
+			t.Errorf("calls %v, up: %t", calls, stats.Up)
+		}
+		reported.want(t)
+	})
+}
+
 // An outage looks like a store with nothing in it, until something is written.
 func TestStoreThatKnowsNothingWhileItIsDown(t *testing.T) {
 	stores(t, func(t *testing.T, s Store, memory *sharetest.Store) {

@@ -20,8 +20,8 @@ const (
 // Operation is what a store is used for.
 type Operation int
 
-// The operations. A claim or a release can take several calls of a store; each is counted. A probe asks a
-// store that has failed whether it works again.
+// The operations. A save, a claim or a release can take several calls of a store; each is counted. A probe asks a store that
+// has failed whether it works again.
 const (
 	OperationLoad Operation = iota
 	OperationSave
@@ -54,7 +54,8 @@ const (
 	// OutcomeTimeout: the store took too long.
 	OutcomeTimeout
 
-	// OutcomeSkipped: the store was not called, because it is not open, rests after a failure, or was closed meanwhile.
+	// OutcomeSkipped: the store was not called, because it is not open, rests after a failure, was closed meanwhile, or has
+	// as many calls as it may have.
 	OutcomeSkipped
 
 	outcomes
