@@ -14,12 +14,15 @@ const (
 
 	// maxValues bounds the values in one answer. The largest answer lists the slots of a cluster.
 	maxValues = 64 << 10
+
+	// maxAnswer bounds one answer as a whole, in bytes: many texts, or a line that does not end.
+	maxAnswer = 2 << 20
 )
 
 var errTooLarge = errors.New("the answer is too large")
 
-// bounded is a connection that ends when an answer announces too much. go-redis allocates what is announced before it
-// comes: one line, such as "$1099511627776", would end the process.
+// bounded is a connection that ends when an answer announces or brings too much. go-redis allocates what is announced before
+// it comes: one line, such as "$1099511627776", would end the process. What comes, it keeps until the answer is complete.
 type bounded struct {
 	net.Conn
 	answer scanner
@@ -52,6 +55,7 @@ type scanner struct {
 	text   int    // bytes to come of a text, with the end of its line
 	values int    // values to come of the answer
 	all    int    // values that the answer has announced
+	bytes  int    // of the answer, with those that are to come of a text
 }
 
 // accepts takes a piece of the stream.
@@ -66,12 +70,15 @@ func (s *scanner) accepts(p []byte) bool {
 		end := bytes.IndexByte(p, '\n')
 		if end < 0 {
 			s.keep(p)
-			return true
+			return s.bytes <= maxAnswer
 		}
 		s.keep(p[:end])
 		p = p[end+1:]
-		if !s.acceptsLine() {
+		if !s.acceptsLine() || s.bytes > maxAnswer {
 			return false
+		}
+		if s.values == 0 { // the answer ends here, or with the text
+			s.bytes = 0
 		}
 		s.line = s.line[:0]
 	}
@@ -81,6 +88,7 @@ func (s *scanner) accepts(p []byte) bool {
 // keep keeps as much of a line as a size can have.
 func (s *scanner) keep(p []byte) {
 	const enough = 32
+	s.bytes += len(p)
 	s.line = append(s.line, p[:min(len(p), enough-len(s.line))]...)
 }
 
@@ -98,6 +106,7 @@ func (s *scanner) acceptsLine() bool {
 		n, ok := size(line[1:], maxText)
 		if n >= 0 {
 			s.text = n + len("\r\n")
+			s.bytes += s.text
 		}
 		return ok
 	case '*', '~', '>':

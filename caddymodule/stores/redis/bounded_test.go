@@ -3,6 +3,7 @@ package redis
 import (
 	"fmt"
 	"net"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -36,6 +37,9 @@ func TestScanner(t *testing.T) {
 		strings.Repeat("*60000\r\n", 2):                         false,
 		strings.Repeat("*1\r\n:1\r\n", 65536):                   true, // many answers
 		"+" + strings.Repeat("$", 1000) + "\r\n":                true,
+		"+" + strings.Repeat("$", 3<<20):                        false, // a line that does not end
+		"*3\r\n" + strings.Repeat("$1000000\r\n"+strings.Repeat("a", 1000000)+"\r\n", 3): false,
+		strings.Repeat("$1000000\r\n"+strings.Repeat("a", 1000000)+"\r\n", 3):            true, // many answers
 	} {
 		for _, piece := range []int{1, 3, 1 << 20} {
 			var s scanner
@@ -75,6 +79,56 @@ func TestServerIsHostile(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A server sends without end, which must not fill the memory until the time of the call is over.
+func TestServerSendsWithoutEnd(t *testing.T) {
+	const piece = 1 << 20
+	for name, answer := range map[string]struct{ begin, more string }{
+		"a line":      {"+", strings.Repeat("a", piece)},
+		"an error":    {"-ERR ", strings.Repeat("a", piece)},
+		"many texts":  {"*60000\r\n", fmt.Sprintf("$%d\r\n%s\r\n", piece, strings.Repeat("a", piece))},
+		"many values": {"*60000\r\n", strings.Repeat(":1\r\n", piece/4)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := open(t, at(endless(t, answer.begin, answer.more)))
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			if owner, err := e.Claim(within(t), "token_proxy/v1/0123/claim", []byte("me"), time.Minute); err == nil {
+				t.Errorf("%.20q", owner)
+			}
+			runtime.ReadMemStats(&after)
+			if grown := after.TotalAlloc - before.TotalAlloc; grown > 16<<20 {
+				t.Errorf("one call has taken %d MiB", grown>>20)
+			}
+		})
+	}
+}
+
+// endless starts a server that answers everything with begin, and then with more for as long as it can.
+func endless(t *testing.T, begin, more string) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				_, err := conn.Read(make([]byte, 4096))
+				for next := begin; err == nil; next = more {
+					_, err = conn.Write([]byte(next))
+				}
+			}()
+		}
+	}()
+	return l.Addr().String()
 }
 
 // hostile starts a server that does not know HELLO, and gives the same answer to everything else.
