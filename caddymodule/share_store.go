@@ -2,6 +2,8 @@ package caddymodule
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"sync"
 
 	"github.com/caddyserver/caddy/v2"
@@ -16,7 +18,7 @@ var stores = caddy.NewUsagePool()
 
 // pooledStore is a store that loaded configurations have in common.
 type pooledStore struct {
-	key   string
+	key   string // a digest, because the pool prints a store that it panics about, and a configuration can hold a password
 	guard *share.Guard
 	start func()
 	end   context.CancelFunc
@@ -30,10 +32,12 @@ func (p *pooledStore) Destruct() error {
 }
 
 // acquireStore returns the store with this configuration. Each call must be matched by a stores.Delete.
-func acquireStore(key string, opener share.Opener) (*pooledStore, error) {
+func acquireStore(configuration string, opener share.Opener) (*pooledStore, error) {
 	if more, ok := opener.(share.Keyed); ok {
-		key += more.PoolKey()
+		configuration += more.PoolKey()
 	}
+	digest := sha256.Sum256([]byte(configuration))
+	key := hex.EncodeToString(digest[:])
 	pooled, _, err := stores.LoadOrNew(key, func() (caddy.Destructor, error) {
 		ctx, cancel := context.WithCancel(context.Background())
 		guard := share.NewGuard(opener, storeHooks())

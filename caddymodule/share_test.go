@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -121,16 +122,26 @@ func TestShareStores(t *testing.T) {
 	provision(strings.Replace(named, aShareKey, "another-"+aShareKey, 1), "", 1)
 	provision(`{"store": {"name": "storage"}, "keys": ["`+aShareKey+`"]}`, global, 2)
 	provision(`{"store": {"name": "storage"}, "keys": ["`+aShareKey+`"]}`, global, 3) // its storage ends with the configuration
-	provision(`{"store": {"name": "redis", "addresses": ["127.0.0.1:1"]}, "keys": ["`+aShareKey+`"]}`, "", 4)
+	redis := provision(`{"store": {"name": "redis", "addresses": ["127.0.0.1:1"], "password": "PASSWORD-CANARY"}, "keys": ["`+aShareKey+`"]}`, "", 4)
 
-	printed, err := json.Marshal(app)
-	if err != nil {
-		t.Fatal(err)
+	for _, app := range []*App{app, redis} {
+		printed := printed(t, app) + printed(t, app.Share.opener) + printed(t, app.Share.store)
+		wantNowhere(t, "a key", aShareKey, map[string]string{"the app": printed})
+		wantNowhere(t, "a password", "PASSWORD-CANARY", map[string]string{"the app": printed})
 	}
-	wantNowhere(t, "a key", aShareKey, map[string]string{"the app": string(printed)})
 	if app.clients["test"].sharing == nil {
 		t.Error("the credential is not shared")
 	}
+}
+
+// printed is all that a mistake could print of a value.
+func printed(t *testing.T, value any) string {
+	t.Helper()
+	marshaled, err := json.Marshal(value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("%s %+v %#v", marshaled, value, value)
 }
 
 // TestShareOff says that a credential that is left out has tokens of its own.

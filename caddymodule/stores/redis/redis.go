@@ -98,7 +98,7 @@ func (s *Store) Provision(ctx caddy.Context) error {
 			return fmt.Errorf("tls: %w", err)
 		}
 	}
-	s.warnOfLiterals(ctx.Logger())
+	s.hideLiterals(ctx.Logger())
 	return nil
 }
 
@@ -143,23 +143,21 @@ func (s *Store) isCluster() bool {
 	return s.Cluster || s.MasterName == "" && len(s.Addresses) > 1
 }
 
-// warnOfLiterals warns of secrets that stand in the configuration.
-func (s *Store) warnOfLiterals(logger *zap.Logger) {
-	secrets := map[string]option.Reader{}
-	if s.user.password != nil {
-		secrets["password"] = *s.user.password
+// hideLiterals warns of secrets that stand in the configuration, and removes them from what code could print or marshal.
+func (s *Store) hideLiterals(logger *zap.Logger) {
+	hideLiteral(logger, "password", s.user.password, &s.Password)
+	hideLiteral(logger, "sentinel_password", s.sentinel.password, &s.SentinelPassword)
+	if s.TLS != nil {
+		hideLiteral(logger, "client_certificate_key", s.TLS.key, &s.TLS.ClientCertificateKey)
 	}
-	if s.sentinel.password != nil {
-		secrets["sentinel_password"] = *s.sentinel.password
+}
+
+func hideLiteral(logger *zap.Logger, name string, reader *option.Reader, value *option.Source) {
+	if reader == nil || !reader.IsLiteral() {
+		return
 	}
-	if s.TLS != nil && s.TLS.key != nil {
-		secrets["client_certificate_key"] = *s.TLS.key
-	}
-	for name, secret := range secrets {
-		if secret.IsLiteral() {
-			logger.Warn(name + " is in the configuration itself, which the admin API and autosave.json show; use {file./path} or {env.NAME}")
-		}
-	}
+	*value = ""
+	logger.Warn(name + " is in the configuration itself, which the admin API and autosave.json show; use {file./path} or {env.NAME}")
 }
 
 // Open implements share.Opener. It uses no network: the first call connects.
