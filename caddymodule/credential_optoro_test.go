@@ -163,8 +163,8 @@ func TestOptoro(t *testing.T) {
 		endpoint.SetFault(devserver.Fault{Garbage: devserver.GarbageRedirect, RedirectTo: other.URL + "/oauth/token"})
 		_, c, _ := provisionCredential(t, credentialJSON("optoro", newClientID(), "s3cr3t", "token_url", serveHTTP(t, endpoint).URL))
 		_, err := c.source.Acquire(t.Context())
-		if e := wantTokenError(t, err, token.Refused); !strings.Contains(e.Error(), "token_url") || strings.Contains(e.Error(), other.addr()) {
-			t.Errorf("the error %q should say what to do, and not where to", e)
+		if e := wantTokenError(t, err, token.Refused); e.Cause != token.CauseRedirect || strings.Contains(e.Error(), other.addr()) {
+			t.Errorf("the error %q (cause %q) should say that it is a redirect, and not where to", e, e.Cause)
 		}
 		if n := other.connectionCount(); n != 0 {
 			t.Errorf("the other server was connected to %d times", n)
@@ -478,7 +478,7 @@ func TestOptoroFailures(t *testing.T) {
 		{"a page", 401, "text/html", "<html>c4n4ry</html>", token.Refused, "", "401"},
 		{"another object", 401, doorkeeperJSON, `{"message":"c4n4ry"}`, token.Refused, "", "401"},
 		{"prose", 401, doorkeeperJSON, `{"error":"c4n4ry, c4n4ry"}`, token.Refused, "", "401"},
-		{"404", 404, "text/html", "", token.Refused, "", "token_url"},
+		{"404", 404, "text/html", "", token.Refused, "", "no token endpoint at this URL"},
 		{"415", 415, doorkeeperJSON, "{}", token.Refused, "", "encoding"},
 		{"422", 422, "", "", token.Refused, "", "422"},
 		{"429", 429, "", "", token.Unavailable, "", "429"},
