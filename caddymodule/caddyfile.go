@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -404,3 +405,18 @@ var (
 	_ caddyfile.Unmarshaler = (*App)(nil)
 	_ caddyfile.Unmarshaler = (*Handler)(nil)
 )
+
+func (h *Handler) unmarshalRejectedStatus(d *caddyfile.Dispenser) error {
+	args := d.RemainingArgs()
+	if len(args) == 0 {
+		return d.Err("rejected_status needs at least one status")
+	}
+	for _, arg := range args {
+		status, _ := strconv.Atoi(arg) // 0 is no status
+		h.RejectedStatus = append(h.RejectedStatus, status)
+	}
+	if err := checkRejectedStatus(h.RejectedStatus); err != nil {
+		return d.Errf("rejected_status: %v", err)
+	}
+	return nil
+}

@@ -3,11 +3,9 @@ package caddymodule
 import (
 	"fmt"
 	"maps"
-	"net"
 	"net/http"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
@@ -74,31 +72,6 @@ func (p *proxied) sentIn(name string) []string {
 	default:
 		return nil
 	}
-}
-
-// notice remembers what the application sent in the fields that reverse_proxy adds.
-func (h *Handler) notice(p *proxied, r *http.Request) {
-	p.received, p.via, p.trusted = r.Header, r.Header["Via"], h.trusts(r)
-	if p.returns {
-		p.via = append(slices.Clip(p.via), visit(r))
-	}
-}
-
-// trusts reports whether a request comes from one of trusted_proxies, as reverse_proxy decides it.
-func (h *Handler) trusts(r *http.Request) bool {
-	if trusted, _ := caddyhttp.GetVar(r.Context(), caddyhttp.TrustedProxyVarKey).(bool); trusted {
-		return true
-	}
-	if len(h.trusted) == 0 {
-		return false
-	}
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return false
-	}
-	host, _, _ = strings.Cut(host, "%")
-	addr, err := netip.ParseAddr(host)
-	return err == nil && slices.ContainsFunc(h.trusted, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
 // parseTrustedProxies parses the trusted_proxies of reverse_proxy, which keeps what it parses to itself.

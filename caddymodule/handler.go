@@ -3,9 +3,11 @@ package caddymodule
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -89,16 +91,6 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 		New: func() caddy.Module { return new(Handler) },
 	}
 }
-
-// The values of Handler.ClientAuthorization and Handler.OnUnauthorized.
-const (
-	authorizationReplace = "replace"
-	authorizationKeep    = "keep"
-	authorizationReject  = "reject"
-
-	unauthorizedReplay = "replay"
-	unauthorizedPass   = "pass"
-)
 
 // Provision finds the credential, checks where its token would go, and puts the injector around the transport.
 func (h *Handler) Provision(ctx caddy.Context) error {
@@ -277,3 +269,28 @@ var (
 	_ caddy.CleanerUpper          = (*Handler)(nil)
 	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
 )
+
+// notice remembers what the application sent in the fields that reverse_proxy adds.
+func (h *Handler) notice(p *proxied, r *http.Request) {
+	p.received, p.via, p.trusted = r.Header, r.Header["Via"], h.trusts(r)
+	if p.returns {
+		p.via = append(slices.Clip(p.via), visit(r))
+	}
+}
+
+// trusts reports whether a request comes from one of trusted_proxies, as reverse_proxy decides it.
+func (h *Handler) trusts(r *http.Request) bool {
+	if trusted, _ := caddyhttp.GetVar(r.Context(), caddyhttp.TrustedProxyVarKey).(bool); trusted {
+		return true
+	}
+	if len(h.trusted) == 0 {
+		return false
+	}
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return false
+	}
+	host, _, _ = strings.Cut(host, "%")
+	addr, err := netip.ParseAddr(host)
+	return err == nil && slices.ContainsFunc(h.trusted, func(p netip.Prefix) bool { return p.Contains(addr) })
+}

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"slices"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
@@ -334,3 +335,6 @@ var (
 	_ reverseproxy.HealthCheckSchemeOverriderTransport = (*injector)(nil)
 	_ reverseproxy.ContentLengthRequiredTransport      = (*injector)(nil)
 )
+
+// rejects reports whether a status of the API means that it rejects the token.
+func (i *injector) rejects(status int) bool { return slices.Contains(i.rejected, status) }

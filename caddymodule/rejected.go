@@ -4,9 +4,6 @@ import (
 	"errors"
 	"net/http"
 	"slices"
-	"strconv"
-
-	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
@@ -29,24 +26,6 @@ func checkRejectedStatus(statuses []int) error {
 	}
 	return nil
 }
-
-func (h *Handler) unmarshalRejectedStatus(d *caddyfile.Dispenser) error {
-	args := d.RemainingArgs()
-	if len(args) == 0 {
-		return d.Err("rejected_status needs at least one status")
-	}
-	for _, arg := range args {
-		status, _ := strconv.Atoi(arg) // 0 is no status
-		h.RejectedStatus = append(h.RejectedStatus, status)
-	}
-	if err := checkRejectedStatus(h.RejectedStatus); err != nil {
-		return d.Errf("rejected_status: %v", err)
-	}
-	return nil
-}
-
-// rejects reports whether a status of the API means that it rejects the token.
-func (i *injector) rejects(status int) bool { return slices.Contains(i.rejected, status) }
 
 // judgeRejection returns whether an answer that rejects the token may be about something else, and whether it can be about
 // the token at all. The challenge decides. Without one, 401, 403 and all other registered statuses may be about the request

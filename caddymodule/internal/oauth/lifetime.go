@@ -10,46 +10,6 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// Unit is the unit of a time in an answer.
-type Unit string
-
-// The units.
-const (
-	Seconds      Unit = "s"
-	Milliseconds Unit = "ms"
-	Minutes      Unit = "min"     // only for a lifetime
-	Hours        Unit = "h"       // only for a lifetime
-	RFC3339      Unit = "rfc3339" // text, only for a point in time
-)
-
-// seconds converts a number of this unit.
-func (u Unit) seconds(n float64) float64 {
-	switch u {
-	case Milliseconds:
-		return n / 1000
-	case Minutes:
-		return n * 60
-	case Hours:
-		return n * 3600
-	default:
-		return n
-	}
-}
-
-// name returns the name of the unit for operators.
-func (u Unit) name() string {
-	switch u {
-	case Milliseconds:
-		return "milliseconds"
-	case Minutes:
-		return "minutes"
-	case Hours:
-		return "hours"
-	default:
-		return "seconds"
-	}
-}
-
 // lifetime returns the lifetime of the token and a note on what is odd about it, or "". It prefers the relative lifetime,
 // because an absolute expiry depends on two clocks. The claims of the token come last, because they are not meant for the
 // client.
@@ -169,11 +129,4 @@ func jwtExpiry(value string) (float64, bool) {
 		return 0, false
 	}
 	return claims.number("exp")
-}
-
-// maxSeconds keeps the conversion to a duration from overflowing. Package token limits lifetimes far below it.
-const maxSeconds = 1 << 31
-
-func fromSeconds(seconds float64) time.Duration {
-	return time.Duration(max(0, min(seconds, maxSeconds)) * float64(time.Second))
 }

@@ -47,14 +47,6 @@ func (c *Credential) Release() {
 // ID implements token.Observer.
 func (c *Credential) ID() string { return c.Name }
 
-// Observe implements token.Observer. It counts the event, adds it to the history, logs it, and emits it to Caddy's event
-// system.
-func (c *Credential) Observe(e token.Event) {
-	o := c.record.event(e)
-	c.log(e)
-	c.emit(o, e)
-}
-
 // Served counts a request by the way in which it came by a token.
 func (c *Credential) Served(how Served) { c.record.served[how].Add(1) }
 
@@ -63,10 +55,6 @@ func (c *Credential) Waited(d time.Duration) { c.record.waited(d) }
 
 // Denied counts a request that the proxy denied, by the reason.
 func (c *Credential) Denied(why Denied) { c.record.denied[why].Add(1) }
-
-// DestinationInterval is the shortest time between two entries of the history in which one handler reports a denied
-// destination. Without it, one wrong upstream would push everything else out of the history.
-const DestinationInterval = time.Minute
 
 // DeniedDestination adds to the history that the token may not go to an upstream. The reason names the upstream.
 func (c *Credential) DeniedDestination(reason string) {

@@ -9,17 +9,6 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// Health is the state of a credential in one word.
-type Health string
-
-// The values of Health, from best to worst.
-const (
-	healthOK       Health = "ok"       // the token is valid, and nothing is wrong
-	healthIdle     Health = "idle"     // the credential has no token, and no request has needed one
-	healthDegraded Health = "degraded" // requests are served, but something is wrong
-	healthFailing  Health = "failing"  // requests fail
-)
-
 const (
 	// slowCall is the duration from which a token call counts as slow. A request without a token waits that long.
 	slowCall = 2 * time.Second
@@ -28,27 +17,6 @@ const (
 	// two in this time, which tells it from an API that rejected one token.
 	recently = 10 * time.Minute
 )
-
-// Cause is the place to look first.
-type Cause string
-
-// The values of Cause.
-const (
-	causeConfiguration Cause = "configuration"
-	causeEndpoint      Cause = "token endpoint"
-	causeIssuer        Cause = "issuer"
-	causeProxy         Cause = "network proxy"
-	causeAPI           Cause = "API"
-	causeStore         Cause = "store"
-)
-
-// Diagnosis is the state of a credential in words, for the operator.
-type Diagnosis struct {
-	Health  Health // empty if only a token call is explained
-	Cause   Cause  // empty if nothing is wrong
-	Summary string // what is wrong, in whole sentences
-	Advice  string // what to do, in whole sentences; empty if nothing is wrong
-}
 
 // diagnose returns the worst problem that the present state and the recent history show.
 func diagnose(endpoint string, s token.Status, seen history, sharing Sharing, now time.Time) Diagnosis {
@@ -171,14 +139,6 @@ func Explain(endpoint string, e *token.Error, now time.Time) Diagnosis {
 	}
 }
 
-// inParentheses returns the error code with a space before it, or "".
-func inParentheses(code string) string {
-	if code == "" {
-		return ""
-	}
-	return " (" + code + ")"
-}
-
 // refusals has a summary and an advice for each error code of RFC 6749 section 5.2 and RFC 8707 section 2.
 var refusals = map[string][2]string{
 	"invalid_client": {"The token endpoint refuses the credential, because the client id, the secret or key, or the value of client_auth is wrong.",
@@ -202,35 +162,4 @@ func explainRefusal(e *token.Error) (summary, advice string) {
 		return sentence(e.Error()), refusals["invalid_client"][1]
 	}
 	return sentence(e.Error()), "Compare the token URL, the provider and its options with the service's documentation."
-}
-
-// sentence turns an error text into a sentence.
-func sentence(text string) string {
-	if text == "" {
-		return ""
-	}
-	return strings.ToUpper(text[:1]) + text[1:] + "."
-}
-
-// In returns the time from now to t in words, such as "in 5 minutes".
-func In(t, now time.Time) string { return "in " + Lasting(t.Sub(now)) }
-
-// ago returns the time from t to now in words, such as "5 minutes ago".
-func ago(t, now time.Time) string { return Lasting(now.Sub(t)) + " ago" }
-
-// Lasting returns a duration in words, such as "5 minutes". It rounds down, and calls anything below two seconds
-// "a moment".
-func Lasting(d time.Duration) string {
-	switch {
-	case d < 2*time.Second:
-		return "a moment"
-	case d < 2*time.Minute:
-		return fmt.Sprintf("%d seconds", int(d.Seconds()))
-	case d < 2*time.Hour:
-		return fmt.Sprintf("%d minutes", int(d.Minutes()))
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%d hours", int(d.Hours()))
-	default:
-		return fmt.Sprintf("%d days", int(d.Hours()/24))
-	}
 }

@@ -7,8 +7,6 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
-
-	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
 // The names of the events that are emitted to Caddy's event system.
@@ -76,30 +74,6 @@ func (e *Events) emit(name string, data map[string]any) {
 		case <-system.ctx.Done():
 		}
 	}()
-}
-
-// emit emits an event of the source to Caddy's event system.
-func (c *Credential) emit(entry Occurrence, e token.Event) {
-	data := map[string]any{
-		"credential": c.Name,
-		"provider":   c.Provider,
-		"endpoint":   c.Endpoint,
-	}
-	switch {
-	case e.Rejected:
-		data["fingerprint"] = entry.Fingerprint
-		c.events.emit(eventRejected, data)
-	case e.Adopted:
-		data["fingerprint"], data["lifetime"] = entry.Fingerprint, e.Lifetime
-		c.events.emit(eventAdopted, data)
-	case e.Err != nil:
-		data["kind"], data["status"], data["error_code"], data["reason"] = string(entry.Outcome), entry.Status, entry.Code, entry.Reason
-		data["duration"] = e.Duration
-		c.events.emit(eventFailed, data)
-	default:
-		data["fingerprint"], data["lifetime"], data["duration"] = entry.Fingerprint, e.Lifetime, e.Duration
-		c.events.emit(eventObtained, data)
-	}
 }
 
 // Interface guards

@@ -113,3 +113,7 @@ func (h *history) callsSince(began time.Time) []Occurrence {
 	}
 	return calls
 }
+
+// DestinationInterval is the shortest time between two entries of the history in which one handler reports a denied
+// destination. Without it, one wrong upstream would push everything else out of the history.
+const DestinationInterval = time.Minute
