@@ -209,6 +209,9 @@ func (c *client) identify() error {
 	}
 	b.Secret("client_id", id)
 	c.secret.Identity(b, "client_secret")
+	if !c.shares() { // it must not have its token from a source that shares
+		b.Field("share", "off")
+	}
 	c.key, c.identity, c.clientID = b.Key(), b.Identity(), id.Reveal()
 	return nil
 }

@@ -407,12 +407,11 @@ func TestKeyIgnoresPolicy(t *testing.T) {
 		"default_lifetime": `"1m"`,
 		"header":           `{"name":"X-Token"}`,
 		"prefetch":         `true`,
-		"share":            `false`,
 	}
 	for _, field := range jsonFields(Credential{}) {
 		value, ok := policy[field]
 		if !ok {
-			if !slices.Contains([]string{"provider", "client_id", "client_secret", "transport"}, field) {
+			if !slices.Contains([]string{"provider", "client_id", "client_secret", "transport", "share"}, field) {
 				t.Errorf("nobody says what %s does to the key", field)
 			}
 			continue

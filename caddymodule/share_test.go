@@ -172,3 +172,13 @@ func TestShareOff(t *testing.T) {
 		return false
 	})
 }
+
+// TestShareOffBesideOn says that a credential that is left out has a token of its own, even if another with the same client
+// is shared.
+func TestShareOffBesideOn(t *testing.T) {
+	base := credentialJSON("optoro", "id", "secret")
+	off := strings.TrimSuffix(base, "}") + `, "share": false}`
+	if keyOf(t, off) == keyOf(t, base) {
+		t.Error("the two have one source")
+	}
+}
