@@ -135,7 +135,7 @@ func TestComplaintsOfSharing(t *testing.T) {
 		"address redis:6379":                         "address redis:6380",
 		"/run/secrets/other-key}":                    "/run/secrets/old-key}",
 		"\tadmin unix//run/token-proxy/admin.sock\n": "",
-		"\tbind 127.0.0.1":                           "\t# bind 127.0.0.1",
+		"\tbind loopback/localhost":                  "\t# bind loopback/localhost",
 	} {
 		if len(complainOfSharing(project, replaced(t, caddyfile, from, to), conf)) == 0 {
 			t.Errorf("got no complaint about %q", to)
