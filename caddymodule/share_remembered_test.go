@@ -50,7 +50,7 @@ func TestSharingIsRemembered(t *testing.T) {
 		other.Claim(ctx, noProof)
 		claim()
 		want("another replica's", "")
-		time.Sleep(claimTime)
+		time.Sleep(share.ClaimLife)
 		want("free", "")
 		other.Claim(ctx, noProof)
 		other.Release(ctx, time.Minute, token.Secret{})

@@ -10,14 +10,9 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-const (
-	// claimTime is how long the claim of another replica lasts. After that, what this replica has seen of it is out of date.
-	claimTime = 4 * time.Second
-
-	// unopenedTime is how long a value that cannot be opened stays in the diagnosis, unless this replica opens one of
-	// another replica before. A replica looks for a value about once in the lifetime of a token.
-	unopenedTime = time.Hour
-)
+// unopenedTime is how long a value that cannot be opened stays in the diagnosis, unless this replica opens one of another
+// replica before. A replica looks for a value about once in the lifetime of a token.
+const unopenedTime = time.Hour
 
 // sharedToken is what replicas know together of a credential. It remembers what came of the latest calls, for operators.
 type sharedToken struct {
@@ -115,7 +110,7 @@ func (s *sharedToken) claimAt(now time.Time) string {
 	switch {
 	case s.claim == "":
 		return "free"
-	case s.claim == "another replica's" && now.Sub(s.claimed) >= claimTime:
+	case s.claim == "another replica's" && now.Sub(s.claimed) >= share.ClaimLife:
 		return "free"
 	case s.claim == "held" && !s.heldUntil.IsZero() && !now.Before(s.heldUntil):
 		return "free"

@@ -14,9 +14,9 @@ import (
 )
 
 const (
-	// claimLife is how long a claim lasts. It is not renewed: a longer call of the token endpoint costs one more call, and
+	// ClaimLife is how long a claim lasts. It is not renewed: a longer call of the token endpoint costs one more call, and
 	// a replica that dies in its call holds up the others for no longer.
-	claimLife = 4 * time.Second
+	ClaimLife = 4 * time.Second
 
 	// maxHold bounds how long a failure keeps replicas from calling, whatever a claim says.
 	maxHold = 5 * time.Minute
@@ -84,7 +84,7 @@ type exact struct{ guard *Guard }
 
 func (e exact) take(ctx context.Context, b bid) (token.Claim, Unopened) {
 	there, outcome := call(ctx, e.guard, OperationClaim, func(ctx context.Context, s Store) ([]byte, error) {
-		return s.(Claimer).Claim(ctx, b.name, b.value, claimLife)
+		return s.(Claimer).Claim(ctx, b.name, b.value, ClaimLife)
 	})
 	switch {
 	case outcome != OutcomeOK:
@@ -102,7 +102,7 @@ func (e exact) take(ctx context.Context, b bid) (token.Claim, Unopened) {
 	case other.binds(other.key, b.proof):
 		return token.ClaimHeld, opened
 	}
-	won, outcome := e.replace(ctx, OperationClaim, b.name, there, b.value, claimLife)
+	won, outcome := e.replace(ctx, OperationClaim, b.name, there, b.value, ClaimLife)
 	switch {
 	case outcome != OutcomeOK:
 		return token.ClaimUnknown, opened

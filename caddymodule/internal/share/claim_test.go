@@ -41,7 +41,7 @@ func TestClaimHasOneWinner(t *testing.T) {
 							if n := race(ctx, all, "s")[token.ClaimWon]; n != 1 {
 								t.Fatalf("round %d has %d winners", round, n)
 							}
-							time.Sleep(claimLife + time.Second) // the winner has died; what it has left is in view of all
+							time.Sleep(ClaimLife + time.Second) // the winner has died; what it has left is in view of all
 						}
 					})
 				})
@@ -78,7 +78,7 @@ func TestClaimOfDeadReplicaEnds(t *testing.T) {
 			for other.Claim(ctx, proof("s")) != token.ClaimWon {
 				time.Sleep(100 * time.Millisecond)
 			}
-			if took := time.Since(begun); took < claimLife-200*time.Millisecond || took > claimLife+300*time.Millisecond {
+			if took := time.Since(begun); took < ClaimLife-200*time.Millisecond || took > ClaimLife+300*time.Millisecond {
 				t.Errorf("the claim of a dead replica ended after %v", took)
 			}
 		})
@@ -104,7 +104,7 @@ func TestReleaseLeavesClaimsOfOthers(t *testing.T) {
 				slow, second, third := replica(t, ctx, s), replica(t, ctx, s), replica(t, ctx, s)
 				wantClaim(t, ctx, slow, token.ClaimWon, "s")
 				wantClaim(t, ctx, second, token.ClaimLost, "s")
-				time.Sleep(claimLife + time.Millisecond)
+				time.Sleep(ClaimLife + time.Millisecond)
 				wantClaim(t, ctx, second, token.ClaimWon, "s")
 				time.Sleep(2 * time.Second)
 				slow.Release(ctx, hold, token.Secret{})
@@ -230,7 +230,7 @@ func TestOneReplicaTakesOverAHold(t *testing.T) {
 // Only the monotonic clock of the reader counts.
 func TestClaimsOfReplicasWithOtherClocks(t *testing.T) {
 	stores(t, func(t *testing.T, s Store, memory *sharetest.Store) {
-		for _, apart := range []time.Duration{-10 * time.Minute, -claimLife, claimLife, 10 * time.Minute} {
+		for _, apart := range []time.Duration{-10 * time.Minute, -ClaimLife, ClaimLife, 10 * time.Minute} {
 			t.Run(fmt.Sprint(apart), func(t *testing.T) {
 				bubble(t, func(t *testing.T, ctx context.Context) {
 					here := replica(t, ctx, s)
@@ -240,7 +240,7 @@ func TestClaimsOfReplicasWithOtherClocks(t *testing.T) {
 					}.Credential(spec())
 					wantClaim(t, ctx, there, token.ClaimWon, "s")
 					wantClaim(t, ctx, here, token.ClaimLost, "s")
-					time.Sleep(claimLife - 100*time.Millisecond)
+					time.Sleep(ClaimLife - 100*time.Millisecond)
 					wantClaim(t, ctx, here, token.ClaimLost, "s")
 					time.Sleep(100 * time.Millisecond)
 					wantClaim(t, ctx, here, token.ClaimWon, "s")

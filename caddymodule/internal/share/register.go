@@ -47,7 +47,7 @@ func (r *register) take(ctx context.Context, b bid) (token.Claim, Unopened) {
 		return token.ClaimUnknown, opened // the store is too slow for the requests that wait
 	}
 	begun = time.Now()
-	if r.guard.save(ctx, OperationClaim, b.name, b.value, claimLife) != OutcomeOK {
+	if r.guard.save(ctx, OperationClaim, b.name, b.value, ClaimLife) != OutcomeOK {
 		return token.ClaimUnknown, opened
 	}
 	slowest = max(slowest, time.Since(begun))
@@ -85,7 +85,7 @@ func (r *register) judge(value []byte, b bid) (token.Claim, Unopened) {
 		return token.ClaimWon, opened
 	case other.Owner == b.left || milliseconds(b.now.UnixMilli()-max(other.Written, 0)) > claimAge:
 		return token.ClaimWon, opened
-	case other.Hold == 0 && inView < claimLife:
+	case other.Hold == 0 && inView < ClaimLife:
 		return token.ClaimLost, opened
 	case inView < other.hold() && other.binds(other.key, b.proof):
 		return token.ClaimHeld, opened
