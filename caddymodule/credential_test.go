@@ -50,12 +50,18 @@ func provisionCredential(t *testing.T, config string) (*App, *client, *bytes.Buf
 
 func tryProvisionCredential(t *testing.T, config string) (*App, error) {
 	t.Helper()
+	return tryProvisionApp(t, `"credentials": {"test": `+config+`}`, "")
+}
+
+// tryProvisionApp provisions a configuration with this app, and with more beside the apps.
+func tryProvisionApp(t *testing.T, app, more string) (*App, error) {
+	t.Helper()
 	cfg := new(caddy.Config)
-	if err := caddy.StrictUnmarshalJSON([]byte(`{
+	if err := caddy.StrictUnmarshalJSON([]byte(`{`+more+`
 		"logging": {"logs": {"default": {"writer": {"output": "discard"}}}},
-		"apps": {"token_proxy": {"credentials": {"test": `+config+`}}}
+		"apps": {"token_proxy": {`+app+`}}
 	}`), cfg); err != nil {
-		t.Fatalf("%v: %s", err, config)
+		t.Fatalf("%v: %s", err, app)
 	}
 	ctx, err := caddy.ProvisionContext(cfg)
 	if err != nil {
@@ -65,13 +71,13 @@ func tryProvisionCredential(t *testing.T, config string) (*App, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	app := loaded.(*App)
+	provisioned := loaded.(*App)
 	t.Cleanup(func() {
-		if err := app.Cleanup(); err != nil {
+		if err := provisioned.Cleanup(); err != nil {
 			t.Error(err)
 		}
 	})
-	return app, nil
+	return provisioned, nil
 }
 
 // quote is JSON for a string.

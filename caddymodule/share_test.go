@@ -8,8 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/caddyserver/caddy/v2"
-
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest"
 )
 
@@ -19,28 +17,7 @@ const aShareKey = "CANARY-CANARY-CANARY-CANARY-CANARY"
 // tryProvisionShare provisions a configuration in which replicas share a credential.
 func tryProvisionShare(t *testing.T, share, more string) (*App, error) {
 	t.Helper()
-	cfg := new(caddy.Config)
-	if err := caddy.StrictUnmarshalJSON([]byte(`{`+more+`
-		"logging": {"logs": {"default": {"writer": {"output": "discard"}}}},
-		"apps": {"token_proxy": {"share": `+share+`, "credentials": {"test": `+credentialJSON("optoro", "id", "secret")+`}}}
-	}`), cfg); err != nil {
-		t.Fatalf("%v: %s", err, share)
-	}
-	ctx, err := caddy.ProvisionContext(cfg)
-	if err != nil {
-		return nil, err
-	}
-	loaded, err := ctx.App(appName)
-	if err != nil {
-		t.Fatal(err)
-	}
-	app := loaded.(*App)
-	t.Cleanup(func() {
-		if err := app.Cleanup(); err != nil {
-			t.Error(err)
-		}
-	})
-	return app, nil
+	return tryProvisionApp(t, `"share": `+share+`, "credentials": {"test": `+credentialJSON("optoro", "id", "secret")+`}`, more)
 }
 
 func storesInUse() (n int) {
@@ -58,8 +35,8 @@ func TestShareMistakes(t *testing.T) {
 	with := func(store, keys string) string { return `{"store": ` + store + `, "keys": ` + keys + `}` }
 	key := `["` + aShareKey + `"]`
 	for name, tc := range map[string]struct {
-		share, more string
-		wants       []string
+		share string
+		wants []string
 	}{
 		"no key":                            {share: `{"store": ` + folder + `}`, wants: []string{"share", "key is missing", "openssl"}},
 		"no keys":                           {share: with(folder, `[]`), wants: []string{"key is missing"}},
@@ -82,7 +59,7 @@ func TestShareMistakes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			before := storesInUse()
-			_, err := tryProvisionShare(t, tc.share, tc.more)
+			_, err := tryProvisionShare(t, tc.share, "")
 			if err == nil {
 				t.Fatal("it loads")
 			}

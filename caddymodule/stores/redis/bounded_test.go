@@ -108,58 +108,26 @@ func TestServerSendsWithoutEnd(t *testing.T) {
 // endless starts a server that answers everything with begin, and then with more for as long as it can.
 func endless(t *testing.T, begin, more string) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer conn.Close()
-				_, err := conn.Read(make([]byte, 4096))
-				for next := begin; err == nil; next = more {
-					_, err = conn.Write([]byte(next))
-				}
-			}()
+	return serving(t, func(conn net.Conn) {
+		_, err := conn.Read(make([]byte, 4096))
+		for next := begin; err == nil; next = more {
+			_, err = conn.Write([]byte(next))
 		}
-	}()
-	return l.Addr().String()
+	})
 }
 
 // hostile starts a server that does not know HELLO, and gives the same answer to everything else.
 func hostile(t *testing.T, answer string) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
+	return serving(t, func(conn net.Conn) {
+		buf := make([]byte, 4096)
+		for next := "-ERR\r\n"; ; next = answer {
+			if _, err := conn.Read(buf); err != nil {
 				return
 			}
-			go serveHostile(conn, answer)
+			if _, err := conn.Write([]byte(next)); err != nil {
+				return
+			}
 		}
-	}()
-	return l.Addr().String()
-}
-
-func serveHostile(conn net.Conn, answer string) {
-	defer conn.Close()
-	buf := make([]byte, 4096)
-	for next := "-ERR\r\n"; ; next = answer {
-		if _, err := conn.Read(buf); err != nil {
-			return
-		}
-		if _, err := conn.Write([]byte(next)); err != nil {
-			return
-		}
-	}
+	})
 }

@@ -39,30 +39,15 @@ func TestErrorsRepeatNothing(t *testing.T) {
 // answering starts a server that gives the same answer to everything.
 func answering(t *testing.T, answer string) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	go func() {
+	return serving(t, func(conn net.Conn) {
+		buf := make([]byte, 4096)
 		for {
-			conn, err := l.Accept()
-			if err != nil {
+			if _, err := conn.Read(buf); err != nil {
 				return
 			}
-			go func() {
-				defer conn.Close()
-				buf := make([]byte, 4096)
-				for {
-					if _, err := conn.Read(buf); err != nil {
-						return
-					}
-					_, _ = io.WriteString(conn, answer)
-				}
-			}()
+			_, _ = io.WriteString(conn, answer)
 		}
-	}()
-	return l.Addr().String()
+	})
 }
 
 func TestMeanings(t *testing.T) {
