@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
@@ -189,11 +188,7 @@ func (c *Credential) unmarshalProvider(d *caddyfile.Dispenser) error {
 		return d.Err("provider needs the name of a provider")
 	}
 	name := d.Val()
-	const namespace = "token_proxy.providers"
-	if _, err := caddy.GetModule(namespace + "." + name); err != nil {
-		return d.Errf("unknown provider: the providers are %s", strings.Join(moduleNames(namespace), ", "))
-	}
-	mod, err := caddyfile.UnmarshalModule(d, namespace+"."+name)
+	mod, err := option.Module(d, "token_proxy.providers", "unknown provider: the providers are")
 	if err != nil {
 		return err
 	}
@@ -203,15 +198,6 @@ func (c *Credential) unmarshalProvider(d *caddyfile.Dispenser) error {
 	}
 	c.ProviderRaw = caddyconfig.JSONModuleObject(provider, "name", name, nil)
 	return nil
-}
-
-func moduleNames(namespace string) []string {
-	var names []string
-	for _, info := range caddy.GetModules(namespace) {
-		names = append(names, info.ID.Name())
-	}
-	slices.Sort(names)
-	return names
 }
 
 func (c *Credential) unmarshalHosts(d *caddyfile.Dispenser) error {

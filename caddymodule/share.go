@@ -13,9 +13,6 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// storeNamespace is the namespace of the modules that keep what replicas share.
-const storeNamespace = "token_proxy.stores"
-
 // Share lets replicas keep one token for each credential between them, through a store that the operator runs. Without it,
 // each replica makes its own token requests. Replicas share a credential if its settings, the store, a key and the group
 // are the same. Trouble with the store costs no request: a replica that cannot use it works as it does without sharing.
@@ -74,8 +71,7 @@ func (s *Share) loadKeys(logger *zap.Logger) error {
 		}
 		if reader.IsLiteral() {
 			s.Keys[i] = "" // so that nothing that prints or marshals the app shows it
-			logger.Warn("a key for sharing is in the configuration itself, which the admin API and autosave.json show; use {file./path} or {env.NAME}",
-				zap.Int("key", i+1))
+			option.WarnOfLiteral(logger, "a key for sharing", zap.Int("key", i+1))
 		}
 		readers = append(readers, reader)
 	}

@@ -1,9 +1,6 @@
 package caddymodule
 
 import (
-	"strings"
-
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
@@ -45,10 +42,7 @@ func (s *Share) unmarshalStore(d *caddyfile.Dispenser) error {
 		return d.Err("store needs the name of a store")
 	}
 	name := d.Val()
-	if _, err := caddy.GetModule(storeNamespace + "." + name); err != nil {
-		return d.Errf("unknown store: the stores are %s", strings.Join(moduleNames(storeNamespace), ", "))
-	}
-	mod, err := caddyfile.UnmarshalModule(d, storeNamespace+"."+name)
+	mod, err := option.Module(d, "token_proxy.stores", "unknown store: the stores are")
 	if err != nil {
 		return err
 	}

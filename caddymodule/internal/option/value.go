@@ -11,6 +11,8 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"go.uber.org/zap"
+
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
@@ -80,6 +82,11 @@ func NewReader(configured string) (Reader, error) {
 
 // IsLiteral reports whether the configuration holds the value itself.
 func (r Reader) IsLiteral() bool { return r.env == "" && r.file == "" }
+
+// WarnOfLiteral logs that a secret is a literal. The name is that of the option.
+func WarnOfLiteral(logger *zap.Logger, name string, fields ...zap.Field) {
+	logger.Warn(name+" is in the configuration itself, which the admin API and autosave.json show; use {file./path} or {env.NAME}", fields...)
+}
 
 // Identity adds the value to a key. It adds the name of the variable or of the file, or a digest of a literal. It does not
 // add the content of a file, so that the token obtained with the old content stays in use until it needs a refresh.

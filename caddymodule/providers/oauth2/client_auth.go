@@ -434,7 +434,7 @@ func (c certificateReader) read(into provider.Secrets) (err error) {
 // warnOfReaders logs a warning if the configuration contains the private key, or if other users can read its file.
 func (o *Provider) warnOfReaders(name string, key option.Reader) {
 	if key.IsLiteral() {
-		o.logger.Warn(name + " is in the configuration itself, which the admin API and autosave.json show; use {file./path} or {env.NAME}")
+		option.WarnOfLiteral(o.logger, name)
 		return
 	}
 	path, mode, err := key.Permissions()

@@ -157,7 +157,7 @@ func hideLiteral(logger *zap.Logger, name string, reader *option.Reader, value *
 		return
 	}
 	*value = ""
-	logger.Warn(name + " is in the configuration itself, which the admin API and autosave.json show; use {file./path} or {env.NAME}")
+	option.WarnOfLiteral(logger, name)
 }
 
 // Open implements share.Opener. It uses no network: the first call connects.

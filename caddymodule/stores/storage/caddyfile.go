@@ -1,11 +1,11 @@
 package storage
 
 import (
-	"strings"
-
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
 )
 
 // UnmarshalCaddyfile sets up the store from Caddyfile tokens. Syntax:
@@ -21,16 +21,8 @@ func (s *Store) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		}
 		return nil
 	}
-	const namespace = "caddy.storage"
 	name := d.Val()
-	if _, err := caddy.GetModule(namespace + "." + name); err != nil {
-		var names []string
-		for _, info := range caddy.GetModules(namespace) {
-			names = append(names, info.ID.Name())
-		}
-		return d.Errf("store storage: unknown storage module: this binary has %s", strings.Join(names, ", "))
-	}
-	mod, err := caddyfile.UnmarshalModule(d, namespace+"."+name)
+	mod, err := option.Module(d, "caddy.storage", "store storage: unknown storage module: this binary has")
 	if err != nil {
 		return err
 	}
