@@ -1,6 +1,7 @@
 package share
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -49,6 +50,8 @@ type member struct {
 	secret string
 	keys   []token.Secret // set before a start
 
+	startAfter time.Duration // 0: at any time in that of all replicas
+
 	mu     sync.Mutex // guards what follows
 	source *token.Source
 	stop   func() // nil: it does not run
@@ -84,7 +87,7 @@ func (f *fleet) work(within, every time.Duration, end time.Time) {
 	var applications sync.WaitGroup
 	for _, m := range f.replicas {
 		applications.Go(func() {
-			time.Sleep(rand.N(within))
+			time.Sleep(cmp.Or(m.startAfter, rand.N(within)))
 			m.start(false)
 			for time.Now().Before(end) {
 				m.request()

@@ -254,9 +254,20 @@ func TestFleet(t *testing.T) {
 			register: limits{calls: [2]int{3, 14}, wait: deadCaller, failed: 5},
 		},
 		"1 replica has another key": {
-			run:      2 * time.Hour,
-			arrange:  func(f *fleet) { f.replicas[42].keys = []token.Secret{keyB} },
+			run: 2 * time.Hour,
+			arrange: func(f *fleet) {
+				f.replicas[42].keys = []token.Secret{keyB}
+				f.replicas[42].startAfter = 2 * time.Second // the others have a token
+			},
 			register: limits{calls: [2]int{6, 8}, wait: 900 * ms},
+		},
+		"the first replica has another key": { // those that start during its call cannot open its claim: they call by themselves
+			run: 2 * time.Hour,
+			arrange: func(f *fleet) {
+				f.replicas[42].keys = []token.Secret{keyB}
+				f.replicas[42].startAfter = time.Nanosecond
+			},
+			register: limits{calls: [2]int{6, 106}, wait: 900 * ms},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
