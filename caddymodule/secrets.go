@@ -18,8 +18,22 @@ type secrets struct {
 	transport transportFiles
 }
 
-// readSecrets reads the id, the secret, and the files and variables of the provider and the transport, as they are now.
+// readSecrets reads the id, the secret, and the files and variables of the provider and the transport, as they are now. A
+// certificate and its key, or an id and its secret, can be replaced between two reads. So it reads until two rounds agree, but
+// at most three times: a file that never rests is for the token endpoint to judge.
 func (c *client) readSecrets() (secrets, error) {
+	s, err := c.readSecretsOnce()
+	for range 2 {
+		again, errAgain := c.readSecretsOnce()
+		agree := err == nil && errAgain == nil && s.proof(false).Equal(again.proof(false))
+		if s, err = again, errAgain; agree {
+			break
+		}
+	}
+	return s, err
+}
+
+func (c *client) readSecretsOnce() (secrets, error) {
 	var s secrets
 	var err error
 	if s.client, err = c.readClient(); err != nil {

@@ -90,18 +90,21 @@ func (t *TLS) config(address string) (*tls.Config, error) {
 	return config, nil
 }
 
-func (t *TLS) clientCertificate() (tls.Certificate, error) {
-	certificate, err := t.certificate.ReadLines()
-	if err != nil {
-		return tls.Certificate{}, fmt.Errorf("client_certificate: %w", err)
+// clientCertificate reads again if the key does not fit, because both files can be replaced between the two reads.
+func (t *TLS) clientCertificate() (pair tls.Certificate, _ error) {
+	for range 3 {
+		certificate, err := t.certificate.ReadLines()
+		if err != nil {
+			return pair, fmt.Errorf("client_certificate: %w", err)
+		}
+		key, err := t.key.ReadLines()
+		if err != nil {
+			return pair, fmt.Errorf("client_certificate_key: %w", err)
+		}
+		if pair, err = tls.X509KeyPair([]byte(certificate.Reveal()), []byte(key.Reveal())); err == nil {
+			return pair, nil
+		}
 	}
-	key, err := t.key.ReadLines()
-	if err != nil {
-		return tls.Certificate{}, fmt.Errorf("client_certificate_key: %w", err)
-	}
-	pair, err := tls.X509KeyPair([]byte(certificate.Reveal()), []byte(key.Reveal()))
-	if err != nil { // its text could repeat a piece of the file
-		return pair, errors.New("client_certificate and client_certificate_key are not a certificate and its key in PEM")
-	}
-	return pair, nil
+	// The text of crypto/tls could repeat a piece of the file.
+	return pair, errors.New("client_certificate and client_certificate_key are not a certificate and its key in PEM")
 }
