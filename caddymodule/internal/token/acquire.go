@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// Acquire returns a lease on a valid token. The error is of type *Error, or the context's own if that ended first.
+// Acquire returns a lease on a valid token. The error is of type *Error, the context's own if that ended first, or that of an
+// Admitter.
 func (s *Source) Acquire(ctx context.Context) (Lease, error) {
 	return s.AcquireWithin(ctx, 0)
 }

@@ -21,6 +21,17 @@ func (s *Source) Start(c Config) (end func()) {
 	return func() { s.end(config) }
 }
 
+// Use puts a configuration into force in place of all others, until Rest. It suits a source that only one owner uses.
+func (s *Source) Use(c Config) {
+	config := c.withDefaults()
+	s.mu.Lock()
+	s.started = []*Config{config}
+	s.config.Store(config)
+	s.resting = false
+	s.mu.Unlock()
+	s.wake(config)
+}
+
 // end takes a configuration out of force, which brings back the one before it: it may have been started by a
 // configuration of Caddy's that could not be started as a whole.
 func (s *Source) end(config *Config) {
@@ -84,6 +95,9 @@ func (s *Source) arm(at time.Time) {
 // armNext sets the timer for the next flight if the token is valid or was valid a moment ago, or if the policy is to
 // prefetch.
 func (s *Source) armNext() {
+	if s.denied { // the next request asks again
+		return
+	}
 	now := time.Now()
 	t, next, config := s.current.Load(), s.notBefore, s.config.Load()
 	switch f := s.failure.Load(); {

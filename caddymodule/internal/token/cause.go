@@ -158,6 +158,9 @@ const (
 	// CauseMetadataEndpoint: the token endpoint in the metadata is not a URL that the app may use.
 	CauseMetadataEndpoint Cause = "metadata_endpoint"
 
+	// CauseTenant: the files of the tenant are not there.
+	CauseTenant Cause = "tenant"
+
 	// CauseProvider: the provider's code failed, before or after the call.
 	CauseProvider Cause = "provider"
 )

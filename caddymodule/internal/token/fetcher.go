@@ -13,6 +13,13 @@ type Fetcher interface {
 	Prepare() Call
 }
 
+// Admitter is a Fetcher that decides whether a call may be made while no valid token is there.
+type Admitter interface {
+	// Admit is asked once in each flight that would make such a call. If it returns an error, the flight makes no call and ends
+	// with that error, which is no failure of the source. It must be quick.
+	Admit() error
+}
+
 // Call is one call of a token endpoint that can be made. A call that has not returned when its context ended is
 // abandoned, and may still run when the next one is made.
 type Call struct {

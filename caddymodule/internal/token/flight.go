@@ -17,6 +17,7 @@ func (s *Source) forcedFlight() (any, error) { return s.fly(true) }
 // It must not panic: singleflight would raise the panic again in a goroutine of its own, which ends the process.
 func (s *Source) fly(forced bool) (result any, err error) {
 	defer s.armNext() // last of all, so that nothing in this flight keeps the next from being flown
+	s.denied = false
 	s.flying.Store(true)
 	defer s.flying.Store(false)
 	defer func() {
@@ -48,6 +49,9 @@ func (s *Source) fly(forced bool) (result any, err error) {
 		}
 		limit = config.callLimit(time.Since(begun))
 	}
+	if err := s.admit(config, forced); err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	t, failed := s.fetch(ctx, config)
@@ -58,6 +62,21 @@ func (s *Source) fly(forced bool) (result any, err error) {
 		return t, nil
 	}
 	return nil, failed
+}
+
+// admit returns the error because of which this flight makes no call, or nil. The refresh of a valid token needs no
+// permission, and neither does an operator.
+func (s *Source) admit(config *Config, forced bool) error {
+	admitter, ok := config.Fetcher.(Admitter)
+	if !ok || forced || s.current.Load().alive(time.Now()) {
+		return nil
+	}
+	err := admitter.Admit()
+	if err != nil {
+		s.denied = true
+		config.Sharing.giveUp()
+	}
+	return err
 }
 
 // fetch calls the endpoint, and calls it again at once where that can keep waiting requests from failing.

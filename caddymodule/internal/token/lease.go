@@ -1,6 +1,7 @@
 package token
 
 import (
+	"context"
 	"crypto/tls"
 	"time"
 )
@@ -39,6 +40,11 @@ func (l Lease) Served() Served { return l.served }
 
 // Accepted reports that the API has accepted the token.
 func (l Lease) Accepted() { mark(&l.token.accepted) }
+
+// Renew returns a lease on a valid token of the same source.
+func (l Lease) Renew(ctx context.Context) (Lease, error) {
+	return l.source.AcquireWithin(ctx, l.maxWait)
+}
 
 // Expired reports whether the token has expired since it was leased.
 func (l Lease) Expired() bool { return !l.token.alive(time.Now()) }

@@ -115,6 +115,13 @@ func (s *Sharing) holdBack(failed *Error, proof Secret) {
 	s.release(hold, proof)
 }
 
+// giveUp lets go of the claim of a flight that makes no call.
+func (s *Sharing) giveUp() {
+	if s != nil {
+		s.release(0, Secret{})
+	}
+}
+
 func (s *Sharing) release(hold time.Duration, refused Secret) {
 	if s.claimed {
 		s.claimed = false

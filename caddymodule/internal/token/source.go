@@ -81,6 +81,7 @@ type Source struct {
 	notBefore  time.Time
 	retries    *retries
 	failing    bool
+	denied     bool // by an Admitter
 
 	made           time.Time
 	nextProofCheck atomic.Int64 // a time.Duration since made, which a stepped clock does not change

@@ -75,6 +75,10 @@ func (t *Token) state(now time.Time) State {
 	}
 }
 
+// Idle reports whether the source has no valid token and is not fetching one. A source whose token is valid was used within
+// that token's lifetime or the one before, because unused tokens are not replaced.
+func (s *Source) Idle() bool { return !s.flying.Load() && !s.current.Load().alive(time.Now()) }
+
 // Ready reports whether the source has a valid token, and starts a fetch if it has none. The error is why the last call
 // failed, or nil. A call of Ready counts as use, so that regular readiness checks keep the token from expiring.
 func (s *Source) Ready() (bool, *Error) {

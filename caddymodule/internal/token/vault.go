@@ -62,6 +62,17 @@ func (v *Vault) Source(key Key, create func() *Source) *Source {
 	return found.(*Source)
 }
 
+// Keep remembers sources that no configuration names any more, as far as the vault has room.
+func (v *Vault) Keep(sources map[Key]*Source) {
+	for key, source := range sources {
+		v.cache.Set(string(key), &vaultEntry{key: key, source: source}, 1)
+	}
+	v.cache.Wait() // as in Source
+}
+
+// Find returns the source for key, if the vault has it.
+func (v *Vault) Find(key Key) (*Source, bool) { return v.find(key) }
+
 func (v *Vault) find(key Key) (*Source, bool) {
 	e, ok := v.cache.Get(string(key))
 	if !ok || e.key != key {
