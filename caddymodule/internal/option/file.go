@@ -5,6 +5,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -67,7 +68,7 @@ func (r *fileReader) Read(name string) (smallFile, error) {
 	case <-read.done:
 		return read.file, read.err
 	case <-timer.C:
-		return smallFile{}, fmt.Errorf("the file %s could not be read within %s, because its disk or its mount does not answer", name, FileTimeout)
+		return smallFile{}, fmt.Errorf("the file %s could not be read within %s, because its disk or its mount does not answer", shownName(name), FileTimeout)
 	}
 }
 
@@ -112,6 +113,9 @@ func (r *fileReader) run(name string, read *fileRead) {
 // readRegular reads a regular file. It follows symbolic links, because Kubernetes mounts secrets with them. A device may
 // have no end, and a FIFO may wait for a writer that never comes.
 func readRegular(name string) (smallFile, error) {
+	if folder, rest, ok := strings.Cut(name, boundary); ok {
+		return readBeneath(folder, rest)
+	}
 	info, err := os.Stat(name) // opening a device may have effects, so look first
 	if err != nil {
 		return smallFile{}, err // names the file and the cause
@@ -129,6 +133,11 @@ func openRegular(name string) (smallFile, error) {
 	if err != nil {
 		return smallFile{}, err
 	}
+	return readOpen(f, name)
+}
+
+// readOpen reads an open file and closes it.
+func readOpen(f *os.File, name string) (smallFile, error) {
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {

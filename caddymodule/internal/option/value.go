@@ -154,7 +154,7 @@ func (r Reader) where() string {
 	case r.env != "":
 		return "the environment variable " + r.env
 	case r.file != "":
-		return "the file " + r.file
+		return "the file " + shownName(r.file)
 	default:
 		return "it"
 	}
@@ -170,5 +170,5 @@ func (r Reader) Permissions() (path string, mode fs.FileMode, err error) {
 		return "", 0, nil
 	}
 	file, err := files.Read(r.file)
-	return r.file, file.mode.Perm(), err
+	return shownName(r.file), file.mode.Perm(), err
 }
