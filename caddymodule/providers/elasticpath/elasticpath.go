@@ -69,7 +69,7 @@ const (
 
 // Provision checks the configuration and sets the defaults.
 func (e *Provider) Provision(ctx caddy.Context) error {
-	e.logger = ctx.Logger()
+	e.logger = provider.Logger(ctx)
 	standard, ok := elasticPathURLs[e.Region]
 	if !ok {
 		return errors.New("unknown region, must be euwest or useast")

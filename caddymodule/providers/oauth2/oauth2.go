@@ -155,7 +155,7 @@ func (Provider) CaddyModule() caddy.ModuleInfo {
 
 // Provision checks the configuration, as far as that is possible without a network.
 func (o *Provider) Provision(ctx caddy.Context) error {
-	o.logger = ctx.Logger()
+	o.logger = provider.Logger(ctx)
 	for _, step := range []func() error{
 		o.replacePlaceholders,
 		o.provisionEndpoint,
