@@ -99,6 +99,17 @@ func (s *Share) release() error {
 	return err
 }
 
+// replicas returns where replicas meet.
+func (s *Share) replicas() share.Share {
+	return share.Share{Ring: s.ring, Guard: s.store.guard, Group: s.Group}
+}
+
+// expires reports whether the store removes a value when its life is over.
+func (s *Share) expires() bool {
+	store, ok := s.opener.(share.Expiring)
+	return ok && store.Expires()
+}
+
 // start opens the store in the background.
 func (s *Share) start() {
 	if s != nil {

@@ -39,7 +39,7 @@ func (s *Share) check(ctx context.Context) checkedStore {
 	began := time.Now()
 	result := checkedStore{Store: s.name}
 	s.start()
-	replica := share.Share{Ring: s.ring, Guard: s.store.guard, Group: s.Group}
+	replica := s.replicas()
 	if !s.roundTrip(ctx, replica) {
 		result.Summary, result.Advice = s.explainFailure()
 	} else if why := s.compareKeys(ctx, replica); why != "" {
@@ -99,7 +99,7 @@ func noProof() token.Secret { return token.Secret{} }
 // there. It returns why that is impossible, or "". In a store that does not expire its values, a claim with a key that was
 // replaced long ago would stay, so there it compares nothing.
 func (s *Share) compareKeys(ctx context.Context, replica share.Share) (why string) {
-	if !s.expires(ctx) {
+	if !s.expires() {
 		return ""
 	}
 	beacon := replica.Credential(share.Spec{
@@ -110,15 +110,6 @@ func (s *Share) compareKeys(ctx context.Context, replica share.Share) (why strin
 		beacon.Release(ctx, beaconHold, token.Secret{})
 	}
 	return why
-}
-
-// expires reports whether the store decides claims by itself, and so expires them.
-func (s *Share) expires(ctx context.Context) bool {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // which ends what Open has made
-	store, err := s.opener.Open(ctx)
-	_, ok := store.(share.Claimer)
-	return err == nil && ok
 }
 
 // explainFailure returns what keeps the store from working, and what to do.

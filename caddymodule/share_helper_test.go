@@ -39,6 +39,8 @@ func (m *memoryStore) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
+func (*memoryStore) Expires() bool { return true }
+
 func (m *memoryStore) Open(context.Context) (share.Store, error) {
 	memory, ok := memories.Load(m.ID)
 	if !ok {

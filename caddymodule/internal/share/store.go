@@ -45,6 +45,12 @@ type OpenerFunc func(ctx context.Context) (Store, error)
 // Open implements Opener.
 func (f OpenerFunc) Open(ctx context.Context) (Store, error) { return f(ctx) }
 
+// Expiring is an Opener whose Store removes a value when its life is over.
+type Expiring interface {
+	// Expires reports whether it does.
+	Expires() bool
+}
+
 // Keyed is an Opener that depends on more than its own configuration. Loaded configurations have a store in common if its
 // configuration and its PoolKey are the same.
 type Keyed interface {

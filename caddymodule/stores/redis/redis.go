@@ -160,6 +160,9 @@ func hideLiteral(logger *zap.Logger, name string, reader *option.Reader, value *
 	option.WarnOfLiteral(logger, name)
 }
 
+// Expires implements share.Expiring.
+func (s *Store) Expires() bool { return true }
+
 // Open implements share.Opener. It uses no network: the first call connects.
 func (s *Store) Open(ctx context.Context) (share.Store, error) {
 	client := s.newClient()
@@ -170,6 +173,7 @@ func (s *Store) Open(ctx context.Context) (share.Store, error) {
 // Interface guards
 var (
 	_ share.Opener          = (*Store)(nil)
+	_ share.Expiring        = (*Store)(nil)
 	_ caddy.Provisioner     = (*Store)(nil)
 	_ caddyfile.Unmarshaler = (*Store)(nil)
 )
