@@ -17,12 +17,17 @@ type Credential struct {
 	// Sharing, if not nil, returns what this replica knows of the sharing of the token. Set it before Begin.
 	Sharing func() Sharing
 
-	source   *token.Source
-	record   *record
-	failures failureLog
-	noted    string // the note on the latest token
-	events   *Events
-	logger   *zap.Logger
+	// Tenants, if not nil, returns how many tenants have a place, and how many can have one. Set it before Begin. Default: the
+	// credential has no tenants.
+	Tenants func() (count, most int)
+
+	source    *token.Source
+	record    *record
+	failures  failureLog
+	tenantLog tenantLog
+	noted     string // the note on the latest token
+	events    *Events
+	logger    *zap.Logger
 }
 
 // New returns the Credential with this name. Credentials of the same name share their counters and their history, also
@@ -36,6 +41,9 @@ func (c *Credential) Begin(identity token.Key, source *token.Source) {
 	c.source = source
 	c.record.begin(identity)
 	c.record.share(c)
+	if c.Tenants != nil {
+		c.record.tenants.used.Store(true)
+	}
 }
 
 // Release ends the credential's use by its configuration.

@@ -23,9 +23,11 @@ var (
 	descInvalidations = credentialDesc("invalidations_total", "Tokens that the proxy gave up because the API rejected them.")
 	descReplays       = credentialDesc("replays_total", "Requests that the proxy sent again with another token.")
 
-	descAdopted  = credentialDesc("share_adopted_total", "Tokens that this replica took over from another replica.")
-	descClaims   = credentialDesc("share_claims_total", "Claims of the right to call the token endpoint for all replicas, by outcome: won, lost, held or unknown.", "outcome")
-	descUnopened = credentialDesc("share_unopened_total", "Values in the store that this replica could not open, by reason: version, key or forged.", "reason")
+	descAdopted        = credentialDesc("share_adopted_total", "Tokens that this replica took over from another replica.")
+	descClaims         = credentialDesc("share_claims_total", "Claims of the right to call the token endpoint for all replicas, by outcome: won, lost, held or unknown.", "outcome")
+	descUnopened       = credentialDesc("share_unopened_total", "Values in the store that this replica could not open, by reason: version, key or forged.", "reason")
+	descTenantsEvicted = credentialDesc("tenant_evictions_total", "Tenants without a valid token that made room for others.")
+	descTenantsDenied  = credentialDesc("tenant_refusals_total", "Requests whose tenant the proxy denied, by reason: invalid, unknown, limited or full.", "reason")
 )
 
 // The present state of the credentials in force, and of the vault.
@@ -34,6 +36,7 @@ var (
 	descLifetime  = credentialDesc("token_lifetime_seconds", "Lifetime of the token in seconds, from the token request to the expiry.")
 	descOverdue   = credentialDesc("token_refresh_overdue_seconds", "Seconds since the token was due for a refresh; 0 if it is not due, or without a valid token.")
 	descAge       = credentialDesc("last_success_age_seconds", "Seconds since the proxy last obtained a token, or took one over from another replica.")
+	descTenants   = credentialDesc("tenants", "Tenants of the credential that have a place.")
 	descBackoff   = credentialDesc("backoff_seconds", "Seconds until the next token call after a failure; 0 if calls are not held back.")
 
 	descSkew = credentialDesc("share_skew_seconds", "Seconds by which the clock of the replica that saved the token is ahead of this clock; 0 if it is not.")
@@ -44,6 +47,7 @@ var (
 	allDescs          = []*prometheus.Desc{
 		descCalls, descRequests, descDenied, descUnauthorized, descInvalidations, descReplays,
 		descAdopted, descClaims, descUnopened, descSkew,
+		descTenants, descTenantsEvicted, descTenantsDenied,
 		descRemaining, descLifetime, descOverdue, descAge, descBackoff,
 		descEntries, descVaultEvicted, descVaultRejected,
 	}
@@ -88,6 +92,11 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		r.collect(ch)
 	}
 	for _, credential := range c.inForce() {
+		if credential.Tenants != nil {
+			count, _ := credential.Tenants()
+			ch <- prometheus.MustNewConstMetric(descTenants, prometheus.GaugeValue, float64(count), credential.Name)
+			continue
+		}
 		seen, _ := credential.record.snapshot()
 		collectState(ch, credential.Name, credential.source.Status(), seen.lastSuccess, time.Now())
 		if s := credential.sharing(); s.On {
@@ -116,6 +125,7 @@ func (r *record) collect(ch chan<- prometheus.Metric) {
 	count(descUnauthorized, r.unauthorized.Load())
 	count(descInvalidations, r.invalidations.Load())
 	count(descReplays, r.replays.Load())
+	r.collectTenants(count)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for labels, n := range r.calls {
@@ -131,6 +141,17 @@ func (r *record) collect(ch chan<- prometheus.Metric) {
 	}
 	for reason, n := range unopened {
 		count(descUnopened, n, reason)
+	}
+}
+
+// collectTenants reports the counters of tenants, if the credential has or had any.
+func (r *record) collectTenants(count func(desc *prometheus.Desc, n uint64, labels ...string)) {
+	if !r.tenants.used.Load() {
+		return
+	}
+	count(descTenantsEvicted, r.tenants.evicted.Load())
+	for i := range r.tenants.denied {
+		count(descTenantsDenied, r.tenants.denied[i].Load(), tenantDeniedLabels[i])
 	}
 }
 

@@ -13,11 +13,17 @@ func (c *Credential) Observe(e token.Event) {
 }
 
 // emit emits an event of the source to Caddy's event system.
-func (c *Credential) emit(entry Occurrence, e token.Event) {
+func (c *Credential) emit(entry Occurrence, e token.Event) { c.emitFor("", entry, e) }
+
+// emitFor is emit for the source of a tenant, which is empty for a credential without tenants.
+func (c *Credential) emitFor(tenant string, entry Occurrence, e token.Event) {
 	data := map[string]any{
 		"credential": c.Name,
 		"provider":   c.Provider,
 		"endpoint":   c.Endpoint,
+	}
+	if tenant != "" {
+		data["tenant"] = tenant
 	}
 	switch {
 	case e.Rejected:

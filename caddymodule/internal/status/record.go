@@ -19,6 +19,7 @@ type record struct {
 	denied                               [len(deniedLabels)]atomic.Uint64
 	unauthorized, invalidations, replays atomic.Uint64
 	adoptions                            atomic.Uint64 // tokens of other replicas
+	tenants                              tenantCounts
 
 	mu        sync.Mutex // guards what follows
 	forgotten bool

@@ -25,6 +25,7 @@ type Report struct {
 	LastSuccess *time.Time     `json:"last_success,omitempty"`
 	LastError   *ReportedError `json:"last_error,omitempty"`
 	Share       *Shared        `json:"share,omitempty"`
+	Tenants     *Tenants       `json:"tenants,omitempty"` // only of a credential with tenants
 	Counters    Counters       `json:"counters"`
 	Recent      []Occurrence   `json:"recent"`
 }
@@ -62,6 +63,10 @@ func (c *Credential) Report() Report {
 	seen, calls := c.record.snapshot()
 	sharing := c.sharing()
 	d := diagnose(c.Endpoint, status, seen, sharing, now)
+	tenants := c.tenantReport()
+	if tenants != nil && d.Cause != causeConfiguration {
+		d = tenants.diagnosis()
+	}
 	r := Report{
 		Name:        c.Name,
 		Provider:    c.Provider,
@@ -74,6 +79,7 @@ func (c *Credential) Report() Report {
 		Fetching:    status.Fetching,
 		LastSuccess: timeOrNil(seen.lastSuccess),
 		Share:       c.shared(sharing, status, seen, now),
+		Tenants:     tenants,
 		Counters:    c.record.counters(calls),
 		Recent:      seen.recent,
 	}

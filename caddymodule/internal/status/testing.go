@@ -39,3 +39,11 @@ func (c *Credential) CountServed(how Served) uint64 { return c.record.served[how
 
 // CountDenied returns how many requests the proxy has denied for this reason.
 func (c *Credential) CountDenied(why Denied) uint64 { return c.record.denied[why].Load() }
+
+// CountTenantsEvicted returns how many tenants have made room for others.
+func (c *Credential) CountTenantsEvicted() uint64 { return c.record.tenants.evicted.Load() }
+
+// CountTenantsDenied returns how many requests had a tenant that was denied for this reason.
+func (c *Credential) CountTenantsDenied(why TenantDenied) uint64 {
+	return c.record.tenants.denied[why].Load()
+}
