@@ -15,16 +15,20 @@ import (
 // account is what one request adds to the access log.
 type account struct {
 	credential string
+	tenant     string // empty for a credential without tenants
 	served     status.Served
 	waited     time.Duration
 	replayed   bool
 }
 
 // serve gets a lease for a request. It counts the request and measures its wait.
-func (c *client) serve(r *http.Request) (token.Lease, account, error) {
+func (c *client) serve(r *http.Request) (token.Lease, account, error) { return c.serveFor(r, nil) }
+
+// serveFor is serve for a request of the tenant, which is nil for a credential without tenants.
+func (c *client) serveFor(r *http.Request, of *tenant) (token.Lease, account, error) {
 	began := time.Now()
-	lease, err := c.acquire(r.Context())
-	a := account{credential: c.name, served: servedAs(lease, err)}
+	lease, err := c.acquireFrom(r.Context(), of.sourceOr(c.source))
+	a := account{credential: c.name, tenant: of.nameOrNone(), served: servedAs(lease, err)}
 	c.status.Served(a.served)
 	if a.served == status.ServedFresh || a.served == status.ServedStale {
 		return lease, a, nil
@@ -61,6 +65,9 @@ func (a account) log(r *http.Request) {
 // MarshalLogObject implements zapcore.ObjectMarshaler.
 func (a account) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	enc.AddString("credential", a.credential)
+	if a.tenant != "" {
+		enc.AddString("tenant", a.tenant)
+	}
 	enc.AddString("served", a.served.String())
 	enc.AddDuration("waited", a.waited)
 	enc.AddBool("replayed", a.replayed)

@@ -73,6 +73,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 			delete(a.clients, name)
 			return fmt.Errorf("credential %q: %w", name, err)
 		}
+		if err := a.clients[name].acquireTenants(); err != nil {
+			return fmt.Errorf("credential %q: %w", name, err)
+		}
 	}
 	return nil
 }

@@ -62,6 +62,11 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //	        header           <name>|query:<name> [<format with {token}>]
 //	        prefetch         on|off
 //	        share            off
+//	        tenant           <placeholder> {
+//	            max      <tenants>
+//	            new_rate <token calls a second>
+//	            keep
+//	        }
 //	        transport {
 //	            ca           {file./path}|{env.NAME}
 //	            server_name  <name>
@@ -126,6 +131,7 @@ func (a *App) unmarshalCredential(d *caddyfile.Dispenser) error {
 }
 
 func (c *Credential) unmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	lines := tenantLinesOf(d)
 	seen, err := option.Block(d, c.unmarshalOption)
 	if err != nil {
 		return err
@@ -135,7 +141,7 @@ func (c *Credential) unmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return d.Errf("%s is missing", required)
 		}
 	}
-	return nil
+	return lines.check(d, c)
 }
 
 func (c *Credential) unmarshalOption(d *caddyfile.Dispenser) error {
@@ -163,6 +169,8 @@ func (c *Credential) unmarshalOption(d *caddyfile.Dispenser) error {
 		return c.unmarshalHeader(d)
 	case "transport":
 		return c.unmarshalTransport(d)
+	case "tenant":
+		return c.unmarshalTenant(d)
 	case "share":
 		var choice string
 		if err := option.String(d, &choice); err != nil {
@@ -188,7 +196,7 @@ func (c *Credential) unmarshalProvider(d *caddyfile.Dispenser) error {
 		return d.Err("provider needs the name of a provider")
 	}
 	name := d.Val()
-	mod, err := option.Module(d, "token_proxy.providers", "unknown provider: the providers are")
+	mod, err := option.Module(d, providerNamespace, "unknown provider: the providers are")
 	if err != nil {
 		return err
 	}

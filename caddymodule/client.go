@@ -16,6 +16,7 @@ import (
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/share"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
@@ -38,14 +39,32 @@ type client struct {
 	shared   *sharedToken
 	status   *status.Credential
 	logger   *zap.Logger
+	template *tenantTemplate // nil without tenants
+	tenancy  tenancy         // in the place of a source that fetches tokens; nil without tenants
+	ctx      caddy.Context   // for the providers of tenants
+
+	// shareTenant makes what replicas know together of one tenant; nil: each replica has tokens of tenants of its own.
+	shareTenant func(of share.Spec, latest func() *client) *share.Credential
 
 	// certificate is the client certificate of the latest token request; nil if there is none.
 	certificate *atomic.Pointer[tls.Certificate]
 }
 
-// newClient makes a complete client. It checks everything that can be checked without a network. The caller must call
+// tenancy is what a credential with tenants does with them.
+type tenancy interface {
+	// start is as that of client.
+	start(*client) (end func())
+
+	// release releases what was acquired for the client with this key.
+	release(token.Key) error
+
+	// purge forgets the tokens of all tenants.
+	purge()
+}
+
+// newClient makes a client, which is complete unless it has tenants. It checks everything that can be checked without a network. The caller must call
 // release, unless newClient fails.
-func newClient(ctx caddy.Context, name string, config *Credential, join func(*client), events *status.Events) (_ *client, err error) {
+func newClient(ctx caddy.Context, name string, config *Credential, join func(*client) error, events *status.Events) (_ *client, err error) {
 	if !validCredentialName(name) {
 		return nil, errCredentialName
 	}
@@ -57,6 +76,7 @@ func newClient(ctx caddy.Context, name string, config *Credential, join func(*cl
 		}
 	}()
 	for _, step := range []func() error{
+		func() error { c.template, err = config.loadTenant(); return err },
 		func() error { return c.loadProvider(ctx) },
 		c.loadClient,
 		c.loadTransport,
@@ -68,7 +88,13 @@ func newClient(ctx caddy.Context, name string, config *Credential, join func(*cl
 			return nil, err
 		}
 	}
-	join(c)
+	if err := join(c); err != nil {
+		return nil, err
+	}
+	if c.template != nil {
+		c.ctx = provider.Quiet(ctx)
+		return c, nil
+	}
 	if c.source, err = acquireSource(c.key, c.sourceConfig()); err != nil {
 		return nil, err
 	}
@@ -79,12 +105,18 @@ func newClient(ctx caddy.Context, name string, config *Credential, join func(*cl
 // start puts the credential into force. The function that it returns takes the credential out of force.
 func (c *client) start() (end func()) {
 	c.status.Begin(c.key, c.source)
+	if c.tenancy != nil {
+		return c.tenancy.start(c)
+	}
 	return c.source.Start(c.sourceConfig())
 }
 
 // release releases what newClient has acquired.
 func (c *client) release() error {
 	c.status.Release()
+	if c.tenancy != nil {
+		return c.tenancy.release(c.key)
+	}
 	return releaseSource(c.key)
 }
 
@@ -92,7 +124,7 @@ func (c *client) loadProvider(ctx caddy.Context) error {
 	if c.ProviderRaw == nil {
 		return errors.New("provider is missing")
 	}
-	mod, err := ctx.LoadModule(c.Credential, "ProviderRaw")
+	mod, err := c.providerModule(ctx)
 	if err != nil {
 		return fmt.Errorf("provider: %w", err)
 	}
@@ -118,6 +150,14 @@ func (c *client) loadProvider(ctx caddy.Context) error {
 	return nil
 }
 
+// providerModule returns the provider or, for a credential with tenants, one that stands for those of all tenants.
+func (c *client) providerModule(ctx caddy.Context) (any, error) {
+	if c.template != nil {
+		return c.template.sampleProvider(ctx)
+	}
+	return ctx.LoadModule(c.Credential, "ProviderRaw")
+}
+
 // loadTransport reads the files and variables of the transport once, so that a mistyped name is an error at load.
 func (c *client) loadTransport() error {
 	if c.Transport == nil {
@@ -125,6 +165,10 @@ func (c *client) loadTransport() error {
 	}
 	if err := c.Transport.provision(); err != nil {
 		return fmt.Errorf("transport: %w", err)
+	}
+	if c.template != nil { // the secrets are those of the tenants
+		_, err := c.Transport.check()
+		return err
 	}
 	secrets, err := c.readSecrets()
 	if err != nil {
@@ -141,7 +185,7 @@ func (c *client) loadClient() error {
 		return errors.New("client_id is missing")
 	}
 	var err error
-	if c.id, err = option.NewReader(c.ClientID); err == nil {
+	if c.id, err = option.NewReader(c.template.sample(c.ClientID)); err == nil && !usesTenant(c.ClientID) {
 		_, err = c.id.Read()
 	}
 	if err != nil {
@@ -157,6 +201,9 @@ func (c *client) loadClient() error {
 		return fmt.Errorf("client_secret is missing: provider %s needs it as it is configured", c.status.Provider)
 	}
 	var secret provider.Secret
+	if usesTenant(string(c.ClientSecret)) {
+		return nil
+	}
 	if c.secret, err = option.NewReader(string(c.ClientSecret)); err == nil {
 		secret, err = c.secret.Read()
 	}
@@ -184,25 +231,44 @@ func (c *client) loadDestinations() (err error) {
 	if err := c.header.provision(); err != nil {
 		return fmt.Errorf("header: %w", err)
 	}
+	if c.Tenant != nil && c.header.carries(c.Tenant.header) {
+		return fmt.Errorf("tenant: the field %s cannot name the tenant, because it carries credentials", c.Tenant.header)
+	}
 	return nil
 }
 
 // identify sets the key of the source, which is the identity of the credential: all fields that shape the token, and no
 // others. The policy is not part of it, so that a changed timeout costs no token call.
 func (c *client) identify() error {
+	b, err := c.identityWithoutClient(token.NewKeyBuilder())
+	if err != nil {
+		return err
+	}
+	if c.template != nil {
+		c.key = c.template.key(b, c.name)
+		return nil
+	}
+	return c.identifyClient(b)
+}
+
+// identityWithoutClient adds everything but the id and the secret.
+func (c *client) identityWithoutClient(b *token.KeyBuilder) (*token.KeyBuilder, error) {
 	configuration, err := json.Marshal(c.provider)
 	if err != nil {
-		return fmt.Errorf("provider: %w", err)
+		return nil, fmt.Errorf("provider: %w", err)
 	}
 	transport, err := json.Marshal(c.Transport)
 	if err != nil {
-		return fmt.Errorf("transport: %w", err)
+		return nil, fmt.Errorf("transport: %w", err)
 	}
-	b := token.NewKeyBuilder().
-		Field("provider", c.status.Provider).
+	return b.Field("provider", c.status.Provider).
 		Secret("provider configuration", token.NewSecret(string(configuration))).
 		Secret("transport", token.NewSecret(string(transport))).
-		Field("endpoint", c.provider.Endpoint())
+		Field("endpoint", c.provider.Endpoint()), nil
+}
+
+// identifyClient adds the id and the secret, and sets the key.
+func (c *client) identifyClient(b *token.KeyBuilder) error {
 	id, err := c.id.Read()
 	if err != nil {
 		return fmt.Errorf("client_id: %w", err)
@@ -226,7 +292,12 @@ func (c *client) sourceConfig() token.Config {
 	}
 }
 
-// acquire gets a lease on a token. Credentials that share a source each have their own MaxWait.
+// acquire gets a lease on a token of a credential without tenants.
 func (c *client) acquire(ctx context.Context) (token.Lease, error) {
-	return c.source.AcquireWithin(ctx, cmp.Or(time.Duration(c.MaxWait), token.DefaultMaxWait))
+	return c.acquireFrom(ctx, c.source)
+}
+
+// acquireFrom gets a lease from a source. Credentials that share it each have their own MaxWait.
+func (c *client) acquireFrom(ctx context.Context, source *token.Source) (token.Lease, error) {
+	return source.AcquireWithin(ctx, cmp.Or(time.Duration(c.MaxWait), token.DefaultMaxWait))
 }

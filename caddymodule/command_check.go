@@ -171,7 +171,7 @@ func (c *client) check(ctx context.Context) checked {
 	ctx, cancel := context.WithTimeout(ctx, cmp.Or(time.Duration(c.FetchTimeout), token.DefaultFetchTimeout))
 	defer cancel()
 	began := time.Now()
-	issued, e := (&fetcher{client: c}).Prepare().Make(ctx)
+	issued, e := c.fetcher().Prepare().Make(ctx)
 	result := checked{Name: c.name, Duration: time.Since(began).Seconds()}
 	if e != nil {
 		d := status.Explain(c.status.Endpoint, e, time.Now())

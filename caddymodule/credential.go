@@ -65,7 +65,14 @@ type Credential struct {
 
 	// Share is false if replicas do not share the tokens of this credential, although the app has a Share. Default: true.
 	Share *bool `json:"share,omitempty"`
+
+	// Tenant makes the credential stand for many clients, which requests name. It needs APIHosts, and Prefetch is not possible
+	// with it. Default: none, the credential is one client.
+	Tenant *Tenant `json:"tenant,omitempty"`
 }
+
+// providerNamespace is the namespace of the providers.
+const providerNamespace = "token_proxy.providers"
 
 func (c *Credential) checkDurations() error {
 	for option, d := range map[string]caddy.Duration{

@@ -417,7 +417,7 @@ func TestKeyIgnoresPolicy(t *testing.T) {
 	for _, field := range jsonFields(Credential{}) {
 		value, ok := policy[field]
 		if !ok {
-			if !slices.Contains([]string{"provider", "client_id", "client_secret", "transport", "share"}, field) {
+			if !slices.Contains([]string{"provider", "client_id", "client_secret", "transport", "share", "tenant"}, field) {
 				t.Errorf("nobody says what %s does to the key", field)
 			}
 			continue

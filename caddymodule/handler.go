@@ -165,6 +165,9 @@ func (h *Handler) provisionOptions() error {
 	if h.trusted, err = parseTrustedProxies(h.TrustedProxies); err != nil {
 		return err
 	}
+	if h.credential.template != nil && len(h.TokenStub) > 0 {
+		return errors.New("token_stub: it is not possible with a credential that has tenants")
+	}
 	if h.stub, err = newTokenStub(h.TokenStub, h.credential.provider, h.ClientAuthorization); err != nil {
 		return fmt.Errorf("token_stub: %w", err)
 	}
@@ -213,6 +216,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		returns = mayReturn(r)
 		switch h.ClientAuthorization {
 		case authorizationKeep:
+			h.credential.Tenant.removeFrom(r)
 			return h.proxy(w, r, next, &proxied{Context: r.Context(), keeps: true, returns: returns})
 		case authorizationReject:
 			h.deny(w, &problemAuthorization, status.DeniedAuthorization)
@@ -222,13 +226,18 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	h.credential.header.keepFromTrailer(r)
 
-	lease, account, err := h.credential.serve(r)
+	tenant, err := h.credential.tenantOf(r)
 	if err != nil {
-		account.log(r)
 		return h.withoutToken(w, err)
 	}
+	lease, account, err := h.credential.serveFor(r, tenant)
+	if err != nil {
+		account.log(r)
+		return h.withoutToken(w, tenant.failed(err))
+	}
 	exposeKept(r, lease.Kept())
-	p := &proxied{Context: r.Context(), lease: lease, returns: returns}
+	tenant.expose(r)
+	p := &proxied{Context: r.Context(), lease: lease, tenant: tenant, returns: returns}
 	defer p.end()
 	err = h.proxy(w, r, next, p)
 	account.replayed = p.replayed
@@ -259,7 +268,7 @@ func (h *Handler) withoutToken(w http.ResponseWriter, err error) error {
 	if c := h.logger.Check(zap.DebugLevel, "request without token"); c != nil {
 		c.Write(zap.String("credential", h.Credential), zap.Error(err))
 	}
-	problemOf(err).write(w, h.Credential)
+	h.credential.problemOf(err).write(w, h.Credential)
 	return nil
 }
 

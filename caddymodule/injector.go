@@ -114,7 +114,7 @@ func (i *injector) deny(req *http.Request, p *proxied) *problem {
 		return nil
 	}
 	if err := i.renew(req, p); err != nil {
-		denial := problemOf(err)
+		denial := i.credential.problemOf(err)
 		return &denial
 	}
 	return nil
@@ -140,7 +140,7 @@ func (i *injector) renew(req *http.Request, p *proxied) error {
 		p.sent = true
 		return nil
 	}
-	lease, err := i.credential.acquire(req.Context())
+	lease, err := p.lease.Renew(req.Context()) // of the same tenant
 	if err != nil {
 		return err
 	}

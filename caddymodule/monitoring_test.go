@@ -23,6 +23,8 @@ const monitoring = "../examples/monitoring/"
 var notMonitored = map[string]string{
 	metricsPrefix + "replay_memory_bytes":         "only a flood of slow uploads brings it to its limit",
 	metricsPrefix + "replay_memory_denials_total": "the same; and a body that is not kept matters only when a token is revoked",
+	metricsPrefix + "tenants":                     "its limit matters when tenants are denied, which an alert reports",
+	metricsPrefix + "tenant_evictions_total":      "a tenant that makes room has no valid token, and comes back if it is used",
 }
 
 // targetLabels are those that Prometheus adds itself, and that of its histograms.
@@ -361,10 +363,12 @@ func exposeAll(t *testing.T) (exposedMetrics, string) {
 	stubborn := tokens.api()
 	stubborn.Reject = http.StatusUnauthorized
 	refusing := newRecordingAPI(t, stubborn.ServeHTTP)
+	platform := newTenantPlatform(t)
 	sites := make(map[string]string)
 	var config strings.Builder
 	config.WriteString(globalOptions(
 		sharedThrough(t, newMemory(t)),
+		strings.Replace(platform.credential("shops"), "api_hosts", "share off\n api_hosts", 1),
 		tokens.credential("monitored", "api_hosts "+api.addr()),
 		tokens.credential("unauthorized", "api_hosts "+refusing.addr()),
 		credentialConfig("failing", tokens.url, "nobody")))

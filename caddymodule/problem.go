@@ -74,6 +74,21 @@ var (
 		title:  "Token answer unreadable",
 		detail: "The token endpoint answered, but not with a usable token. The log of the proxy has the reason.",
 	}
+	problemTenantName = problem{
+		status: http.StatusBadRequest, proxyError: "http_request_denied", slug: "tenant-name-not-valid",
+		title:  "Tenant name not valid",
+		detail: "The request must name its tenant exactly once. A name has 1 to 64 of the characters a-z, 0-9, '-', '_' and '.', and begins and ends with a letter or a digit.",
+	}
+	problemTenant = problem{ // for unknown tenants and for refused credentials, so that clients cannot find out which tenants exist
+		status: http.StatusForbidden, proxyError: "http_request_denied", slug: "tenant-not-allowed",
+		title:  "Tenant not allowed",
+		detail: "The proxy has no token for this tenant. The operator of the proxy can find the reason in its log.",
+	}
+	problemTenantLater = problem{
+		status: http.StatusServiceUnavailable, proxyError: "http_request_denied", slug: "too-many-new-tenants",
+		title:  "Too many new tenants",
+		detail: "The proxy limits how many tenants it serves, and how many new ones at once. Try again later.",
+	}
 	problemWait = problem{
 		status: http.StatusGatewayTimeout, proxyError: "http_response_timeout", slug: "waited-too-long-for-a-token",
 		title:  "Waited too long for a token",

@@ -90,7 +90,7 @@ func (h *Ready) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Ha
 	details := readinessDetails{Credentials: make(map[string]readiness, len(h.checked))}
 	counts := readinessCounts{Credentials: len(h.checked)}
 	for _, c := range h.checked {
-		one := readinessOf(c.source.Ready())
+		one := readinessOf(c.ready())
 		details.Credentials[c.name] = one
 		if !one.Ready {
 			counts.NotReady++

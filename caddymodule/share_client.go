@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"crypto/tls"
+	"errors"
 	"time"
 
 	"go.uber.org/zap"
@@ -12,15 +13,31 @@ import (
 )
 
 // join lets replicas share the tokens of c, unless its configuration is against it. Without a share block, it does nothing.
-func (s *Share) join(c *client) {
+func (s *Share) join(c *client) error {
 	if s == nil {
-		return
+		return nil
+	}
+	if c.template != nil {
+		return s.joinTenants(c)
 	}
 	if c.shares() {
 		c.shared = s.credential(c)
 		c.sharing = token.NewSharing(c.shared)
 	}
 	c.status.Sharing = func() status.Sharing { return s.statusOf(c.shared) }
+	return nil
+}
+
+// joinTenants is join for a credential with tenants.
+func (s *Share) joinTenants(c *client) error {
+	if !c.shares() {
+		return nil
+	}
+	if !s.expires() {
+		return errors.New("tenant: the store of shared tokens keeps what it has for ever, and with tenants that would grow without end; use `store redis`, or set `share off` for this credential")
+	}
+	c.shareTenant = s.tenantCredential
+	return nil
 }
 
 // statusOf returns what operators see of the sharing of a credential, which shared is nil for if it is not shared.
@@ -35,8 +52,7 @@ func (s *Share) statusOf(shared *sharedToken) status.Sharing {
 
 // credential returns what the replicas know together of a credential.
 func (s *Share) credential(c *client) *sharedToken {
-	shared := share.Share{Ring: s.ring, Guard: s.store.guard, Group: s.Group}
-	return &sharedToken{Credential: shared.Credential(share.Spec{
+	return &sharedToken{Credential: s.replicas().Credential(share.Spec{
 		Provider:    c.status.Provider,
 		Endpoint:    c.provider.Endpoint(),
 		ClientID:    c.clientID,
@@ -45,6 +61,14 @@ func (s *Share) credential(c *client) *sharedToken {
 		Unopened:    c.warnUnopened,
 		Skewed:      c.warnSkewed,
 	})}
+}
+
+// tenantCredential returns what the replicas know together of one tenant. latest returns the client in force. (A client of an
+// earlier configuration would keep everything that Caddy made for that configuration in memory.)
+func (s *Share) tenantCredential(of share.Spec, latest func() *client) *share.Credential {
+	of.Unopened = func(why share.Unopened) { latest().warnUnopened(why) }
+	of.Skewed = func(ahead time.Duration) { latest().warnSkewed(ahead) }
+	return s.replicas().Credential(of)
 }
 
 func (c *client) warnUnopened(why share.Unopened) {

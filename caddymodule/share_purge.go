@@ -49,6 +49,9 @@ func (c *client) purge(ctx context.Context, fleet bool) (inStore *storePurge) {
 		inStore = &result
 	}
 	c.source.Purge()
+	if c.tenancy != nil {
+		c.tenancy.purge()
+	}
 	return inStore
 }
 

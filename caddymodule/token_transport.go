@@ -99,6 +99,19 @@ func (t *TokenTransport) read() (files transportFiles, err error) {
 	return files, nil
 }
 
+// check reads the files and variables once, and checks what they hold.
+func (t *TokenTransport) check() (oauth.Options, error) {
+	files, err := t.read()
+	if err != nil {
+		return oauth.Options{}, fmt.Errorf("transport: %w", err)
+	}
+	options, err := t.options(files)
+	if err != nil {
+		err = fmt.Errorf("transport: %w", err)
+	}
+	return options, err
+}
+
 // options returns the options of the HTTP client that sends one token request.
 func (t *TokenTransport) options(files transportFiles) (oauth.Options, error) {
 	o := oauth.Options{

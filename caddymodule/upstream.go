@@ -57,7 +57,7 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 
 // bindTransport makes the transport for tokens that are bound to a certificate, if the credential has one.
 func (h *Handler) bindTransport(transport http.RoundTripper) *boundTransport {
-	if h.credential.certificate.Load() == nil {
+	if h.credential.certificate.Load() == nil && !h.credential.tenantsHaveCertificates() {
 		return nil
 	}
 	bound := newBoundTransport(transport)

@@ -21,6 +21,7 @@ var Names = strings.Fields(`
 	token token_type expires_in expires_at refresh_in default keep error retry retry_text retry_after
 	store
 	address cluster username password database master_name sentinel_username sentinel_password tls
+	tenant max new_rate keep_header
 	client_authorization on_unauthorized rejected_status forwarded replay_buffer clients cross_site token_stub`)
 
 // Unrecognized returns the error for an option that the place does not have. It shows the option only if another place has

@@ -1,0 +1,49 @@
+package caddymodule
+
+import (
+	"errors"
+	"time"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
+)
+
+// tenantDenial is why a request gets no token although its tenant's source has no failure.
+type tenantDenial struct {
+	why     status.TenantDenied
+	retryAt time.Time
+}
+
+var (
+	errTenantName    = &tenantDenial{why: status.TenantInvalid}
+	errTenantUnknown = &tenantDenial{why: status.TenantUnknown}
+)
+
+// Error implements error.
+func (d *tenantDenial) Error() string { return "the proxy denies the tenant: " + d.why.String() }
+
+func (d *tenantDenial) problem() problem {
+	switch d.why {
+	case status.TenantInvalid:
+		return problemTenantName
+	case status.TenantUnknown:
+		return problemTenant
+	default:
+		p := problemTenantLater
+		p.retryAt = d.retryAt
+		return p
+	}
+}
+
+// problemOf returns the answer for a request that got no token, and counts a denied tenant. A tenant whose credentials are
+// refused gets the answer of an unknown one.
+func (c *client) problemOf(err error) problem {
+	if denial, ok := errors.AsType[*tenantDenial](err); ok {
+		c.status.TenantDenied(denial.why)
+		return denial.problem()
+	}
+	p := problemOf(err)
+	if c.template != nil && p.slug == problemRefused.slug {
+		return problemTenant
+	}
+	return p
+}

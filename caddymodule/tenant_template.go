@@ -1,0 +1,296 @@
+package caddymodule
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
+)
+
+// placeholderTenant stands for the name of the tenant in the values of options.
+const placeholderTenant = "{tenant}"
+
+// tenantTemplate is what the tenants of a credential have in common. All its texts are those of one tenant as soon as its
+// name replaces {tenant}.
+type tenantTemplate struct {
+	module       string // the id of the provider's module
+	provider     string // JSON
+	clientID     string
+	clientSecret string
+	files        []string // as option.Beneath makes them
+}
+
+// tenantUse is where {tenant} may be in a value.
+type tenantUse int
+
+const (
+	inText       tenantUse = 1 << iota // anywhere
+	inFilePath                         // as a segment of the path in {file.…}, which is the whole value
+	inPlainPath                        // as a segment of a path
+	inPathsOfURL                       // in the path of a URL
+)
+
+// tenantUses are the options that may use {tenant}, as they are called in JSON.
+var tenantUses = map[string]tenantUse{
+	"client_id":                       inText | inFilePath,
+	"client_secret":                   inFilePath,
+	"provider.signing_key":            inFilePath,
+	"provider.client_certificate":     inFilePath,
+	"provider.client_certificate_key": inFilePath,
+	"provider.client_assertion_file":  inPlainPath,
+	"provider.token_url":              inPathsOfURL,
+	"provider.scope":                  inText,
+	"provider.audience":               inText,
+	"provider.resource":               inText,
+	"provider.store":                  inText,
+	"provider.params":                 inText | inFilePath,
+	"provider.headers":                inText | inFilePath,
+}
+
+// tenantError is a mistake in the use of {tenant}.
+type tenantError struct {
+	option string // as it is called in JSON, without the provider
+	reason string
+}
+
+// Error implements error.
+func (e *tenantError) Error() string {
+	if e.option == "" {
+		return e.reason
+	}
+	return e.option + ": " + e.reason
+}
+
+// newTenantTemplate checks where the configuration of a credential uses {tenant}. It returns nil for a credential without
+// tenants.
+func newTenantTemplate(config *Credential) (*tenantTemplate, error) {
+	raw, err := json.Marshal(config)
+	if err != nil {
+		return nil, err
+	}
+	if config.Tenant == nil && !bytes.Contains(raw, []byte(placeholderTenant)) {
+		return nil, nil
+	}
+	var options map[string]any
+	decoder := json.NewDecoder(bytes.NewReader(raw))
+	decoder.UseNumber()
+	if err := decoder.Decode(&options); err != nil {
+		return nil, err
+	}
+	delete(options, "tenant")
+	t := new(tenantTemplate)
+	used := 0
+	for _, name := range slices.Sorted(maps.Keys(options)) {
+		options[name], err = t.compile(name, options[name], &used, config.Tenant != nil)
+		if err != nil {
+			return nil, err
+		}
+	}
+	if used == 0 {
+		return nil, &tenantError{"tenant", "no value uses {tenant}, so that all tenants would be the same client; use it in client_id, client_secret or the provider"}
+	}
+	return t, t.keep(options)
+}
+
+// compile returns the value with the boundaries that files of tenants must not leave.
+func (t *tenantTemplate) compile(path string, value any, used *int, allowed bool) (any, error) {
+	switch v := value.(type) {
+	case string:
+		if !strings.Contains(v, placeholderTenant) {
+			return v, nil
+		}
+		*used++
+		if !allowed {
+			return nil, &tenantError{optionOfPath(path), "{tenant} needs the option tenant"}
+		}
+		return t.compileText(path, v)
+	case []any:
+		for i := range v {
+			var err error
+			if v[i], err = t.compile(path, v[i], used, allowed); err != nil {
+				return nil, err
+			}
+		}
+	case map[string]any:
+		for _, name := range slices.Sorted(maps.Keys(v)) {
+			if strings.Contains(name, placeholderTenant) {
+				return nil, &tenantError{optionOfPath(path), "{tenant} cannot be part of a name"}
+			}
+			var err error
+			if v[name], err = t.compile(path+"."+name, v[name], used, allowed); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return value, nil
+}
+
+// optionOfPath returns the option at a path, as errors name it.
+func optionOfPath(path string) string { return strings.TrimPrefix(path, "provider.") }
+
+// usesOf returns where the value at a path may have {tenant}. The members of params and headers have any name.
+func usesOf(path string) tenantUse {
+	parts := strings.SplitN(path, ".", 3)
+	if len(parts) == 3 && parts[1] != "params" && parts[1] != "headers" {
+		return 0
+	}
+	return tenantUses[strings.Join(parts[:min(2, len(parts))], ".")]
+}
+
+var (
+	fileOfTenant = regexp.MustCompile(`^\{file\.(.*)\}$`)
+
+	// nestedTenant matches {tenant} within another placeholder.
+	nestedTenant = regexp.MustCompile(`\{[^{}]*\{tenant\}`)
+
+	// escapedTenant matches {tenant} where a part of it would complete an escaped character.
+	escapedTenant = regexp.MustCompile(`%.?\{tenant\}`)
+)
+
+func (t *tenantTemplate) compileText(path, text string) (string, error) {
+	uses := usesOf(path)
+	m := fileOfTenant.FindStringSubmatch(text)
+	switch {
+	case uses&inFilePath != 0 && m != nil:
+		file, err := t.fileBeneath(m[1])
+		if err != nil {
+			return "", &tenantError{optionOfPath(path), err.Error()}
+		}
+		return "{file." + file + "}", nil
+	case uses&inPlainPath != 0:
+		file, err := t.fileBeneath(text)
+		if err != nil {
+			return "", &tenantError{optionOfPath(path), err.Error()}
+		}
+		return file, nil
+	case uses != 0 && nestedTenant.MatchString(text):
+		return "", &tenantError{optionOfPath(path), "{tenant} cannot be part of another placeholder, except for {file.…} in the options that tenants have files for"}
+	case uses&inPathsOfURL != 0:
+		if !tenantInPath(text) {
+			return "", &tenantError{optionOfPath(path), "{tenant} can only be in the path of the URL: a tenant must not choose the scheme, the host, the port or the query"}
+		}
+		return text, nil
+	case uses&inText != 0:
+		return text, nil
+	case uses&inFilePath != 0:
+		return "", &tenantError{optionOfPath(path), "{tenant} can only be in the path of a file here, like {file./run/tenants/{tenant}/secret}"}
+	default:
+		return "", &tenantError{optionOfPath(path), "{tenant} is not possible here"}
+	}
+}
+
+// tenantInPath reports whether {tenant} is only in the path of a URL. What placeholders of the environment stand for is
+// checked when the configuration is loaded.
+func tenantInPath(text string) bool {
+	_, rest, ok := strings.Cut(text, "://")
+	if !ok {
+		rest = text
+	}
+	host, path, _ := strings.Cut(rest, "/")
+	path, query, _ := strings.Cut(path, "?")
+	path, fragment, _ := strings.Cut(path, "#")
+	return !strings.Contains(strings.TrimSuffix(text, rest)+host+query+fragment, placeholderTenant) && !escapedTenant.MatchString(path)
+}
+
+// fileBeneath returns the name of a tenant's file, which must be in the folder before {tenant}.
+func (t *tenantTemplate) fileBeneath(path string) (string, error) {
+	segments := strings.Split(path, "/")
+	first := slices.Index(segments, placeholderTenant)
+	for _, segment := range segments {
+		if strings.Contains(segment, placeholderTenant) && segment != placeholderTenant {
+			return "", errors.New("{tenant} must be a whole segment of the path, like /run/tenants/{tenant}/secret")
+		}
+		if segment != placeholderTenant && strings.ContainsAny(segment, "{}\x00") {
+			return "", errors.New("the path can have no placeholder other than {tenant}")
+		}
+	}
+	folder := strings.Join(segments[:first], "/")
+	if folder == "" {
+		return "", errors.New("the path needs a folder before {tenant}, like /run/tenants/{tenant}/secret")
+	}
+	file := option.Beneath(folder, strings.Join(segments[first:], "/"))
+	t.files = append(t.files, file)
+	return file, nil
+}
+
+// keep stores the compiled options.
+func (t *tenantTemplate) keep(options map[string]any) error {
+	t.clientID, _ = options["client_id"].(string)
+	t.clientSecret, _ = options["client_secret"].(string)
+	of, ok := options["provider"].(map[string]any)
+	if !ok {
+		return nil // which is reported as any other missing provider is
+	}
+	name, _ := of["name"].(string)
+	delete(of, "name")
+	t.module = providerNamespace + "." + name
+	raw, err := json.Marshal(of)
+	t.provider = string(raw)
+	return err
+}
+
+// in returns a text of the template for one tenant. A name needs no escape in JSON, in a path or in a URL.
+func (t *tenantTemplate) in(text, tenant string) string {
+	return strings.ReplaceAll(text, placeholderTenant, tenant)
+}
+
+// instance makes the provider of one tenant. The caller must call end.
+func (t *tenantTemplate) instance(ctx caddy.Context, tenant string) (_ provider.Provider, end func(), err error) {
+	info, err := caddy.GetModule(t.module)
+	if err != nil {
+		return nil, nil, errors.New("unknown provider")
+	}
+	mod := info.New()
+	end = func() {
+		if c, ok := mod.(caddy.CleanerUpper); ok {
+			_ = c.Cleanup()
+		}
+	}
+	p, ok := mod.(provider.Provider)
+	if !ok {
+		return nil, nil, fmt.Errorf("%T is not a provider", mod)
+	}
+	if err := caddy.StrictUnmarshalJSON([]byte(t.in(t.provider, tenant)), mod); err != nil {
+		return nil, nil, err
+	}
+	if m, ok := mod.(caddy.Provisioner); ok {
+		err = m.Provision(ctx)
+	}
+	if m, ok := mod.(caddy.Validator); ok && err == nil {
+		err = m.Validate()
+	}
+	return p, end, err
+}
+
+// The names that stand for all tenants when a configuration is loaded.
+const (
+	sampleTenant      = "sample-tenant"
+	otherSampleTenant = "another-sample"
+)
+
+// checkEndpoints returns an error if two tenants have token endpoints that differ in more than their paths.
+func checkEndpoints(a, b provider.Provider) error {
+	one, err := url.Parse(a.Endpoint())
+	if err != nil {
+		return errors.New("the token URL is not a URL")
+	}
+	other, err := url.Parse(b.Endpoint())
+	if err != nil {
+		return errors.New("the token URL is not a URL")
+	}
+	other.Path, other.RawPath = one.Path, one.RawPath
+	if *one != *other {
+		return errors.New("{tenant} changes more than the path of the token URL")
+	}
+	return nil
+}

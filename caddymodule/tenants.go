@@ -1,0 +1,290 @@
+package caddymodule
+
+import (
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"golang.org/x/sync/singleflight"
+	"golang.org/x/time/rate"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+)
+
+const (
+	// lookupRate is how many unknown tenants are looked up in a second, and at once after a pause.
+	lookupRate = 200
+
+	// sweepInterval is the shortest time between two searches for tenants that can make room.
+	sweepInterval = time.Second
+
+	// fullPause is when a tenant for which there is no room is told to try again.
+	fullPause = 10 * time.Second
+)
+
+// tenants are the tenants of one credential. They outlive a reload that leaves the credential's identity as it was. A
+// request of a known tenant takes no lock.
+//
+// The tenants with a place are held here and not by ristretto, because its admission policy would have new sources made,
+// and tokens fetched, for each request of a tenant that it does not admit.
+type tenants struct {
+	current atomic.Pointer[client] // the latest configuration
+
+	// generation changes with the configuration. A tenant takes up the new one with its next request.
+	generation atomic.Uint64
+
+	all     sync.Map // of *tenant, by name
+	places  atomic.Int64
+	unknown unknownTenants
+	lookups *rate.Limiter
+	calls   *rate.Limiter // of tenants without a token
+	group   singleflight.Group
+
+	fetcherOf func(*tenant) token.Fetcher // for tests; nil: a tenant is its own fetcher
+
+	mu      sync.Mutex // guards what follows
+	started []*client
+	swept   time.Time
+}
+
+// tenantVault remembers the tenants of credentials that no configuration has any more. It is apart from the vault of other
+// sources, because one removed credential can have more tenants than it has room for.
+var tenantVault = sync.OnceValues(func() (*token.Vault, error) { return token.NewVault(vaultCapacity) })
+
+// pooledTenants has the tenants of all loaded configurations.
+var pooledTenants = caddy.NewUsagePool()
+
+// acquireTenants finds the tenants that an earlier configuration of the credential has, or makes room for them.
+func (c *client) acquireTenants() error {
+	if c.template == nil {
+		return nil
+	}
+	c.source = token.NewSource(token.Config{Fetcher: noTenant{}})
+	pooled, _, err := pooledTenants.LoadOrNew(c.key, func() (caddy.Destructor, error) {
+		ts := &tenants{lookups: rate.NewLimiter(lookupRate, lookupRate), calls: rate.NewLimiter(rate.Limit(c.Tenant.NewRate), c.Tenant.burst())}
+		ts.use(c)
+		return ts, nil
+	})
+	if err != nil {
+		return err
+	}
+	ts := pooled.(*tenants)
+	c.tenancy = ts
+	c.status.Tenants = func() (count, most int) { return ts.count(), c.Tenant.Max }
+	return nil
+}
+
+// release lets go of what acquireTenants has acquired.
+func (ts *tenants) release(key token.Key) error {
+	_, err := pooledTenants.Delete(key)
+	return err
+}
+
+// Destruct implements caddy.Destructor. The tenants fall asleep. The vault remembers those that have a token, as far as it
+// has room.
+func (ts *tenants) Destruct() error {
+	last := *ts.current.Load()
+	last.ctx = caddy.Context{} // which would keep everything that Caddy made for the configuration in memory
+	ts.use(&last)
+	kept := make(map[token.Key]*token.Source)
+	ts.all.Range(func(_, value any) bool {
+		t := value.(*tenant)
+		t.source.Rest()
+		if t.key != "" && !t.source.Idle() {
+			kept[t.key] = t.source
+		}
+		return true
+	})
+	ts.all.Clear()
+	v, err := tenantVault()
+	if err == nil {
+		v.Keep(kept)
+	}
+	return err
+}
+
+// start puts a configuration into force. The function that it returns takes it out of force, which brings back the one
+// before it.
+func (ts *tenants) start(c *client) (end func()) {
+	c.inheritFrom(ts.current.Load())
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	ts.started = append(ts.started, c)
+	ts.use(c)
+	return func() {
+		ts.mu.Lock()
+		defer ts.mu.Unlock()
+		ts.started = slices.DeleteFunc(ts.started, func(other *client) bool { return other == c })
+		if n := len(ts.started); n > 0 && ts.client() == c {
+			ts.use(ts.started[n-1])
+		}
+	}
+}
+
+// use makes a configuration the latest.
+func (ts *tenants) use(c *client) {
+	ts.current.Store(c)
+	ts.generation.Add(1)
+	ts.calls.SetLimit(rate.Limit(c.Tenant.NewRate))
+	ts.calls.SetBurst(c.Tenant.burst())
+}
+
+func (ts *tenants) client() *client { return ts.current.Load() }
+
+// count returns the number of tenants that have a place.
+func (ts *tenants) count() int { return int(ts.places.Load()) }
+
+// get returns the tenant with a name.
+func (ts *tenants) get(name string) (*tenant, error) {
+	if t, ok := ts.find(name); ok {
+		return t.current(), nil
+	}
+	if ts.unknown.has(name, time.Now()) {
+		return nil, errTenantUnknown
+	}
+	found, err, _ := ts.group.Do(name, func() (any, error) { return ts.lookUp(name) })
+	if err != nil {
+		return nil, err
+	}
+	return found.(*tenant).current(), nil
+}
+
+func (ts *tenants) find(name string) (*tenant, bool) {
+	value, ok := ts.all.Load(name)
+	if !ok {
+		return nil, false
+	}
+	return value.(*tenant), true
+}
+
+// lookUp finds out whether a tenant exists, and gives it a place.
+func (ts *tenants) lookUp(name string) (*tenant, error) {
+	if t, ok := ts.find(name); ok { // since the first look
+		return t, nil
+	}
+	if !ts.lookups.Allow() {
+		return nil, &tenantDenial{status.TenantLimited, time.Now().Add(time.Second)}
+	}
+	c := ts.client()
+	if c.template.missing(name) {
+		ts.unknown.add(name, time.Now())
+		return nil, errTenantUnknown
+	}
+	return ts.add(newTenant(ts, c, name))
+}
+
+// missing reports whether the tenant has no file. If a file cannot be read for another reason, the tenant exists, and the
+// token call finds out more.
+func (t *tenantTemplate) missing(tenant string) bool {
+	for _, file := range t.files {
+		if _, err := option.ReadFile(t.in(file, tenant)); option.IsMissing(err) {
+			return true
+		}
+	}
+	return false
+}
+
+// add gives a tenant a place, if there is one.
+func (ts *tenants) add(t *tenant) (*tenant, error) {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	now := time.Now()
+	if most := int64(ts.client().Tenant.Max); ts.places.Load() >= most && !ts.makeRoom(most, now) {
+		return nil, &tenantDenial{status.TenantFull, now.Add(fullPause)}
+	}
+	ts.all.Store(t.name, t)
+	ts.places.Add(1)
+	return t, nil
+}
+
+// makeRoom removes the tenants that have no valid token: those whose token was not used for a lifetime, and those that got
+// none. It reports whether there is room. Those that are served stay served.
+func (ts *tenants) makeRoom(most int64, now time.Time) bool {
+	if now.Sub(ts.swept) < sweepInterval {
+		return false
+	}
+	ts.swept = now
+	ts.all.Range(func(_, value any) bool {
+		if t := value.(*tenant); t.source.Idle() {
+			ts.remove(t)
+			ts.client().status.TenantEvicted()
+		}
+		return true
+	})
+	return ts.places.Load() < most
+}
+
+// remove takes a tenant's place away, unless another tenant of this name has it.
+func (ts *tenants) remove(t *tenant) {
+	if ts.all.CompareAndDelete(t.name, t) {
+		ts.places.Add(-1)
+		t.source.Rest()
+	}
+}
+
+// purge forgets the tokens of all tenants.
+func (ts *tenants) purge() {
+	ts.all.Range(func(_, value any) bool {
+		value.(*tenant).source.Purge()
+		return true
+	})
+}
+
+// after returns the tenants whose names come after a name, in the order of their names, and at most so many. It locks
+// nothing: tenants that come and go meanwhile may be missing.
+func (ts *tenants) after(name string, most int) []*tenant {
+	var found []*tenant
+	ts.all.Range(func(_, value any) bool {
+		if t := value.(*tenant); t.name > name {
+			found = append(found, t)
+		}
+		return true
+	})
+	slices.SortFunc(found, func(a, b *tenant) int { return strings.Compare(a.name, b.name) })
+	return found[:min(most, len(found))]
+}
+
+const (
+	// unknownMemory is how long an unknown tenant is not looked up again.
+	unknownMemory = 10 * time.Second
+
+	// mostUnknown is how many of them are remembered.
+	mostUnknown = 10_000
+)
+
+// unknownTenants remembers the tenants that do not exist. No other name pushes one out, because random names would push out
+// those that come again and again.
+type unknownTenants struct {
+	mu     sync.Mutex
+	until  map[string]time.Time
+	oldest []string // in the order of their times
+}
+
+func (u *unknownTenants) has(name string, now time.Time) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	until, ok := u.until[name]
+	return ok && now.Before(until)
+}
+
+func (u *unknownTenants) add(name string, now time.Time) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for len(u.oldest) > 0 && !now.Before(u.until[u.oldest[0]]) {
+		delete(u.until, u.oldest[0])
+		u.oldest = u.oldest[1:]
+	}
+	if _, known := u.until[name]; known || len(u.until) >= mostUnknown {
+		return
+	}
+	if u.until == nil {
+		u.until = make(map[string]time.Time)
+	}
+	u.until[name] = now.Add(unknownMemory)
+	u.oldest = append(u.oldest, name)
+}

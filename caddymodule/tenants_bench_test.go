@@ -1,0 +1,204 @@
+package caddymodule
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"golang.org/x/time/rate"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
+)
+
+// crowdConfig is a credential for tenants without files.
+func crowdConfig(t testing.TB, options string) string {
+	t.Setenv("TOKEN_PROXY_TEST_SECRET", "a secret of tests")
+	return fmt.Sprintf(`{"provider": {"name": "elastic_path"}, "client_id": "%s-{tenant}", "client_secret": "{env.TOKEN_PROXY_TEST_SECRET}",
+		"api_hosts": ["127.0.0.1"], "tenant": {"name": "{http.request.header.X-Tenant}", "max": 1000000 %s}}`, newClientID(), options)
+}
+
+// newCrowd returns a credential with so many tenants that have a token of 900 bytes.
+func newCrowd(t testing.TB, n int, config string) *client {
+	t.Helper()
+	c := provisionTenantCredential(t, config)
+	end := c.start()
+	t.Cleanup(func() {
+		end()
+		c.tenants().all.Range(func(_, of any) bool { of.(*tenant).source.Rest(); return true })
+		c.tenants().all.Clear() // the vault would be full for other tests
+	})
+	fill(t, c, 0, n)
+	return c
+}
+
+func fill(t testing.TB, c *client, from, to int) {
+	t.Helper()
+	c.tenants().fetcherOf = func(of *tenant) token.Fetcher {
+		return tenantFetch{of, func(name string) (provider.Issued, error) {
+			issued := provider.NewSecret(name + strings.Repeat("x", 900-len(name)))
+			of.issued.Store(&issued)
+			return provider.Issued{Token: issued, Lifetime: time.Hour}, nil
+		}}
+	}
+	c.tenants().calls.SetLimit(rate.Inf)
+	for i := from; i < to; i++ {
+		of, err := c.tenants().add(newTenant(c.tenants(), c, numberedTenant(i)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := of.current().source.Acquire(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func heapInUse() uint64 {
+	runtime.GC()
+	runtime.GC() // frees what the first one only finds unreachable
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+// A tenant with a token of 900 bytes takes 2.3 KiB at most, all in.
+func TestTenantsAreSmall(t *testing.T) {
+	const count, most = 20_000, 2.3 * 1024
+	c := newCrowd(t, 100, crowdConfig(t, ""))
+	before := heapInUse()
+	fill(t, c, 100, 100+count)
+	per := float64(heapInUse()-before) / count
+	t.Logf("%.0f bytes for each of %d tenants", per, count)
+	if per > most {
+		t.Errorf("%.0f bytes for each tenant, want %.0f at most", per, most)
+	}
+	runtime.KeepAlive(c)
+}
+
+// T9: a reload with 100,000 tenants takes under 100 ms and costs no token call.
+func TestReloadWithManyTenants(t *testing.T) {
+	const count = 100_000
+	if testing.Short() {
+		t.Skip("it makes many tenants")
+	}
+	config := crowdConfig(t, "")
+	c := newCrowd(t, count, config)
+	calls := 0
+	c.tenants().fetcherOf = func(of *tenant) token.Fetcher {
+		return tenantFetch{of, func(string) (provider.Issued, error) {
+			calls++
+			return provider.Issued{}, &token.Error{Kind: token.Unavailable}
+		}}
+	}
+	began := time.Now()
+	reloaded, err := tryTenantCredential(t, strings.Replace(config, `"max": 1000000`, `"max": 999999`, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(reloaded.start())
+	if d := time.Since(began); d > 100*time.Millisecond {
+		t.Errorf("the reload took %s", d)
+	}
+	if reloaded.tenants() != c.tenants() || reloaded.tenants().count() != count {
+		t.Fatalf("%d tenants are there after the reload", reloaded.tenants().count())
+	}
+	for _, i := range []int{0, 1, count / 2, count - 1} {
+		lease, err := reloaded.leaseFor(numberedTenant(i))
+		if err != nil || !strings.HasPrefix(lease.Value().Reveal(), numberedTenant(i)+"x") {
+			t.Errorf("tenant %d: %v", i, err)
+		}
+		of, _ := reloaded.tenants().find(numberedTenant(i))
+		if of.generation.Load() != reloaded.tenants().generation.Load() {
+			t.Errorf("tenant %d has not taken up the configuration", i)
+		}
+	}
+	if calls != 0 {
+		t.Errorf("%d calls, want none", calls)
+	}
+}
+
+// newTenantContenders returns token_proxy with a fresh token, without tenants and with 1000.
+func newTenantContenders(tb testing.TB) (plain, ofTenant *contender) {
+	tb.Helper()
+	_, plain = newContenders(tb, "")
+	_, ofTenant = newContenders(tb, "")
+	h := ofTenant.handler.(*Handler)
+	h.credential = newCrowd(tb, 1000, crowdConfig(tb, ""))
+	h.Handler.Transport.(*injector).credential = h.credential
+	ofTenant.handler = &namingTenant{h}
+	return plain, ofTenant
+}
+
+// namingTenant is a handler whose requests name a tenant, as those of an application do.
+type namingTenant struct{ *Handler }
+
+func (n *namingTenant) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	r.Header["X-Tenant"] = oneTenant
+	return n.Handler.ServeHTTP(w, r, next)
+}
+
+var oneTenant = []string{numberedTenant(500)}
+
+// A request of a known tenant with a fresh token costs 2 allocations more than one of a plain credential, at most.
+func TestTenantAllocations(t *testing.T) {
+	plain, ofTenant := newTenantContenders(t)
+	count := func(c *contender) float64 { return testing.AllocsPerRun(1000, func() { c.serve(t) }) }
+	with, without := count(ofTenant), count(plain)
+	t.Logf("%.0f and %.0f allocations", with, without)
+	if with > without+2 {
+		t.Errorf("%.0f allocations, and %.0f without tenants", with, without)
+	}
+}
+
+func BenchmarkTenantHandler(b *testing.B) {
+	plain, ofTenant := newTenantContenders(b)
+	b.Run("plain", func(b *testing.B) { benchmarkContender(b, plain) })
+	b.Run("tenant", func(b *testing.B) { benchmarkContender(b, ofTenant) })
+}
+
+// BenchmarkTenantFlood is a request of a known tenant, alone and among 100,000 random names a second.
+func BenchmarkTenantFlood(b *testing.B) {
+	c := newCrowd(b, 1000, crowdConfig(b, ""))
+	c.template.files = []string{b.TempDir() + "\x00{tenant}/client_id"} // so that there are look-ups
+	for _, flood := range []bool{false, true} {
+		b.Run(fmt.Sprintf("flood=%t", flood), func(b *testing.B) {
+			ctx, cancel := context.WithCancel(b.Context())
+			defer cancel()
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				for n := 0; flood && ctx.Err() == nil; n++ {
+					if n%1000 == 0 {
+						time.Sleep(10 * time.Millisecond)
+					}
+					_, _ = c.tenants().get(fmt.Sprintf("nobody-%d", n))
+				}
+			}()
+			r := httptest.NewRequest(http.MethodGet, "/", nil)
+			var took []time.Duration
+			for b.Loop() {
+				r.Header["X-Tenant"] = oneTenant
+				began := time.Now()
+				of, err := c.tenantOf(r)
+				if err != nil {
+					b.Fatal(err)
+				}
+				if _, err := of.source.Acquire(ctx); err != nil {
+					b.Fatal(err)
+				}
+				took = append(took, time.Since(began))
+			}
+			slices.Sort(took)
+			b.ReportMetric(float64(took[len(took)*99/100].Nanoseconds()), "p99-ns")
+			cancel()
+			<-done
+		})
+	}
+}
