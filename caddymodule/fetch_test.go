@@ -98,23 +98,26 @@ func (r *rotating) NewRequest(ctx context.Context, client provider.Client) (*htt
 	return r.Provider.NewRequest(ctx, client)
 }
 
-// What a request is made with, what tells whether it has changed, and what may not be seen are read together, once: a file
-// that is replaced meanwhile cannot make them disagree.
-func TestSecretsAreReadOnceForACall(t *testing.T) {
+// What a request is made with, what tells whether it has changed, and what may not be seen come from one reading: a file that
+// is replaced meanwhile cannot make them disagree.
+func TestSecretsOfACallAgree(t *testing.T) {
 	endpoint := serveHTTP(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusUnauthorized)
-		fmt.Fprint(w, `{"error": "key-number-1"}`)
+		fmt.Fprint(w, `{"error": "key-number-3"}`)
 	}))
 	_, c, _ := provisionCredential(t, credentialJSON("oauth2", "id", "secret", "token_url", endpoint.URL+"/token"))
 	r := &rotating{Provider: c.provider}
 	c.provider = r
 	call := (&fetcher{client: c}).Prepare()
+	if r.reads != 3 {
+		t.Errorf("read %d times, want 3, because no two rounds agree", r.reads)
+	}
 	for range 2 {
 		if _, err := call.Make(t.Context()); err == nil || strings.Contains(err.Error(), "key-number") {
 			t.Errorf("got error %v", err)
 		}
 	}
-	if r.reads != 1 || r.sent[0] != "key-number-1" || r.sent[1] != "key-number-1" {
+	if r.reads != 3 || r.sent[0] != "key-number-3" || r.sent[1] != "key-number-3" {
 		t.Errorf("read %d times, sent %q", r.reads, r.sent)
 	}
 	if next := (&fetcher{client: c}).Prepare(); next.Proof.Equal(call.Proof) {
