@@ -136,7 +136,8 @@ func TestOAuth2ValuesRefused(t *testing.T) {
 		"resource in the URL too":    {options{"token_url": "https://login.example/?resource=a", "resource": []string{"b"}}, []string{"resource: ", "token_url"}},
 		"a param in the query twice": {options{"token_url": "https://login.example/?a=b", "encoding": "query", "params": options{"a": "CANARY"}}, []string{"param a: ", "token_url"}},
 		"json_param, a placeholder":  {options{"encoding": "json", "json_params": options{"a": "{env.HOME}"}}, []string{"json_param a: ", "use param"}},
-		"json_param, deep in it":     {options{"encoding": "json", "json_params": options{"a": options{"b": []string{"x {tenant}"}}}}, []string{"json_param a: ", "use param"}},
+		"json_param, deep in it":     {options{"encoding": "json", "json_params": options{"a": options{"b": []string{"x {host}"}}}}, []string{"json_param a: ", "use param"}},
+		"json_param, a tenant":       {options{"encoding": "json", "json_params": options{"a": options{"b": []string{"x {tenant}"}}}}, []string{"json_params.a.b: ", "{tenant} is not possible here"}},
 		"a param's name":             {options{"params": options{"{env.HOME}": "CANARY"}}, []string{"param", "name", "placeholder"}},
 		"response: token":            {options{"response": options{"token": []string{"{env.HOME}"}}}, []string{"response: token", "placeholder"}},
 		"response: keep":             {options{"response": options{"keep": options{"a": "{path}"}}}, []string{"response: keep a", "placeholder"}},
@@ -154,7 +155,7 @@ func TestOAuth2ValuesRefused(t *testing.T) {
 	for text, want := range map[string]string{
 		"https://login.example:0/": "port", "https://login.example:65536": "port", "https://login.example:123456/": "port", "https://login.example/a b": "white space",
 		"https://login.example/token ": "white space", "https://login.example/?a=b c": "white space", "https://login example/": "not a URL",
-		"https://login.example/{tenant}/token": "placeholder", "https://login.example/\\{tenant\\}/token": "braces", "https://login.example/\tx": "token_url",
+		"https://login.example/{tenant}/token": "{tenant}", "https://login.example/{realm}/token": "placeholder", "https://login.example/\\{tenant\\}/token": "braces", "https://login.example/\tx": "token_url",
 		"https://login.example/{http.request.host}": "placeholder",
 	} {
 		tests["token_url "+text] = refused{options{"token_url": text}, []string{"token_url: ", want}}

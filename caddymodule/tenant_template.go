@@ -110,7 +110,7 @@ func (t *tenantTemplate) compile(path string, value any, used *int, allowed bool
 			return v, nil
 		}
 		*used++
-		if !allowed {
+		if !allowed && usesOf(path) != 0 {
 			return nil, &tenantError{optionOfPath(path), "{tenant} needs the option tenant"}
 		}
 		return t.compileText(path, v)
