@@ -1,0 +1,180 @@
+package caddymodule
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+const tenantsExample = "../examples/tenants"
+
+// TestTenantsExample types what the README of the example tells its reader to type, and gets what the README shows.
+func TestTenantsExample(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes a build")
+	}
+	if _, err := exec.LookPath("curl"); err != nil {
+		t.Skip("NOT TESTED: curl is not installed, so nobody has typed the commands of examples/tenants/README.md")
+	}
+	program, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := newTenantsExample(t)
+	e.replace = append(e.replace, "go run ../../cmd/token-proxy", program)
+
+	start := commandsIn(e.readme, "sh")
+	if len(start) != 2 || start[0].line != "cd examples/tenants" {
+		t.Fatalf("the README starts the example with %v", start)
+	}
+	server := &process{t: t, command: []string{"sh", "-c", "exec " + e.here(start[1].line)}, folder: e.folder, isUp: e.isUp}
+	server.start()
+	steps := commandsIn(e.readme, "console")
+	if len(steps) < 10 {
+		t.Fatalf("found %d commands: the test no longer sees them", len(steps))
+	}
+	for _, step := range steps {
+		cmd := exec.CommandContext(t.Context(), "sh", "-c", e.here(step.line))
+		cmd.Dir = e.folder
+		cmd.Env = append(os.Environ(), "HOME="+t.TempDir(), "NO_PROXY=*", "no_proxy=*")
+		cmd.Stderr = t.Output()
+		got, err := cmd.Output()
+		if err != nil {
+			t.Errorf("$ %s\n%v", step.line, err)
+		}
+		if !step.shows(string(got)) {
+			t.Errorf("$ %s\n%s\nthe README shows:\n%s", step.line, got, step.output)
+		}
+	}
+	logged := commandsIn(e.readme, "json")
+	if len(logged) != 1 {
+		t.Fatalf("the README shows %d lines of the log, want 1", len(logged))
+	}
+	eventually(t, "a line of the log with "+logged[0].line, func() bool {
+		return strings.Contains(readExample(t, server.log.Name()), logged[0].line)
+	})
+}
+
+// exampleCommand is a command in a document, and what it writes. "…" in the output stands for any text.
+type exampleCommand struct{ line, output string }
+
+func (c exampleCommand) shows(got string) bool {
+	pattern := strings.ReplaceAll(regexp.QuoteMeta(strings.TrimSpace(c.output)), "…", `.*`)
+	return regexp.MustCompile(`^` + pattern + `$`).MatchString(strings.TrimSpace(got))
+}
+
+// commandsIn returns the commands in the blocks of a language. In a console, "$ " precedes a command, and its output follows.
+func commandsIn(markdown, language string) (commands []exampleCommand) {
+	for _, block := range regexp.MustCompile("(?ms)^```"+language+"\n(.*?)^```").FindAllStringSubmatch(markdown, -1) {
+		for line := range strings.Lines(block[1]) {
+			command, isCommand := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "$ ")
+			switch {
+			case isCommand || language != "console":
+				commands = append(commands, exampleCommand{line: command})
+			case len(commands) > 0:
+				commands[len(commands)-1].output += line
+			}
+		}
+	}
+	return commands
+}
+
+// runningExample is a copy of examples/tenants for free ports.
+type runningExample struct {
+	t       *testing.T
+	folder  string
+	readme  string
+	replace []string // pairs of what differs on this machine
+	addrs   []string
+}
+
+func newTenantsExample(t *testing.T) *runningExample {
+	t.Helper()
+	e := &runningExample{t: t, folder: t.TempDir(), readme: readExample(t, tenantsExample+"/README.md")}
+	if err := os.CopyFS(e.folder, os.DirFS(tenantsExample)); err != nil {
+		t.Fatal(err)
+	}
+	for _, port := range []string{"2019", "8080", "9080"} {
+		addr := freeAddr(t)
+		e.addrs = append(e.addrs, addr)
+		e.replace = append(e.replace, ":"+port, ":"+portNumber(addr))
+	}
+	writeFile(t, filepath.Join(e.folder, "token-proxy.caddyfile"), e.config())
+	return e
+}
+
+// here is a text with this machine's ports.
+func (e *runningExample) here(text string) string {
+	return strings.NewReplacer(e.replace...).Replace(text)
+}
+
+func (e *runningExample) config() string {
+	e.t.Helper()
+	return e.here(readExample(e.t, tenantsExample+"/token-proxy.caddyfile"))
+}
+
+// isUp reports whether all of the servers take connections.
+func (e *runningExample) isUp() bool {
+	for _, addr := range e.addrs {
+		conn, err := net.Dial("tcp", addr)
+		if err != nil {
+			return false
+		}
+		conn.Close()
+	}
+	return true
+}
+
+// TestTenantsExampleKeepsStoresApart has two stores whose names, ids and secrets give the same text together. It asks for
+// both, removes the credential, so that only their keys tell their tokens apart, and adds it again.
+func TestTenantsExampleKeepsStoresApart(t *testing.T) {
+	e := newTenantsExample(t)
+	stores := []struct{ name, id string }{{"oslo", "2-client"}, {"oslo2", "-client"}}
+	clients := ""
+	for _, store := range stores {
+		if !strings.Contains(e.readme, fmt.Sprintf("a store `%s` with the client `%s`", store.name, store.id)) {
+			t.Errorf("the README does not name the store %s", store.name)
+		}
+		folder := filepath.Join(e.folder, "stores", store.name)
+		if err := os.MkdirAll(folder, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		writeFile(t, filepath.Join(folder, "client_id"), store.id)
+		writeFile(t, filepath.Join(folder, "client_secret"), "one-secret")
+		clients += "import client " + store.id + " one-secret\n"
+	}
+	config := strings.ReplaceAll(e.config(), "{file.stores/", "{file."+e.folder+"/stores/")
+	config = strings.Replace(config, "import client berlin", clients+"import client berlin", 1)
+	server := startCaddy(t, config)
+	tokens := make(map[string]string)
+	for range 3 {
+		for _, store := range stores {
+			req := newRequest(t, http.MethodGet, "http://"+e.addrs[1]+"/v2/products", nil)
+			req.Header.Set("X-Store", store.name)
+			echo := echoOf(t, ask(t, testClient(t), req))
+			if echo.Client != store.id {
+				t.Errorf("store %s has a token of the client %s", store.name, echo.Client)
+			}
+			if first := tokens[store.name]; first != "" && echo.Token != first {
+				t.Errorf("store %s has another token than before", store.name)
+			}
+			tokens[store.name] = echo.Token
+		}
+		without := regexp.MustCompile(`(?s)\ttoken_proxy \{\n.*?\n\t\}\n`).ReplaceAllString(config, "")
+		without = regexp.MustCompile(`\ttoken_proxy stores .*`).ReplaceAllString(without, "")
+		for _, c := range []string{without, config} {
+			if err := server.load(c); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if n := len(server.logged("token obtained")); n != len(stores) {
+		t.Errorf("%d tokens were fetched, want one for each store", n)
+	}
+}
