@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -101,6 +103,148 @@ func TestKubernetesUnixSocket(t *testing.T) {
 	if res.StatusCode != http.StatusOK {
 		t.Errorf("status %d", res.StatusCode)
 	}
+}
+
+// TestKubernetesTenants runs both variants with volumes that change as the kubelet changes them. A store comes, gets another
+// secret and goes, without a reload.
+func TestKubernetesTenants(t *testing.T) {
+	for variant, files := range map[string][2]string{
+		"tenants":      {"secrets/token-proxy/{tenant}/client-id", "secrets/token-proxy/{tenant}/client-secret"},
+		"many-tenants": {"secrets/token-proxy-client-ids/{tenant}", "secrets/token-proxy/{tenant}"},
+	} {
+		t.Run(variant, func(t *testing.T) {
+			p := newTenantPlatform(t)
+			secrets := make(map[string]string) // by path below the folder of all volumes
+			root := t.TempDir()
+			set := func(store, secret string) {
+				secrets[strings.Replace(files[0], "{tenant}", store, 1)] = p.prefix + store
+				secrets[strings.Replace(files[1], "{tenant}", store, 1)] = secret
+			}
+			for _, store := range []string{"berlin", "milan"} {
+				set(store, p.add(store).ClientSecret)
+			}
+			writeVolumes(t, root, secrets)
+
+			proxy := freeAddr(t)
+			config := readExample(t, "../examples/kubernetes/"+variant+"/token-proxy.caddyfile")
+			for _, file := range files {
+				if !strings.Contains(config, "{file./run/"+file+"}") {
+					t.Fatalf("the Caddyfile does not read %s", file)
+				}
+			}
+			startCaddy(t, strings.NewReplacer(
+				"{file./run", "{file."+root, ":8080", ":"+portNumber(proxy), ":8082", ":"+portNumber(freeAddr(t)), "X-Store", "X-Tenant",
+				"provider elastic_path euwest", "provider elastic_path {\n token_url "+p.url+"\n}",
+				"https://euwest.api.elasticpath.com", p.api.URL, "euwest.api.elasticpath.com", "127.0.0.1",
+			).Replace(config))
+			want := func(store string) {
+				t.Helper()
+				p.wantTenant(p.ask("http://"+proxy, store), store)
+			}
+			forget := func(store string) {
+				t.Helper()
+				tenant, ok := runningApp().clients["stores"].tenants().find(store)
+				if !ok {
+					t.Fatalf("%s has no place", store)
+				}
+				tenant.source.Purge()
+			}
+			want("berlin")
+			want("milan")
+
+			set("paris", p.add("paris").ClientSecret)
+			writeVolumes(t, root, secrets)
+			want("paris")
+
+			berlin := p.clients[p.prefix+"berlin"]
+			berlin.ClientSecret = "another secret"
+			var arrived sync.Once // while the endpoint refuses the old secret
+			berlin.OnRequest = func(*http.Request, []byte) {
+				arrived.Do(func() {
+					set("berlin", berlin.ClientSecret)
+					writeVolumes(t, root, secrets)
+				})
+			}
+			want("berlin") // with the token that it has
+			forget("berlin")
+			want("berlin")
+
+			for _, file := range files {
+				delete(secrets, strings.Replace(file, "{tenant}", "milan", 1))
+			}
+			writeVolumes(t, root, secrets)
+			want("milan")
+			forget("milan")
+			p.wantDenied(p.ask("http://"+proxy, "milan"), http.StatusForbidden, "tenant-not-allowed")
+			want("paris")
+			if n := p.calls(); n != 5 {
+				t.Errorf("%d token calls, want one for each store, and one with the old secret and one with the new", n)
+			}
+		})
+	}
+}
+
+// writeVolumes gives each volume, which is a folder below root/secrets, these files. It makes the links of the kubelet's
+// AtomicWriter, in its order.
+func writeVolumes(t *testing.T, root string, files map[string]string) {
+	t.Helper()
+	volumes := make(map[string]map[string]string)
+	for file, content := range files {
+		parts := strings.SplitN(file, "/", 3)
+		volume := filepath.Join(root, parts[0], parts[1])
+		if volumes[volume] == nil {
+			volumes[volume] = make(map[string]string)
+		}
+		volumes[volume][parts[2]] = content
+	}
+	for volume, files := range volumes {
+		if err := writeVolume(volume, files); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func writeVolume(volume string, files map[string]string) error {
+	if err := os.MkdirAll(volume, 0o755); err != nil {
+		return err
+	}
+	data := filepath.Join(volume, "..data")
+	old, _ := os.Readlink(data)
+	folder, err := os.MkdirTemp(volume, time.Now().UTC().Format("..2006_01_02_15_04_05."))
+	if err != nil {
+		return err
+	}
+	visible := make(map[string]bool)
+	for file, content := range files {
+		path := filepath.Join(folder, file)
+		err = errors.Join(err, os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(content), 0o444))
+		first, _, _ := strings.Cut(file, "/")
+		visible[first] = true
+	}
+	for name := range visible {
+		if link := filepath.Join(volume, name); !isLink(link) {
+			err = errors.Join(err, os.Symlink(filepath.Join("..data", name), link))
+		}
+	}
+	next := filepath.Join(volume, "..data_tmp")
+	if err := errors.Join(err, os.Chmod(folder, 0o755), os.Symlink(filepath.Base(folder), next), os.Rename(next, data)); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(volume)
+	for _, entry := range entries {
+		if name := entry.Name(); !strings.HasPrefix(name, "..") && !visible[name] {
+			err = errors.Join(err, os.Remove(filepath.Join(volume, name)))
+		}
+	}
+	if old != "" {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(volume, old)))
+	}
+	return err
+}
+
+func isLink(path string) bool {
+	_, err := os.Readlink(path)
+	return err == nil
 }
 
 // TestSystemdSocket runs the example on a socket that it was given. What arrives while it restarts, waits.

@@ -26,7 +26,7 @@ import (
 
 const sidecarName = "token-proxy"
 
-var variants = []string{"secret", "secretless", "unix-socket", "several-credentials", "sharing"}
+var variants = []string{"secret", "secretless", "unix-socket", "several-credentials", "sharing", "tenants", "many-tenants"}
 
 // manifests are the objects that kustomize builds from a folder.
 type manifests struct {
@@ -182,7 +182,7 @@ func volume(pod *corev1.PodSpec, name string) *corev1.Volume {
 }
 
 var (
-	readFiles  = regexp.MustCompile(`(?:\{file\.|client_assertion_file )(/[^}\s]+)`)
+	readFiles  = regexp.MustCompile(`(?:\{file\.|client_assertion_file )(/(?:\{tenant\}|[^{}\s])+)`)
 	adminAt    = regexp.MustCompile(`(?m)^\tadmin unix/(/\S+)$`)
 	boundTo    = regexp.MustCompile(`(?m)^http://(\S*).*\{\n(?:\tbind (\S+)\n)?`)
 	stableName = regexp.MustCompile(`-[a-z0-9]{10}$`)
@@ -392,6 +392,8 @@ func provides(v *corev1.Volume, file string) bool {
 	switch {
 	case v.Secret != nil:
 		return v.Projected == nil && v.Secret.Items == nil && !strings.Contains(file, "/") && readable(v.Secret.DefaultMode)
+	case v.Projected != nil && strings.Contains(file, "{tenant}"):
+		return providesTenants(v.Projected, file) && readable(v.Projected.DefaultMode)
 	case v.Projected != nil:
 		for _, source := range v.Projected.Sources {
 			switch token, secret := source.ServiceAccountToken, source.Secret; {
@@ -478,6 +480,43 @@ func TestComplaints(t *testing.T) {
 		{"secretless", "another account", func(_ *manifests, pod *corev1.PodSpec, _ *corev1.Container) { pod.ServiceAccountName = "default" }},
 		{"several-credentials", "a file is missing", func(_ *manifests, pod *corev1.PodSpec, _ *corev1.Container) {
 			volume(pod, "token-proxy-secret").Projected.Sources[1].Secret.Items[0].Path = "returns/clientid"
+		}},
+		{"tenants", "a Secret that must be there", func(_ *manifests, pod *corev1.PodSpec, _ *corev1.Container) {
+			volume(pod, "token-proxy-secret").Projected.Sources[1].Secret.Optional = nil
+		}},
+		{"tenants", "a store without a file", func(_ *manifests, pod *corev1.PodSpec, _ *corev1.Container) {
+			secret := volume(pod, "token-proxy-secret").Projected.Sources[1].Secret
+			secret.Items = secret.Items[:1]
+		}},
+		{"tenants", "the folder of another store", func(_ *manifests, pod *corev1.PodSpec, _ *corev1.Container) {
+			volume(pod, "token-proxy-secret").Projected.Sources[1].Secret.Items[1].Path = "berlin/client-secret"
+		}},
+		{"tenants", "an id in place of the secret", func(_ *manifests, pod *corev1.PodSpec, _ *corev1.Container) {
+			volume(pod, "token-proxy-secret").Projected.Sources[1].Secret.Items[1].Key = "client-id"
+		}},
+		{"tenants", "not the name of a tenant", func(_ *manifests, pod *corev1.PodSpec, _ *corev1.Container) {
+			for i, item := range volume(pod, "token-proxy-secret").Projected.Sources[1].Secret.Items {
+				volume(pod, "token-proxy-secret").Projected.Sources[1].Secret.Items[i].Path = strings.Replace(item.Path, "milan", "Milan", 1)
+			}
+		}},
+		{"tenants", "mode", func(_ *manifests, pod *corev1.PodSpec, _ *corev1.Container) {
+			*volume(pod, "token-proxy-secret").Projected.DefaultMode = 0o400
+		}},
+		{"tenants", "subPath", func(_ *manifests, _ *corev1.PodSpec, s *corev1.Container) { s.VolumeMounts[1].SubPath = "berlin" }},
+		{"tenants", "the folder of one store is mounted", func(_ *manifests, _ *corev1.PodSpec, s *corev1.Container) {
+			s.VolumeMounts[1].MountPath += "/berlin"
+		}},
+		{"many-tenants", "items", func(_ *manifests, pod *corev1.PodSpec, _ *corev1.Container) {
+			volume(pod, "token-proxy-client-ids").Secret.Items = []corev1.KeyToPath{{Key: "berlin", Path: "berlin"}}
+		}},
+		{"many-tenants", "mode", func(_ *manifests, pod *corev1.PodSpec, _ *corev1.Container) {
+			*volume(pod, "token-proxy-client-ids").Secret.DefaultMode = 0o400
+		}},
+		{"many-tenants", "no ids", func(_ *manifests, _ *corev1.PodSpec, s *corev1.Container) {
+			s.VolumeMounts = slices.DeleteFunc(s.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == "token-proxy-client-ids" })
+		}},
+		{"many-tenants", "ids in the application", func(_ *manifests, pod *corev1.PodSpec, _ *corev1.Container) {
+			mount(&pod.Containers[0], "token-proxy-client-ids")
 		}},
 		{"unix-socket", "not mounted in the application", func(_ *manifests, pod *corev1.PodSpec, _ *corev1.Container) { pod.Containers[0].VolumeMounts = nil }},
 		{"unix-socket", "the application could replace it", func(_ *manifests, pod *corev1.PodSpec, _ *corev1.Container) {
