@@ -1,7 +1,13 @@
 package caddymodule
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
+	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -10,6 +16,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 )
 
 const tenantsExample = "../examples/tenants"
@@ -176,5 +183,96 @@ func TestTenantsExampleKeepsStoresApart(t *testing.T) {
 	}
 	if n := len(server.logged("token obtained")); n != len(stores) {
 		t.Errorf("%d tokens were fetched, want one for each store", n)
+	}
+}
+
+// TestTenantsExamplePorts runs the sites of the example for applications that cannot name a store.
+func TestTenantsExamplePorts(t *testing.T) {
+	p := newTenantPlatform(t, "berlin", "milan", "oslo")
+	config := strings.NewReplacer(
+		"{file./run/stores/", "{file."+p.folder+"/", "provider elastic_path euwest", "provider elastic_path {\n token_url "+p.url+"\n}",
+		"https://euwest.api.elasticpath.com", p.api.URL, "euwest.api.elasticpath.com", "127.0.0.1",
+	).Replace(readExample(t, tenantsExample+"/one-port-for-each-store.caddyfile"))
+	stores := map[string]string{"8081": "berlin", "8082": "milan", "8083": "oslo"}
+	urls := make(map[string]string)
+	for port, store := range stores {
+		addr := freeAddr(t)
+		urls[store] = "http://" + addr
+		config = strings.ReplaceAll(config, ":"+port, ":"+portNumber(addr))
+	}
+	startCaddy(t, config)
+	for store, url := range urls {
+		p.wantTenant(p.ask(url), store)
+		p.wantTenant(p.ask(url, "berlin"), store) // whatever the client says
+	}
+	if n := p.calls(); n != len(stores) {
+		t.Errorf("%d token calls, want one for each store", n)
+	}
+}
+
+// The configuration that the reference has for names which need a translation, and the name that an authentication handler
+// has set.
+func TestTenantNamesFromHandlers(t *testing.T) {
+	snippet := regexp.MustCompile(`(?m)^map \{http\.request\.header\.X-Merchant\}[^}]*\} \{(?s:.*?)^\}\nvars .*\n`).FindString(readExample(t, reference))
+	if snippet == "" {
+		t.Fatal("the reference has no such configuration")
+	}
+	const hash = "$2a$04$RxZjC3XXLDv7hw/U3.LDw.NErKh9.NZ8JQa8i5KvSY41exKtdxOJG" // bcrypt, of "a password"
+	p := newTenantPlatform(t, "acme", "globex")
+	mapped, authenticated := freeAddr(t), freeAddr(t)
+	startCaddy(t, globalOptions(p.credentialFor("mapped", "{http.vars.tenant}")+p.credentialFor("authenticated", "{http.auth.user.id}"))+
+		siteConfig(mapped, snippet+"token_proxy mapped "+p.api.addr())+
+		siteConfig(authenticated, "basic_auth {\n acme "+hash+"\n}\ntoken_proxy authenticated "+p.api.addr()))
+	askAs := func(merchants ...string) clientAnswer {
+		req := mustRequest(t, "http://"+mapped+"/orders")
+		req.Header["X-Merchant"] = merchants
+		return ask(t, testClient(t), req)
+	}
+	p.wantTenant(askAs("4711"), "acme")
+	p.wantTenant(askAs("Globex Ltd"), "globex")
+	for _, merchants := range [][]string{nil, {""}, {"acme"}, {"4712"}, {"4711", "4711"}} {
+		p.wantDenied(askAs(merchants...), http.StatusBadRequest, "tenant-name-not-valid")
+	}
+	req := mustRequest(t, "http://"+authenticated+"/orders")
+	req.Header.Set("X-Tenant", "globex")
+	req.SetBasicAuth("acme", "a password")
+	p.wantTenant(ask(t, testClient(t), req), "acme")
+	req.SetBasicAuth("acme", "another password")
+	if a := ask(t, testClient(t), req); a.StatusCode != http.StatusUnauthorized {
+		t.Errorf("a client with a wrong password: %d %s", a.StatusCode, a.body)
+	}
+}
+
+// TestTenantOfClientCertificate names the tenant by the certificate of the client, whatever the client sends.
+func TestTenantOfClientCertificate(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), DNSNames: []string{"acme"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := newTenantPlatform(t, "acme", "globex")
+	addr := freeAddr(t)
+	contents := exampleContents()
+	startCaddy(t, strings.Replace(globalOptions(p.credentialFor("api", "{http.request.tls.client.san.dns_names.0}")), "{\n", "{\n auto_https disable_redirects\n", 1)+
+		fmt.Sprintf("https://localhost:%s {\n bind 127.0.0.1\n tls %s %s {\n client_auth {\n mode require_and_verify\n trust_pool file %s\n}\n}\n token_proxy api %s\n}\n",
+			portNumber(addr), writeExampleFile(t, contents.certificate), writeExampleFile(t, contents.key),
+			writeExampleFile(t, pemText("CERTIFICATE", der, nil)), p.api.addr()))
+	client := testClient(t)
+	transport := client.Transport.(*http.Transport)
+	transport.TLSClientConfig = &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+	req := mustRequest(t, "https://localhost:"+portNumber(addr)+"/orders")
+	req.Header.Set("X-Tenant", "globex")
+	p.wantTenant(ask(t, client, req), "acme")
+	transport.CloseIdleConnections()
+	transport.TLSClientConfig.Certificates = nil
+	if a, err := tryAsk(client, req); err == nil {
+		t.Errorf("a client without a certificate: %d %s", a.StatusCode, a.body)
 	}
 }
