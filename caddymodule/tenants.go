@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"sync"
@@ -14,6 +15,7 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
 const (
@@ -79,6 +81,10 @@ func (c *client) acquireTenants() error {
 	return nil
 }
 
+// endedContext is for the providers that requests of a configuration still need after Caddy has ended it. On a reload, Caddy
+// does not wait for the requests that are under way.
+var endedContext = provider.Quiet(caddy.Context{Context: context.Background()})
+
 // release lets go of what acquireTenants has acquired.
 func (ts *tenants) release(key token.Key) error {
 	_, err := pooledTenants.Delete(key)
@@ -89,7 +95,7 @@ func (ts *tenants) release(key token.Key) error {
 // has room.
 func (ts *tenants) Destruct() error {
 	last := *ts.current.Load()
-	last.ctx = caddy.Context{} // which would keep everything that Caddy made for the configuration in memory
+	last.ctx = endedContext // its own would keep everything that Caddy made for the configuration in memory
 	ts.use(&last)
 	kept := make(map[token.Key]*token.Source)
 	ts.all.Range(func(_, value any) bool {

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -131,17 +132,57 @@ func TestTenantProvidersAreCleanedUp(t *testing.T) {
 	}
 }
 
+// A request that is under way when a reload removes its credential still gets what it needs, as that of a credential without
+// tenants does. Caddy does not wait for it.
+func TestRequestOutlivesItsTenants(t *testing.T) {
+	p := newTenantPlatform(t, "acme")
+	arrived, answer := make(chan struct{}), make(chan struct{})
+	var first atomic.Bool
+	api := newRecordingAPI(t, func(w http.ResponseWriter, r *http.Request) {
+		if first.CompareAndSwap(false, true) {
+			close(arrived)
+			<-answer
+			w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		p.serveAPI(w, r)
+	})
+	addr := freeAddr(t)
+	site := siteConfig(addr, "token_proxy api "+api.addr())
+	s := startCaddy(t, globalOptions(p.credential("api"))+site)
+	c := runningApp().clients["api"]
+	done := make(chan clientAnswer, 1)
+	go func() {
+		a, _ := p.tryAsk("http://"+addr, "acme")
+		done <- a
+	}()
+	<-arrived
+	other := strings.Replace(p.credential("api"), "elastic_path {", "elastic_path {\n store x", 1)
+	if err := s.load(globalOptions(other) + site); err != nil {
+		t.Fatal(err)
+	}
+	close(answer)
+	p.wantTenant(<-done, "acme")
+	if _, err := c.leaseFor("acme"); err != nil { // as for a request that reaches the handler just now
+		t.Errorf("a look-up after the reload: %v", err)
+	}
+}
+
+type configured struct{}
+
 // A credential that is removed keeps nothing of the configuration that Caddy has ended.
 func TestRemovedTenantsLetGo(t *testing.T) {
 	t.Setenv("TOKEN_PROXY_TEST_SECRET", "a secret")
 	ts := new(tenants)
-	c := &client{Credential: &Credential{Tenant: &Tenant{NewRate: 1, Max: 1}}, tenancy: ts, ctx: caddy.Context{Context: t.Context()}}
+	c := &client{Credential: &Credential{Tenant: &Tenant{NewRate: 1, Max: 1}}, tenancy: ts,
+		ctx: caddy.Context{Context: context.WithValue(t.Context(), configured{}, true)}}
 	ts.calls = c.anotherReplica().calls
 	ts.use(c)
 	if err := ts.Destruct(); err != nil {
 		t.Fatal(err)
 	}
-	if ts.client().ctx.Context != nil {
+	if ts.client().ctx.Value(configured{}) != nil {
 		t.Error("the context is still there")
 	}
 }
