@@ -96,16 +96,23 @@ func (t *tenant) Admit() error {
 	if t.called && t.calls == nil {
 		t.calls = rate.NewLimiter(rate.Every(tenantCallPause), tenantCallBurst-1) // the first one is over
 	}
-	own := t.ownCalls().ReserveN(now, 1)
-	all := t.of.calls.ReserveN(now, 1)
-	wait := max(own.DelayFrom(now), all.DelayFrom(now))
-	if wait == 0 {
+	wait := untilCall(t.ownCalls(), now)
+	if wait == 0 && t.of.calls.AllowN(now, 1) {
+		t.ownCalls().AllowN(now, 1)
 		t.called = true
 		return nil
 	}
-	own.CancelAt(now)
-	all.CancelAt(now)
-	return &tenantDenial{status.TenantLimited, now.Add(wait)}
+	return &tenantDenial{status.TenantLimited, now.Add(max(wait, untilCall(t.of.calls, now)))}
+}
+
+// untilCall returns how long a limiter allows no call. (A rate.Reservation would also tell, but one that is canceled after
+// another was made does not give back what it has taken.)
+func untilCall(l *rate.Limiter, now time.Time) time.Duration {
+	missing := 1 - l.TokensAt(now)
+	if missing <= 0 {
+		return 0
+	}
+	return time.Duration(missing / float64(l.Limit()) * float64(time.Second))
 }
 
 // ownCalls returns the limiter of this tenant.

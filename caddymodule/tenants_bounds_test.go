@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -286,6 +287,31 @@ func TestNewTenantsAreLimited(t *testing.T) {
 			t.Errorf("%d calls in 11 minutes, want one new token each 10 s", n)
 		}
 	})
+}
+
+// New tenants that are denied at the same time take nothing from those that come later.
+func TestDeniedTenantsCostNothing(t *testing.T) {
+	c := provisionTenants(t, tenantFolder(t, 0), `,"new_rate": 1`, nil)
+	var admitted atomic.Int64
+	began := time.Now()
+	var group sync.WaitGroup
+	for i := range 1000 {
+		of := &tenant{of: c.tenants(), name: numberedTenant(i)}
+		group.Go(func() {
+			for range 100 {
+				if of.Admit() == nil {
+					admitted.Add(1)
+				}
+			}
+		})
+	}
+	group.Wait()
+	if n, most := admitted.Load(), int64(3+time.Since(began).Seconds()); n < 2 || n > most {
+		t.Errorf("%d calls, want those of two seconds, and at most %d", n, most)
+	}
+	if left := c.tenants().calls.Tokens(); left < -1 {
+		t.Errorf("the limiter has %.0f calls left: no new tenant is served for this many seconds", left)
+	}
 }
 
 // Requests of one new tenant that come together are one look-up and one call, and so count once against the limits.
