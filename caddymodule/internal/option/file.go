@@ -1,6 +1,7 @@
 package option
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"io/fs"
@@ -9,6 +10,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 )
 
 const (
@@ -20,6 +23,13 @@ const (
 
 	// maxStuckReads limits the reads of one file that hang in the operating system, because each of them holds a thread.
 	maxStuckReads = 4
+
+	// maxFolderReads limits the reads of files that must be in one folder, because a folder may have the files of thousands of
+	// tenants. With 10,000 threads, the Go runtime ends the process.
+	maxFolderReads = 128
+
+	// maxProbePause is the longest time between two reads that find out whether such a folder answers again.
+	maxProbePause = 10 * time.Minute
 )
 
 // smallFile is the content of a file and its permissions.
@@ -36,6 +46,8 @@ type fileReader struct {
 
 	mu    sync.Mutex
 	paths map[string]*filePath // the files that are being read
+
+	folders sync.Map // of *folderTurns, by the folder of Beneath
 }
 
 // filePath holds the reads of one file. It exists while at least one of them runs.
@@ -68,7 +80,7 @@ func (r *fileReader) Read(name string) (smallFile, error) {
 	case <-read.done:
 		return read.file, read.err
 	case <-timer.C:
-		return smallFile{}, fmt.Errorf("the file %s could not be read within %s, because its disk or its mount does not answer", shownName(name), FileTimeout)
+		return smallFile{}, stuck(name)
 	}
 }
 
@@ -96,7 +108,7 @@ func (r *fileReader) join(name string) *fileRead {
 }
 
 func (r *fileReader) run(name string, read *fileRead) {
-	read.file, read.err = r.read(name)
+	read.file, read.err = r.readInTurn(name)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	close(read.done)
@@ -108,6 +120,72 @@ func (r *fileReader) run(name string, read *fileRead) {
 	if p.running == 0 {
 		delete(r.paths, name)
 	}
+}
+
+// folderTurns limits the reads of the files of one folder.
+type folderTurns struct {
+	mu    sync.Mutex
+	turns *semaphore.Weighted
+	probe time.Time // when a read may begin although too many hang
+	pause time.Duration
+}
+
+func newFolderTurns() *folderTurns {
+	return &folderTurns{turns: semaphore.NewWeighted(maxFolderReads), pause: FileTimeout}
+}
+
+// readInTurn reads a file. One of a folder waits while too many of the folder are being read.
+func (r *fileReader) readInTurn(name string) (smallFile, error) {
+	folder, _, ok := strings.Cut(name, boundary)
+	if !ok {
+		return r.read(name)
+	}
+	of, _ := r.folders.LoadOrStore(folder, newFolderTurns())
+	f := of.(*folderTurns)
+	if turn := f.wait(); turn != nil {
+		defer turn.Release(1)
+		return r.read(name)
+	}
+	if !f.mayProbe(time.Now()) {
+		return smallFile{}, stuck(name)
+	}
+	defer f.renew() // if the read returns, the operator has replaced the mount
+	return r.read(name)
+}
+
+// wait returns the semaphore that the caller must release, or nil if its turn has not come in time.
+func (f *folderTurns) wait() *semaphore.Weighted {
+	f.mu.Lock()
+	turns := f.turns
+	f.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), FileTimeout)
+	defer cancel()
+	if turns.Acquire(ctx, 1) != nil {
+		return nil
+	}
+	return turns
+}
+
+// mayProbe reports whether one more read may find out whether the folder answers again.
+func (f *folderTurns) mayProbe(now time.Time) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if now.Before(f.probe) {
+		return false
+	}
+	f.probe, f.pause = now.Add(f.pause), min(2*f.pause, maxProbePause)
+	return true
+}
+
+// renew makes turns for the reads to come. Those that hang keep theirs.
+func (f *folderTurns) renew() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.turns, f.pause = semaphore.NewWeighted(maxFolderReads), FileTimeout
+}
+
+func stuck(name string) error {
+	return fmt.Errorf("the file %s could not be read within %s, because its disk or its mount does not answer", shownName(name), FileTimeout)
 }
 
 // readRegular reads a regular file. It follows symbolic links, because Kubernetes mounts secrets with them. A device may

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -136,6 +137,44 @@ func TestHungMountIsReplaced(t *testing.T) {
 			}
 		}
 		close(d.gate)
+	})
+}
+
+// A folder with the files of thousands of tenants that does not answer takes few threads, because each hung read takes one. It
+// does not delay other folders, and is read again after the operator has replaced it.
+func TestHungFolder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newHungDisk()
+		r := newFileReader(d.read)
+		for i := range 20_000 {
+			go func() {
+				if _, err := r.Read(Beneath("hung", strconv.Itoa(i))); err == nil || !strings.Contains(err.Error(), "could not be read within 2s") {
+					t.Errorf("got error %v", err)
+				}
+			}()
+			time.Sleep(10 * time.Millisecond)
+		}
+		time.Sleep(time.Minute)
+		if n := d.all.Load(); n < maxFolderReads || n > maxFolderReads+20 {
+			t.Errorf("%d reads hang, want %d and a few more", n, maxFolderReads)
+		}
+		d.hung.Store(false)
+		if _, err := r.Read(Beneath("other", "a")); err != nil {
+			t.Errorf("another folder: %v", err)
+		}
+		time.Sleep(maxProbePause)
+		_, _ = r.Read(Beneath("hung", "probe"))
+		time.Sleep(time.Second)
+		for i := range 200 {
+			if _, err := r.Read(Beneath("hung", strconv.Itoa(i))); err != nil {
+				t.Errorf("after the repair: %v", err)
+			}
+		}
+		close(d.gate)
+		synctest.Wait()
+		if len(r.paths) != 0 {
+			t.Errorf("the reader still holds %d paths", len(r.paths))
+		}
 	})
 }
 
