@@ -38,9 +38,10 @@ type Tenant struct {
 	// KeepHeader sends the header field that names the tenant on to the API. Default: false, the proxy removes it.
 	KeepHeader bool `json:"keep_header,omitempty"`
 
-	header string // canonical; empty if another part of the request names the tenant
-	value  string // the placeholder without braces
-	host   bool
+	header   string // canonical; empty if another part of the request names the tenant
+	variable string // of the request, for the name in the header field
+	value    string // the placeholder without braces
+	host     bool
 }
 
 // The defaults and limits of Tenant.
@@ -73,6 +74,7 @@ func (t *Tenant) provision() error {
 			return errTenantPlaceholder
 		}
 		t.header = http.CanonicalHeaderKey(field)
+		t.variable = "token_proxy.tenant." + t.header
 	}
 	if t.KeepHeader && t.header == "" {
 		return errors.New("keep: it needs a header field that names the tenant")

@@ -1,6 +1,10 @@
 package caddymodule
 
-import "net/http"
+import (
+	"net/http"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
 
 // tenants returns the tenants of a credential that has some.
 func (c *client) tenants() *tenants { return c.tenancy.(*tenants) }
@@ -11,14 +15,29 @@ func (c *client) tenantOf(r *http.Request) (*tenant, error) {
 		return nil, nil
 	}
 	name, ok := c.Tenant.nameOf(r)
+	if !ok {
+		name, ok = c.Tenant.namedBefore(r)
+	}
 	c.Tenant.removeFrom(r)
-	if ok {
-		return c.tenants().get(name)
+	if !ok {
+		return nil, errTenantName
 	}
-	// a handler in the handle_response of another one, which has removed the header field
-	p, proxying := r.Context().Value(proxiedKey{}).(*proxied)
-	if proxying && p.tenant != nil && p.tenant.of.client().Tenant.value == c.Tenant.value {
-		return c.tenants().get(p.tenant.name)
+	t, err := c.tenants().get(name)
+	if err == nil && c.Tenant.header != "" {
+		caddyhttp.SetVar(r.Context(), c.Tenant.variable, &t.name)
 	}
-	return nil, errTenantName
+	return t, err
+}
+
+// namedBefore returns the name that another handler has found in the request's header field and has removed. This handler is
+// in handle_response or handle_errors of that one.
+func (t *Tenant) namedBefore(r *http.Request) (string, bool) {
+	if t.header == "" || len(r.Header[t.header]) > 0 {
+		return "", false
+	}
+	before, ok := caddyhttp.GetVar(r.Context(), t.variable).(*string)
+	if !ok {
+		return "", false
+	}
+	return *before, true
 }

@@ -221,6 +221,17 @@ func TestTenantOfHandleResponse(t *testing.T) {
 	p.wantDenied(ask("/third"), 400, "tenant-name-not-valid") // whose tenants another field names
 }
 
+// A handler in handle_errors, which makes up for an upstream that is down, serves the same tenant.
+func TestTenantOfHandleErrors(t *testing.T) {
+	p := newTenantPlatform(t, "acme")
+	addr := freeAddr(t)
+	startCaddy(t, globalOptions(p.credential("api"))+
+		siteConfig(addr, "token_proxy api "+freeAddr(t)+"\n handle_errors {\n token_proxy api "+p.api.addr()+"\n }\n"))
+	p.wantTenant(p.ask("http://"+addr, "acme"), "acme")
+	p.wantDenied(p.ask("http://"+addr, "acme", "acme"), 400, "tenant-name-not-valid")
+	p.wantDenied(p.ask("http://"+addr), 400, "tenant-name-not-valid")
+}
+
 // An endpoint that is down is no reason to deny a tenant for good.
 func TestTenantEndpointDown(t *testing.T) {
 	p := newTenantPlatform(t)
