@@ -356,7 +356,12 @@ func TestMetricsAfterAFailedReload(t *testing.T) {
 	if err := s.load(good + "# again\n"); err != nil {
 		t.Fatal(err)
 	}
-	e := s.readMetrics()
+	var e exposition
+	eventually(t, "the gauges of the configuration in force", func() bool { // the old listener may answer for a moment
+		e = s.readMetrics()
+		_, ok := e.of("token_remaining_seconds", "credential", name)
+		return ok
+	})
 	e.wantFamilies(t)
 	e.wantNoDecreaseSince(t, before)
 	for _, family := range []string{"token_remaining_seconds", "backoff_seconds"} {
