@@ -62,7 +62,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //	        header           <name>|query:<name> [<format with {token}>]
 //	        prefetch         on|off
 //	        share            off
-//	        tenant           <placeholder> {
+//	        tenant           <placeholder>|basic {
 //	            max      <tenants>
 //	            new_rate <token calls a second>
 //	            keep
@@ -137,7 +137,7 @@ func (c *Credential) unmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		return err
 	}
 	for _, required := range []string{"provider", "client_id"} {
-		if !seen[required] {
+		if !seen[required] && !(required == "client_id" && c.Tenant.basic()) {
 			return d.Errf("%s is missing", required)
 		}
 	}

@@ -181,6 +181,12 @@ func (c *client) loadTransport() error {
 
 // loadClient reads the id and the secret once, so that a mistyped name is an error at load, not at the first request.
 func (c *client) loadClient() error {
+	if c.Tenant.basic() {
+		if !c.provider.NeedsSecret() {
+			return fmt.Errorf("tenant: `tenant basic` is for clients with a secret, and provider %s sends none as it is configured", c.status.Provider)
+		}
+		return nil
+	}
 	if c.ClientID == "" {
 		return errors.New("client_id is missing")
 	}

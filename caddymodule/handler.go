@@ -168,6 +168,9 @@ func (h *Handler) provisionOptions() error {
 	if h.credential.template != nil && len(h.TokenStub) > 0 {
 		return errors.New("token_stub: it is not possible with a credential that has tenants")
 	}
+	if h.credential.Tenant.basic() && h.ClientAuthorization != authorizationReplace {
+		return errors.New("client_authorization: with `tenant basic` it must be replace, because Authorization names the tenant")
+	}
 	if h.stub, err = newTokenStub(h.TokenStub, h.credential.provider, h.ClientAuthorization); err != nil {
 		return fmt.Errorf("token_stub: %w", err)
 	}
@@ -211,6 +214,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		h.deny(w, &problemMethod, status.DeniedMethod)
 		return nil
 	}
+	basic := h.credential.Tenant.basicIn(r) // before the field is removed
 	returns := false
 	if h.credential.header.sentBy(r) {
 		returns = mayReturn(r)
@@ -226,7 +230,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	h.credential.header.keepFromTrailer(r)
 
-	tenant, err := h.credential.tenantOf(r)
+	tenant, err := h.credential.tenantOf(r, basic)
 	if err != nil {
 		return h.withoutToken(w, err)
 	}

@@ -23,6 +23,7 @@ type problem struct {
 	retryAt    time.Time
 	allow      string
 	policy     string // Content-Security-Policy, for a browser that shows the answer
+	challenge  string // WWW-Authenticate
 }
 
 var (
@@ -78,6 +79,12 @@ var (
 		status: http.StatusBadRequest, proxyError: "http_request_denied", slug: "tenant-name-not-valid",
 		title:  "Tenant name not valid",
 		detail: "The request must name its tenant exactly once. A name has 1 to 64 of the characters a-z, 0-9, '-', '_' and '.', and begins and ends with a letter or a digit.",
+	}
+	problemTenantBasic = problem{ // a status that many clients wait for before they send the credentials that they have
+		status: http.StatusUnauthorized, proxyError: "http_request_denied", slug: "client-credentials-missing",
+		title:     "Client credentials missing",
+		detail:    "The request must have the id and the secret of an OAuth client in Authorization, once and with the scheme Basic.",
+		challenge: `Basic realm="token-proxy", charset="UTF-8"`,
 	}
 	problemTenant = problem{ // for unknown tenants and for refused credentials, so that clients cannot find out which tenants exist
 		status: http.StatusForbidden, proxyError: "http_request_denied", slug: "tenant-not-allowed",
@@ -164,6 +171,9 @@ func (p problem) header() http.Header {
 	}
 	if p.allow != "" {
 		h.Set("Allow", p.allow)
+	}
+	if p.challenge != "" {
+		h.Set("WWW-Authenticate", p.challenge)
 	}
 	if p.policy != "" {
 		h.Set("Content-Security-Policy", p.policy)

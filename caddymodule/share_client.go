@@ -33,6 +33,10 @@ func (s *Share) joinTenants(c *client) error {
 	if !c.shares() {
 		return nil
 	}
+	if c.Tenant.basic() {
+		// The names of records are digests that hold no secret, so they could not keep a wrong secret from the right one's.
+		return errors.New("tenant: replicas cannot share the tokens of `tenant basic`; set `share off` for this credential")
+	}
 	if !s.expires() {
 		return errors.New("tenant: the store of shared tokens keeps what it has for ever, and with tenants that would grow without end; use `store redis`, or set `share off` for this credential")
 	}

@@ -24,7 +24,11 @@ type Tenant struct {
 	// Name is the placeholder of the request that names the tenant, such as {http.request.header.X-Tenant},
 	// {http.request.host.labels.2}, {http.request.uri.path.0} or {http.vars.tenant}. A header field must occur exactly once.
 	// A name in the host is changed to lower case. Every client that reaches the listener chooses its tenant, so the value
-	// must come from where clients cannot forge it, or all of them must be trusted. Required.
+	// must come from where clients cannot forge it, or all of them must be trusted.
+	//
+	// Or it is "basic". The credentials that a request has in Authorization: Basic are then the id and the secret of the
+	// client, the credential has neither, and no value can use {tenant}. The proxy shows id and secret to the token endpoint
+	// only. Required.
 	Name string `json:"name,omitempty"`
 
 	// Max is the number of tenants that have a place at a time. Without a free place, a tenant whose token has expired unused
@@ -53,7 +57,7 @@ const (
 )
 
 var (
-	errTenantPlaceholder = errors.New("the name must be one placeholder of the request with its full name, such as {http.request.header.X-Tenant}")
+	errTenantPlaceholder = errors.New("the name must be one placeholder of the request with its full name, such as {http.request.header.X-Tenant}, or basic")
 	errTenantMax         = errors.New("max: it must be between 1 and 1000000 tenants")
 	errTenantRate        = errors.New("new_rate: it must be between 1 and 10000 token calls a second")
 
@@ -63,6 +67,27 @@ var (
 
 // provision checks the options and sets the defaults.
 func (t *Tenant) provision() error {
+	if err := t.provisionName(); err != nil {
+		return err
+	}
+	if t.KeepHeader && t.header == "" {
+		return errors.New("keep: it needs a header field that names the tenant")
+	}
+	t.Max = cmp.Or(t.Max, defaultTenants)
+	t.NewRate = cmp.Or(t.NewRate, defaultTenantRate)
+	switch {
+	case t.Max < 1 || t.Max > mostTenants:
+		return errTenantMax
+	case t.NewRate < 1 || t.NewRate > mostTenantRate:
+		return errTenantRate
+	}
+	return nil
+}
+
+func (t *Tenant) provisionName() error {
+	if t.basic() {
+		return nil
+	}
 	m := requestPlaceholder.FindStringSubmatch(t.Name)
 	if m == nil {
 		return errTenantPlaceholder
@@ -75,17 +100,6 @@ func (t *Tenant) provision() error {
 		}
 		t.header = http.CanonicalHeaderKey(field)
 		t.variable = "token_proxy.tenant." + t.header
-	}
-	if t.KeepHeader && t.header == "" {
-		return errors.New("keep: it needs a header field that names the tenant")
-	}
-	t.Max = cmp.Or(t.Max, defaultTenants)
-	t.NewRate = cmp.Or(t.NewRate, defaultTenantRate)
-	switch {
-	case t.Max < 1 || t.Max > mostTenants:
-		return errTenantMax
-	case t.NewRate < 1 || t.NewRate > mostTenantRate:
-		return errTenantRate
 	}
 	return nil
 }

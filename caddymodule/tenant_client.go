@@ -31,6 +31,10 @@ func (c *client) forTenant(t *tenant) (_ *client, end func(), err error) {
 	if learner, ok := of.provider.(provider.Learner); ok {
 		learner.Inherit(c.provider)
 	}
+	if t.basic != nil {
+		of.id, of.secret = option.Literal(t.basic.id), option.Literal(t.basic.secret)
+		return &of, end, nil
+	}
 	if of.id, err = option.NewReader(c.template.in(c.template.clientID, t.name)); err == nil && c.provider.NeedsSecret() && c.secret == (option.Reader{}) {
 		of.secret, err = option.NewReader(c.template.in(c.template.clientSecret, t.name))
 	}
@@ -47,7 +51,7 @@ func (t *tenant) Prepare() token.Call {
 	s, err := t.readSecrets(c)
 	if err != nil {
 		failed := provider.Misconfigured(err)
-		if option.IsMissing(err) {
+		if option.IsMissing(err) && t.basic == nil {
 			failed.Cause = token.CauseTenant
 		}
 		return token.Call{

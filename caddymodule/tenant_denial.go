@@ -11,10 +11,12 @@ import (
 type tenantDenial struct {
 	why     status.TenantDenied
 	retryAt time.Time
+	basic   bool // the request must have credentials
 }
 
 var (
 	errTenantName    = &tenantDenial{why: status.TenantInvalid}
+	errTenantBasic   = &tenantDenial{why: status.TenantInvalid, basic: true}
 	errTenantUnknown = &tenantDenial{why: status.TenantUnknown}
 )
 
@@ -22,10 +24,12 @@ var (
 func (d *tenantDenial) Error() string { return "the proxy denies the tenant: " + d.why.String() }
 
 func (d *tenantDenial) problem() problem {
-	switch d.why {
-	case status.TenantInvalid:
+	switch {
+	case d.basic:
+		return problemTenantBasic
+	case d.why == status.TenantInvalid:
 		return problemTenantName
-	case status.TenantUnknown:
+	case d.why == status.TenantUnknown:
 		return problemTenant
 	default:
 		p := problemTenantLater

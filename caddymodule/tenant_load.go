@@ -22,6 +22,10 @@ func (c *Credential) checkTenant() error {
 	switch {
 	case c.Tenant == nil:
 		return nil
+	case c.Tenant.basic() && c.ClientID != "":
+		return errors.New("client_id: remove it, because with `tenant basic` it comes from the request")
+	case c.Tenant.basic() && c.ClientSecret != "":
+		return errors.New("client_secret: remove it, because with `tenant basic` it comes from the request")
 	case c.Prefetch:
 		return errors.New("prefetch: it is not possible with tenant, because the tenants are not known before their requests")
 	case len(c.APIHosts) == 0:

@@ -9,10 +9,14 @@ import (
 // tenants returns the tenants of a credential that has some.
 func (c *client) tenants() *tenants { return c.tenancy.(*tenants) }
 
-// tenantOf returns the tenant that the request names, or nil for a credential without tenants. The error is a *tenantDenial.
-func (c *client) tenantOf(r *http.Request) (*tenant, error) {
-	if c.template == nil {
+// tenantOf returns the tenant that the request names, or nil for a credential without tenants. basic are the credentials that
+// basicIn has found in the request. The error is a *tenantDenial.
+func (c *client) tenantOf(r *http.Request, basic string) (*tenant, error) {
+	switch {
+	case c.template == nil:
 		return nil, nil
+	case c.Tenant.basic():
+		return c.basicTenantOf(r, basic)
 	}
 	name, ok := c.Tenant.nameOf(r)
 	if !ok {
@@ -40,4 +44,22 @@ func (t *Tenant) namedBefore(r *http.Request) (string, bool) {
 		return "", false
 	}
 	return *before, true
+}
+
+// basicVariable is the variable of a request for its tenant by `tenant basic`. Its value is a pointer to a pointer, which shows
+// nothing as a placeholder.
+const basicVariable = "token_proxy.tenant basic"
+
+// basicTenantOf is tenantOf for `tenant basic`. In handle_response or handle_errors of another handler, the credentials are
+// removed already. A client's secret goes to no other token endpoint than that of the credential it was sent to.
+func (c *client) basicTenantOf(r *http.Request, basic string) (*tenant, error) {
+	before, ok := caddyhttp.GetVar(r.Context(), basicVariable).(**tenant)
+	if basic == "" && ok && (*before).of == c.tenants() {
+		return (*before).current(), nil
+	}
+	t, err := c.tenants().getBasic(basic)
+	if err == nil {
+		caddyhttp.SetVar(r.Context(), basicVariable, &t)
+	}
+	return t, err
 }

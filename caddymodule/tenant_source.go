@@ -21,7 +21,8 @@ import (
 type tenant struct {
 	of     *tenants
 	name   string
-	key    token.Key // of the source in the vault; empty if the vault is not to remember it
+	basic  *basicClient // nil unless the tenant is a client of `tenant basic`
+	key    token.Key    // of the source in the vault; empty if the vault is not to remember it
 	source *token.Source
 	calls  *rate.Limiter // of calls without a token; nil until the second, which most tenants never make
 	shared *tenantShared // nil until a configuration shares the tokens
@@ -41,8 +42,8 @@ const (
 )
 
 // newTenant makes a tenant. If the vault remembers it from an earlier configuration, its token is still there.
-func newTenant(of *tenants, c *client, name string) *tenant {
-	t := &tenant{of: of, name: name}
+func newTenant(of *tenants, c *client, name string, basic *basicClient) *tenant {
+	t := &tenant{of: of, name: name, basic: basic}
 	key, _, _, err := c.identifyTenant(t)
 	if err == nil { // otherwise the token call finds out what is wrong
 		t.key = key
@@ -102,7 +103,7 @@ func (t *tenant) Admit() error {
 		t.called = true
 		return nil
 	}
-	return &tenantDenial{status.TenantLimited, now.Add(max(wait, untilCall(t.of.calls, now)))}
+	return &tenantDenial{why: status.TenantLimited, retryAt: now.Add(max(wait, untilCall(t.of.calls, now)))}
 }
 
 // untilCall returns how long a limiter allows no call. (A rate.Reservation would also tell, but one that is canceled after
@@ -129,16 +130,27 @@ var unlimited = rate.NewLimiter(rate.Inf, 0)
 func (t *tenant) ID() string { return t.of.client().name }
 
 // Observe implements token.Observer.
-func (t *tenant) Observe(e token.Event) { t.of.client().status.ObserveTenant(t.name, e) }
+func (t *tenant) Observe(e token.Event) {
+	if e.Err == nil && !e.Rejected {
+		t.prove()
+	}
+	t.of.client().status.ObserveTenant(t.name, e)
+}
 
-// failed returns the failure of a request of the tenant. A tenant whose files are gone loses its place.
+// failed returns the failure of a request of the tenant. A tenant whose files are gone loses its place, and so does a client
+// of `tenant basic` that is refused.
 func (t *tenant) failed(err error) error {
 	if t == nil {
 		return err
 	}
-	if e, ok := errors.AsType[*token.Error](err); ok && e.Cause == token.CauseTenant {
-		t.of.remove(t)
-		t.of.unknown.add(t.name, time.Now())
+	e, ok := errors.AsType[*token.Error](err)
+	if t.basic != nil {
+		denied, _ := errors.AsType[*tenantDenial](err)
+		t.failedBasic(ok && e.Kind == token.Refused, denied)
+		return err
+	}
+	if ok && e.Cause == token.CauseTenant {
+		t.of.forget(t, unknownMemory)
 		return errTenantUnknown
 	}
 	return err
@@ -162,7 +174,7 @@ func (t *tenant) sourceOr(s *token.Source) *token.Source {
 
 // expose sets the placeholder with the tenant's name, which upstreams can use.
 func (t *tenant) expose(r *http.Request) {
-	if t != nil {
+	if t != nil && t.basic == nil {
 		r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).Set(keptPlaceholder+"tenant", t.name)
 	}
 }

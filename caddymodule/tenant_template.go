@@ -91,33 +91,36 @@ func newTenantTemplate(config *Credential) (*tenantTemplate, error) {
 	t := new(tenantTemplate)
 	used := 0
 	for _, name := range slices.Sorted(maps.Keys(options)) {
-		options[name], err = t.compile(name, options[name], &used, config.Tenant != nil)
+		options[name], err = t.compile(name, options[name], &used, config.Tenant)
 		if err != nil {
 			return nil, err
 		}
 	}
-	if used == 0 {
+	if used == 0 && !config.Tenant.basic() {
 		return nil, &tenantError{"tenant", "no value uses {tenant}, so that all tenants would be the same client; use it in client_id, client_secret or the provider"}
 	}
 	return t, t.keep(options)
 }
 
 // compile returns the value with the boundaries that files of tenants must not leave.
-func (t *tenantTemplate) compile(path string, value any, used *int, allowed bool) (any, error) {
+func (t *tenantTemplate) compile(path string, value any, used *int, tenant *Tenant) (any, error) {
 	switch v := value.(type) {
 	case string:
 		if !strings.Contains(v, placeholderTenant) {
 			return v, nil
 		}
 		*used++
-		if !allowed && usesOf(path) != 0 {
+		if tenant == nil && usesOf(path) != 0 {
 			return nil, &tenantError{optionOfPath(path), "{tenant} needs the option tenant"}
+		}
+		if tenant.basic() {
+			return nil, &tenantError{optionOfPath(path), "{tenant} is not possible with `tenant basic`, whose clients have no name"}
 		}
 		return t.compileText(path, v)
 	case []any:
 		for i := range v {
 			var err error
-			if v[i], err = t.compile(path, v[i], used, allowed); err != nil {
+			if v[i], err = t.compile(path, v[i], used, tenant); err != nil {
 				return nil, err
 			}
 		}
@@ -127,7 +130,7 @@ func (t *tenantTemplate) compile(path string, value any, used *int, allowed bool
 				return nil, &tenantError{optionOfPath(path), "{tenant} cannot be part of a name"}
 			}
 			var err error
-			if v[name], err = t.compile(path+"."+name, v[name], used, allowed); err != nil {
+			if v[name], err = t.compile(path+"."+name, v[name], used, tenant); err != nil {
 				return nil, err
 			}
 		}

@@ -43,6 +43,10 @@ type tenants struct {
 	all     sync.Map // of *tenant, by name
 	places  atomic.Int64
 	unknown unknownTenants
+
+	// attempts has the clients of `tenant basic` whose secrets are tried.
+	attempts attempts
+
 	lookups *rate.Limiter
 	calls   *rate.Limiter // of tenants without a token
 	group   singleflight.Group
@@ -150,10 +154,15 @@ func (ts *tenants) get(name string) (*tenant, error) {
 	if t, ok := ts.find(name); ok {
 		return t.current(), nil
 	}
+	return ts.getNew(name, nil)
+}
+
+// getNew returns a tenant that has no place yet. The client is that of `tenant basic`, otherwise nil.
+func (ts *tenants) getNew(name string, client *basicClient) (*tenant, error) {
 	if ts.unknown.has(name, time.Now()) {
 		return nil, errTenantUnknown
 	}
-	found, err, _ := ts.group.Do(name, func() (any, error) { return ts.lookUp(name) })
+	found, err, _ := ts.group.Do(name, func() (any, error) { return ts.lookUp(name, client) })
 	if err != nil {
 		return nil, err
 	}
@@ -169,19 +178,22 @@ func (ts *tenants) find(name string) (*tenant, bool) {
 }
 
 // lookUp finds out whether a tenant exists, and gives it a place.
-func (ts *tenants) lookUp(name string) (*tenant, error) {
+func (ts *tenants) lookUp(name string, client *basicClient) (*tenant, error) {
 	if t, ok := ts.find(name); ok { // since the first look
 		return t, nil
 	}
 	if !ts.lookups.Allow() {
-		return nil, &tenantDenial{status.TenantLimited, time.Now().Add(time.Second)}
+		return nil, &tenantDenial{why: status.TenantLimited, retryAt: time.Now().Add(time.Second)}
 	}
 	c := ts.client()
+	if c.Tenant.basic() {
+		return ts.lookUpBasic(c, name, client)
+	}
 	if c.template.missing(name) {
-		ts.unknown.add(name, time.Now())
+		ts.unknown.add(name, unknownMemory, time.Now())
 		return nil, errTenantUnknown
 	}
-	return ts.add(newTenant(ts, c, name))
+	return ts.add(newTenant(ts, c, name, nil))
 }
 
 // missing reports whether the tenant has no file. If a file cannot be read for another reason, the tenant exists, and the
@@ -201,7 +213,7 @@ func (ts *tenants) add(t *tenant) (*tenant, error) {
 	defer ts.mu.Unlock()
 	now := time.Now()
 	if most := int64(ts.client().Tenant.Max); ts.places.Load() >= most && !ts.makeRoom(most, now) {
-		return nil, &tenantDenial{status.TenantFull, now.Add(fullPause)}
+		return nil, &tenantDenial{why: status.TenantFull, retryAt: now.Add(fullPause)}
 	}
 	ts.all.Store(t.name, t)
 	ts.places.Add(1)
@@ -225,12 +237,20 @@ func (ts *tenants) makeRoom(most int64, now time.Time) bool {
 	return ts.places.Load() < most
 }
 
-// remove takes a tenant's place away, unless another tenant of this name has it.
-func (ts *tenants) remove(t *tenant) {
-	if ts.all.CompareAndDelete(t.name, t) {
+// remove takes a tenant's place away, unless another tenant of this name has it. It reports whether it did.
+func (ts *tenants) remove(t *tenant) bool {
+	removed := ts.all.CompareAndDelete(t.name, t)
+	if removed {
 		ts.places.Add(-1)
 		t.source.Rest()
 	}
+	return removed
+}
+
+// forget takes the place of a tenant that has turned out not to exist.
+func (ts *tenants) forget(t *tenant, memory time.Duration) {
+	ts.unknown.add(t.name, memory, time.Now()) // first, so that no request looks it up in between
+	ts.remove(t)
 }
 
 // purge forgets the tokens of all tenants.
@@ -278,7 +298,8 @@ func (u *unknownTenants) has(name string, now time.Time) bool {
 	return ok && now.Before(until)
 }
 
-func (u *unknownTenants) add(name string, now time.Time) {
+// add remembers a tenant for a time, which must always be the same.
+func (u *unknownTenants) add(name string, memory time.Duration, now time.Time) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for len(u.oldest) > 0 && !now.Before(u.until[u.oldest[0]]) {
@@ -291,6 +312,6 @@ func (u *unknownTenants) add(name string, now time.Time) {
 	if u.until == nil {
 		u.until = make(map[string]time.Time)
 	}
-	u.until[name] = now.Add(unknownMemory)
+	u.until[name] = now.Add(memory)
 	u.oldest = append(u.oldest, name)
 }

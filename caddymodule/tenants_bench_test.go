@@ -50,7 +50,7 @@ func fill(t testing.TB, c *client, from, to int) {
 	}
 	c.tenants().calls.SetLimit(rate.Inf)
 	for i := from; i < to; i++ {
-		of, err := c.tenants().add(newTenant(c.tenants(), c, numberedTenant(i)))
+		of, err := c.tenants().add(newTenant(c.tenants(), c, numberedTenant(i), nil))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -186,7 +186,7 @@ func BenchmarkTenantFlood(b *testing.B) {
 			for b.Loop() {
 				r.Header["X-Tenant"] = oneTenant
 				began := time.Now()
-				of, err := c.tenantOf(r)
+				of, err := c.tenantOf(r, "")
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -78,7 +78,7 @@ func numberedTenant(i int) string { return fmt.Sprintf("shop-%d", i) }
 func (c *client) leaseFor(name string) (token.Lease, error) {
 	r := httptest.NewRequest(http.MethodGet, "/", nil)
 	r.Header.Set("X-Tenant", name)
-	of, err := c.tenantOf(r)
+	of, err := c.tenantOf(r, "")
 	if err != nil {
 		return token.Lease{}, err
 	}
@@ -103,8 +103,14 @@ func inTenantBubble(t *testing.T, tenants int, options string, f func(t *testing
 	}
 	e := newTenantCalls()
 	c := provisionTenants(t, folder, options, e.fetch) // outside, because the process keeps some of it
+	inBubbleOf(t, c, func(t *testing.T) { f(t, c, e) })
+}
+
+// inBubbleOf runs a test in virtual time with a client from outside, and lets its tenants fall asleep at the end.
+func inBubbleOf(t *testing.T, c *client, f func(t *testing.T)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		f(t, c, e)
+		f(t)
 		c.tenants().all.Range(func(_, of any) bool {
 			of.(*tenant).source.Rest()
 			return true
@@ -177,12 +183,12 @@ func TestUnknownTenantsAreBounded(t *testing.T) {
 	var u unknownTenants
 	now := time.Now()
 	for i := range mostUnknown + 100 {
-		u.add(fmt.Sprint(i), now)
+		u.add(fmt.Sprint(i), unknownMemory, now)
 	}
 	if len(u.until) != mostUnknown || len(u.oldest) != mostUnknown || !u.has("0", now) || u.has(fmt.Sprint(mostUnknown), now) {
 		t.Errorf("%d are remembered", len(u.until))
 	}
-	u.add("new", now.Add(unknownMemory))
+	u.add("new", unknownMemory, now.Add(unknownMemory))
 	if len(u.until) != 1 || len(u.oldest) != 1 || !u.has("new", now.Add(unknownMemory)) {
 		t.Errorf("%d are remembered after the time, want the new one", len(u.until))
 	}

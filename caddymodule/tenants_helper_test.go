@@ -32,6 +32,7 @@ type tenantPlatform struct {
 	mu      sync.Mutex
 	clients map[string]*devserver.TokenEndpoint // by client id
 	refused int                                 // calls of clients that the endpoint does not know
+	form    url.Values                          // of the latest call
 }
 
 func newTenantPlatform(t *testing.T, tenants ...string) *tenantPlatform {
@@ -73,6 +74,7 @@ func (p *tenantPlatform) serveTokens(w http.ResponseWriter, r *http.Request) {
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	form, _ := url.ParseQuery(string(body))
 	p.mu.Lock()
+	p.form = form
 	endpoint, ok := p.clients[form.Get("client_id")]
 	if !ok {
 		p.refused++

@@ -168,6 +168,11 @@ func TestTenantMistakes(t *testing.T) {
 			"api_hosts": ["a.example"], "header": {"name": "x-token"}, "tenant": {"name": "{http.request.header.X-Token}"}}`,
 		"tenant: the field Authorization cannot name the tenant": `{"provider": {"name": "elastic_path"}, "client_id": "{tenant}", "client_secret": "{env.TOKEN_PROXY_TEST_SECRET}",
 			"api_hosts": ["a.example"], "tenant": {"name": "{http.request.header.authorization}"}}`,
+		"client_id: remove it": `{"provider": {"name": "elastic_path"}, "client_id": "a", "api_hosts": ["a.example"], "tenant": {"name": "basic"}}`,
+		"client_secret: remove it": `{"provider": {"name": "elastic_path"}, "client_secret": "{env.TOKEN_PROXY_TEST_SECRET}", "api_hosts": ["a.example"],
+			"tenant": {"name": "basic"}}`,
+		"`tenant basic` is for clients with a secret": `{"provider": {"name": "elastic_path", "grant": "implicit"}, "api_hosts": ["a.example"],
+			"tenant": {"name": "basic"}}`,
 		"client_secret is missing": `{"provider": {"name": "elastic_path"}, "client_id": "{tenant}", "api_hosts": ["a.example"], ` + tenant + `}`,
 		"unknown region": `{"provider": {"name": "elastic_path", "region": "mars"}, "client_id": "{tenant}", "client_secret": "{env.TOKEN_PROXY_TEST_SECRET}",
 			"api_hosts": ["a.example"], ` + tenant + `}`,
@@ -191,6 +196,17 @@ func TestTenantMistakes(t *testing.T) {
 	err = s.load(share + siteConfig(addr, "token_proxy api "+p.api.addr()))
 	if err == nil || !strings.Contains(err.Error(), "tenant: the store of shared tokens keeps what it has for ever") {
 		t.Errorf("share storage: %v", err)
+	}
+	basic := "{\n token_proxy {\n share {\n store redis {\n address 127.0.0.1:1\n }\n key {env.TOKEN_PROXY_TEST_KEY}\n }\n " + p.basicCredential("api") + "}\n}\n"
+	err = s.load(basic + siteConfig(addr, "token_proxy api "+p.api.addr()))
+	if err == nil || !strings.Contains(err.Error(), "replicas cannot share the tokens of `tenant basic`") {
+		t.Errorf("share with tenant basic: %v", err)
+	}
+	for _, choice := range []string{"keep", "reject"} {
+		err = s.load(globalOptions(p.basicCredential("api")) + siteConfig(addr, "token_proxy api "+p.api.addr()+" {\n client_authorization "+choice+"\n}"))
+		if err == nil || !strings.Contains(err.Error(), "client_authorization: with `tenant basic` it must be replace") {
+			t.Errorf("client_authorization %s: %v", choice, err)
+		}
 	}
 	off := strings.Replace(share, "api_hosts", "share off\n api_hosts", 1)
 	if err := s.load(off + siteConfig(addr, "token_proxy api "+p.api.addr())); err != nil {

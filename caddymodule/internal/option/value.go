@@ -80,6 +80,9 @@ func NewReader(configured string) (Reader, error) {
 	return Reader{literal: token.NewSecret(configured)}, nil
 }
 
+// Literal returns a Reader of the value itself, in which nothing is a placeholder.
+func Literal(value token.Secret) Reader { return Reader{literal: value} }
+
 // IsLiteral reports whether the configuration holds the value itself.
 func (r Reader) IsLiteral() bool { return r.env == "" && r.file == "" }
 

@@ -1,0 +1,405 @@
+package caddymodule
+
+import (
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
+)
+
+// basicCredential is the configuration of a credential whose clients come with the requests.
+func (p *tenantPlatform) basicCredential(name string, options ...string) string {
+	host, _, _ := strings.Cut(p.api.addr(), ":")
+	return fmt.Sprintf("credential %s {\n tenant basic {\n%s\n }\n provider elastic_path {\n token_url %s\n }\n api_hosts %s\n}\n",
+		name, strings.Join(options, "\n"), p.url, host)
+}
+
+// askAs sends a request with the credentials of a client.
+func (p *tenantPlatform) askAs(base, tenant, secret string) clientAnswer {
+	p.t.Helper()
+	return p.askWith(base, basicAuthorization(p.prefix+tenant, secret))
+}
+
+func (p *tenantPlatform) askWith(base string, authorization ...string) clientAnswer {
+	p.t.Helper()
+	req, err := http.NewRequest(http.MethodGet, base+"/orders", nil)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	req.Header["Authorization"] = authorization
+	a, err := tryAsk(testClient(p.t), req)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return a
+}
+
+func (p *tenantPlatform) startBasic() (*caddyServer, string) {
+	p.t.Helper()
+	addr := freeAddr(p.t)
+	return startCaddy(p.t, globalOptions(p.basicCredential("api"))+siteConfig(addr, "token_proxy api "+p.api.addr())), "http://" + addr
+}
+
+// The client that a request names by Authorization: Basic gets a token of its own. A wrong secret gets none, costs one call,
+// and does not keep the right one from being served. A new secret works at once.
+func TestBasicTenants(t *testing.T) {
+	p := newTenantPlatform(t, "a", "b")
+	_, base := p.startBasic()
+	for range 3 {
+		p.wantTenant(p.askAs(base, "a", "secret-of-a"), "a")
+		p.wantTenant(p.askAs(base, "b", "secret-of-b"), "b")
+	}
+	if n := p.calls(); n != 2 {
+		t.Errorf("%d token calls, want one for each client", n)
+	}
+	for range 3 {
+		for _, wrong := range []string{"wrong", "secret-of-b"} {
+			p.wantDenied(p.askAs(base, "a", wrong), 403, "tenant-not-allowed")
+		}
+		p.wantTenant(p.askAs(base, "a", "secret-of-a"), "a")
+	}
+	if n := p.calls(); n != 4 {
+		t.Errorf("%d token calls, want one more for each wrong secret", n)
+	}
+	if n := runningApp().clients["api"].tenants().count(); n != 2 {
+		t.Errorf("%d clients have a place, want those with a token", n)
+	}
+	endpoint := p.clients[p.prefix+"a"]
+	p.mu.Lock()
+	endpoint.ClientSecret = "changed-secret"
+	p.mu.Unlock()
+	p.wantTenant(p.askAs(base, "a", "changed-secret"), "a")
+	p.wantTenant(p.askAs(base, "a", "secret-of-a"), "a") // until its token expires
+	if n := p.calls(); n != 5 {
+		t.Errorf("%d token calls, want one more for the new secret", n)
+	}
+	old, _ := runningApp().clients["api"].tenants().find(basicName(strings.TrimPrefix(basicAuthorization(p.prefix+"a", "secret-of-a"), "Basic ")))
+	old.source.Purge()
+	p.wantDenied(p.askAs(base, "a", "secret-of-a"), 403, "tenant-not-allowed")
+	p.wantTenant(p.askAs(base, "a", "changed-secret"), "a")
+	for _, r := range p.api.received() {
+		if !strings.HasPrefix(r.Header.Get("Authorization"), "Bearer ") || len(r.Header["Authorization"]) != 1 {
+			t.Error("the API got the client's credentials")
+		}
+	}
+}
+
+// A request without the credentials of one client is asked for them, and costs nothing.
+func TestBasicTenantIsRequired(t *testing.T) {
+	p := newTenantPlatform(t, "a")
+	_, base := p.startBasic()
+	good := basicAuthorization(p.prefix+"a", "secret-of-a")
+	encode := func(pair string) string { return "Basic " + base64.StdEncoding.EncodeToString([]byte(pair)) }
+	for name, values := range map[string][]string{
+		"none":            nil,
+		"two":             {good, good},
+		"an empty one":    {"", good},
+		"a list":          {good + ", " + good},
+		"another scheme":  {"Bearer abc"},
+		"only the scheme": {"Basic"},
+		"not base64":      {"Basic !!!!"},
+		"no padding":      {strings.TrimRight(encode("a:bb"), "=")},
+		"another end":     {"Basic YTpiYh=="}, // its last bits are not 0
+		"no colon":        {encode("ab")},
+		"no id":           {encode(":b")},
+		"no secret":       {encode("a:")},
+		"blank secret":    {encode("a: ")},
+		"control":         {encode("a:b\nc")},
+		"NUL":             {encode("a\x00:b")},
+		"not UTF-8":       {encode("a:b\xff")},
+		"long":            {encode("a:" + strings.Repeat("b", maxBasic))},
+	} {
+		a := p.askWith(base, values...)
+		p.wantDenied(a, 401, "client-credentials-missing")
+		if a.Header.Get("WWW-Authenticate") != `Basic realm="token-proxy", charset="UTF-8"` {
+			t.Errorf("%s: the challenge is %q", name, a.Header["Www-Authenticate"])
+		}
+	}
+	if p.calls() != 0 || len(p.api.received()) != 0 {
+		t.Errorf("%d token calls, and %d requests have reached the API", p.calls(), len(p.api.received()))
+	}
+	p.wantTenant(p.askWith(base, "bAsIc  "+strings.TrimPrefix(good, "Basic ")), "a")
+	p.wantTenant(p.askWith(base, good), "a")
+	if n := p.calls(); n != 1 {
+		t.Errorf("%d token calls for two spellings of the scheme, want one", n)
+	}
+}
+
+// What looks like a placeholder in the credentials of a request is text.
+func TestBasicTenantHasNoPlaceholders(t *testing.T) {
+	p := newTenantPlatform(t)
+	p.write("x", "secret", "canary-in-a-file")
+	t.Setenv("TOKEN_PROXY_TEST_CANARY", "canary-in-a-variable")
+	_, base := p.startBasic()
+	for _, secret := range []string{"{env.TOKEN_PROXY_TEST_CANARY}", "{file." + p.folder + "/x/secret}", "{tenant}", "{http.request.host}"} {
+		p.wantDenied(p.askWith(base, basicAuthorization(secret, secret)), 403, "tenant-not-allowed")
+		p.mu.Lock()
+		form := p.form
+		p.mu.Unlock()
+		if form.Get("client_secret") != secret || form.Get("client_id") != secret {
+			t.Errorf("the token endpoint got %v, want %s", form, secret)
+		}
+	}
+}
+
+// The secret of a client is nowhere but at the token endpoint, whether it is right or wrong.
+func TestBasicSecretIsNotShown(t *testing.T) {
+	const right, wrong = "right-secret-4711-canary", "wrong-secret-4711-canary"
+	p := newTenantPlatform(t, "a")
+	p.clients[p.prefix+"a"].ClientSecret = right
+	addr, downAddr := freeAddr(t), freeAddr(t)
+	global := strings.Replace(globalOptions(p.basicCredential("api")), "{\n", "{\n debug\n", 1)
+	s := startOperated(t, global+siteConfig(addr, "log\nlog_append seen {http.request.header.Authorization}{http.token_proxy.tenant}\ntoken_proxy api "+p.api.addr())+
+		siteConfig(downAddr, "token_proxy api "+freeAddr(t)), nil)
+	p.wantTenant(p.askAs("http://"+addr, "a", right), "a")
+	answers := []clientAnswer{p.askAs("http://"+addr, "a", wrong), p.askAs("http://"+addr, "a", wrong), p.askAs("http://"+downAddr, "a", right)}
+	p.clients[p.prefix+"a"].Registry.RevokeAll(p.prefix + "a")
+	p.wantTenant(p.askAs("http://"+addr, "a", right), "a")
+	for _, path := range []string{"/config/", "/metrics", "/token_proxy/credentials", "/token_proxy/credentials/api", "/debug/vars", "/debug/pprof/goroutine?debug=2"} {
+		answers = append(answers, s.ask(http.MethodGet, path))
+	}
+	texts := []string{s.logs()}
+	for _, a := range answers {
+		texts = append(texts, a.body, fmt.Sprint(a.Header))
+	}
+	for _, r := range p.api.received() {
+		texts = append(texts, fmt.Sprint(r.Header))
+	}
+	for _, part := range []string{"handled request", "no token for a tenant", "upstream roundtrip"} {
+		if !strings.Contains(texts[0], part) {
+			t.Errorf("the log is without %q", part)
+		}
+	}
+	for _, secret := range []string{right, wrong} {
+		for _, spelled := range []string{secret, base64.StdEncoding.EncodeToString([]byte(p.prefix + "a:" + secret)), base64.StdEncoding.EncodeToString([]byte(secret))[:20]} {
+			for i, text := range texts {
+				if strings.Contains(text, spelled) {
+					t.Errorf("text %d has the secret: %s", i, text)
+				}
+			}
+		}
+	}
+}
+
+// In the handle_response of another handler, the client is still known, but only to the credential that it was sent to.
+func TestBasicTenantOfHandleResponse(t *testing.T) {
+	p, other := newTenantPlatform(t, "a"), newTenantPlatform(t)
+	down := serveHTTP(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusTeapot) }))
+	for _, second := range []string{"api", "other"} {
+		addr := freeAddr(t)
+		startCaddy(t, globalOptions(p.basicCredential("api")+other.basicCredential("other"))+
+			siteConfig(addr, "token_proxy api "+down.Listener.Addr().String()+" {\n @teapot status 418\n handle_response @teapot {\n"+
+				"token_proxy "+second+" "+p.api.addr()+"\n}\n}"))
+		a := p.askAs("http://"+addr, "a", "secret-of-a")
+		if second == "api" {
+			p.wantTenant(a, "a")
+		} else {
+			p.wantDenied(a, 401, "client-credentials-missing")
+		}
+	}
+	if other.calls() != 0 {
+		t.Error("another token endpoint got the secret")
+	}
+}
+
+const basicJSON = `{"provider": {"name": "elastic_path"}, "api_hosts": ["127.0.0.1"], "tenant": {"name": "basic" %s}}`
+
+// newBasicClients provisions a credential for clients of requests, whose tokens come from fetch by id and secret.
+func newBasicClients(t *testing.T, options string, fetch func(id, secret string) (provider.Issued, error)) *client {
+	t.Helper()
+	if _, err := tenantVault(); err != nil { // its goroutines live as long as the process
+		t.Fatal(err)
+	}
+	c := provisionTenantCredential(t, fmt.Sprintf(basicJSON, options))
+	c.tenants().fetcherOf = func(of *tenant) token.Fetcher {
+		return tenantFetch{of, func(string) (provider.Issued, error) { return fetch(of.basic.id.Reveal(), of.basic.secret.Reveal()) }}
+	}
+	t.Cleanup(c.start())
+	return c
+}
+
+func (c *client) leaseAs(id, secret string) (token.Lease, error) {
+	r, _ := http.NewRequest(http.MethodGet, "/", nil)
+	r.SetBasicAuth(id, secret)
+	of, err := c.tenantOf(r, c.Tenant.basicIn(r))
+	if err != nil {
+		return token.Lease{}, err
+	}
+	lease, _, err := c.serveFor(r, of)
+	return lease, of.failed(err)
+}
+
+// basicEndpoint issues tokens to clients whose secret is "right".
+type basicEndpoint struct{ *tenantCalls }
+
+func (e basicEndpoint) fetch(id, secret string) (provider.Issued, error) {
+	if secret != "right" {
+		e.mu.Lock()
+		e.fails[id+":"+secret] = &token.Error{Kind: token.Refused, Status: 401, Code: "invalid_client", Reason: "refused"}
+		e.mu.Unlock()
+	}
+	return e.tenantCalls.fetch(id + ":" + secret)
+}
+
+func inBasicBubble(t *testing.T, options string, f func(c *client, e basicEndpoint)) {
+	t.Helper()
+	e := basicEndpoint{newTenantCalls()}
+	c := newBasicClients(t, options, e.fetch)
+	inBubbleOf(t, c, func(*testing.T) { f(c, e) })
+}
+
+// At most 5 secrets of one client are tried in a minute. A client with a token is not affected, and neither is another one.
+func TestBasicAttempts(t *testing.T) {
+	inBasicBubble(t, "", func(c *client, e basicEndpoint) {
+		if _, err := c.leaseAs("a", "right"); err != nil {
+			t.Fatal(err)
+		}
+		limited := 0
+		for i := range 100 {
+			_, err := c.leaseAs("a", fmt.Sprint("wrong", i))
+			if denialOf(err) == "limited" {
+				limited++
+				if at := err.(*tenantDenial).retryAt; !at.After(time.Now()) || time.Until(at) > attemptTime {
+					t.Errorf("to be tried again in %s", time.Until(at))
+				}
+			} else if err == nil {
+				t.Fatal("a wrong secret has a token")
+			}
+		}
+		if n := e.all() - 1; n != basicAttempts || limited != 100-basicAttempts {
+			t.Errorf("%d wrong secrets were tried, and %d denied", n, limited)
+		}
+		if _, err := c.leaseAs("a", "right"); err != nil {
+			t.Errorf("the client with a token: %v", err)
+		}
+		if _, err := c.leaseAs("b", "right"); err != nil {
+			t.Errorf("another client: %v", err)
+		}
+		advanceTenants(attemptTime)
+		if _, err := c.leaseAs("a", "wrong50"); denialOf(err) == "limited" || err == nil {
+			t.Errorf("after a minute: %v", err)
+		}
+		if n := e.all() - 2; n != basicAttempts+1 {
+			t.Errorf("%d wrong secrets were tried", n)
+		}
+	})
+}
+
+// A secret that brings a token uses up no attempt, and neither does one that the limits kept from being tried.
+func TestBasicAttemptsAreForgiven(t *testing.T) {
+	inBasicBubble(t, `,"new_rate": 1`, func(c *client, e basicEndpoint) {
+		for range 2 { // the burst
+			if _, err := c.leaseAs("a", "right"); err != nil {
+				t.Fatal(err)
+			}
+			c.tenants().purge()
+			c.tenants().remove(firstTenant(c))
+		}
+		for range 3 * basicAttempts {
+			if _, err := c.leaseAs("a", "right"); denialOf(err) != "limited" || time.Until(err.(*tenantDenial).retryAt) > time.Second {
+				t.Fatalf("got %v, want a limit of new_rate", err)
+			}
+		}
+		if n := c.tenants().count(); n != 0 {
+			t.Errorf("%d clients without a token have a place", n)
+		}
+		advanceTenants(time.Second)
+		if _, err := c.leaseAs("a", "right"); err != nil {
+			t.Error(err)
+		}
+		if n := len(c.tenants().attempts.of); n != 0 {
+			t.Errorf("%d clients have attempts", n)
+		}
+	})
+}
+
+func firstTenant(c *client) (first *tenant) {
+	c.tenants().all.Range(func(_, of any) bool { first = of.(*tenant); return false })
+	return first
+}
+
+// A refused pair is not tried again for 30 s.
+func TestRefusedBasicClientIsRemembered(t *testing.T) {
+	inBasicBubble(t, "", func(c *client, e basicEndpoint) {
+		for range 100 {
+			if _, err := c.leaseAs("a", "wrong"); err == nil {
+				t.Fatal("a wrong secret has a token")
+			}
+		}
+		advanceTenants(refusedMemory - time.Millisecond)
+		if _, err := c.leaseAs("a", "wrong"); denialOf(err) != "unknown" {
+			t.Errorf("got %v", err)
+		}
+		if e.all() != 1 {
+			t.Errorf("%d calls within %s, want one", e.all(), refusedMemory)
+		}
+		advanceTenants(time.Millisecond)
+		if _, err := c.leaseAs("a", "wrong"); err == nil || e.all() != 2 {
+			t.Errorf("afterwards: %v, %d calls", err, e.all())
+		}
+	})
+}
+
+// Random pairs cost at most the calls of new_rate and leave no place taken. A client with a token notices nothing.
+func TestBasicFlood(t *testing.T) {
+	const rate = 20
+	inBasicBubble(t, fmt.Sprintf(`,"max": 50, "new_rate": %d`, rate), func(c *client, e basicEndpoint) {
+		if _, err := c.leaseAs("known", "right"); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		for i := range 20_000 {
+			if _, err := c.leaseAs(fmt.Sprint("nobody", i), fmt.Sprint(i)); err == nil {
+				t.Fatal("a wrong secret has a token")
+			}
+			if i%1000 == 0 {
+				time.Sleep(100 * time.Millisecond)
+				if _, err := c.leaseAs("known", "right"); err != nil {
+					t.Fatalf("the known client: %v", err)
+				}
+			}
+		}
+		if limit := 1 + 2*rate + int(rate*time.Since(began).Seconds()); e.all() > limit {
+			t.Errorf("%d calls, want %d at most", e.all(), limit)
+		}
+		if n := c.tenants().count(); n != 1 {
+			t.Errorf("%d clients have a place, want the one with a token", n)
+		}
+	})
+}
+
+// The name by which operators see a client tells nothing of it, and pairs that look alike have different names.
+func TestBasicName(t *testing.T) {
+	seen := make(map[string]string)
+	for _, pair := range []string{"a:bc", "ab:c", "a:b", "a:b:c", "A:bc"} {
+		encoded := base64.StdEncoding.EncodeToString([]byte(pair))
+		name := basicName(encoded)
+		if name != basicName(encoded) || !validTenantName(name) || len(name) != 32 {
+			t.Errorf("the name of %s is %s", pair, name)
+		}
+		if other, ok := seen[name]; ok {
+			t.Errorf("%s and %s have one name", pair, other)
+		}
+		seen[name] = pair
+	}
+	b, ok := parseBasic(base64.StdEncoding.EncodeToString([]byte("a b:c:d é")))
+	if !ok || b.id.Reveal() != "a b" || b.secret.Reveal() != "c:d é" {
+		t.Errorf("got %v, %t", b, ok)
+	}
+}
+
+func FuzzParseBasic(f *testing.F) {
+	for _, pair := range []string{"a:b", ":", "a", "a:b:c", "{env.HOME}:x", "\xff:\xff"} {
+		f.Add(base64.StdEncoding.EncodeToString([]byte(pair)))
+	}
+	f.Fuzz(func(t *testing.T, encoded string) {
+		if b, ok := parseBasic(encoded); ok && base64.StdEncoding.EncodeToString([]byte(b.id.Reveal()+":"+b.secret.Reveal())) != encoded {
+			t.Errorf("%q was read as something else", encoded)
+		}
+	})
+}
