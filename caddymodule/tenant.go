@@ -136,9 +136,17 @@ func (t *Tenant) removeFrom(r *http.Request) {
 	if t == nil || t.header == "" || t.KeepHeader {
 		return
 	}
-	for name := range r.Header {
+	t.deleteFrom(r.Header)
+	filterTrailer(r, t)
+}
+
+func (t *Tenant) deleteFromTrailer(trailer http.Header) { t.deleteFrom(trailer) }
+
+// deleteFrom deletes the field, and those that a server may take for it.
+func (t *Tenant) deleteFrom(fields http.Header) {
+	for name := range fields {
 		if sameField(name, t.header) {
-			delete(r.Header, name)
+			delete(fields, name)
 		}
 	}
 }

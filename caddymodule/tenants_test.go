@@ -74,6 +74,25 @@ func TestTenantHeader(t *testing.T) {
 	}
 }
 
+// Neither does it in the trailer, whether the trailer is announced or not, and whoever sends the credentials.
+func TestTenantTrailer(t *testing.T) {
+	p := newTenantPlatform(t, "acme")
+	api := newRawAPI(t)
+	addr := freeAddr(t)
+	startCaddy(t, globalOptions(p.credential("api"))+siteConfig(addr,
+		"token_proxy /keep api http://"+api.addr+" {\n client_authorization keep\n}\ntoken_proxy api http://"+api.addr))
+	for path, field := range map[string]string{"/": "", "/keep": "Authorization: Bearer own\r\n"} {
+		for _, announced := range []string{"Trailer: X-Ok, X-Tenant, X_Tenant", "Trailer: X-Ok"} {
+			status := sendRaw(t, "http://"+addr, "POST "+path+" HTTP/1.1\r\nHost: a\r\nX-Tenant: acme\r\n"+field+"Transfer-Encoding: chunked\r\n"+announced+
+				"\r\n\r\n2\r\nhi\r\n0\r\nX-Ok: still there\r\nX-Tenant: acme\r\nx_tenant: acme\r\n\r\n")
+			arrived := api.take()
+			if status != 200 || len(arrived) != 1 || !strings.Contains(arrived[0], "X-Ok: still there\r\n") || strings.Contains(strings.ToLower(arrived[0]), "tenant") {
+				t.Errorf("%s, %s: status %d, the API got %q", path, announced, status, arrived)
+			}
+		}
+	}
+}
+
 // Caddy drops fields with an underscore or a dot, unless its configuration expects them.
 func TestTenantHeaderLookalikes(t *testing.T) {
 	tenant := &Tenant{Name: "{http.request.header.X-Tenant}"}

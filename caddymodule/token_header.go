@@ -124,12 +124,7 @@ func (t *TokenHeader) in(fields http.Header) bool {
 
 // keepFromTrailer removes the application's credentials from the trailer, both from its announcement and when it arrives. An
 // API that merges the trailer into the header would otherwise find a second token.
-func (t *TokenHeader) keepFromTrailer(r *http.Request) {
-	t.deleteFromTrailer(r.Trailer)
-	if r.Body != nil && r.Body != http.NoBody {
-		r.Body = &trailerFilter{ReadCloser: r.Body, request: r, header: t}
-	}
-}
+func (t *TokenHeader) keepFromTrailer(r *http.Request) { filterTrailer(r, t) }
 
 // deleteFrom removes the application's credentials from header fields. addTo removes cookies and query parameters, because
 // the others stay.
@@ -181,19 +176,30 @@ func foldField(c byte) byte {
 	}
 }
 
-// trailerFilter removes credentials from the trailer when it arrives, which is at the end of the body. In the same call,
-// net/http adds the fields to Request.Trailer and reverse_proxy copies them.
+// trailerDeleter deletes fields of a trailer.
+type trailerDeleter interface{ deleteFromTrailer(http.Header) }
+
+// filterTrailer deletes fields of the trailer, both of its announcement and when it arrives.
+func filterTrailer(r *http.Request, d trailerDeleter) {
+	d.deleteFromTrailer(r.Trailer)
+	if r.Body != nil && r.Body != http.NoBody {
+		r.Body = &trailerFilter{r.Body, r, d}
+	}
+}
+
+// trailerFilter deletes fields of the trailer when it arrives, which is at the end of the body. In the same call, net/http
+// adds the fields to Request.Trailer and reverse_proxy copies them.
 type trailerFilter struct {
 	io.ReadCloser
 	request *http.Request
-	header  *TokenHeader
+	deleter trailerDeleter
 }
 
 // Read implements io.Reader.
 func (f *trailerFilter) Read(p []byte) (int, error) {
 	n, err := f.ReadCloser.Read(p)
 	if err != nil {
-		f.header.deleteFromTrailer(f.request.Trailer)
+		f.deleter.deleteFromTrailer(f.request.Trailer)
 	}
 	return n, err
 }
