@@ -152,7 +152,7 @@ func (i *injector) renew(req *http.Request, p *proxied) error {
 // it may whenever it closes an HTTP/2 connection, send sends the request again.
 func (i *injector) send(req *http.Request, p *proxied, body *replayBody, attempt io.ReadCloser) (*http.Response, error) {
 	for resends := 0; ; resends++ {
-		res, err := i.roundTrip(i.transport(p.lease), i.withToken(req, p.lease, attempt), p)
+		res, err := i.roundTrip(i.transport(p), i.withToken(req, p.lease, attempt), p)
 		if err == nil || resends == maxResends || !unprocessed(err) {
 			return res, i.field.withoutEcho(err)
 		}
@@ -175,10 +175,10 @@ func (i *injector) roundTrip(transport http.RoundTripper, req *http.Request, p *
 	return res, err
 }
 
-// transport returns the transport for a lease. It shows the certificate that the token is bound to, if any.
-func (i *injector) transport(lease token.Lease) http.RoundTripper {
-	if certificate := lease.Certificate(); certificate != nil && i.bound != nil {
-		return i.bound.with(certificate)
+// transport returns the transport for the request's lease. It shows the certificate that the token is bound to, if any.
+func (i *injector) transport(p *proxied) http.RoundTripper {
+	if certificate := p.lease.Certificate(); certificate != nil && i.bound != nil {
+		return i.bound.with(p.tenant.nameOrNone(), certificate)
 	}
 	return i.next
 }

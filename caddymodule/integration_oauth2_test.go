@@ -397,11 +397,18 @@ func TestOAuth2ErrorStatuses(t *testing.T) {
 	}
 }
 
-// Requests with one certificate share their connections, and those of an earlier certificate are closed.
-func TestBoundTransportKeepsConnections(t *testing.T) {
-	first, second := newTestCertificate(t, signingKeyOf("P-256"), time.Hour), newTestCertificate(t, anotherKeyOf("P-256"), time.Hour)
-	var opened, closed atomic.Int64
-	srv := serveHTTP(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+// boundAPI is an API that answers with the thumbprint of the client certificate, and a boundTransport to it.
+type boundAPI struct {
+	t              *testing.T
+	url            string
+	bound          *boundTransport
+	opened, closed atomic.Int64 // connections
+}
+
+func newBoundAPI(t *testing.T) *boundAPI {
+	t.Helper()
+	a := &boundAPI{t: t}
+	a.url = serveHTTP(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, "%x", sha256.Sum256(r.TLS.PeerCertificates[0].Raw))
 	}), func(srv *httptest.Server) {
 		// It names an authority that has issued none of the certificates, as servers do whatever they accept.
@@ -410,50 +417,86 @@ func TestBoundTransportKeepsConnections(t *testing.T) {
 		srv.Config.ConnState = func(_ net.Conn, state http.ConnState) {
 			switch state {
 			case http.StateNew:
-				opened.Add(1)
+				a.opened.Add(1)
 			case http.StateClosed:
-				closed.Add(1)
+				a.closed.Add(1)
 			}
 		}
-	})
+	}).URL
 	base := &reverseproxy.HTTPTransport{TLS: &reverseproxy.TLSConfig{InsecureSkipVerify: true}}
 	if err := base.Provision(caddy.Context{Context: t.Context()}); err != nil {
 		t.Fatal(err)
 	}
-	b := newBoundTransport(base)
-	send := func(c testCertificate) {
-		t.Helper()
-		pair, err := tls.X509KeyPair([]byte(c.certificate), []byte(c.key)) // anew, as for each token
-		if err != nil {
-			t.Fatal(err)
-		}
-		req := newRequest(t, http.MethodGet, srv.URL, nil)
-		res, err := b.with(&pair).RoundTrip(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		body, _ := io.ReadAll(res.Body)
-		_ = res.Body.Close()
-		if string(body) != fmt.Sprintf("%x", c.thumbprint) {
-			t.Error("another certificate was shown")
-		}
+	a.bound = newBoundTransport(base)
+	return a
+}
+
+// send sends a request for a tenant with a certificate, and fails the test if another one was shown.
+func (a *boundAPI) send(tenant string, c testCertificate) {
+	a.t.Helper()
+	pair, err := tls.X509KeyPair([]byte(c.certificate), []byte(c.key)) // anew, as for each token
+	if err != nil {
+		a.t.Fatal(err)
 	}
+	res, err := a.bound.with(tenant, &pair).RoundTrip(newRequest(a.t, http.MethodGet, a.url, nil))
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	body, _ := io.ReadAll(res.Body)
+	_ = res.Body.Close()
+	if string(body) != fmt.Sprintf("%x", c.thumbprint) {
+		a.t.Errorf("tenant %q: another certificate was shown", tenant)
+	}
+}
+
+// wantConnections waits for the numbers of connections that were opened and closed.
+func (a *boundAPI) wantConnections(opened, closed int64) {
+	a.t.Helper()
+	if n := a.opened.Load(); n != opened {
+		a.t.Errorf("%d connections were opened, want %d", n, opened)
+	}
+	eventually(a.t, fmt.Sprintf("the end of %d connections", closed), func() bool { return a.closed.Load() == closed })
+}
+
+// Requests with one certificate share their connections, and those of an earlier certificate are closed.
+func TestBoundTransportKeepsConnections(t *testing.T) {
+	first, second := newTestCertificate(t, signingKeyOf("P-256"), time.Hour), newTestCertificate(t, anotherKeyOf("P-256"), time.Hour)
+	api := newBoundAPI(t)
 	for range 3 {
-		send(first)
+		api.send("", first)
 	}
-	if opened.Load() != 1 {
-		t.Errorf("3 requests opened %d connections", opened.Load())
-	}
-	send(second)
-	if opened.Load() != 2 {
-		t.Errorf("another certificate opened %d connections", opened.Load()-1)
-	}
-	eventually(t, "the end of the first connection", func() bool { return closed.Load() == 1 })
-	b.close()
-	eventually(t, "the end of the second connection", func() bool { return closed.Load() == 2 })
-	if base.Transport.TLSClientConfig.Certificates != nil {
+	api.wantConnections(1, 0)
+	api.send("", second)
+	api.wantConnections(2, 1)
+	api.bound.close()
+	api.wantConnections(2, 2)
+	if api.bound.base.Transport.TLSClientConfig.Certificates != nil {
 		t.Error("requests without a token show the certificate")
 	}
+}
+
+// Tenants that send requests in turn each keep their connections. A new certificate ends those of its own tenant, and what a
+// tenant has not used for a while goes.
+func TestBoundTransportOfTenants(t *testing.T) {
+	first, second := newTestCertificate(t, signingKeyOf("P-256"), time.Hour), newTestCertificate(t, anotherKeyOf("P-256"), time.Hour)
+	api := newBoundAPI(t)
+	for range 5 {
+		api.send("a", first)
+		api.send("b", second)
+		api.send("c", first) // tenants share no connection, even if they share a certificate
+	}
+	api.wantConnections(3, 0)
+	api.send("a", second)
+	api.send("b", second)
+	api.send("c", first)
+	api.wantConnections(4, 1)
+
+	api.bound.began = api.bound.began.Add(-unusedTransport) // b and c have been unused for so long
+	api.send("a", second)
+	api.send("d", first)
+	api.wantConnections(5, 3)
+	api.bound.close()
+	api.wantConnections(5, 5)
 }
 
 func TestHostPortOf(t *testing.T) {
