@@ -165,7 +165,7 @@ func servePurge(w http.ResponseWriter, r *http.Request, c *client) error {
 	if err != nil {
 		return err
 	}
-	if fleet && c.shared == nil {
+	if fleet && !c.isShared() {
 		return adminError(http.StatusBadRequest, fmt.Sprintf("credential %q is not shared with other replicas; purge it without fleet", c.name))
 	}
 	inStore := c.purge(r.Context(), fleet)

@@ -104,6 +104,12 @@ type (
 		Adopted    int            `json:"adopted"`
 		Claims     map[string]int `json:"claims"`
 	}
+	contractTenants struct {
+		Count     int            `json:"count"`
+		Max       int            `json:"max"`
+		Evictions int            `json:"evictions"`
+		Refusals  map[string]int `json:"refusals"`
+	}
 	contractCredential struct {
 		Name        string               `json:"name"`
 		Provider    string               `json:"provider"`
@@ -123,6 +129,7 @@ type (
 		LastError   *contractError       `json:"last_error"`
 		Share       *contractShare       `json:"share"`
 		Purge       *contractPurge       `json:"purge"`
+		Tenants     *contractTenants     `json:"tenants"`
 		Counters    contractCounters     `json:"counters"`
 		Recent      []contractOccurrence `json:"recent"`
 	}

@@ -16,7 +16,6 @@ import (
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
-	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/share"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
@@ -43,8 +42,7 @@ type client struct {
 	tenancy  tenancy         // in the place of a source that fetches tokens; nil without tenants
 	ctx      caddy.Context   // for the providers of tenants
 
-	// shareTenant makes what replicas know together of one tenant; nil: each replica has tokens of tenants of its own.
-	shareTenant func(of share.Spec, latest func() *client) *share.Credential
+	sharedTenants *sharedTenants // nil: each replica has tokens of tenants of its own
 
 	// certificate is the client certificate of the latest token request; nil if there is none.
 	certificate *atomic.Pointer[tls.Certificate]
@@ -58,8 +56,8 @@ type tenancy interface {
 	// release releases what was acquired for the client with this key.
 	release(token.Key) error
 
-	// purge forgets the tokens of all tenants.
-	purge()
+	// purge is as that of client.
+	purge(ctx context.Context, fleet bool) *storePurge
 }
 
 // newClient makes a client, which is complete unless it has tenants. It checks everything that can be checked without a network. The caller must call

@@ -132,7 +132,7 @@ func (r checkedStore) print(cmd *cobra.Command) {
 
 // sharesAny reports whether one of the credentials is shared.
 func (a *App) sharesAny(names []string) bool {
-	return slices.ContainsFunc(names, func(name string) bool { return a.clients[name].shared != nil })
+	return slices.ContainsFunc(names, func(name string) bool { return a.clients[name].isShared() })
 }
 
 // unopened returns why this replica cannot open what another replica has left for the credential, or "".

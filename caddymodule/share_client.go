@@ -30,6 +30,7 @@ func (s *Share) join(c *client) error {
 
 // joinTenants is join for a credential with tenants.
 func (s *Share) joinTenants(c *client) error {
+	c.status.Sharing = func() status.Sharing { return c.sharedTenants.status() }
 	if !c.shares() {
 		return nil
 	}
@@ -40,7 +41,7 @@ func (s *Share) joinTenants(c *client) error {
 	if !s.expires() {
 		return errors.New("tenant: the store of shared tokens keeps what it has for ever, and with tenants that would grow without end; use `store redis`, or set `share off` for this credential")
 	}
-	c.shareTenant = s.tenantCredential
+	c.sharedTenants = &sharedTenants{share: s}
 	return nil
 }
 
@@ -65,14 +66,6 @@ func (s *Share) credential(c *client) *sharedToken {
 		Unopened:    c.warnUnopened,
 		Skewed:      c.warnSkewed,
 	})}
-}
-
-// tenantCredential returns what the replicas know together of one tenant. latest returns the client in force. (A client of an
-// earlier configuration would keep everything that Caddy made for that configuration in memory.)
-func (s *Share) tenantCredential(of share.Spec, latest func() *client) *share.Credential {
-	of.Unopened = func(why share.Unopened) { latest().warnUnopened(why) }
-	of.Skewed = func(ahead time.Duration) { latest().warnSkewed(ahead) }
-	return s.replicas().Credential(of)
 }
 
 func (c *client) warnUnopened(why share.Unopened) {

@@ -27,6 +27,20 @@ var (
 		"The other replicas are not told to forget their token, because the store does not work. Purge again when the store works."}
 )
 
+// purgedTenants returns the result for the tenants of a credential. lost is the number of those that the store has failed for.
+func purgedTenants(all, lost int, fleet bool) *storePurge {
+	switch {
+	case lost > 0:
+		return &storePurge{"failed", fmt.Sprintf("The store does not work, so the tokens of %d of %d tenants are purged in this process only. Purge again when the store works.", lost, all)}
+	case fleet:
+		return &storePurge{"marked", fmt.Sprintf("The records of %d tenants in the store tell all replicas to forget their tokens. Each replica does so when it looks into the store next. "+
+			"This does not cover tenants that have no place in this replica.", all)}
+	default:
+		return &storePurge{"deleted", fmt.Sprintf("The records of %d tenants in the store are deleted. Other replicas keep their tokens until they need the next ones. "+
+			"This does not cover tenants that have no place in this replica.", all)}
+	}
+}
+
 // purge deletes what the replicas have saved or, for the fleet, tells all of them to forget their token.
 func (s *sharedToken) purge(ctx context.Context, fleet bool) storePurge {
 	switch {
@@ -44,16 +58,19 @@ func (s *sharedToken) purge(ctx context.Context, fleet bool) storePurge {
 // purge forgets the token, here and in the store. The result is nil if the credential is not shared. The store comes first:
 // otherwise, a request could get the same token from there.
 func (c *client) purge(ctx context.Context, fleet bool) (inStore *storePurge) {
+	if c.tenancy != nil {
+		return c.tenancy.purge(ctx, fleet)
+	}
 	if c.shared != nil {
 		result := c.shared.purge(ctx, fleet)
 		inStore = &result
 	}
 	c.source.Purge()
-	if c.tenancy != nil {
-		c.tenancy.purge()
-	}
 	return inStore
 }
+
+// isShared reports whether replicas share the token, or the tokens of the tenants.
+func (c *client) isShared() bool { return c.shared != nil || c.sharedTenants != nil }
 
 // notPurged returns an error if a purge did not reach the store.
 func notPurged(results []storePurge) error {

@@ -84,23 +84,26 @@ func (s *sharedToken) noteUnopened(before share.CredentialStats) bool {
 
 // status returns what operators see of the sharing, except the store.
 func (s *sharedToken) status() status.Sharing {
-	stats := s.Stats()
-	r := status.Sharing{
-		On: true, Record: s.Folder(), Skew: stats.Skew,
-		Claims: make(map[string]uint64), UnopenedTotal: make(map[string]uint64),
-	}
-	for claim, n := range stats.Claims {
-		r.Claims[share.ClaimLabel(token.Claim(claim))] = n
-	}
-	for reason, n := range stats.Unopened {
-		r.UnopenedTotal[share.Unopened(reason).String()] = n
-	}
+	r := sharingOf(s.Stats())
+	r.Record = s.Folder()
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r.Claim, r.ClaimUntil = s.claimAt(now), s.heldUntil
 	if now.Sub(s.unopenedAt) < unopenedTime {
 		r.Unopened = s.unopened
+	}
+	return r
+}
+
+// sharingOf returns counts as operators see them.
+func sharingOf(stats share.CredentialStats) status.Sharing {
+	r := status.Sharing{On: true, Skew: stats.Skew, Claims: make(map[string]uint64), UnopenedTotal: make(map[string]uint64)}
+	for claim, n := range stats.Claims {
+		r.Claims[share.ClaimLabel(token.Claim(claim))] = n
+	}
+	for reason, n := range stats.Unopened {
+		r.UnopenedTotal[share.Unopened(reason).String()] = n
 	}
 	return r
 }

@@ -67,7 +67,7 @@ func (t *tenant) config(c *client) token.Config {
 	if t.of.fetcherOf != nil {
 		config.Fetcher = t.of.fetcherOf(t)
 	}
-	if c.shareTenant == nil {
+	if c.sharedTenants == nil {
 		return config
 	}
 	if t.shared == nil {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/singleflight"
 	"golang.org/x/time/rate"
 
@@ -253,12 +254,30 @@ func (ts *tenants) forget(t *tenant, memory time.Duration) {
 	ts.remove(t)
 }
 
-// purge forgets the tokens of all tenants.
-func (ts *tenants) purge() {
+// purgesAtOnce is how many tenants are purged at the same time. It leaves half of the calls that a store may have at a time to
+// token calls.
+const purgesAtOnce = 4
+
+// purge forgets the tokens of all tenants that have a place, here and in the store.
+func (ts *tenants) purge(ctx context.Context, fleet bool) *storePurge {
+	var all, lost atomic.Int64
+	var group errgroup.Group
+	group.SetLimit(purgesAtOnce)
 	ts.all.Range(func(_, value any) bool {
-		value.(*tenant).source.Purge()
+		group.Go(func() error {
+			all.Add(1)
+			if !value.(*tenant).purge(ctx, fleet) {
+				lost.Add(1)
+			}
+			return nil
+		})
 		return true
 	})
+	_ = group.Wait()
+	if ts.client().sharedTenants == nil {
+		return nil
+	}
+	return purgedTenants(int(all.Load()), int(lost.Load()), fleet)
 }
 
 // after returns the tenants whose names come after a name, in the order of their names, and at most so many. It locks

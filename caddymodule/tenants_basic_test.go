@@ -297,7 +297,7 @@ func TestBasicAttemptsAreForgiven(t *testing.T) {
 			if _, err := c.leaseAs("a", "right"); err != nil {
 				t.Fatal(err)
 			}
-			c.tenants().purge()
+			c.tenants().purge(t.Context(), false)
 			c.tenants().remove(firstTenant(c))
 		}
 		for range 3 * basicAttempts {

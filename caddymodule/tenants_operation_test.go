@@ -124,7 +124,7 @@ func TestTenantLog(t *testing.T) {
 		}
 		advanceTenants(11 * time.Second)
 		e.fails[numberedTenant(0)] = &token.Error{Kind: token.Unavailable, Reason: "down", Status: 429}
-		c.tenants().purge()
+		c.tenants().purge(t.Context(), false)
 		_, _ = c.leaseFor(numberedTenant(0))
 		lines := logged.All()
 		if len(lines) != 2 || lines[0].ContextMap()["tenant"] != numberedTenant(0) || lines[1].ContextMap()["others"] != uint64(49) {

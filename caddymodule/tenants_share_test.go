@@ -1,7 +1,10 @@
 package caddymodule
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -70,7 +73,7 @@ func TestTenantsAreSharedAfterAReload(t *testing.T) {
 	c := runningApp().clients["api"]
 	eventually(t, "the store is open", func() bool { return runningApp().Share.store.guard.Stats().Up })
 	p.wantTenant(p.ask("http://"+addr, "a"), "a")
-	c.tenants().purge()
+	c.tenants().purge(t.Context(), false)
 	p.wantTenant(p.ask("http://"+addr, "a"), "a")
 	adopts := func() bool {
 		of, err := c.anotherReplica().get("a")
@@ -89,7 +92,7 @@ func TestTenantsAreSharedAfterAReload(t *testing.T) {
 	if err := s.load(globalOptions(p.credential("api")) + site); err != nil {
 		t.Fatal(err)
 	}
-	c.tenants().purge()
+	c.tenants().purge(t.Context(), false)
 	before := p.calls()
 	p.wantTenant(p.ask("http://"+addr, "a"), "a")
 	if n := p.calls(); n != before+1 {
@@ -122,5 +125,145 @@ func TestSharedTenantsAreSmall(t *testing.T) {
 	}
 	if of, _ := c.tenants().find(numberedTenant(200)); of.shared == nil || of.source.Status().State != token.StateFresh {
 		t.Error("the tenants are not shared, or have no token")
+	}
+}
+
+// sharedTenantServer is a server with shared tenants, of which a and b have tokens, and their store.
+func sharedTenantServer(t *testing.T) (s *operatedServer, p *tenantPlatform, name, site string, m memory) {
+	t.Helper()
+	p, m = newTenantPlatform(t, "a", "b"), newMemory(t)
+	name, addr := "shops-"+newClientID(), freeAddr(t)
+	s = startOperated(t, globalOptions(sharedThrough(t, m), p.credential(name))+siteConfig(addr, "token_proxy "+name+" "+p.api.addr()), nil)
+	for _, tenant := range []string{"a", "b"} {
+		p.wantTenant(p.ask("http://"+addr, tenant), tenant)
+	}
+	return s, p, name, "http://" + addr, m
+}
+
+// A purge deletes the records of all tenants, so that this replica does not get the same tokens from there again.
+func TestPurgeDeletesTheRecordsOfTenants(t *testing.T) {
+	s, p, name, site, m := sharedTenantServer(t)
+	if len(m.records()) != 2 {
+		t.Fatalf("the store has %q", m.records())
+	}
+	a := s.ask(http.MethodPost, "/token_proxy/credentials/"+name+"/purge")
+	a.wantStatus(t, 200)
+	c := readCredential(t, a.body)
+	if c.Purge == nil || c.Purge.Store != "deleted" || !strings.Contains(c.Purge.Text, "2 tenants") || len(m.records()) != 0 {
+		t.Errorf("the answer is %s; the store has %q", a.body, m.records())
+	}
+	for _, tenant := range []string{"a", "b"} {
+		p.wantTenant(p.ask(site, tenant), tenant)
+	}
+	if n := p.calls(); n != 4 {
+		t.Errorf("%d token calls, want two of each tenant", n)
+	}
+	m.fail(errors.New(canary))
+	out, err := runCommand(purgeCommand(), name, "--address", s.admin)
+	wantError(t, err, "in this process only")
+	wantText(t, out, "the tokens of 2 of 2 tenants are purged in this process only")
+	m.fail(nil)
+}
+
+// The tombstones make another replica forget the tokens of tenants.
+func TestPurgeOfTenantsInTheFleet(t *testing.T) {
+	s, p, name, _, m := sharedTenantServer(t)
+	other := runningApp().clients[name].anotherReplica()
+	other.calls.SetBurst(0) // it adopts tokens, and fetches none
+	acquire := func() error {
+		of, err := other.get("a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer other.remove(of)
+		_, err = of.source.Acquire(t.Context())
+		return err
+	}
+	if err := acquire(); err != nil {
+		t.Fatalf("another replica does not find the token: %v", err)
+	}
+	a := s.ask(http.MethodPost, "/token_proxy/credentials/"+name+"/purge?fleet=true")
+	a.wantStatus(t, 200)
+	wantText(t, a.body, `"store":"marked"`, "2 tenants")
+	if len(m.records()) != 2 {
+		t.Errorf("the store has %q", m.records())
+	}
+	if err := acquire(); denialOf(err) != "limited" {
+		t.Errorf("another replica finds a token that is purged: %v", err)
+	}
+	if n := p.calls(); n != 2 {
+		t.Errorf("%d token calls", n)
+	}
+	out, err := runCommand(purgeCommand(), name, "--fleet", "--address", s.admin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantText(t, out, "tell all replicas to forget")
+}
+
+// Operators see what came of the sharing, summed over the tenants.
+func TestSharingOfTenantsIsReported(t *testing.T) {
+	s, p, name, _, m := sharedTenantServer(t)
+	c := s.credential(name)
+	if c.Share == nil || !c.Share.On || !c.Share.Up || c.Share.Claims["won"] != 2 || c.Share.Adopted != 0 || c.Health != "ok" {
+		t.Errorf("share is %+v; health %s", c.Share, c.Health)
+	}
+	metrics := s.readMetrics()
+	metrics.want(t, 2, "share_claims_total", "credential", name, "outcome", "won")
+	metrics.want(t, 0, "share_claims_total", "credential", name, "outcome", "lost")
+	metrics.want(t, 0, "share_adopted_total", "credential", name)
+	metrics.want(t, 0, "share_unopened_total", "credential", name, "reason", "forged")
+	metrics.want(t, 0, "share_skew_seconds", "credential", name)
+	metrics.wantNone(t, "token_remaining_seconds", name)
+
+	for at, value := range m.Values() { // as after a forgery
+		value = bytes.Clone(value)
+		value[len(value)-1] ^= 1
+		m.Put(at, value)
+	}
+	a, _ := runningApp().clients[name].tenants().find("a")
+	a.source.Purge()
+	if _, err := a.source.Acquire(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if c := s.credential(name); c.Share.Unopened != "forged" || c.Health == "ok" || p.calls() != 3 {
+		t.Errorf("share is %+v; health %s: %s; %d calls", c.Share, c.Health, c.Summary, p.calls())
+	}
+	if n, _ := s.readMetrics().of("share_unopened_total", "credential", name, "reason", "forged"); n < 1 {
+		t.Errorf("%v values could not be opened", n)
+	}
+	m.fail(errors.New(canary))
+	a.source.Purge()
+	_, _ = a.source.Acquire(t.Context())
+	eventually(t, "the store is down in the report", func() bool { return !s.credential(name).Share.Up })
+	if c := s.credential(name); c.Share.LastError == "" {
+		t.Errorf("share is %+v", c.Share)
+	}
+	m.fail(nil)
+}
+
+// The counters of sharing go on after a reload.
+func TestSharingOfTenantsIsCountedAcrossReloads(t *testing.T) {
+	p, m := newTenantPlatform(t, "a", "b"), newMemory(t)
+	name, addr := "shops-"+newClientID(), freeAddr(t)
+	config := globalOptions(sharedThrough(t, m), p.credential(name)) + siteConfig(addr, "token_proxy "+name+" "+p.api.addr())
+	s := startOperated(t, config, nil)
+	p.wantTenant(p.ask("http://"+addr, "a"), "a")
+	if err := s.load(config + "# again\n"); err != nil {
+		t.Fatal(err)
+	}
+	p.wantTenant(p.ask("http://"+addr, "b"), "b")
+	eventually(t, "the claims of both configurations", func() bool { return s.credential(name).Share.Claims["won"] == 2 })
+}
+
+// `tokens check` tests the store even if only tenants share.
+func TestCheckTestsTheStoreOfTenants(t *testing.T) {
+	m, p := newMemory(t), newTenantPlatform(t, "a")
+	config := writeConfig(t, "Caddyfile", globalOptions(sharedThrough(t, m), p.credential("shops")))
+	out, _ := runCommand(checkCommand(), "--config", config)
+	wantText(t, out, "✓ store memory_of_test (")
+	off := writeConfig(t, "Caddyfile", globalOptions(sharedThrough(t, m), strings.Replace(p.credential("shops"), "api_hosts", "share off\n api_hosts", 1)))
+	if out, _ := runCommand(checkCommand(), "--config", off); strings.Contains(out, "store memory") {
+		t.Errorf("the store is tested for a credential that is not shared: %s", out)
 	}
 }

@@ -95,10 +95,10 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		if credential.Tenants != nil {
 			count, _ := credential.Tenants()
 			ch <- prometheus.MustNewConstMetric(descTenants, prometheus.GaugeValue, float64(count), credential.Name)
-			continue
+		} else {
+			seen, _ := credential.record.snapshot()
+			collectState(ch, credential.Name, credential.source.Status(), seen.lastSuccess, time.Now())
 		}
-		seen, _ := credential.record.snapshot()
-		collectState(ch, credential.Name, credential.source.Status(), seen.lastSuccess, time.Now())
 		if s := credential.sharing(); s.On {
 			ch <- prometheus.MustNewConstMetric(descSkew, prometheus.GaugeValue, s.Skew.Seconds(), credential.Name)
 		}

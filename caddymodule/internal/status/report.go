@@ -65,7 +65,7 @@ func (c *Credential) Report() Report {
 	d := diagnose(c.Endpoint, status, seen, sharing, now)
 	tenants := c.tenantReport()
 	if tenants != nil && d.Cause != causeConfiguration {
-		d = tenants.diagnosis()
+		d = tenants.diagnosis(diagnoseSharing(sharing))
 	}
 	r := Report{
 		Name:        c.Name,

@@ -71,16 +71,19 @@ func (c *Credential) tenantReport() *Tenants {
 	return t
 }
 
-// diagnosis describes the credential as a whole. Its tenants may be in different states.
-func (t *Tenants) diagnosis() Diagnosis {
+// diagnosis describes the credential as a whole. Its tenants may be in different states. shared is empty unless something is
+// wrong with the sharing.
+func (t *Tenants) diagnosis(shared Diagnosis) Diagnosis {
 	switch {
 	case t.Count >= t.Max:
 		return Diagnosis{healthDegraded, causeConfiguration, fmt.Sprintf("All %d places for tenants are taken. The proxy denies new tenants with 503.", t.Max),
 			"Raise max of the option tenant, if the machine has the memory. A place takes about 2.3 KiB."}
+	case shared.Health != "":
+		return shared
 	case t.Count == 0:
 		return Diagnosis{Health: healthIdle, Summary: "No tenant has a token. The next request fetches one for its tenant."}
 	default:
-		return Diagnosis{Health: healthOK, Summary: fmt.Sprintf("%d of %d places for tenants are taken.", t.Count, t.Max)}
+		return Diagnosis{Health: healthOK, Summary: fmt.Sprintf("The tenants take %d of %d places.", t.Count, t.Max)}
 	}
 }
 
