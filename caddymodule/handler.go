@@ -241,7 +241,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	exposeKept(r, lease.Kept())
 	tenant.expose(r)
-	p := &proxied{Context: r.Context(), lease: lease, returns: returns}
+	p := &proxied{Context: r.Context(), lease: lease, tenant: tenant, returns: returns}
 	defer p.end()
 	err = h.proxy(w, r, next, p)
 	account.replayed = p.replayed

@@ -186,20 +186,24 @@ func TestBasicSecretIsNotShown(t *testing.T) {
 	}
 }
 
-// In the handle_response of another handler, the client is still known, but only to the credential that it was sent to.
-func TestBasicTenantOfHandleResponse(t *testing.T) {
+// In handle_response and handle_errors, the client is still known, but only to the credential that it was sent to.
+func TestBasicTenantOfSecondHandler(t *testing.T) {
 	p, other := newTenantPlatform(t, "a"), newTenantPlatform(t)
 	down := serveHTTP(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusTeapot) }))
-	for _, second := range []string{"api", "other"} {
-		addr := freeAddr(t)
-		startCaddy(t, globalOptions(p.basicCredential("api")+other.basicCredential("other"))+
-			siteConfig(addr, "token_proxy api "+down.Listener.Addr().String()+" {\n @teapot status 418\n handle_response @teapot {\n"+
-				"token_proxy "+second+" "+p.api.addr()+"\n}\n}"))
-		a := p.askAs("http://"+addr, "a", "secret-of-a")
-		if second == "api" {
-			p.wantTenant(a, "a")
-		} else {
-			p.wantDenied(a, 401, "client-credentials-missing")
+	for _, routes := range []string{
+		"token_proxy api " + down.Listener.Addr().String() + " {\n @teapot status 418\n handle_response @teapot {\n token_proxy SECOND\n}\n}",
+		"token_proxy api " + freeAddr(t) + "\n handle_errors {\n token_proxy SECOND\n}",
+	} {
+		for _, second := range []string{"api", "other"} {
+			addr := freeAddr(t)
+			startCaddy(t, globalOptions(p.basicCredential("api")+other.basicCredential("other"))+
+				siteConfig(addr, strings.ReplaceAll(routes, "SECOND", second+" "+p.api.addr())))
+			a := p.askAs("http://"+addr, "a", "secret-of-a")
+			if second == "api" {
+				p.wantTenant(a, "a")
+			} else {
+				p.wantDenied(a, 401, "client-credentials-missing")
+			}
 		}
 	}
 	if other.calls() != 0 {
