@@ -134,13 +134,12 @@ func loadExampleJSON(t *testing.T, config []byte) {
 }
 
 var (
-	fileInExample   = regexp.MustCompile(`\{file\.([^{}]+)\}`)
-	folderInExample = regexp.MustCompile(`\{file\.([^{}]+)/\{tenant\}`)
-	envInExample    = regexp.MustCompile(`\{env\.(\w+)\}`)
+	fileInExample = regexp.MustCompile(`\{file\.([^{}]+)\}`)
+	envInExample  = regexp.MustCompile(`\{env\.(\w+)\}`)
 )
 
-// withFiles puts a file in the place of each that the configuration names, and a folder in the place of each that has files of
-// tenants. It sets each variable.
+// withFiles puts a file in the place of each that the configuration names, and sets each variable. It leaves those of tenants, which
+// no load of a configuration reads.
 func withFiles(t *testing.T, config string) string {
 	t.Helper()
 	return withContents(t, config, exampleContents())
@@ -159,7 +158,6 @@ func withContents(t *testing.T, config string, contents *fileContents) string {
 		}
 		t.Setenv(m[1], value)
 	}
-	config = folderInExample.ReplaceAllString(config, "{file."+t.TempDir()+"/{tenant}")
 	return fileInExample.ReplaceAllStringFunc(config, func(placeholder string) string {
 		name := strings.TrimSuffix(strings.TrimPrefix(placeholder, "{file."), "}")
 		return "{file." + writeExampleFile(t, contents.of(name)) + "}"
