@@ -214,7 +214,7 @@ func TestBasicTenantOfSecondHandler(t *testing.T) {
 const basicJSON = `{"provider": {"name": "elastic_path"}, "api_hosts": ["127.0.0.1"], "tenant": {"name": "basic" %s}}`
 
 // newBasicClients provisions a credential for clients of requests, whose tokens come from fetch by id and secret.
-func newBasicClients(t *testing.T, options string, fetch func(id, secret string) (provider.Issued, error)) *client {
+func newBasicClients(t testing.TB, options string, fetch func(id, secret string) (provider.Issued, error)) *client {
 	t.Helper()
 	if _, err := tenantVault(); err != nil { // its goroutines live as long as the process
 		t.Fatal(err)

@@ -110,13 +110,15 @@ func inTenantBubble(t *testing.T, tenants int, options string, f func(t *testing
 func inBubbleOf(t *testing.T, c *client, f func(t *testing.T)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
+		defer func() { // also if the test fails, or a timer of the bubble would be touched outside
+			c.tenants().all.Range(func(_, of any) bool {
+				of.(*tenant).source.Rest()
+				return true
+			})
+			c.tenants().all.Clear()
+			advanceTenants(time.Minute) // until each flight has ended
+		}()
 		f(t)
-		c.tenants().all.Range(func(_, of any) bool {
-			of.(*tenant).source.Rest()
-			return true
-		})
-		c.tenants().all.Clear()
-		advanceTenants(time.Minute) // until each flight has ended
 	})
 }
 
