@@ -23,20 +23,38 @@ const (
 	portRange  = 20_000
 )
 
-// FreeAddr returns a loopback address that nobody listens on, another one each time.
+// FreeAddr returns a loopback address that nobody listens on, another one each time. No other process of the tests gets it
+// until the test ends.
 func FreeAddr(t *testing.T) string {
 	t.Helper()
 	for range portRange {
 		port := lowestPort + lastPort.Add(1)%portRange
-		l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", port))
-		if err != nil {
-			continue
+		if addr := fmt.Sprint("127.0.0.1:", port); reserve(t, port) && isFree(addr) {
+			return addr
 		}
-		defer l.Close()
-		return l.Addr().String()
 	}
 	t.Fatal("there is no free port")
 	return ""
+}
+
+// reserve keeps a port from the other processes of the tests until the test ends, and reports whether none of them has it. A
+// UDP socket stands for the port: the system closes it with the process, and no test listens on its port.
+func reserve(t *testing.T, port int32) bool {
+	reservation, err := net.ListenPacket("udp", fmt.Sprint("127.0.0.1:", port+portRange))
+	if err != nil {
+		return false
+	}
+	t.Cleanup(func() { _ = reservation.Close() })
+	return true
+}
+
+func isFree(addr string) bool {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return false
+	}
+	_ = l.Close()
+	return true
 }
 
 // Client is an application's HTTP client: it neither follows redirects nor keeps connections after the test.
