@@ -33,11 +33,13 @@ var arrows = map[string][]string{
 	"caddymodule/internal/caddytest":           {"caddymodule/internal/devserver"},
 	"caddymodule/internal/fleettest":           {},
 	"caddymodule/internal/share/sharetest":     {},
+	"caddymodule/internal/caddytest/apart":     {},
 	"caddymodule/internal/caddytest/redistest": {"caddymodule/internal/caddytest"},
 }
 
 // TestArrows keeps packages from knowing each other without a reason.
 func TestArrows(t *testing.T) {
+	t.Parallel()
 	cmd := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, module+"...")
 	cmd.Dir = ".."
 	list, err := cmd.Output()

@@ -36,6 +36,7 @@ type rehearsed struct {
 
 // `tokens check` names the cause of each failure, and the party: the token endpoint, the issuer or the network proxy.
 func TestEachCauseIsNamed(t *testing.T) {
+	t.Parallel()
 	r := newRehearsal(t)
 	cases := r.cases()
 	var credentials []string
@@ -48,12 +49,9 @@ func TestEachCauseIsNamed(t *testing.T) {
 			"credential c%02d {\n provider oauth2 {\n %s\n }\n client_id x\n %s\n fetch_timeout 1s\n transport {\n ca {file.%s}\n %s\n }\n}\n",
 			i, c.provider, secret, r.trusted.file, c.transport))
 	}
-	t.Setenv("REHEARSED_SECRET", canary)
-	for _, name := range []string{"HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy"} {
-		t.Setenv(name, "")
-	}
 	config := writeConfig(t, "Caddyfile", globalOptions(credentials...))
-	out, stderr, status := runBinary(t, "tokens", "check", "--json", "--config", config)
+	environment := []string{"REHEARSED_SECRET=" + canary, "HTTPS_PROXY=", "HTTP_PROXY=", "https_proxy=", "http_proxy="}
+	out, stderr, status := runBinaryWith(t, environment, "tokens", "check", "--json", "--config", config)
 	var results []checkResult
 	if err := json.Unmarshal([]byte(out), &results); err != nil || len(results) != len(cases) {
 		t.Fatalf("%v: exit status %d, %s\n%s", err, status, out, stderr)

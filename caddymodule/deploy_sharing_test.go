@@ -19,6 +19,7 @@ const redisExample = "../examples/kubernetes/redis/"
 // TestSharingExamples runs replicas of the product by the examples for Kubernetes and Compose, with a Redis by their
 // redis.conf and the files of their secrets.sh, through all that the READMEs describe.
 func TestSharingExamples(t *testing.T) {
+	t.Parallel()
 	for name, file := range map[string]string{
 		"kubernetes": "../examples/kubernetes/sharing/token-proxy.caddyfile",
 		"compose":    "../examples/compose/sharing/token-proxy.caddyfile",

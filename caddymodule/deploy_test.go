@@ -287,6 +287,7 @@ func TestSystemdSocket(t *testing.T) {
 
 // TestSystemdUnits asks systemd, and checks what it does not.
 func TestSystemdUnits(t *testing.T) {
+	t.Parallel()
 	const folder = "../examples/systemd/"
 	service, socket := readExample(t, folder+"token-proxy.service"), readExample(t, folder+"token-proxy.socket")
 	config := readExample(t, folder+"token-proxy.caddyfile")

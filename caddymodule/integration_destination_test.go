@@ -181,6 +181,7 @@ func TestHealthChecksUseTheNetworkProxy(t *testing.T) {
 
 // With a proxy in the environment, in a process of its own: Go reads the environment once.
 func TestNetworkProxyOfTheEnvironment(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("it takes a build")
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest/apart"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
 )
 
@@ -194,6 +195,9 @@ func (d *certificateDir) options() string {
 // A token that is bound to a certificate travels with it: also when the certificate is replaced under traffic, and the
 // old token is in use while the new one is there.
 func TestOAuth2CertificateBoundTokens(t *testing.T) {
+	if apart.Run(t) {
+		return
+	}
 	for name, http2 := range map[string]bool{"HTTP/1.1": false, "HTTP/2": true} {
 		t.Run(name, func(t *testing.T) {
 			first, second := newTestCertificate(t, signingKeyOf("P-256"), 30*time.Hour), newTestCertificate(t, anotherKeyOf("P-256"), 30*time.Hour)
@@ -552,6 +556,9 @@ func TestBoundTransportOfOthers(t *testing.T) {
 
 // A reload must not forget where the token endpoint is: the issuer may not be there to ask.
 func TestOAuth2ReloadKeepsWhatDiscoveryFound(t *testing.T) {
+	if apart.Run(t) {
+		return
+	}
 	var gone atomic.Bool
 	tokens := &devserver.TokenEndpoint{Dialect: devserver.OAuth2, Lifetime: time.Second, Registry: devserver.NewRegistry()}
 	var base string

@@ -17,6 +17,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest/apart"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
 )
 
@@ -183,6 +184,9 @@ func eachOutage(t *testing.T, lifetime time.Duration, options string, test func(
 
 // Section 6 of the design: background failures are invisible while the token is valid.
 func TestOutageWithinTheLifetimeIsInvisible(t *testing.T) {
+	if apart.Run(t) {
+		return
+	}
 	const lifetime = 6 * time.Second
 	// The refresh is due when 2.2 to 3 s have passed, and tried again after another second at most.
 	eachOutage(t, lifetime, "refresh_margin 3s", func(t *testing.T, _ int, o *outage) {
@@ -247,6 +251,9 @@ func (j *journal) count(status int) (n int) {
 // Section 5 of the design: without a token the application is told at once, and told when to come back; who comes back
 // then is served.
 func TestOutageBeyondTheLifetimeIsTold(t *testing.T) {
+	if apart.Run(t) {
+		return
+	}
 	eachOutage(t, time.Second, "", func(t *testing.T, i int, o *outage) {
 		want := outages[i]
 		o.begin(0)
@@ -412,6 +419,9 @@ var refreshCases = []refreshCase{
 // Pitfalls 5.10 to 5.12, and section 6 of the design: whatever a refresh does to the tokens, no request fails for it,
 // and there is about one call for each lifetime.
 func TestRefreshUnderLoadIsInvisible(t *testing.T) {
+	if apart.Run(t) {
+		return
+	}
 	var credentials []string
 	var routes strings.Builder
 	runs := make([]*refreshRun, len(refreshCases))
@@ -470,6 +480,9 @@ func TestRefreshUnderLoadIsInvisible(t *testing.T) {
 // tokens keep being rejected. A token that has served until it was revoked is another matter: each time, the request
 // that finds out is sent again with a new one.
 func TestEachRevocationIsHealed(t *testing.T) {
+	if apart.Run(t) {
+		return
+	}
 	const times, apart = 3, 1100 * time.Millisecond // the interval begins at a second
 	tokens := newTokenServer(t)
 	api := tokens.api()
@@ -622,6 +635,9 @@ func TestSecretFileThatGoesMissing(t *testing.T) {
 // A secret is rotated: the endpoint takes only the new one, and some time later the file has it. While the old token
 // lives, nobody notices.
 func TestSecretRotationIsInvisible(t *testing.T) {
+	if apart.Run(t) {
+		return
+	}
 	registry := devserver.NewRegistry()
 	id := newClientID()
 	before := &devserver.TokenEndpoint{Dialect: devserver.Optoro, ClientID: id, Registry: registry, Lifetime: 3 * time.Second}

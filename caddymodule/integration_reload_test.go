@@ -27,6 +27,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest/apart"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
@@ -393,6 +394,9 @@ func serveClients(t *testing.T, clients ...*devserver.TokenEndpoint) (tokenURL s
 // Pitfalls 7.1 to 7.5, and section 6 of the design: however often the configuration changes, an unchanged credential
 // costs one token call, no request that a handler has seen is lost, and nothing is left behind.
 func TestReloadUnderTraffic(t *testing.T) {
+	if apart.Run(t) {
+		return
+	}
 	registry := devserver.NewRegistry()
 	id := newClientID()
 	client := func(id, secret string) *devserver.TokenEndpoint {
@@ -470,6 +474,9 @@ func TestReloadUnderTraffic(t *testing.T) {
 // was given. What is left is in net/http, which closes a connection without an answer if it reads the first request only
 // after it was told to stop.
 func TestReloadOnASocketThatStays(t *testing.T) {
+	if apart.Run(t) {
+		return
+	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -861,6 +868,9 @@ func TestReloadEndsTheWaitOfAWrongCredential(t *testing.T) {
 // A credential that no configuration names is at rest: it makes no calls. One that comes back goes on with the token
 // it had, if that is still good.
 func TestCredentialRemovedAndAddedBack(t *testing.T) {
+	if apart.Run(t) {
+		return
+	}
 	long, short, failing, clock := newTokenServer(t), newTokenServer(t), newTokenServer(t), newTokenServer(t)
 	short.Lifetime, clock.Lifetime = time.Second, time.Second
 	failing.SetFault(devserver.Fault{Status: 500})
@@ -912,6 +922,9 @@ func TestCredentialRemovedAndAddedBack(t *testing.T) {
 
 // When Caddy stops, everything that is under way ends, and nothing goes on.
 func TestStopWhileRequestsWaitForAToken(t *testing.T) {
+	if apart.Run(t) {
+		return
+	}
 	const requests = 6
 	for _, tc := range []struct {
 		name    string

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest/apart"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
 )
 
@@ -27,6 +28,9 @@ var legacyApps = map[string][]string{
 
 // TestLegacyApps runs each program against a sidecar, and against one that refuses it.
 func TestLegacyApps(t *testing.T) {
+	if apart.Run(t) {
+		return
+	}
 	files, err := os.ReadDir(legacyFolder)
 	if err != nil {
 		t.Fatal(err)
@@ -63,6 +67,9 @@ func TestLegacyApps(t *testing.T) {
 
 // TestCronComesBack: a token endpoint that is down for a moment does not cost the hour's orders.
 func TestCronComesBack(t *testing.T) {
+	if apart.Run(t) {
+		return
+	}
 	tokens := newTokenServer(t)
 	tokens.SetFault(devserver.Fault{Status: 503, Count: 3})
 	api := newRecordingAPI(t, tokens.api().ServeHTTP)

@@ -205,6 +205,7 @@ func TestJointListener(t *testing.T) {
 
 // TestLoopbackWithoutIPv6 runs the product in a network without ::1, as many containers are.
 func TestLoopbackWithoutIPv6(t *testing.T) {
+	t.Parallel()
 	for _, tool := range []string{"unshare", "ip", "curl"} {
 		if _, err := exec.LookPath(tool); err != nil || runtime.GOOS != "linux" {
 			t.Skipf("SKIPPED: it needs Linux and %s", tool)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest/apart"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
 )
@@ -157,6 +158,9 @@ func (e exposition) wantNoDecreaseSince(t *testing.T, before exposition) {
 }
 
 func TestMetricsOfAScriptedRun(t *testing.T) {
+	if apart.Run(t) {
+		return
+	}
 	good, bad, down, garbage, short := newTokenServer(t), newTokenServer(t), newTokenServer(t), newTokenServer(t), newTokenServer(t)
 	name := make(map[*tokenServer]string)
 	for kind, s := range map[string]*tokenServer{"good": good, "bad": bad, "down": down, "garbage": garbage, "short": short} {
@@ -281,6 +285,9 @@ func TestMetricsOfAScriptedRun(t *testing.T) {
 }
 
 func TestMetricsSurviveReloads(t *testing.T) {
+	if apart.Run(t) {
+		return
+	}
 	tokens, other := newTokenServer(t), newTokenServer(t)
 	kept, comes := "kept-"+newClientID(), "comes-"+newClientID()
 	addr := freeAddr(t)

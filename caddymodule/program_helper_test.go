@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest/apart"
 )
 
 // binaryFolder is where the product is built, if a test needs it.
@@ -18,7 +20,7 @@ var binaryFolder = filepath.Join(os.TempDir(), fmt.Sprint("token-proxy-test-", o
 // binary is the product, built once.
 var binary = sync.OnceValues(func() (string, error) {
 	path := filepath.Join(binaryFolder, "token-proxy")
-	out, err := exec.Command("go", "build", "-o", path, "../cmd/token-proxy").CombinedOutput()
+	out, err := exec.Command("go", "build", "-ldflags=-w", "-o", path, "../cmd/token-proxy").CombinedOutput()
 	if err != nil {
 		return "", errors.New(string(out))
 	}
@@ -28,6 +30,7 @@ var binary = sync.OnceValues(func() (string, error) {
 // TestMain builds the product beside the first tests, if all of them run.
 func TestMain(m *testing.M) {
 	flag.Parse()
+	apart.WaitTogether()
 	var build sync.WaitGroup
 	if flag.Lookup("test.run").Value.String() == "" && !testing.Short() {
 		build.Go(func() { _, _ = binary() }) // a failure is told to those who need it
@@ -41,6 +44,12 @@ func TestMain(m *testing.M) {
 // runBinary returns what the product writes, and its exit status.
 func runBinary(t *testing.T, args ...string) (stdout, stderr string, status int) {
 	t.Helper()
+	return runBinaryWith(t, nil, args...)
+}
+
+// runBinaryWith is runBinary with these variables in the environment.
+func runBinaryWith(t *testing.T, environment []string, args ...string) (stdout, stderr string, status int) {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("it takes a build")
 	}
@@ -51,7 +60,7 @@ func runBinary(t *testing.T, args ...string) (stdout, stderr string, status int)
 	cmd := exec.CommandContext(t.Context(), path, args...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
-	cmd.Env = append(os.Environ(), "HOME="+t.TempDir(), "XDG_CONFIG_HOME=", "XDG_DATA_HOME=")
+	cmd.Env = append(append(os.Environ(), "HOME="+t.TempDir(), "XDG_CONFIG_HOME=", "XDG_DATA_HOME="), environment...)
 	err = cmd.Run()
 	if _, exited := errors.AsType[*exec.ExitError](err); err != nil && !exited {
 		t.Fatal(err)

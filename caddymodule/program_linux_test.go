@@ -36,6 +36,7 @@ func openTerminal(t *testing.T) (user, program *os.File) {
 
 // On a terminal, --print-header prints what the API would get.
 func TestBinaryPrintsTheHeaderOnATerminal(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("it takes a build")
 	}

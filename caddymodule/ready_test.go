@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest/apart"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
@@ -178,6 +179,9 @@ func TestReadinessByPeer(t *testing.T) {
 // It does not flap while a valid token exists, whatever the endpoint does, and says so once there is none. All at once in
 // one Caddy, since much of it is waiting.
 func TestReadinessInAnOutage(t *testing.T) {
+	if apart.Run(t) {
+		return
+	}
 	faults := map[string]devserver.Fault{
 		"down": {Status: 503}, "limited": {Status: 429, RetryAfter: "1"}, "wrong-secret": {Error: "invalid_client"},
 		"reset": {Reset: true}, "hang": {Hang: true}, "garbage": {Garbage: devserver.GarbageHTML},

@@ -23,6 +23,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest/apart"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
@@ -1097,6 +1098,9 @@ func TestAPIThatRefusesEverythingOverTheWire(t *testing.T) {
 // One path of an API names every token invalid, and all others accept it: a handful of token calls, and the requests for
 // the others wait for the first of them only.
 func TestOnePathThatRejectsEverythingOverTheWire(t *testing.T) {
+	if apart.Run(t) {
+		return
+	}
 	const while = 2500 * time.Millisecond
 	options := map[string]string{"replay": "", "pass": " {\n on_unauthorized pass\n}"}
 	servers := make(map[string]*tokenServer)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest/apart"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest/redistest"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/share"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/share/sharetest"
@@ -114,6 +115,9 @@ func TestCheckComparesNoKeysWhereNothingExpires(t *testing.T) {
 
 // A store that forgets is no store.
 func TestCheckFindsAStoreThatForgets(t *testing.T) {
+	if apart.Run(t) {
+		return
+	}
 	m := newMemory(t)
 	m.Change(func(s *sharetest.Store) { s.Alter = func(string, []byte) []byte { return nil } })
 	out, err := checkOf(t, sharedThrough(t, m))
@@ -135,6 +139,9 @@ func TestCheckHidesTheStoresText(t *testing.T) {
 
 // Each mistake with Redis has a sentence of its own.
 func TestCheckNamesTheMistakeWithRedis(t *testing.T) {
+	if apart.Run(t) {
+		return
+	}
 	redistest.Need(t)
 	const password = "a-password-that-no-text-may-show"
 	plain, locked, full := redistest.Start(t), redistest.Start(t, "--requirepass "+password), redistest.Start(t, "--maxmemory 1")

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest/apart"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/share"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
@@ -67,6 +68,9 @@ func TestAdoptedTokenIsReported(t *testing.T) {
 
 // Another replica has a token while this one is refused: that is no failure, but no good state either.
 func TestAdoptedTokenEndsAFailure(t *testing.T) {
+	if apart.Run(t) {
+		return
+	}
 	tokens := newTokenServer(t)
 	tokens.SetFault(devserver.Fault{Error: "invalid_client"})
 	name, memory, addr := "refused-"+newClientID(), newMemory(t), freeAddr(t)
@@ -92,6 +96,9 @@ func TestAdoptedTokenEndsAFailure(t *testing.T) {
 
 // A store that fails costs no request, and everything that operators look at shows it, in words that name no detail.
 func TestStoreThatFailsIsReported(t *testing.T) {
+	if apart.Run(t) {
+		return
+	}
 	tokens := newTokenServer(t)
 	name, memory, addr := "store-down-"+newClientID(), newMemory(t), freeAddr(t)
 	memory.fail(&share.Error{Reason: "the server does not accept the password", Err: errors.New(canary)})

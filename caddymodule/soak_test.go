@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest/apart"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
 )
 
@@ -414,6 +415,9 @@ func (n *soakTenant) forget() {
 //
 //	go test ./caddymodule -run TestSoak -v -timeout 0 -soak 1h
 func TestSoak(t *testing.T) {
+	if apart.Run(t) {
+		return
+	}
 	duration, reloadEvery, pace, badness, mostExcused := *soakDuration, 5*time.Second, 50*time.Millisecond, 0.05, 0.1
 	if duration == 0 {
 		duration, reloadEvery, pace, badness, mostExcused = 5*time.Second, time.Second, 20*time.Millisecond, 0.2, 0.9
