@@ -20,6 +20,7 @@ func TestRedisFleet(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it runs processes")
 	}
+	t.Parallel()
 	server := redistest.Start(t)
 	f := newFleet(t, *fleetSize, "redis {\n address "+server.Addr+"\n}",
 		"prefetch", "cold", "wave", "refresh", "revokes", "rotation", "dies", "paused", "full", "killed", "back")

@@ -135,6 +135,7 @@ func TestFileStorage(t *testing.T) {
 
 // TestStorageInBadTimes says that no mood of a storage module costs a request, and that sharing begins when it is well.
 func TestStorageInBadTimes(t *testing.T) {
+	t.Parallel()
 	for _, mood := range []string{unborn, absent, hangs} {
 		t.Run(mood, func(t *testing.T) {
 			t.Parallel()
