@@ -926,6 +926,7 @@ func TestStopWhileRequestsWaitForAToken(t *testing.T) {
 		return
 	}
 	const requests = 6
+	// The times are long, so that all requests have come before the first of them ends, on a busy machine as well.
 	for _, tc := range []struct {
 		name    string
 		options string
@@ -933,9 +934,9 @@ func TestStopWhileRequestsWaitForAToken(t *testing.T) {
 		status  int
 	}{
 		{"the token comes", "", true, 200},
-		{"the token does not come in time for the requests", "max_wait 200ms\n fetch_timeout 400ms", false, 504},
-		{"the token does not come in time for the flight", "fetch_timeout 200ms", false, 503},
-		{"the same with prefetch", "fetch_timeout 200ms\n prefetch on", false, 503},
+		{"the token does not come in time for the requests", "max_wait 2s\n fetch_timeout 4s", false, 504},
+		{"the token does not come in time for the flight", "fetch_timeout 2s", false, 503},
+		{"the same with prefetch", "fetch_timeout 2s\n prefetch on", false, 503},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			tokens := newTokenServer(t)
