@@ -295,7 +295,8 @@ func (r *replica) wantComplaints(n int) {
 type process struct {
 	t       *testing.T
 	command []string
-	folder  string // where it runs
+	folder  string     // where it runs
+	sockets []*os.File // the file descriptors from 3 on
 	isUp    func() bool
 	running *exec.Cmd
 	log     *os.File
@@ -304,7 +305,7 @@ type process struct {
 func (p *process) start() {
 	p.t.Helper()
 	p.running = exec.Command(p.command[0], p.command[1:]...)
-	p.running.Dir = p.folder
+	p.running.Dir, p.running.ExtraFiles = p.folder, p.sockets
 	p.running.Env = append(os.Environ(), "HOME="+p.folder, "XDG_CONFIG_HOME=", "XDG_DATA_HOME=")
 	if p.log == nil {
 		log, err := os.Create(filepath.Join(p.t.TempDir(), "log"))

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -246,51 +245,11 @@ func isLink(path string) bool {
 	_, err := os.Readlink(path)
 	return err == nil
 }
-
-// TestSystemdSocket runs the example on a socket that it was given. What arrives while it restarts, waits.
-func TestSystemdSocket(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	port := portNumber(l.Addr().String())
-	file, err := l.(*net.TCPListener).File()
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.Close() // from here on, it is the file that holds the address, as systemd does
-	defer file.Close()
-
-	answer := make(chan error, 1)
-	go func() {
-		client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-		res, err := client.Get("http://127.0.0.1:" + port + "/orders")
-		if err == nil {
-			res.Body.Close()
-		}
-		answer <- err
-	}()
-	select {
-	case err := <-answer:
-		t.Fatalf("an answer without a server: %v", err)
-	case <-time.After(100 * time.Millisecond):
-	}
-	deployed(t, "../examples/systemd/token-proxy.caddyfile", "fd/3", "fd/"+strconv.Itoa(int(file.Fd())), ":8080", ":"+port)
-	if err := <-answer; err != nil {
-		t.Errorf("the request that waited: %v", err)
-	}
-	if echo := getEcho(t, "http://127.0.0.1:"+port+"/orders"); echo.Path != "/orders" {
-		t.Errorf("the API saw %+v", echo)
-	}
-}
-
 // TestSystemdUnits asks systemd, and checks what it does not.
 func TestSystemdUnits(t *testing.T) {
 	t.Parallel()
-	const folder = "../examples/systemd/"
-	service, socket := readExample(t, folder+"token-proxy.service"), readExample(t, folder+"token-proxy.socket")
-	config := readExample(t, folder+"token-proxy.caddyfile")
+	service, socket := readExample(t, systemdFolder+"token-proxy.service"), readExample(t, systemdFolder+"token-proxy.socket")
+	config := readExample(t, systemdFolder+"token-proxy.caddyfile")
 	for _, line := range []string{
 		"Type=notify", "DynamicUser=yes", "NoNewPrivileges=yes", "ProtectSystem=strict", "CapabilityBoundingSet=",
 		"Requires=token-proxy.socket", "LoadCredential=client-secret:/etc/token-proxy/client-secret",
@@ -301,10 +260,13 @@ func TestSystemdUnits(t *testing.T) {
 			t.Errorf("the service lacks %s", line)
 		}
 	}
-	for _, line := range regexp.MustCompile(`(?m)^ListenStream=(.*)$`).FindAllStringSubmatch(socket, -1) {
-		if !strings.HasPrefix(line[1], "127.0.0.1:") {
-			t.Errorf("the socket is on %s", line[1])
+	for _, address := range listenStreams(socket) {
+		if host, _, _ := net.SplitHostPort(address); host != "127.0.0.1" && host != "::1" {
+			t.Errorf("the socket is on %s", address)
 		}
+	}
+	if !strings.Contains(socket, "\nFreeBind=yes\n") {
+		t.Error("the socket fails where ::1 is turned off")
 	}
 	for _, text := range []string{"admin unix//run/token-proxy/admin.sock", "{file./run/credentials/token-proxy.service/client-secret}"} {
 		if !strings.Contains(config, text) {
