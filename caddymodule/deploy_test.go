@@ -245,6 +245,7 @@ func isLink(path string) bool {
 	_, err := os.Readlink(path)
 	return err == nil
 }
+
 // TestSystemdUnits asks systemd, and checks what it does not.
 func TestSystemdUnits(t *testing.T) {
 	t.Parallel()
