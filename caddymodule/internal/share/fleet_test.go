@@ -341,6 +341,30 @@ func TestFleetWithPrefetch(t *testing.T) {
 	}
 }
 
+// TestFleetRecovers says that replicas that start in an outage of the token endpoint serve soon after its end, and that it
+// costs each replica no more calls than without sharing.
+func TestFleetRecovers(t *testing.T) {
+	for outage, most := range map[time.Duration]int{time.Minute: 14, 10 * time.Minute: 68} { // the earlier pauses cost 22 and 76
+		t.Run(outage.String(), func(t *testing.T) {
+			for _, w := range []way{alone, byRegister, byClaimer} {
+				inFleet(t, w, fleetSize/5, func(t *testing.T, f *fleet) {
+					f.play(scenario{
+						run: outage + time.Minute, every: time.Second,
+						arrange: func(f *fleet) { f.refuses = down },
+						happens: func(f *fleet) {
+							time.Sleep(outage)
+							f.change(func() { f.refuses = nil })
+							time.Sleep(10*time.Second + 2*time.Second) // the longest pause, and the calls before and after it
+							f.change(func() { f.failed = 0 })
+						},
+					})
+					limits{calls: [2]int{1, most * len(f.replicas)}, wait: deadCaller}.check(t, f)
+				})
+			}
+		})
+	}
+}
+
 // TestLateAnswer says that a token that comes late does not stay, if the endpoint has revoked it with a newer one.
 func TestLateAnswer(t *testing.T) {
 	for _, w := range []way{byRegister, byClaimer} {

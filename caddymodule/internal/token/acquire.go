@@ -31,6 +31,7 @@ func (s *Source) acquireSlow(ctx context.Context, maxWait time.Duration, now tim
 		return Lease{s, t, ServedStale, maxWait}, nil
 	}
 	failed := s.backingOff(now)
+	s.await(failed)
 	switch {
 	case failed == nil, s.mayLook(now):
 		return s.wait(ctx, maxWait)

@@ -113,10 +113,19 @@ func (s *Source) armNext() {
 	}
 }
 
-// onTimer refreshes a token that is in use. An unused source falls asleep after one lifetime.
+// await sets the timer for the end of the pause, because a request or a probe waits for a token: the next of them can be
+// long in coming. After a refusal, the next request calls, because a call without a new proof is most likely in vain.
+func (s *Source) await(f *failure) {
+	if f != nil && f.err.Kind != Refused && f.awaited.CompareAndSwap(false, true) {
+		s.arm(f.until)
+	}
+}
+
+// onTimer refreshes a token that is in use, or fetches one that is awaited. An unused source falls asleep after one
+// lifetime.
 func (s *Source) onTimer() {
-	t := s.current.Load()
-	wanted := t != nil && t.used.Load()
+	t, f := s.current.Load(), s.failure.Load()
+	wanted := t != nil && t.used.Load() || f != nil && f.awaited.Load()
 	if wanted || s.config.Load().Policy.Prefetch {
 		s.refreshInTurn()
 	}

@@ -2,6 +2,7 @@ package token
 
 import (
 	"context"
+	"net/http"
 	"time"
 )
 
@@ -79,15 +80,17 @@ func (s *Source) admit(config *Config, forced bool) error {
 	return err
 }
 
-// fetch calls the endpoint, and calls it again at once where that can keep waiting requests from failing.
+// fetch calls the endpoint, and calls it again at once where that can keep waiting requests from failing: once in an
+// outage, because later flights follow each other soon enough.
 func (s *Source) fetch(ctx context.Context, config *Config) (*Token, *Error) {
+	quick := s.retries.failedRounds(time.Now()) == 0
 	for n := 1; ; n++ {
 		a := s.try(ctx, config.Fetcher)
 		if a.err == nil {
 			return s.succeed(a.issued, a.sent, config), nil
 		}
 		s.failing = true
-		if n == coldAttempts || !a.rotated && !(s.cold() && mayPass(a.err) && sleep(ctx, coldPause(n))) {
+		if n == coldAttempts || !a.rotated && !(quick && s.cold() && mayPass(a.err) && sleep(ctx, coldPause(n))) {
 			return nil, s.fail(a, config)
 		}
 		s.observe(config, Event{Err: a.err, Duration: time.Since(a.sent)})
@@ -103,7 +106,7 @@ func (s *Source) cold() bool {
 // mayPass reports whether a failure may be over in a moment, such as a lost packet, a restart, or the error page of a
 // gateway. An endpoint that answers 429, or sends Retry-After, is not called before that.
 func mayPass(err *Error) bool {
-	return err.Kind != Refused && err.Status != 429 && err.RetryAfter == 0
+	return err.Kind != Refused && err.Status != http.StatusTooManyRequests && err.RetryAfter == 0
 }
 
 // succeed makes the answer the current token, unless it has no life left.
@@ -123,6 +126,7 @@ func (s *Source) succeed(issued Issued, sent time.Time, config *Config) *Token {
 	if !t.alive(now) {
 		s.failing = false
 		s.failure.Store(nil)
+		s.schedules().rounds = 0
 		s.notBefore = now.Add(s.schedules().pause.NextBackOff())
 	} else {
 		s.schedule(t, previous, unchanged, config.Policy)
@@ -195,9 +199,12 @@ func (s *Source) remember(err *Error, proof Secret) *Error {
 	now := time.Now()
 	digest := proof.digest()
 	var wait time.Duration
-	if err.Kind == Refused {
+	switch {
+	case err.Kind == Refused:
 		wait = s.schedules().coolDown(digest)
-	} else {
+	case err.Status != http.StatusTooManyRequests && s.cold():
+		wait = s.schedules().coldWait(now)
+	default:
 		wait = s.schedules().backoff.NextBackOff()
 	}
 	wait = s.beforeExpiry(wait, err, now)

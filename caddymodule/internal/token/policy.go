@@ -67,9 +67,16 @@ func (p Policy) lifetime(said time.Duration) time.Duration {
 }
 
 const (
-	// coldAttempts is how often a flight calls before it gives up, if there is no valid token: one lost packet is no
-	// reason to fail a request.
+	// coldAttempts is how often the first flight of an outage calls before it gives up, if there is no valid token: one
+	// lost packet is no reason to fail a request.
 	coldAttempts = 3
+
+	// maxColdWait is the longest pause while requests or probes wait for a token. So the first token comes at most that
+	// long after the end of an outage.
+	maxColdWait = 10 * time.Second
+
+	// coldMemory is how long no flight may have failed for the next failure to count as the first of an outage.
+	coldMemory = time.Minute
 
 	// minUnchangedWait is the least time between two calls that could both return the same token.
 	minUnchangedWait = time.Second
@@ -118,6 +125,15 @@ func newPause() *backoff.ExponentialBackOff {
 		MaxInterval:     2 * time.Second,
 		Multiplier:      2,
 	}
+}
+
+// coldWait spaces the flights while no token serves: full jitter below 1, 2, 4 and 8 s, and then maxColdWait. The first
+// steps have spread the replicas. Jitter below maxColdWait would cost a failing endpoint twice as many calls.
+func coldWait(rounds int) time.Duration {
+	if rounds > 3 {
+		return maxColdWait
+	}
+	return jitter(time.Second << rounds)
 }
 
 // coldPause spaces the attempts of one flight: full jitter, doubling from 200 ms.

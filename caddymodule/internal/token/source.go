@@ -93,11 +93,14 @@ type Source struct {
 	invalidations *invalidations // nil until the API rejects a token
 }
 
-// failure is the state of a source whose last call failed. It is immutable.
+// failure is the state of a source whose last call failed. It is immutable but for its mark.
 type failure struct {
 	err   *Error
 	until time.Time
 	proof string // its digest
+
+	// awaited is set if a request or a probe has asked for a token while the failure held calls back.
+	awaited atomic.Bool
 }
 
 // NewSource makes a source. It does nothing until it is asked for a token, or Start is called.

@@ -90,7 +90,9 @@ func (s *Source) Ready() (bool, *Error) {
 		}
 		return true, nil
 	}
-	if s.mayFetch(now) {
+	failed := s.backingOff(now)
+	s.await(failed)
+	if failed == nil || s.mayLook(now) {
 		s.refreshInTurn()
 	}
 	if f := s.failure.Load(); f != nil { // also while the next call is under way, which may take long
