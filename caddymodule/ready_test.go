@@ -226,6 +226,31 @@ func TestReadinessInAnOutage(t *testing.T) {
 	group.Wait()
 }
 
+// A client that is disabled together with its tokens gets 401 for every request, however long its token would be valid.
+func TestReadinessWithADeadToken(t *testing.T) {
+	tokens := newTokenServer(t)
+	name, addr := "a-"+newClientID(), freeAddr(t)
+	s := startOperated(t, globalOptions(tokens.credential(name))+siteConfig(addr, "token_proxy_ready /ready\ntoken_proxy "+name+" "+serveHTTP(t, tokens.api()).URL), nil)
+	url := "http://" + addr
+	get(t, url).wantStatus(t, 200)
+	tokens.SetFault(devserver.Fault{Error: "invalid_client"})
+	tokens.revokeAll()
+	get(t, url).wantStatus(t, 401)
+	poll(t, "the probe to fail", func() bool { status, _ := probe(t, url+"/ready"); return status == 503 })
+	if _, answer := probe(t, url+"/ready"); !strings.Contains(answer.Credentials[name].Reason, "the API rejects the token") {
+		t.Errorf("the reason is %+v", answer)
+	}
+	if c := s.credential(name); c.Health != "failing" || strings.Contains(c.Summary, "use the present token") || !strings.Contains(c.Advice, "disabled") {
+		t.Errorf("%s. %s %s", c.Health, c.Summary, c.Advice)
+	}
+	tokens.SetFault(devserver.Fault{})
+	s.ask(http.MethodPost, "/token_proxy/credentials/"+name+"/refresh").wantStatus(t, 200)
+	if status, answer := probe(t, url+"/ready"); status != 200 {
+		t.Errorf("with another token: %+v", answer)
+	}
+	get(t, url).wantStatus(t, 200)
+}
+
 func TestReadyDirective(t *testing.T) {
 	known := globalOptions(credentialConfig("a", "https://example.com/token", "a"))
 	for name, tc := range map[string]struct {

@@ -30,6 +30,8 @@ func diagnose(endpoint string, s token.Status, seen history, sharing Sharing, no
 		d := Explain(endpoint, s.Failure, now)
 		d.Health = healthFailing
 		return d
+	case s.Dead:
+		return diagnoseDead(endpoint, s.Failure, now)
 	case now.Sub(destination.At) < recently:
 		return Diagnosis{destinationHealth(destination, now), causeConfiguration,
 			"The proxy denies requests, because the token may not go to their upstream (" + destination.Reason + ").",
@@ -37,7 +39,7 @@ func diagnose(endpoint string, s token.Status, seen history, sharing Sharing, no
 	case s.Failure != nil:
 		d := Explain(endpoint, s.Failure, now)
 		d.Health = healthDegraded
-		d.Summary += " Requests still use the present token, which expires " + In(s.Expires, now) + "."
+		d.Summary += " Requests still use the present token, " + present(s, now) + "."
 		return d
 	case rejected > 1:
 		return Diagnosis{healthDegraded, causeAPI,
@@ -71,6 +73,26 @@ func diagnose(endpoint string, s token.Status, seen history, sharing Sharing, no
 	default:
 		return Diagnosis{Health: healthIdle, Summary: "The proxy has no token. The next request fetches one."}
 	}
+}
+
+// diagnoseDead explains why requests fail although the token has not expired.
+func diagnoseDead(endpoint string, failure *token.Error, now time.Time) Diagnosis {
+	d := Diagnosis{Cause: causeConfiguration, Summary: "The token endpoint refuses the credential.", Advice: refusals["invalid_client"][1]}
+	if failure != nil {
+		d = Explain(endpoint, failure, now)
+	}
+	d.Health = healthFailing
+	d.Summary += " The API rejects the present token, so requests fail."
+	d.Advice += " If the service has disabled the client, enable it in the service's console."
+	return d
+}
+
+// present describes the token that requests use while token calls fail.
+func present(s token.Status, now time.Time) string {
+	if s.State == token.StateRejected {
+		return "which the API has rejected"
+	}
+	return "which expires " + In(s.Expires, now)
 }
 
 // destinationHealth returns failing while the proxy denies requests. The history gets an entry only once in each

@@ -140,6 +140,11 @@ func TestDiagnose(t *testing.T) {
 	now := time.Now()
 	down := &token.Error{Kind: token.Unavailable, Status: 503, Reason: "x", RetryAt: now.Add(time.Minute)}
 	past := &token.Error{Kind: token.Unavailable, Status: 503, Reason: "x", RetryAt: now.Add(-time.Minute)}
+	refused := &token.Error{Kind: token.Refused, Status: 401, Code: "invalid_client", Reason: "x", RetryAt: now.Add(time.Minute)}
+	dead := func(s token.Status) token.Status {
+		s.Dead = true
+		return s
+	}
 	in := func(state token.State, failure *token.Error) token.Status {
 		return token.Status{State: state, Failure: failure, Expires: now.Add(30 * time.Minute)}
 	}
@@ -167,6 +172,11 @@ func TestDiagnose(t *testing.T) {
 		{"refresh fails, trying", in(token.StateStale, past), history{}, healthDegraded, "status 503", ""},
 		{"forced refresh failed", in(token.StateFresh, down), history{}, healthDegraded, "status 503", ""},
 		{"rejected, and no new token", in(token.StateRejected, down), history{recent: []Occurrence{at(Rejected, 0)}}, healthDegraded, "status 503", ""},
+		{"rejected, and not replaced", in(token.StateRejected, down), history{}, healthDegraded, "which the API has rejected", "expires"},
+		{"dead", dead(in(token.StateRejected, refused)), history{recent: []Occurrence{at(Rejected, 0)}}, healthFailing, "invalid_client). The API rejects the present token, so requests fail.", "use the present token"},
+		{"dead, then down", dead(in(token.StateRejected, down)), history{}, healthFailing, "status 503. The API rejects the present token", "use the present token"},
+		{"dead, with a new secret", dead(in(token.StateRejected, nil)), history{}, healthFailing, "refuses the credential. The API rejects", "use the present token"},
+		{"dead, though fresh", dead(in(token.StateFresh, refused)), history{recent: []Occurrence{at(Destination, time.Second)}}, healthFailing, "If the service has disabled the client", "api_hosts"},
 		{"rejected, and a call follows", in(token.StateRejected, nil), history{recent: []Occurrence{at(Rejected, 0)}}, healthDegraded, "no new token yet", "rejects new tokens"},
 		{"revoked", in(token.StateFresh, nil), history{recent: []Occurrence{at(Rejected, time.Minute)}}, healthDegraded, "60 seconds ago", "rejects new tokens"},
 		{"revoked long ago", in(token.StateFresh, nil), history{recent: []Occurrence{at(Rejected, recently)}}, healthOK, "", ""},

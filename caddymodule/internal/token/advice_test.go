@@ -182,7 +182,7 @@ func TestLeaseCarriesTheRest(t *testing.T) {
 func TestRejectedCopyCarriesTheRest(t *testing.T) {
 	certificate := new(tls.Certificate)
 	answer := Issued{Token: NewSecret("t"), Kept: map[string]string{"a": "b"}, Certificate: certificate}
-	c := newToken(answer, 1, time.Now(), hour).asRejected()
+	c := newToken(answer, 1, time.Now(), hour).asRejected(time.Now())
 	l := Lease{token: c}
 	if !maps.Equal(l.Kept(), answer.Kept) || l.Certificate() != certificate {
 		t.Errorf("got %v, %v", l.Kept(), l.Certificate())

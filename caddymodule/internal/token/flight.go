@@ -125,6 +125,7 @@ func (s *Source) succeed(issued Issued, sent time.Time, config *Config) *Token {
 	})
 	if !t.alive(now) {
 		s.failing = false
+		s.refused.Store(false)
 		s.failure.Store(nil)
 		s.schedules().rounds = 0
 		s.notBefore = now.Add(s.schedules().pause.NextBackOff())
@@ -142,6 +143,7 @@ func (s *Source) succeed(issued Issued, sent time.Time, config *Config) *Token {
 // publish makes t the current token.
 func (s *Source) publish(t *Token, config *Config) {
 	s.failing = false
+	s.refused.Store(false)
 	s.failure.Store(nil)
 	s.retries = nil
 	if sharing := config.Sharing; sharing != nil {
@@ -201,6 +203,7 @@ func (s *Source) remember(err *Error, proof Secret) *Error {
 	var wait time.Duration
 	switch {
 	case err.Kind == Refused:
+		s.refused.Store(true)
 		wait = s.schedules().coolDown(digest)
 	case err.Status != http.StatusTooManyRequests && s.cold():
 		wait = s.schedules().coldWait(now)

@@ -65,14 +65,17 @@ func (s *Source) invalidate(rejected *Token, doubt Doubt) bool {
 func (s *Source) judge(rejected *Token, doubt Doubt) (invalidated, another bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	t := s.current.Load()
-	if t != nil && (t.rejected || t.generation != rejected.generation) {
-		return false, true // an earlier rejection decided, or the token has been replaced
+	t, now := s.current.Load(), time.Now()
+	if t != nil && t.generation != rejected.generation {
+		return false, true // the token has been replaced
+	}
+	if t != nil && t.rejected {
+		s.keepRejection(t, now)
+		return false, true // an earlier rejection decided
 	}
 	if t == nil && s.invalidations != nil && s.invalidations.generation == rejected.generation {
 		return false, true // an earlier rejection decided, about a token that was not kept
 	}
-	now := time.Now()
 	if t != nil && !t.alive(now) {
 		return false, true // the next request fetches a token anyway
 	}
@@ -95,7 +98,7 @@ func (s *Source) judge(rejected *Token, doubt Doubt) (invalidated, another bool)
 		return false, false
 	}
 	s.invalidations.generation = rejected.generation
-	replaced := t.asRejected()
+	replaced := t.asRejected(now)
 	if serves {
 		replaced = t.asDue(now)
 	}

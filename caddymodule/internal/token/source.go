@@ -82,6 +82,7 @@ type Source struct {
 	retries    *retries
 	failing    bool
 	denied     bool // by an Admitter
+	refused    atomic.Bool // the token endpoint has refused the credential, and has issued no token since; read everywhere
 
 	made           time.Time
 	nextProofCheck atomic.Int64 // a time.Duration since made, which a stepped clock does not change

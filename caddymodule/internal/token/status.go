@@ -38,6 +38,10 @@ type Status struct {
 	// when it expires. They are zero in StateNone.
 	Issued, RefreshAt, Expires time.Time
 
+	// Dead is set if the token serves no request although it has not expired: the API rejects it, and the token endpoint
+	// refuses the credential. See Source.Ready.
+	Dead bool
+
 	// Fetching is set while a call is running.
 	Fetching bool
 
@@ -56,7 +60,8 @@ func (s *Source) Status() Status {
 	if t == nil {
 		return status
 	}
-	status.State = t.state(time.Now())
+	now := time.Now()
+	status.State, status.Dead = t.state(now), s.dead(t, now)
 	status.Token = t.value
 	status.Issued, status.RefreshAt, status.Expires = t.issued, t.refreshAt, t.expires
 	return status
@@ -81,12 +86,20 @@ func (s *Source) Idle() bool { return !s.flying.Load() && !s.current.Load().aliv
 
 // Ready reports whether the source has a valid token, and starts a fetch if it has none. The error is why the last call
 // failed, or nil. A call of Ready counts as use, so that regular readiness checks keep the token from expiring.
+//
+// A token that is dead does not count: one that the API has rejected for 10 s without accepting it, while the token endpoint
+// refuses the credential. It takes 5 minutes of rejections if the API has accepted the token after an earlier rejection, as
+// an API does with one path that rejects every token. The first request that the API accepts, and the next token, make the
+// source ready again.
 func (s *Source) Ready() (bool, *Error) {
 	now := time.Now()
 	if t := s.current.Load(); t.alive(now) {
 		t.touch()
 		if !t.fresh(now) && s.mayRefresh(now) {
 			s.refreshInTurn()
+		}
+		if s.dead(t, now) {
+			return false, errDead(s.failure.Load())
 		}
 		return true, nil
 	}

@@ -90,15 +90,19 @@ type rejections struct {
 	// proven says that the API had accepted the token before it rejected it.
 	proven bool
 
-	// contested says that the API has accepted the token after it had rejected it.
+	// contested says that the API has accepted the token after it had rejected it, and that the rejections follow each other
+	// closely.
 	contested bool
+
+	// outlived says that the API has accepted the token after it had rejected it, at any time.
+	outlived bool
 }
 
 // clone returns a copy for later requests. The mark accepted is not copied.
 func (t *Token) clone() *Token {
 	answer := Issued{Token: t.value, Kept: t.kept, Certificate: t.certificate}
 	c := newToken(answer, t.generation, t.issued, t.expires.Sub(t.issued))
-	c.margin, c.refreshAt, c.due, c.rejections = t.margin, t.refreshAt, t.due, t.rejections
+	c.margin, c.refreshAt, c.rejected, c.due, c.rejections = t.margin, t.refreshAt, t.rejected, t.due, t.rejections
 	c.used.Store(t.used.Load())
 	return c
 }
@@ -109,6 +113,7 @@ func (t *Token) asRejectedOnce(now time.Time) *Token {
 	next := &rejections{since: now, proven: accepted}
 	if before := t.rejections; before != nil {
 		next.proven = before.proven || accepted
+		next.outlived = before.outlived || accepted
 		next.contested = t.rejectedLately(now) && (before.contested || accepted)
 		if !accepted {
 			next.since = before.since
@@ -127,9 +132,9 @@ func (t *Token) asDue(now time.Time) *Token {
 }
 
 // asRejected returns a copy that is due for replacement, and not served where another can be had.
-func (t *Token) asRejected() *Token {
-	c := t.clone()
-	c.due, c.rejected, c.refreshAt = true, true, time.Time{}
+func (t *Token) asRejected(now time.Time) *Token {
+	c := t.asDue(now)
+	c.rejected = true
 	return c
 }
 

@@ -53,7 +53,7 @@ func TestClocks(t *testing.T) {
 // the second would be the first once more.
 func TestWallExpiryHasNoMonotonicReading(t *testing.T) {
 	token := newToken(Issued{Token: NewSecret("t")}, 1, time.Now(), hour)
-	for name, token := range map[string]*Token{"new": token, "rejected": token.asRejected()} {
+	for name, token := range map[string]*Token{"new": token, "rejected": token.asRejected(time.Now())} {
 		if token.expires == token.expires.Round(0) {
 			t.Errorf("%s: the expiry has no monotonic reading", name)
 		}
@@ -84,7 +84,7 @@ func TestRejectedCopy(t *testing.T) {
 	token.margin = 5 * time.Minute
 	token.refreshAt = token.expires.Add(-token.margin)
 	token.touch()
-	c := token.asRejected()
+	c := token.asRejected(time.Now())
 	if !c.rejected || c.fresh(time.Now()) {
 		t.Error("the copy is not due for replacement")
 	}
