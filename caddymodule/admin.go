@@ -27,12 +27,14 @@ func init() {
 //
 //	GET  /token_proxy/                            a page for people
 //	GET  /token_proxy/credentials                 all credentials
+//	GET  /token_proxy/credentials?probe=true      the same, and fetch missing tokens in the background, as a readiness probe does
 //	GET  /token_proxy/credentials/<name>          one credential
 //	POST /token_proxy/credentials/<name>/refresh  fetch a token now
 //	POST /token_proxy/credentials/<name>/purge    forget the token, and delete it from the store of shared tokens
 //	POST /token_proxy/purge                       the same for all tokens
 //
-// With ?fleet=true, a purge also tells the other replicas to forget their tokens.
+// With ?fleet=true, a purge also tells the other replicas to forget their tokens. With ?credential=<name>, which can be
+// repeated, the list has these credentials only.
 type AdminAPI struct{}
 
 // CaddyModule returns the Caddy module information.
@@ -113,19 +115,45 @@ func serveCredentials(w http.ResponseWriter, r *http.Request) error {
 	if err := allow(w, r, http.MethodGet, http.MethodHead); err != nil {
 		return err
 	}
-	all := []status.Report{} // an empty list, not null
+	probe, err := flagOf(r, "probe")
+	if err != nil {
+		return err
+	}
+	named, err := namedClients(r.URL.Query()["credential"])
+	if err != nil {
+		return err
+	}
 	var store *status.Store
 	if app := runningApp(); app != nil {
 		store = app.Share.statusOrNil()
-		for _, name := range slices.Sorted(maps.Keys(app.clients)) {
-			all = append(all, app.clients[name].status.Report())
+	}
+	all := []status.Report{} // an empty list, not null
+	for _, c := range named {
+		if probe {
+			c.source.Ready()
 		}
+		all = append(all, c.status.Report())
 	}
 	return writeJSON(w, http.StatusOK, struct {
 		Now         time.Time       `json:"now"`
 		Store       *status.Store   `json:"store,omitempty"`
 		Credentials []status.Report `json:"credentials"`
 	}{time.Now(), store, all})
+}
+
+// namedClients returns the credentials with these names, or all.
+func namedClients(names []string) (named []*client, err error) {
+	if app := runningApp(); len(names) == 0 && app != nil {
+		names = slices.Sorted(maps.Keys(app.clients))
+	}
+	for _, name := range names {
+		c, err := findRunning(name)
+		if err != nil {
+			return nil, err
+		}
+		named = append(named, c)
+	}
+	return named, nil
 }
 
 func serveCredential(w http.ResponseWriter, r *http.Request, c *client) error {
@@ -185,14 +213,17 @@ type purgedAll struct {
 }
 
 // fleetOf returns the query parameter fleet.
-func fleetOf(r *http.Request) (bool, error) {
-	switch r.URL.Query().Get("fleet") {
+func fleetOf(r *http.Request) (bool, error) { return flagOf(r, "fleet") }
+
+// flagOf returns a query parameter that is true or false. Default: false.
+func flagOf(r *http.Request, name string) (bool, error) {
+	switch r.URL.Query().Get(name) {
 	case "", "false":
 		return false, nil
 	case "true":
 		return true, nil
 	default:
-		return false, adminError(http.StatusBadRequest, "the parameter fleet must be true or false")
+		return false, adminError(http.StatusBadRequest, "the parameter "+name+" must be true or false")
 	}
 }
 

@@ -119,6 +119,7 @@ type (
 		Cause       string               `json:"cause"`
 		Summary     string               `json:"summary"`
 		Advice      string               `json:"advice"`
+		Ready       bool                 `json:"ready"`
 		Fetching    bool                 `json:"fetching"`
 		Fingerprint string               `json:"fingerprint"`
 		Issued      *time.Time           `json:"issued"`

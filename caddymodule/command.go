@@ -58,21 +58,54 @@ func addConfigFlags(cmd *cobra.Command) {
 
 func listCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "list [--address <address>] [--config <path> [--adapter <name>]] [--json]",
+		Use:   "list [--ready [<credentials...>]] [--address <address>] [--config <path> [--adapter <name>]] [--json]",
 		Short: "Lists the credentials of a running process and the state of their tokens",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		Long: `
+Lists the credentials of a running process and the state of their tokens. The
+exit status is 0 if the process answers.
+
+With --ready, the exit status is 0 only if each of the named credentials, or of
+all, has a valid token, and 1 if not. Like a readiness probe, --ready fetches a
+missing token in the background, so the command succeeds a moment later. It does
+not wait. Use it in health checks and scripts.`,
+		RunE: func(cmd *cobra.Command, names []string) error {
+			ready, _ := cmd.Flags().GetBool("ready")
+			if len(names) > 0 && !ready {
+				return errors.New("list takes names of credentials only with --ready")
+			}
+			path := "credentials"
+			if ready {
+				path += "?" + url.Values{"probe": {"true"}, "credential": names}.Encode()
+			}
 			var answer struct {
 				Credentials []status.Report `json:"credentials"`
 			}
-			if err := askAdmin(cmd, http.MethodGet, "credentials", &answer); err != nil {
+			if err := askAdmin(cmd, http.MethodGet, path, &answer); err != nil {
 				return err
 			}
-			return printReports(cmd, answer.Credentials)
+			if err := printReports(cmd, answer.Credentials); err != nil || !ready {
+				return err
+			}
+			return notReady(answer.Credentials)
 		},
 	}
+	cmd.Flags().Bool("ready", false, "Exit with 0 only if each of the credentials has a valid token")
 	addAdminFlags(cmd)
 	return cmd
+}
+
+// notReady returns an error that names the credentials without a valid token, or nil.
+func notReady(reports []status.Report) error {
+	var names []string
+	for _, r := range reports {
+		if !r.Ready {
+			names = append(names, r.Name)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%d of %d credentials have no valid token: %s", len(names), len(reports), strings.Join(names, ", "))
 }
 
 func refreshCommand() *cobra.Command {

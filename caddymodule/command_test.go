@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"bytes"
 	"context"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -290,10 +291,77 @@ func TestSteeringCommands(t *testing.T) {
 			if _, err := run(t, refreshCommand(), at); err == nil {
 				t.Error("refreshing nothing")
 			}
-			if _, err := run(t, listCommand(), at, one); err == nil {
-				t.Error("listing takes names")
-			}
+			_, err = run(t, listCommand(), at, one)
+			wantError(t, err, "--ready")
 		})
+	}
+}
+
+// The exit status is what health checks and scripts go by.
+func TestListReady(t *testing.T) {
+	good, bad := newTokenServer(t), newTokenServer(t)
+	one, two := "a-"+newClientID(), "b-"+newClientID()
+	bad.SetFault(devserver.Fault{Error: "invalid_client"})
+	s := startOperated(t, globalOptions(good.credential(one), bad.credential(two)), nil)
+	list := func(args ...string) (string, error) {
+		return runCommand(listCommand(), append(args, "--address", s.admin)...)
+	}
+	if _, err := list(); err != nil { // with no token at all
+		t.Error(err)
+	}
+	if good.Calls()+bad.Calls() > 0 {
+		t.Error("without --ready, the command fetches tokens")
+	}
+
+	down := devserver.Fault{Status: 503}
+	good.SetFault(down)
+	_, err := list("--ready", one)
+	wantError(t, err, "1 of 1", one)
+	good.SetFault(devserver.Fault{})
+	poll(t, "the token", func() bool { _, err := list("--ready", one); return err == nil })
+	if bad.Calls() > 0 {
+		t.Error("a credential is probed that is not named")
+	}
+	out, err := list("--ready", one)
+	if err != nil || strings.Contains(out, two) {
+		t.Errorf("%v: %s", err, out)
+	}
+	wantText(t, out, "CREDENTIAL", one, "fresh")
+
+	for _, args := range [][]string{{"--ready"}, {"--ready", one, two}} {
+		poll(t, "the refusal", func() bool { out, err = list(args...); return strings.Contains(out, "invalid_client") })
+		wantError(t, err, "1 of 2 credentials have no valid token: "+two)
+	}
+	out, err = list("--ready", "--json")
+	wantError(t, err, two)
+	var reports []contractCredential
+	if decodeStrictly(t, out, &reports); len(reports) != 2 || !reports[0].Ready || reports[1].Ready {
+		t.Errorf("it says %s", out)
+	}
+	for _, args := range [][]string{{"--ready", "nobody"}, {"--ready", one, "nobody"}, {"--ready", "no&body=x"}} {
+		out, err := list(args...)
+		wantError(t, err, "unknown credential", one)
+		if out != "" {
+			t.Errorf("%q lists %s", args, out)
+		}
+	}
+
+	bad.SetFault(devserver.Fault{})
+	if _, err := runCommand(refreshCommand(), two, "--address", s.admin); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := list("--ready"); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+	good.SetFault(down)
+	if _, err := runCommand(purgeCommand(), one, "--address", s.admin); err != nil {
+		t.Fatal(err)
+	}
+	_, err = list("--ready")
+	wantError(t, err, "1 of 2", one)
+	a := s.ask(http.MethodGet, "/token_proxy/credentials?probe=yes")
+	if a.wantStatus(t, 400); !strings.Contains(a.body, "probe must be true or false") {
+		t.Errorf("it says %s", a.body)
 	}
 }
 

@@ -20,7 +20,7 @@ const (
 
 // diagnose returns the worst problem that the present state and the recent history show.
 func diagnose(endpoint string, s token.Status, seen history, sharing Sharing, now time.Time) Diagnosis {
-	valid := s.State == token.StateFresh || s.State == token.StateStale || s.State == token.StateRejected
+	valid := valid(s)
 	destination := seen.latest(Destination.is)
 	rejected := rejections(seen.recent, now)
 	call := seen.latest(Outcome.isCall)
@@ -73,6 +73,11 @@ func diagnose(endpoint string, s token.Status, seen history, sharing Sharing, no
 	default:
 		return Diagnosis{Health: healthIdle, Summary: "The proxy has no token. The next request fetches one."}
 	}
+}
+
+// valid reports whether the token has not expired.
+func valid(s token.Status) bool {
+	return s.State == token.StateFresh || s.State == token.StateStale || s.State == token.StateRejected
 }
 
 // diagnoseDead explains why requests fail although the token has not expired.
