@@ -6,6 +6,8 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"strings"
@@ -59,13 +61,13 @@ var (
 
 // complain returns the faults of the application and its sidecar.
 func complain(project *types.Project, caddyfile string) []string {
-	return complainOf(project, "application", "token-proxy", caddyfile)
+	return complainOf(project, "application", "token-proxy", "network", "secrets", caddyfile)
 }
 
-// complainOf is complain for services with these names.
-func complainOf(project *types.Project, applicationName, sidecarName, caddyfile string) (complaints []string) {
+// complainOf is complain for services with these names, and the folder of the secrets.
+func complainOf(project *types.Project, applicationName, sidecarName, networkName, secrets, caddyfile string) (complaints []string) {
 	bad := func(format string, args ...any) { complaints = append(complaints, fmt.Sprintf(format, args...)) }
-	sidecar, application := project.Services[sidecarName], project.Services[applicationName]
+	sidecar, application, network := project.Services[sidecarName], project.Services[applicationName], project.Services[networkName]
 	for name, s := range project.Services {
 		if !s.ReadOnly || s.Privileged || len(s.CapAdd) > 0 || !reflect.DeepEqual(s.CapDrop, []string{"ALL"}) ||
 			!reflect.DeepEqual(s.SecurityOpt, []string{"no-new-privileges:true"}) {
@@ -78,11 +80,25 @@ func complainOf(project *types.Project, applicationName, sidecarName, caddyfile 
 	if sidecar.User == application.User {
 		bad("the application runs as the sidecar's user")
 	}
-	if application.NetworkMode != "service:"+sidecarName {
-		bad("the application does not share loopback with the sidecar")
+	if network.NetworkMode != "" || len(network.Volumes)+len(network.Secrets)+len(network.DependsOn) > 0 ||
+		!reflect.DeepEqual(network.Command, types.ShellCommand{"sleep", "infinity"}) || network.Init == nil || !*network.Init {
+		bad("the owner of the network is not idle, or does not end when it is told to")
 	}
-	if d := application.DependsOn[sidecarName]; d.Condition != "service_healthy" || !d.Restart {
-		bad("the application does not wait for the sidecar, or outlives its network")
+	for name, s := range map[string]types.ServiceConfig{"sidecar": sidecar, "application": application} {
+		if s.NetworkMode != "service:"+networkName {
+			bad("the %s does not share loopback, or owns the network, which ends with it", name)
+		}
+		if d := s.DependsOn[networkName]; d.Condition != "service_started" || !d.Restart {
+			bad("the %s outlives its network", name)
+		}
+	}
+	for name, s := range map[string]types.ServiceConfig{"sidecar": sidecar, "owner of the network": network} {
+		if s.Restart != "unless-stopped" {
+			bad("the %s does not start again", name)
+		}
+	}
+	if application.DependsOn[sidecarName].Condition != "service_healthy" || sidecar.HealthCheck != nil {
+		bad("the application does not wait until the sidecar has a token")
 	}
 	if sidecar.MemLimit == 0 {
 		bad("the sidecar's memory has no limit")
@@ -93,23 +109,19 @@ func complainOf(project *types.Project, applicationName, sidecarName, caddyfile 
 	if len(application.Secrets)+len(application.Volumes)+len(application.Configs)+len(application.EnvFiles) > 0 {
 		bad("the application can have secrets")
 	}
+	if len(sidecar.Volumes) != 2 || len(sidecar.Secrets) > 0 {
+		return append(complaints, "the sidecar does not have the two mounts of the Caddyfile and of the folder of secrets")
+	}
+	config, folder := sidecar.Volumes[0], sidecar.Volumes[1]
+	if folder.Type != "bind" || !folder.ReadOnly || filepath.Base(folder.Source) != secrets || folder.Bind == nil || bool(folder.Bind.CreateHostPath) {
+		bad("the folder of secrets is not mounted, or Compose makes it if it is forgotten")
+	}
 	files := readFiles.FindAllStringSubmatch(caddyfile, -1)
-	if len(files) == 0 || len(files) != len(sidecar.Secrets) {
-		bad("the Caddyfile names %d files, but the sidecar has %d secrets", len(files), len(sidecar.Secrets))
+	if len(files) == 0 {
+		bad("the Caddyfile names no secret")
 	}
 	for _, file := range files {
-		found := false
-		for _, secret := range sidecar.Secrets {
-			target := secret.Target
-			if target == "" {
-				target = secret.Source
-			}
-			if !strings.HasPrefix(target, "/") {
-				target = "/run/secrets/" + target
-			}
-			found = found || target == file[1] && project.Secrets[secret.Source].File != ""
-		}
-		if !found {
+		if path.Dir(file[1]) != folder.Target {
 			bad("the sidecar has no secret %s", file[1])
 		}
 	}
@@ -118,8 +130,7 @@ func complainOf(project *types.Project, applicationName, sidecarName, caddyfile 
 	} else if len(sidecar.Tmpfs) != 1 || !strings.HasPrefix(sidecar.Tmpfs[0], admin[1]+":uid=65532,gid=65532,mode=0700") {
 		bad("the sidecar cannot create the admin socket in %s", admin[1])
 	}
-	if len(sidecar.Volumes) != 1 || sidecar.Volumes[0].Target != "/etc/token-proxy/Caddyfile" || !sidecar.Volumes[0].ReadOnly ||
-		!strings.HasSuffix(sidecar.Volumes[0].Source, "/token-proxy.caddyfile") {
+	if config.Target != "/etc/token-proxy/Caddyfile" || !config.ReadOnly || !strings.HasSuffix(config.Source, "/token-proxy.caddyfile") {
 		bad("the sidecar does not get its Caddyfile")
 	}
 	if strings.Count(caddyfile, "\nhttp://") != strings.Count(caddyfile, "\tbind loopback/localhost\n") {
@@ -132,21 +143,30 @@ func complainOf(project *types.Project, applicationName, sidecarName, caddyfile 
 func TestComplaints(t *testing.T) {
 	compose, caddyfile := read(t, "../compose.yaml"), read(t, "../token-proxy.caddyfile")
 	for from, to := range map[string]string{
-		"read_only: true":            "read_only: false",
-		`user: "65532:65532"`:        `user: "0:0"`,
-		`user: "10001:10001"`:        `user: "65532:65532"`,
-		"cap_drop: [ALL]":            "cap_drop: []",
-		"no-new-privileges:true":     "no-new-privileges:false",
-		"mem_limit: 128m":            "mem_limit: 0",
-		"core: 0":                    "core: 1000000",
-		"core:":                      "nofile:",
-		"/run/token-proxy:uid":       "/run/caddy:uid",
-		"Caddyfile:ro":               "Caddyfile",
-		"      - optoro-client-id\n": "",
-		"service:token-proxy":        "bridge",
-		"condition: service_healthy": "condition: service_started",
-		"        restart: true\n":    "",
-		"    depends_on:":            "    secrets: [optoro-client-secret]\n    depends_on:",
+		"read_only: true":           "read_only: false",
+		`user: "65532:65532"`:       `user: "0:0"`,
+		`user: "10001:10001"`:       `user: "65532:65532"`,
+		"cap_drop: [ALL]":           "cap_drop: []",
+		"no-new-privileges:true":    "no-new-privileges:false",
+		"mem_limit: 128m":           "mem_limit: 0",
+		"core: 0":                   "core: 1000000",
+		"core:":                     "nofile:",
+		"/run/token-proxy:uid":      "/run/caddy:uid",
+		"Caddyfile:ro":              "Caddyfile",
+		"source: ./secrets":         "source: ./secret",
+		"        read_only: true\n": "",
+		"create_host_path: false":   "create_host_path: true",
+		"target: /run/secrets/":     "target: /run/secret/",
+		"sidecar.\n    network_mode: service:network": "sidecar.\n    network_mode: service:token-proxy",
+		"service:network":              "bridge",
+		"condition: service_healthy":   "condition: service_started",
+		"        restart: true\n":      "",
+		"    # The application shares": "    volumes: [./secrets:/secrets]\n    # The application shares",
+		"    init: true\n":             "",
+		"[sleep, infinity]":            "[sleep, infinity]\n    network_mode: host",
+		"sleep, infinity":              "httpd, -f",
+		"    restart: unless-stopped":  "    restart: \"no\"",
+		"    image: token-proxy\n":     "    image: token-proxy\n    healthcheck: {test: [CMD, /usr/bin/token-proxy, version]}\n",
 	} {
 		project, err := load(replaced(t, compose, from, to))
 		if err != nil {
@@ -160,9 +180,9 @@ func TestComplaints(t *testing.T) {
 		t.Fatal(err)
 	}
 	for from, to := range map[string]string{
-		"\tadmin unix//run/token-proxy/admin.sock\n": "",
-		"\tbind loopback/localhost\n":                "",
-		"/run/secrets/optoro-client-secret":          "/run/secrets/optoro",
+		"\tadmin unix//run/token-proxy/admin.sock\n":    "",
+		"\tbind loopback/localhost\n":                   "",
+		"/run/secrets/token-proxy/optoro-client-secret": "/run/secrets/optoro-client-secret",
 	} {
 		if len(complain(project, replaced(t, caddyfile, from, to))) == 0 {
 			t.Errorf("got no complaint about %q instead of %q", to, from)
