@@ -7,11 +7,14 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
@@ -43,6 +46,25 @@ func (AdminAPI) CaddyModule() caddy.ModuleInfo {
 		ID:  "admin.api.token_proxy",
 		New: func() caddy.Module { return new(AdminAPI) },
 	}
+}
+
+// Provision logs a warning if the home folder is on a read-only file system. Caddy makes a lock there and, in the examples, the
+// socket of the admin API. Its own errors have no path.
+func (AdminAPI) Provision(ctx caddy.Context) error {
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return nil // Caddy does without
+	}
+	file, err := os.CreateTemp(home, ".token-proxy-")
+	if errors.Is(err, syscall.EROFS) {
+		ctx.Logger().Warn("the file system of the home folder is read-only; mount a tmpfs there (docker run --tmpfs, tmpfs of Compose, an emptyDir of Kubernetes), or set HOME to another folder",
+			zap.String("folder", home))
+	}
+	if err == nil {
+		_ = file.Close()
+		_ = os.Remove(file.Name())
+	}
+	return nil
 }
 
 const adminPath = "/token_proxy/"
@@ -279,4 +301,7 @@ func adminError(status int, text string) error {
 }
 
 // Interface guards
-var _ caddy.AdminRouter = (*AdminAPI)(nil)
+var (
+	_ caddy.AdminRouter = (*AdminAPI)(nil)
+	_ caddy.Provisioner = (*AdminAPI)(nil)
+)

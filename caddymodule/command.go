@@ -17,6 +17,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
+	"go.uber.org/zap"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
@@ -222,7 +223,8 @@ func askAdmin(cmd *cobra.Command, method, path string, into any) error {
 	address, _ := cmd.Flags().GetString("address")
 	config, _ := cmd.Flags().GetString("config")
 	adapter, _ := cmd.Flags().GetString("adapter")
-	address, err := caddycmd.DetermineAdminAPIAddress(address, nil, config, adapter)
+	var err error
+	quietly(func() { address, err = caddycmd.DetermineAdminAPIAddress(address, nil, config, adapter) })
 	if err != nil {
 		return err
 	}
@@ -232,6 +234,17 @@ func askAdmin(cmd *cobra.Command, method, path string, into any) error {
 	}
 	defer res.Body.Close()
 	return json.NewDecoder(res.Body).Decode(into)
+}
+
+// quietly runs f, and drops what Caddy logs in the meantime, such as that it has read the configuration: a command prints what
+// it was asked for. Errors are returned, not logged.
+func quietly(f func()) {
+	_, original, dropped := caddy.BufferedLog()
+	defer func() {
+		dropped.FlushTo(zap.NewNop())
+		caddy.UnbufferDefaultLogger(original)
+	}()
+	f()
 }
 
 // adminFailure returns the error of the admin API, or what to check if it did not answer. Caddy's own error ends with the

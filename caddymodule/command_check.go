@@ -131,7 +131,10 @@ func headerToShow(cmd *cobra.Command, app *App) (string, error) {
 func loadApp(cmd *cobra.Command) (*App, func(), error) {
 	file, _ := cmd.Flags().GetString("config")
 	adapter, _ := cmd.Flags().GetString("adapter")
-	raw, used, _, err := caddycmd.LoadConfig(file, adapter)
+	var raw []byte
+	var used string
+	var err error
+	quietly(func() { raw, used, _, err = caddycmd.LoadConfig(file, adapter) })
 	if err != nil {
 		return nil, nil, err
 	}
@@ -148,12 +151,15 @@ func loadApp(cmd *cobra.Command) (*App, func(), error) {
 	if config.Apps[appName] == nil {
 		return nil, nil, fmt.Errorf("%s defines no credentials: add the global option %s", used, appName)
 	}
-	ctx, err := caddy.ProvisionContext(&caddy.Config{
-		Logging: &caddy.Logging{Logs: map[string]*caddy.CustomLog{caddy.DefaultLoggerName: {
-			BaseLog: caddy.BaseLog{WriterRaw: json.RawMessage(`{"output": "discard"}`)},
-		}}},
-		AppsRaw:    caddy.ModuleMap{appName: config.Apps[appName]},
-		StorageRaw: config.Storage,
+	var ctx caddy.Context
+	quietly(func() {
+		ctx, err = caddy.ProvisionContext(&caddy.Config{
+			Logging: &caddy.Logging{Logs: map[string]*caddy.CustomLog{caddy.DefaultLoggerName: {
+				BaseLog: caddy.BaseLog{WriterRaw: json.RawMessage(`{"output": "discard"}`)},
+			}}},
+			AppsRaw:    caddy.ModuleMap{appName: config.Apps[appName]},
+			StorageRaw: config.Storage,
+		})
 	})
 	if err != nil {
 		return nil, nil, err
