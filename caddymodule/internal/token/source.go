@@ -81,7 +81,7 @@ type Source struct {
 	notBefore  time.Time
 	retries    *retries
 	failing    bool
-	denied     bool // by an Admitter
+	denied     bool        // by an Admitter
 	refused    atomic.Bool // the token endpoint has refused the credential, and has issued no token since; read everywhere
 
 	made           time.Time
