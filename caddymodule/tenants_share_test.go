@@ -236,8 +236,8 @@ func TestSharingOfTenantsIsReported(t *testing.T) {
 	a.source.Purge()
 	_, _ = a.source.Acquire(t.Context())
 	eventually(t, "the store is down in the report", func() bool { return !s.credential(name).Share.Up })
-	if c := s.credential(name); c.Share.LastError == "" {
-		t.Errorf("share is %+v", c.Share)
+	if c := s.credential(name); c.Share.LastError == "" || c.Health != "degraded" {
+		t.Errorf("share is %+v; health %s: %s", c.Share, c.Health, c.Summary)
 	}
 	m.fail(nil)
 }
