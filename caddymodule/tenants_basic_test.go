@@ -78,7 +78,10 @@ func TestBasicTenants(t *testing.T) {
 	if n := p.calls(); n != 5 {
 		t.Errorf("%d token calls, want one more for the new secret", n)
 	}
-	old, _ := runningApp().clients["api"].tenants().find(basicName(strings.TrimPrefix(basicAuthorization(p.prefix+"a", "secret-of-a"), "Basic ")))
+	old, ok := runningApp().clients["api"].tenants().find(basicName(strings.TrimPrefix(basicAuthorization(p.prefix+"a", "secret-of-a"), "Basic ")))
+	if !ok {
+		t.Fatal("the client has lost its place")
+	}
 	old.source.Purge()
 	p.wantDenied(p.askAs(base, "a", "secret-of-a"), 403, "tenant-not-allowed")
 	p.wantTenant(p.askAs(base, "a", "changed-secret"), "a")
