@@ -39,8 +39,10 @@ func TestReloadInAFlight(t *testing.T) {
 		f.want(t, <-done, s, 1, 2)
 	}
 	for _, r := range f.replicas {
-		if n := strings.Count(r.logs(), storeDown); n > 0 {
-			t.Errorf("a replica has reported its store %d times, because it was closed", n)
+		for line := range strings.Lines(r.logs()) { // on a busy machine, the store can be late, which is another failure
+			if strings.Contains(line, storeDown) && !strings.Contains(line, `"failure":"timeout`) {
+				t.Errorf("a replica has reported its store, because it was closed: %s", line)
+			}
 		}
 	}
 }
