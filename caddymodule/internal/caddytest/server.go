@@ -15,7 +15,7 @@ import (
 )
 
 // Server is Caddy running in the test process. Caddy has one configuration per process: tests that boot it must not be
-// parallel.
+// parallel, except with apart.Run.
 type Server struct {
 	T       *testing.T
 	LogFile string
