@@ -300,7 +300,7 @@ var tokenFailures = []struct {
 	}, nil, 502, "http_protocol_error", 0},
 	{"an encoding that was not asked for", sendAnswer(200, "application/json", "\x8b\x02\x80"+goodAnswer(""), "Content-Encoding", "br"), nil, 502, "http_protocol_error", 0},
 
-	{"max_wait passes", hang, []string{"max_wait 100ms", "fetch_timeout 1m"}, 504, "http_response_timeout", 0},
+	{"max_wait passes", hang, []string{"max_wait 2s", "fetch_timeout 1m"}, 504, "http_response_timeout", 0},
 }
 
 // Section 5 of the design: what the application gets when there is no token, always told apart from what the API says,

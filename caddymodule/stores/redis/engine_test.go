@@ -49,6 +49,7 @@ func TestValues(t *testing.T) {
 
 // Nothing stays for ever, not even if the life has no time left.
 func TestValuesExpire(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	e := open(t, at(server.Addr))
 	for _, life := range []time.Duration{-time.Second, 0, time.Microsecond, 20 * time.Millisecond, time.Second} {
