@@ -56,12 +56,14 @@ func TestSharingExamples(t *testing.T) {
 			one.wantComplaints(0)
 			two.wantComplaints(0)
 
+			one.stop() // before Redis, of which they would complain if they noticed
+			two.stop()
 			s.redis.stop()
 			if out, err := s.probe(); err == nil {
 				t.Errorf("the probe succeeds without Redis: %s", out)
 			}
-			one.restart()
-			two.restart()
+			one.start()
+			two.start()
 			one.token()
 			two.token()
 			one.wantComplaints(1)
