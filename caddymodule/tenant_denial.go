@@ -38,6 +38,13 @@ func (d *tenantDenial) problem() problem {
 	}
 }
 
+// logDenial logs why a tenant without a place gets none.
+func (ts *tenants) logDenial(name string, err error) {
+	if denial, ok := errors.AsType[*tenantDenial](err); ok {
+		ts.client().status.LogTenantDenied(name, denial.why)
+	}
+}
+
 // problemOf returns the answer for a request that got no token, and counts a denied tenant. A tenant whose credentials are
 // refused gets the answer of an unknown one.
 func (c *client) problemOf(err error) problem {

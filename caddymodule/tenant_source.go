@@ -103,6 +103,7 @@ func (t *tenant) Admit() error {
 		t.called = true
 		return nil
 	}
+	t.of.client().status.LogTenantDenied(t.name, status.TenantLimited)
 	return &tenantDenial{why: status.TenantLimited, retryAt: now.Add(max(wait, untilCall(t.of.calls, now)))}
 }
 

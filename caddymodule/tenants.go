@@ -83,6 +83,7 @@ func (c *client) acquireTenants() error {
 	ts := pooled.(*tenants)
 	c.tenancy = ts
 	c.status.Tenants = func() (count, most int) { return ts.count(), c.Tenant.Max }
+	c.status.TenantSources = ts.statuses
 	return nil
 }
 
@@ -165,6 +166,7 @@ func (ts *tenants) getNew(name string, client *basicClient) (*tenant, error) {
 	}
 	found, err, _ := ts.group.Do(name, func() (any, error) { return ts.lookUp(name, client) })
 	if err != nil {
+		ts.logDenial(name, err)
 		return nil, err
 	}
 	return found.(*tenant).current(), nil
@@ -292,6 +294,11 @@ func (ts *tenants) after(name string, most int) []*tenant {
 	})
 	slices.SortFunc(found, func(a, b *tenant) int { return strings.Compare(a.name, b.name) })
 	return found[:min(most, len(found))]
+}
+
+// statuses are the sources of all tenants as they are now. It locks nothing.
+func (ts *tenants) statuses(yield func(token.Status) bool) {
+	ts.all.Range(func(_, value any) bool { return yield(value.(*tenant).source.Status()) })
 }
 
 const (

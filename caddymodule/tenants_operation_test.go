@@ -113,7 +113,7 @@ func TestTenantEvents(t *testing.T) {
 	}
 }
 
-// Warnings about tenants come at most once in 10 s, with the number of the others.
+// Warnings of one kind about tenants come at most once in 10 s, with the number of the others.
 func TestTenantLog(t *testing.T) {
 	inTenantBubble(t, 50, `,"new_rate": 100`, func(t *testing.T, c *client, e *tenantCalls) {
 		core, logged := observer.New(zapcore.InfoLevel)
@@ -123,12 +123,26 @@ func TestTenantLog(t *testing.T) {
 			_, _ = c.leaseFor(numberedTenant(i))
 		}
 		advanceTenants(11 * time.Second)
-		e.fails[numberedTenant(0)] = &token.Error{Kind: token.Unavailable, Reason: "down", Status: 429}
+		e.fails[numberedTenant(1)] = &token.Error{Kind: token.Unavailable, Reason: "down", Status: 429}
 		c.tenants().purge(t.Context(), false)
-		_, _ = c.leaseFor(numberedTenant(0))
+		for i := range 2 {
+			_, _ = c.leaseFor(numberedTenant(i))
+			_, _ = c.leaseFor(fmt.Sprint("unknown-", i))
+		}
 		lines := logged.All()
-		if len(lines) != 2 || lines[0].ContextMap()["tenant"] != numberedTenant(0) || lines[1].ContextMap()["others"] != uint64(49) {
-			t.Errorf("got %d lines: %v", len(lines), lines)
+		if len(lines) != 4 {
+			t.Fatalf("got %d lines: %v", len(lines), lines)
+		}
+		for i, want := range []struct {
+			tenant, kind, reason string
+			others               uint64
+		}{{numberedTenant(0), "refused", "", 0}, {numberedTenant(0), "refused", "", 49}, {"unknown-0", "", "unknown", 0}, {numberedTenant(1), "unavailable", "", 0}} {
+			fields := lines[i].ContextMap()
+			kind, _ := fields["kind"].(string)
+			reason, _ := fields["reason"].(string)
+			if fields["tenant"] != want.tenant || kind != want.kind || reason != want.reason || fields["others"] != want.others {
+				t.Errorf("line %d: %s %v", i, lines[i].Message, fields)
+			}
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package status
 
 import (
+	"iter"
 	"time"
 
 	"go.uber.org/zap"
@@ -20,6 +21,9 @@ type Credential struct {
 	// Tenants, if not nil, returns how many tenants have a place, and how many can have one. Set it before Begin. Default: the
 	// credential has no tenants.
 	Tenants func() (count, most int)
+
+	// TenantSources are the sources of the tenants that have a place, as they are now. Set it together with Tenants.
+	TenantSources iter.Seq[token.Status]
 
 	source    *token.Source
 	record    *record

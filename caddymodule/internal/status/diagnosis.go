@@ -20,7 +20,7 @@ const (
 
 // diagnose returns the worst problem that the present state and the recent history show.
 func diagnose(endpoint string, s token.Status, seen history, sharing Sharing, now time.Time) Diagnosis {
-	valid := valid(s)
+	valid := valid(s.State)
 	destination := seen.latest(Destination.is)
 	rejected := rejections(seen.recent, now)
 	call := seen.latest(Outcome.isCall)
@@ -75,9 +75,9 @@ func diagnose(endpoint string, s token.Status, seen history, sharing Sharing, no
 	}
 }
 
-// valid reports whether the token has not expired.
-func valid(s token.Status) bool {
-	return s.State == token.StateFresh || s.State == token.StateStale || s.State == token.StateRejected
+// valid reports whether a token in this state may be served.
+func valid(s token.State) bool {
+	return s == token.StateFresh || s == token.StateStale || s == token.StateRejected
 }
 
 // diagnoseDead explains why requests fail although the token has not expired.

@@ -33,6 +33,7 @@ func (o Outcome) isToken() bool { return o == Obtained || o == Adopted }
 type Occurrence struct {
 	At          time.Time   `json:"at"`
 	Outcome     Outcome     `json:"outcome"`
+	Tenant      string      `json:"tenant,omitempty"`   // only of a credential with tenants
 	Duration    float64     `json:"duration,omitempty"` // seconds
 	Lifetime    float64     `json:"lifetime,omitempty"` // seconds
 	Status      int         `json:"status,omitempty"`
@@ -74,6 +75,7 @@ type history struct {
 	adopted     bool // the latest token is from another replica
 	lastError   *Occurrence
 	recent      []Occurrence // oldest first
+	tenants     tenantFailures
 }
 
 func (h *history) add(o Occurrence) {
@@ -83,6 +85,7 @@ func (h *history) add(o Occurrence) {
 	case o.Outcome.isCall():
 		h.lastError = &o
 	}
+	h.tenants.add(o)
 	if len(h.recent) == maxRecent {
 		h.recent = append(h.recent[:0], h.recent[1:]...)
 	}
@@ -90,7 +93,7 @@ func (h *history) add(o Occurrence) {
 }
 
 func (h *history) clone() history {
-	return history{h.lastSuccess, h.adopted, h.lastError, append([]Occurrence{}, h.recent...)}
+	return history{h.lastSuccess, h.adopted, h.lastError, append([]Occurrence{}, h.recent...), slices.Clone(h.tenants)}
 }
 
 // latest returns the last entry whose outcome is wanted, or a zero Occurrence.

@@ -7,7 +7,7 @@ import (
 // Observe implements token.Observer. It counts the event, adds it to the history, logs it, and emits it to Caddy's event
 // system.
 func (c *Credential) Observe(e token.Event) {
-	o := c.record.event(e)
+	o := c.record.event("", e)
 	c.log(e)
 	c.emit(o, e)
 }

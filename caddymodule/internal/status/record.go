@@ -62,9 +62,10 @@ func (r *record) begun() bool {
 	return r.identity != ""
 }
 
-// event counts an event of the source, and adds it to the history.
-func (r *record) event(e token.Event) Occurrence {
+// event counts an event of a source, and adds it to the history. tenant is empty for a credential without tenants.
+func (r *record) event(tenant string, e token.Event) Occurrence {
 	o := occurrenceOf(e)
+	o.Tenant = tenant
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.add(o)

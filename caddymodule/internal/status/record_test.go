@@ -105,8 +105,8 @@ func TestRecordThatComesBackAtTheLastMoment(t *testing.T) {
 func TestHistoryEndsWithItsClient(t *testing.T) {
 	r := newRecord("a")
 	r.begin("one")
-	r.event(token.Event{Token: token.NewSecret("t")})
-	r.event(token.Event{Err: &token.Error{Kind: token.Refused}})
+	r.event("", token.Event{Token: token.NewSecret("t")})
+	r.event("", token.Event{Err: &token.Error{Kind: token.Refused}})
 	r.begin("one") // a reload
 	if seen, _ := r.snapshot(); len(seen.recent) != 2 || seen.lastError == nil || seen.lastSuccess.IsZero() {
 		t.Errorf("a reload has lost the history: %+v", seen)
@@ -124,7 +124,7 @@ func TestHistoryEndsWithItsClient(t *testing.T) {
 func TestHistoryIsBounded(t *testing.T) {
 	r := newRecord("a")
 	for i := range 2 * maxRecent {
-		r.event(token.Event{Token: token.NewSecret("t"), Lifetime: time.Duration(i) * time.Second})
+		r.event("", token.Event{Token: token.NewSecret("t"), Lifetime: time.Duration(i) * time.Second})
 	}
 	seen, calls := r.snapshot()
 	if len(seen.recent) != maxRecent || seen.recent[0].Lifetime != 50 || seen.recent[maxRecent-1].Lifetime != 99 {
@@ -133,7 +133,7 @@ func TestHistoryIsBounded(t *testing.T) {
 	if calls[Obtained] != 2*maxRecent {
 		t.Errorf("%d calls are counted", calls[Obtained])
 	}
-	r.event(token.Event{Rejected: true, Token: token.NewSecret("t")})
+	r.event("", token.Event{Rejected: true, Token: token.NewSecret("t")})
 	r.occurred(Occurrence{Outcome: Destination})
 	again, calls := r.snapshot()
 	if r.invalidations.Load() != 1 || calls[Rejected] != 0 || calls[Destination] != 0 || again.lastError != nil {

@@ -6,6 +6,9 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
+// States are the states of a token, in the order of its life.
+var States = []token.State{token.StateNone, token.StateFresh, token.StateStale, token.StateRejected, token.StateExpired}
+
 // Report is the state of one credential, as the admin API reports it. It holds no secret and no token.
 type Report struct {
 	Name        string         `json:"name"`
@@ -33,7 +36,7 @@ type Report struct {
 
 // ReportedError is a failed token call.
 type ReportedError struct {
-	At     time.Time   `json:"at"`
+	At     time.Time   `json:"at,omitzero"` // missing for one tenant
 	Kind   token.Kind  `json:"kind"`
 	Status int         `json:"status,omitempty"`
 	Code   string      `json:"code,omitempty"`
@@ -64,9 +67,9 @@ func (c *Credential) Report() Report {
 	seen, calls := c.record.snapshot()
 	sharing := c.sharing()
 	d := diagnose(c.Endpoint, status, seen, sharing, now)
-	tenants := c.tenantReport()
+	tenants := c.tenantReport(seen)
 	if tenants != nil && d.Cause != causeConfiguration {
-		d = tenants.diagnosis(diagnoseSharing(sharing))
+		d = tenants.diagnosis(c.Endpoint, diagnoseSharing(sharing), now)
 	}
 	r := Report{
 		Name:        c.Name,
@@ -77,7 +80,7 @@ func (c *Credential) Report() Report {
 		Cause:       d.Cause,
 		Summary:     d.Summary,
 		Advice:      d.Advice,
-		Ready:       valid(status) && !status.Dead,
+		Ready:       valid(status.State) && !status.Dead,
 		Fetching:    status.Fetching,
 		LastSuccess: timeOrNil(seen.lastSuccess),
 		Share:       c.shared(sharing, status, seen, now),
@@ -85,17 +88,28 @@ func (c *Credential) Report() Report {
 		Counters:    c.record.counters(calls),
 		Recent:      seen.recent,
 	}
-	if status.State != token.StateNone {
-		r.Fingerprint = status.Token.Fingerprint()
-		r.Issued, r.Refresh, r.Expires = timeOrNil(status.Issued), timeOrNil(status.RefreshAt), timeOrNil(status.Expires)
-	}
-	if status.Failure != nil && status.Failure.RetryAt.After(now) {
-		r.NextTry = timeOrNil(status.Failure.RetryAt)
-	}
+	r.Fingerprint, r.Issued, r.Refresh, r.Expires = tokenReport(status)
+	r.NextTry = nextTry(status, now)
 	if e := seen.lastError; e != nil {
 		r.LastError = &ReportedError{e.At, token.Kind(e.Outcome), e.Status, e.Code, e.Cause, e.Peer, e.Reason}
 	}
 	return r
+}
+
+// tokenReport returns what a report has of the token of a source.
+func tokenReport(s token.Status) (fingerprint string, issued, refresh, expires *time.Time) {
+	if s.State == token.StateNone {
+		return "", nil, nil, nil
+	}
+	return s.Token.Fingerprint(), timeOrNil(s.Issued), timeOrNil(s.RefreshAt), timeOrNil(s.Expires)
+}
+
+// nextTry returns when calls are no longer held back, or nil if they are not.
+func nextTry(s token.Status, now time.Time) *time.Time {
+	if s.Failure == nil || !s.Failure.RetryAt.After(now) {
+		return nil
+	}
+	return timeOrNil(s.Failure.RetryAt)
 }
 
 func timeOrNil(t time.Time) *time.Time {
