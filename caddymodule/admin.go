@@ -36,8 +36,15 @@ func init() {
 //	POST /token_proxy/credentials/<name>/purge    forget the token, and delete it from the store of shared tokens
 //	POST /token_proxy/purge                       the same for all tokens
 //
-// With ?fleet=true, a purge also tells the other replicas to forget their tokens. With ?credential=<name>, which can be
-// repeated, the list has these credentials only.
+// Of a credential with tenants:
+//
+//	GET  /token_proxy/credentials/<name>/tenants                   a page of them, sorted by name; it takes after, limit and state
+//	GET  /token_proxy/credentials/<name>/tenants/<tenant>          one tenant
+//	POST /token_proxy/credentials/<name>/tenants/<tenant>/refresh  fetch its token now
+//	POST /token_proxy/credentials/<name>/tenants/<tenant>/purge    forget its token
+//
+// With ?fleet=true, the purge of a credential or of all tokens also tells the other replicas to forget their tokens. With
+// ?credential=<name>, which can be repeated, the list has these credentials only.
 type AdminAPI struct{}
 
 // CaddyModule returns the Caddy module information.
@@ -109,6 +116,9 @@ func serveAdmin(w http.ResponseWriter, r *http.Request) error {
 	c, err := findRunning(name)
 	if err != nil {
 		return err
+	}
+	if first, below, _ := strings.Cut(action, "/"); first == "tenants" {
+		return serveTenants(w, r, c, below)
 	}
 	switch action {
 	case "":
@@ -189,9 +199,19 @@ func serveRefresh(w http.ResponseWriter, r *http.Request, c *client) error {
 	if err := allow(w, r, http.MethodPost); err != nil {
 		return err
 	}
-	err := c.source.Refresh(r.Context())
+	if c.tenancy != nil {
+		return adminError(http.StatusBadRequest, fmt.Sprintf("credential %q has tenants, each with a token of its own; refresh the token of one tenant", c.name))
+	}
+	if err := c.source.Refresh(r.Context()); err != nil {
+		return refreshFailure(c, err)
+	}
+	return writeJSON(w, http.StatusOK, c.status.Report())
+}
+
+// refreshFailure explains the failure of a refresh. It returns nil for a client that has left.
+func refreshFailure(c *client, err error) error {
 	if errors.Is(err, context.Canceled) {
-		return nil // the client has left
+		return nil
 	}
 	if e, ok := errors.AsType[*token.Error](err); ok {
 		code := http.StatusBadGateway
@@ -201,10 +221,7 @@ func serveRefresh(w http.ResponseWriter, r *http.Request, c *client) error {
 		d := status.Explain(c.status.Endpoint, e, time.Now())
 		return adminError(code, strings.TrimSpace(d.Summary+" "+d.Advice))
 	}
-	if err != nil {
-		return err
-	}
-	return writeJSON(w, http.StatusOK, c.status.Report())
+	return err
 }
 
 func servePurge(w http.ResponseWriter, r *http.Request, c *client) error {

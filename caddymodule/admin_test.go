@@ -104,12 +104,6 @@ type (
 		Adopted    int            `json:"adopted"`
 		Claims     map[string]int `json:"claims"`
 	}
-	contractTenants struct {
-		Count     int            `json:"count"`
-		Max       int            `json:"max"`
-		Evictions int            `json:"evictions"`
-		Refusals  map[string]int `json:"refusals"`
-	}
 	contractCredential struct {
 		Name        string               `json:"name"`
 		Provider    string               `json:"provider"`
@@ -133,6 +127,40 @@ type (
 		Tenants     *contractTenants     `json:"tenants"`
 		Counters    contractCounters     `json:"counters"`
 		Recent      []contractOccurrence `json:"recent"`
+	}
+	contractTenants struct {
+		Count     int                     `json:"count"`
+		Max       int                     `json:"max"`
+		States    map[string]int          `json:"states"`
+		Failing   int                     `json:"failing"`
+		Evictions int                     `json:"evictions"`
+		Refusals  map[string]int          `json:"refusals"`
+		Failures  []contractTenantFailure `json:"failures"`
+	}
+	contractTenantFailure struct {
+		contractOccurrence
+		Over bool `json:"over"`
+	}
+	contractTenant struct {
+		Credential  string         `json:"credential"`
+		Name        string         `json:"name"`
+		State       string         `json:"state"`
+		Health      string         `json:"health"`
+		Cause       string         `json:"cause"`
+		Summary     string         `json:"summary"`
+		Advice      string         `json:"advice"`
+		Fetching    bool           `json:"fetching"`
+		Fingerprint string         `json:"fingerprint"`
+		Issued      *time.Time     `json:"issued"`
+		Refresh     *time.Time     `json:"refresh"`
+		Expires     *time.Time     `json:"expires"`
+		NextTry     *time.Time     `json:"next_try"`
+		LastError   *contractError `json:"last_error"`
+	}
+	contractTenantPage struct {
+		Now     time.Time        `json:"now"`
+		Tenants []contractTenant `json:"tenants"`
+		Next    string           `json:"next"`
 	}
 	contractError struct {
 		At     time.Time `json:"at"`
@@ -167,6 +195,7 @@ type (
 	contractOccurrence struct {
 		At          time.Time `json:"at"`
 		Outcome     string    `json:"outcome"`
+		Tenant      string    `json:"tenant"`
 		Duration    float64   `json:"duration"`
 		Lifetime    float64   `json:"lifetime"`
 		Status      int       `json:"status"`

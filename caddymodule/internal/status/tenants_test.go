@@ -195,7 +195,7 @@ func TestTenantLogKinds(t *testing.T) {
 }
 
 // What is wrong with the sharing concerns operators more than how many tenants are there, unless no place is left.
-func TestTenantsDiagnosis(t *testing.T) {
+func TestTenantsDiagnosisOfSharing(t *testing.T) {
 	down := diagnoseSharing(Sharing{On: true, Store: Store{Name: "redis", LastError: "the server refuses connections"}})
 	for _, tc := range []struct {
 		tenants Tenants
