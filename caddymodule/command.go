@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
@@ -20,7 +19,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
-	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
 func init() {
@@ -59,8 +57,8 @@ func addConfigFlags(cmd *cobra.Command) {
 
 func listCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "list [--ready [<credentials...>]] [--address <address>] [--config <path> [--adapter <name>]] [--json]",
-		Short: "Lists the credentials of a running process and the state of their tokens",
+		Use:   "list [--ready [<credentials...>] | --tenant [<tenants...>]] [--address <address>] [--config <path> [--adapter <name>]] [--json]",
+		Short: "Lists the credentials or tenants of a running process and the state of their tokens",
 		Long: `
 Lists the credentials of a running process and the state of their tokens. The
 exit status is 0 if the process answers.
@@ -68,13 +66,16 @@ exit status is 0 if the process answers.
 With --ready, the exit status is 0 only if each of the named credentials, or of
 all, has a valid token, and 1 if not. Like a readiness probe, --ready fetches a
 missing token in the background, so the command succeeds a moment later. It does
-not wait. Use it in health checks and scripts.`,
+not wait. Use it in health checks and scripts.
+
+With --tenant, it lists the named tenants, or all, instead of the credentials.`,
+		Args: namesOnlyWith("ready", "tenant"),
 		RunE: func(cmd *cobra.Command, names []string) error {
-			ready, _ := cmd.Flags().GetBool("ready")
-			if len(names) > 0 && !ready {
-				return errors.New("list takes names of credentials only with --ready")
+			if isSet(cmd, "tenant") {
+				return listTenants(cmd, names)
 			}
 			path := "credentials"
+			ready := isSet(cmd, "ready")
 			if ready {
 				path += "?" + url.Values{"probe": {"true"}, "credential": names}.Encode()
 			}
@@ -91,8 +92,26 @@ not wait. Use it in health checks and scripts.`,
 		},
 	}
 	cmd.Flags().Bool("ready", false, "Exit with 0 only if each of the credentials has a valid token")
+	cmd.Flags().Bool("tenant", false, "List the named tenants, or all, instead of the credentials")
+	cmd.MarkFlagsMutuallyExclusive("ready", "tenant")
 	addAdminFlags(cmd)
 	return cmd
+}
+
+// namesOnlyWith returns a check that refuses names unless one of these flags says what they name.
+func namesOnlyWith(flags ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, names []string) error {
+		if len(names) == 0 || slices.ContainsFunc(flags, func(flag string) bool { return isSet(cmd, flag) }) {
+			return nil
+		}
+		return fmt.Errorf("%s takes names only with --%s", cmd.Name(), strings.Join(flags, " or --"))
+	}
+}
+
+// isSet reports whether a flag without a value is set.
+func isSet(cmd *cobra.Command, flag string) bool {
+	yes, _ := cmd.Flags().GetBool(flag)
+	return yes
 }
 
 // notReady returns an error that names the credentials without a valid token, or nil.
@@ -111,7 +130,7 @@ func notReady(reports []status.Report) error {
 
 func refreshCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "refresh <credentials...> [--address <address>] [--config <path> [--adapter <name>]] [--json]",
+		Use:   "refresh <credentials...> [--tenant <tenant>] [--address <address>] [--config <path> [--adapter <name>]] [--json]",
 		Short: "Fetches tokens in a running process now",
 		RunE: func(cmd *cobra.Command, names []string) error {
 			if len(names) == 0 {
@@ -120,13 +139,14 @@ func refreshCommand() *cobra.Command {
 			return steer(cmd, names, "refresh")
 		},
 	}
+	addTenantFlag(cmd, "Fetch the token of this tenant")
 	addAdminFlags(cmd)
 	return cmd
 }
 
 func purgeCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "purge <credentials...>|--all [--fleet] [--address <address>] [--config <path> [--adapter <name>]] [--json]",
+		Use:   "purge <credentials...>|--all [--tenant <tenant>] [--fleet] [--address <address>] [--config <path> [--adapter <name>]] [--json]",
 		Short: "Forgets tokens in a running process, so that the next request fetches a new one",
 		Long: `
 Forgets tokens in a running process, so that the next request fetches a new
@@ -161,6 +181,8 @@ is due for a refresh or the API rejects it.`,
 		},
 	}
 	cmd.Flags().Bool("all", false, "Purge all credentials")
+	addTenantFlag(cmd, "Purge the token of this tenant")
+	cmd.MarkFlagsMutuallyExclusive("all", "tenant")
 	cmd.Flags().Bool("fleet", false, "Tell the other replicas to forget their tokens, too")
 	addAdminFlags(cmd)
 	return cmd
@@ -176,6 +198,9 @@ func purgeAction(cmd *cobra.Command) string {
 
 // steer requests an action for each credential. If it fails for one credential, it continues with the next.
 func steer(cmd *cobra.Command, names []string, action string) error {
+	if tenant := tenantFlag(cmd); tenant != "" {
+		return steerTenant(cmd, names, tenant, action)
+	}
 	answers := []steered{} // an empty list, not null
 	var failures []error
 	for _, name := range names {
@@ -279,11 +304,7 @@ func printReports(cmd *cobra.Command, reports []status.Report) error {
 	}
 	fmt.Fprintln(table, strings.Join(append(columns, "SUMMARY"), "\t"))
 	for _, r := range reports {
-		expires := "-"
-		if r.Expires != nil && r.State != token.StateExpired {
-			expires = status.In(*r.Expires, time.Now())
-		}
-		fields := []string{r.Name, string(r.Health), cmp.Or(string(r.Cause), "-"), string(r.State), expires, cmp.Or(r.Fingerprint, "-")}
+		fields := []string{r.Name, string(r.Health), cmp.Or(string(r.Cause), "-"), string(r.State), expiry(r.State, r.Expires), cmp.Or(r.Fingerprint, "-")}
 		if shared {
 			fields = append(fields, shareWord(r.Share))
 		}

@@ -22,7 +22,7 @@ import (
 
 func checkCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "check [<credentials...>] [--config <path> [--adapter <name>]] [--json] [--print-header <credential>]",
+		Use:   "check [<credentials...>] [--tenant <tenant>] [--config <path> [--adapter <name>]] [--json] [--print-header <credential>]",
 		Short: "Fetches one token for each credential of a configuration, without starting a server",
 		Long: `
 Fetches one token for each named credential of a configuration, or for all of
@@ -32,12 +32,17 @@ and compares the keys with those of the replicas that made this check in the
 last 5 minutes. The exit status is 0 if all credentials work, even if the store
 does not: replicas get their tokens without it.
 
+The tokens of a credential with tenants belong to its tenants. --tenant fetches
+one for the named tenant, of all credentials with tenants or of the named ones.
+Without --tenant, the command fetches no token for these credentials.
+
 --print-header also prints the header field that an API would get, with the
 token in it. It works on a terminal only, so that the token does not end up in
 a file or a log.`,
 		RunE: check,
 	}
 	addConfigFlags(cmd)
+	addTenantFlag(cmd, "Fetch the token of this tenant")
 	cmd.Flags().String("print-header", "", "Print the header field with the token of this credential, on a terminal")
 	return cmd
 }
@@ -45,6 +50,7 @@ a file or a log.`,
 // checked is the result for one credential.
 type checked struct {
 	Name        string                `json:"name"`
+	Tenant      string                `json:"tenant,omitempty"`
 	OK          bool                  `json:"ok"`
 	Duration    float64               `json:"duration"`           // seconds
 	Lifetime    float64               `json:"lifetime,omitempty"` // seconds
@@ -54,7 +60,8 @@ type checked struct {
 	Summary     string                `json:"summary,omitempty"`
 	Advice      string                `json:"advice,omitempty"`
 
-	header string
+	header  string
+	skipped bool // no token was fetched
 }
 
 func check(cmd *cobra.Command, names []string) error {
@@ -70,13 +77,9 @@ func check(cmd *cobra.Command, names []string) error {
 	if shown != "" && !slices.Contains(names, shown) {
 		names = append(names, shown)
 	}
-	if len(names) == 0 {
-		names = slices.Sorted(maps.Keys(app.clients))
-	}
-	for _, name := range names { // before any call
-		if _, err := app.client(name); err != nil {
-			return err
-		}
+	tenant := tenantFlag(cmd)
+	if names, err = app.namesToCheck(names, tenant); err != nil { // before any call
+		return err
 	}
 	results := []any{}
 	failed := 0
@@ -88,7 +91,7 @@ func check(cmd *cobra.Command, names []string) error {
 		}
 	}
 	for _, name := range names {
-		result := app.clients[name].check(cmd.Context())
+		result := app.clients[name].checkFor(cmd.Context(), tenant)
 		if !result.OK {
 			failed++
 		}
@@ -172,12 +175,56 @@ func loadApp(cmd *cobra.Command) (*App, func(), error) {
 	return loaded, func() { _ = loaded.Cleanup() }, nil
 }
 
+// namesToCheck returns the named credentials or, without names, those that the command is about.
+func (a *App) namesToCheck(names []string, tenant string) ([]string, error) {
+	if tenant != "" && !validTenantName(tenant) {
+		return nil, errors.New("--tenant: " + tenantNameRule)
+	}
+	for _, name := range names {
+		c, err := a.client(name)
+		switch {
+		case err != nil:
+			return nil, err
+		case tenant != "" && c.tenancy == nil:
+			return nil, fmt.Errorf("credential %q has no tenants: remove --tenant", name)
+		case tenant == "" && c.tenancy != nil:
+			return nil, fmt.Errorf("the tokens of credential %q belong to its tenants: name one of them with --tenant", name)
+		}
+	}
+	if len(names) > 0 {
+		return names, nil
+	}
+	for _, name := range slices.Sorted(maps.Keys(a.clients)) {
+		if tenant == "" || a.clients[name].tenancy != nil {
+			names = append(names, name)
+		}
+	}
+	if tenant != "" && len(names) == 0 {
+		return nil, errNoTenants
+	}
+	return names, nil
+}
+
+// checkFor makes one token call, for the tenant if there is one. Without it, a credential with tenants makes no call.
+func (c *client) checkFor(ctx context.Context, name string) checked {
+	if c.tenancy == nil {
+		return c.check(ctx, c.fetcher())
+	}
+	if name == "" {
+		return checked{Name: c.name, OK: true, skipped: true,
+			Note: "no token was fetched, because the tokens belong to the tenants: name one of them with --tenant"}
+	}
+	result := c.check(ctx, &tenant{of: c.tenants(), name: name})
+	result.Tenant = name
+	return result
+}
+
 // check makes one token call.
-func (c *client) check(ctx context.Context) checked {
+func (c *client) check(ctx context.Context, f token.Fetcher) checked {
 	ctx, cancel := context.WithTimeout(ctx, cmp.Or(time.Duration(c.FetchTimeout), token.DefaultFetchTimeout))
 	defer cancel()
 	began := time.Now()
-	issued, e := c.fetcher().Prepare().Make(ctx)
+	issued, e := f.Prepare().Make(ctx)
 	result := checked{Name: c.name, Duration: time.Since(began).Seconds()}
 	if e != nil {
 		d := status.Explain(c.status.Endpoint, e, time.Now())
@@ -198,11 +245,19 @@ func (c *client) check(ctx context.Context) checked {
 
 func (r checked) print(cmd *cobra.Command) {
 	out := cmd.OutOrStdout()
-	if !r.OK {
-		fmt.Fprintf(out, "✗ %s (%.2f s): %s\n  %s\n", r.Name, r.Duration, r.Summary, r.Advice)
+	name := r.Name
+	if r.Tenant != "" {
+		name += ", tenant " + r.Tenant
+	}
+	if r.skipped {
+		fmt.Fprintf(out, "- %s: %s\n", name, r.Note)
 		return
 	}
-	fmt.Fprintf(out, "✓ %s (%.2f s): a token valid for %s, fingerprint %s\n", r.Name, r.Duration,
+	if !r.OK {
+		fmt.Fprintf(out, "✗ %s (%.2f s): %s\n  %s\n", name, r.Duration, r.Summary, r.Advice)
+		return
+	}
+	fmt.Fprintf(out, "✓ %s (%.2f s): a token valid for %s, fingerprint %s\n", name, r.Duration,
 		status.Lasting(time.Duration(r.Lifetime*float64(time.Second))), r.Fingerprint)
 	if r.Note != "" {
 		fmt.Fprintf(out, "  but %s\n", r.Note)
