@@ -36,6 +36,7 @@ type pageCredential struct {
 	LastError   *pageError     `json:"last_error,omitempty"`
 	Share       *pageShare     `json:"share,omitempty"`
 	Purge       *pagePurge     `json:"purge,omitempty"`
+	Tenants     *pageTenants   `json:"tenants,omitempty"`
 	Counters    map[string]any `json:"counters"`
 	Recent      []pageFetch    `json:"recent"`
 }
@@ -65,8 +66,11 @@ type pageError struct {
 type pageFetch struct {
 	At          time.Time `json:"at"`
 	Outcome     string    `json:"outcome"`
+	Tenant      string    `json:"tenant,omitempty"`
+	Over        bool      `json:"over,omitempty"`
 	Duration    float64   `json:"duration"`
 	Lifetime    float64   `json:"lifetime,omitempty"`
+	Status      int       `json:"status,omitempty"`
 	Code        string    `json:"code,omitempty"`
 	Reason      string    `json:"reason,omitempty"`
 	Fingerprint string    `json:"fingerprint,omitempty"`
@@ -180,7 +184,7 @@ func everyCondition() []pageCredential {
 	idle.Health, idle.Recent, idle.LastSuccess, idle.Summary = "idle", nil, nil, "There is no token: no request has asked for one yet."
 	return []pageCredential{
 		wrongSecret("billing"), endpointDown("warehouse"), rateLimited("catalog"), revoked("storefront"),
-		destinationRefused("partners"), slowEndpoint("search"), idle, healthy("reports"),
+		destinationRefused("partners"), slowEndpoint("search"), idle, healthy("reports"), platform("shops"),
 	}
 }
 
@@ -322,4 +326,31 @@ func (a *pageAPI) count(call string) int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.calls[call]
+}
+
+// pageTenants are the tenants of a credential in numbers.
+type pageTenants struct {
+	Count     int            `json:"count"`
+	Max       int            `json:"max"`
+	States    map[string]int `json:"states"`
+	Failing   int            `json:"failing"`
+	Evictions int            `json:"evictions"`
+	Refusals  map[string]int `json:"refusals"`
+	Failures  []pageFetch    `json:"failures"`
+}
+
+// platform is a credential with tenants, the newest of which cannot get a token.
+func platform(name string) pageCredential {
+	c := healthy(name).without()
+	c.Health, c.Summary, c.Advice = "degraded", "The last token call of tenant acme failed.", "Compare client_id and client_secret."
+	failure := func(tenant string, ago time.Duration) pageFetch {
+		return pageFetch{At: time.Now().Add(-ago), Outcome: "refused", Tenant: tenant, Status: 401, Code: "invalid_client", Reason: "the token endpoint refused the request"}
+	}
+	over := failure("globex", 5*time.Minute)
+	over.Over = true
+	c.Tenants = &pageTenants{Count: 4203, Max: 10_000, States: map[string]int{"none": 12, "fresh": 4100, "stale": 90, "rejected": 0, "expired": 1}, Failing: 3,
+		Evictions: 7, Refusals: map[string]int{"invalid": 0, "unknown": 1250, "limited": 2, "full": 0}, Failures: []pageFetch{failure("acme", time.Minute), over}}
+	c.Recent = append(c.Recent, failure("acme", time.Minute))
+	c.LastError = &pageError{At: time.Now().Add(-time.Minute), Kind: "refused", Status: 401, Code: "invalid_client", Reason: "the token endpoint refused the request"}
+	return c
 }

@@ -32,6 +32,7 @@ func TestPage(t *testing.T) {
 		{"TwoHundred", testPageTwoHundred},
 		{"Failures", testPageFailures},
 		{"Sharing", testPageSharing},
+		{"Tenants", testPageTenants},
 		{"Refresh", testPageRefresh},
 		{"Purge", testPagePurge},
 		{"PurgeAll", testPagePurgeAll},
@@ -200,6 +201,68 @@ func testPageSharing(t *testing.T, b *browser) {
 	b.click("#purge-all")
 	b.click("#ask-yes")
 	b.waitText("#note", "Other replicas keep their tokens until they need the next ones.")
+}
+
+// Of a credential with tenants, the page shows numbers and the latest failures, and it purges all of them at once.
+func testPageTenants(t *testing.T, b *browser) {
+	api := newPageAPI(t, platform("shops"))
+	b.open(api)
+	row := "li[data-name=shops]"
+	b.waitText("#summary", "shops is degraded")
+	b.waitText(row+" .life .state", "4,190 tenants have a valid token")
+	b.waitText(row+" .left", "4,203 of 10,000 places taken")
+	b.waitText(row+" .tenants", "4,100 with a fresh token, 90 with a stale token, 1 with an expired token, 12 without a token, 3 failing")
+	if got := b.attribute(row+" .life .bar", "aria-valuetext"); got != "4,203 of 10,000 places taken" {
+		t.Errorf("the bar says %q", got)
+	}
+	if fill := b.eval(`Number(getComputedStyle(document.querySelector(".life .bar")).getPropertyValue("--left"))`); fill != 0.42 {
+		t.Errorf("the bar shows %v", fill)
+	}
+	b.waitText(row+" .counts", "1,250 unknown, 2 too many at once")
+	b.waitText(row+" .counts", "7 for other tenants")
+	for entry, want := range map[string]string{"first": "acme", "last": "globex"} {
+		b.waitText(row+" .failures li:"+entry+"-child", want)
+		b.waitText(row+" .failures li:"+entry+"-child", "Credential refused: the token endpoint refused the request \\(HTTP 401, invalid_client\\)")
+	}
+	b.waitText(row+" .failures li:last-child", "A token was obtained since.")
+	if b.visible(row + " .error") {
+		t.Error("the last error is there twice")
+	}
+	b.waitText(row+" .recent li:first-child", "tenant acme")
+	if b.visible(row + " .refresh") {
+		t.Error("all tenants can be refreshed at once")
+	}
+
+	b.click(row + " h2 button") // closes it
+	b.waitText(row+" .brief .state", "4,190 tenants have a valid token")
+	b.click(row + " h2 button")
+	b.click(row + " .purge")
+	b.waitText("#ask", "Purge the tokens of all tenants of shops\\?")
+	b.waitText("#ask", "The next request of each tenant fetches a new token; requests wait for it.")
+	b.waitText("#ask", "requests fail, although the present token would still work")
+	b.click("#ask-yes")
+	b.waitText(row+" .said", "Purged. The next request of each tenant fetches a new token.")
+
+	fine := healthy("shops").without() // the first place is taken, and nothing has failed
+	fine.Tenants = &pageTenants{Count: 1, Max: 1, States: map[string]int{"none": 0, "fresh": 1, "stale": 0, "rejected": 0, "expired": 0}, Refusals: map[string]int{}, Failures: []pageFetch{}}
+	api.set(fine)
+	b.pollNow()
+	b.waitText("#summary", "shops is fine")
+	b.waitText(row+" .life .state", "1 tenant has a valid token")
+	b.waitText(row+" .left", "1 of 1 place taken")
+	if b.visible(row + " .life .bar b") {
+		t.Error("the bar of places has a refresh point")
+	}
+	if b.visible(row + " .failures") {
+		t.Error("failures are shown, although there are none")
+	}
+	api.set(healthy("shops")) // a reload has made it a credential without tenants
+	b.pollNow()
+	b.waitText(row+" .life", "Token")
+	b.waitText(row+" .left", "left")
+	if !b.visible(row+" .refresh") || b.visible(row+" .tenants") || b.attribute(row+" .life .bar", "aria-label") != "Remaining lifetime of shops" {
+		t.Error("something of the tenants is left")
+	}
 }
 
 func testPageRefresh(t *testing.T, b *browser) {
@@ -541,7 +604,7 @@ const contrastScript = `(() => {
 		if (node.matches("svg")) check(node, getComputedStyle(node).color, behind(node), 3);
 		if (node.matches("input")) check(node, getComputedStyle(node, "::placeholder").color, behind(node), 4.5);
 		if (node.matches("input, button.refresh")) check(node, getComputedStyle(node).borderTopColor, behind(node.parentElement), 3);
-		if (node.matches(".bar[data-state=fresh] i, .bar[data-state=stale] i")) check(node, getComputedStyle(node, "::after").backgroundColor, behind(node), 3);
+		if (node.matches(".bar:is([data-state=fresh], [data-state=stale], [data-state=places], [data-state=full]) i")) check(node, getComputedStyle(node, "::after").backgroundColor, behind(node), 3);
 	}
 	return seen > 3 ? low : ["only " + seen + " texts were seen"];
 })()`
@@ -623,7 +686,7 @@ func testPageScreenshots(t *testing.T, b *browser) {
 	twelve := append(everyCondition(), manyCredentials(4)...)
 	many := manyCredentials(200)
 	many[17], many[56] = endpointDown("tenant-017"), rateLimited("tenant-056")
-	scenes := map[string][]pageCredential{"0": nil, "1": {one}, "12": twelve, "200": many}
+	scenes := map[string][]pageCredential{"0": nil, "1": {one}, "12": twelve, "200": many, "tenants": {platform("shops")}}
 	for _, f := range pageFailures {
 		scenes["failure-"+f.name] = []pageCredential{f.make("billing"), healthy("catalog")}
 	}
