@@ -139,11 +139,22 @@ func serveTenantPurge(w http.ResponseWriter, r *http.Request, c *client, t *tena
 	if err != nil {
 		return err
 	}
-	if fleet {
-		return adminError(http.StatusBadRequest, "the token of one tenant is purged in this process only; purge it without fleet")
+	if fleet && !c.isShared() {
+		return adminError(http.StatusBadRequest, fmt.Sprintf("credential %q is not shared with other replicas; purge the tenant without fleet", c.name))
 	}
-	t.source.Purge()
-	return writeTenant(w, c, t)
+	done := t.purge(r.Context(), fleet)
+	answer := steeredTenant{TenantReport: c.status.ReportTenant(t.name, t.source.Status(), time.Now())}
+	if c.isShared() {
+		inStore := purgedOne(done, fleet)
+		answer.Purge = &inStore
+	}
+	return writeJSON(w, http.StatusOK, answer)
+}
+
+// steeredTenant is a tenant after an action.
+type steeredTenant struct {
+	status.TenantReport
+	Purge *storePurge `json:"purge,omitempty"` // only after a purge of a shared tenant
 }
 
 func writeTenant(w http.ResponseWriter, c *client, t *tenant) error {

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -283,5 +284,73 @@ func TestAdminTenantPages(t *testing.T) {
 	}
 	if fmt.Sprint(seen[:2]) != "[shop-0 shop-1]" {
 		t.Errorf("the first are %q", seen[:2])
+	}
+}
+
+// The purge of one tenant reaches the store, and leaves the records of the others alone.
+func TestAdminPurgeOfASharedTenant(t *testing.T) {
+	s, p, name, site, m := sharedTenantServer(t)
+	path := "/token_proxy/credentials/" + name + "/tenants/a/purge"
+	purge := func(query, store string, records int) {
+		t.Helper()
+		a := s.ask(http.MethodPost, path+query)
+		a.wantStatus(t, 200)
+		var answer struct {
+			contractTenant
+			Purge *contractPurge `json:"purge"`
+		}
+		if decodeStrictly(t, a.body, &answer); answer.State != "none" || answer.Purge == nil || answer.Purge.Store != store || len(m.records()) != records {
+			t.Errorf("%s: the answer is %s; the store has %q", query, a.body, m.records())
+		}
+	}
+	purge("", "deleted", 1)
+	purge("?fleet=true", "marked", 2)
+	m.fail(errors.New(canary))
+	purge("", "failed", 2)
+	out, err := runCommand(purgeCommand(), name, "--tenant", "a", "--fleet", "--address", s.admin)
+	wantError(t, err, "in this process only")
+	wantText(t, out, name+", tenant a: The other replicas are not told")
+	m.fail(nil)
+	calls := p.calls()
+	p.wantTenant(p.ask(site, "b"), "b")
+	if p.calls() != calls {
+		t.Error("another tenant has lost its token")
+	}
+}
+
+// Operators see the clients of `tenant basic` by a digest. Neither id nor secret is in an answer.
+func TestOperatorsSeeNoBasicCredentials(t *testing.T) {
+	p := newTenantPlatform(t, "a")
+	addr := freeAddr(t)
+	config := globalOptions(p.basicCredential("shops")) + siteConfig(addr, "token_proxy shops "+p.api.addr())
+	o := &operatedTenants{startOperated(t, config, nil), p, "http://" + addr}
+	p.wantTenant(p.askAs(o.site, "a", "secret-of-a"), "a")
+	p.wantDenied(p.askAs(o.site, "a", "secret-of-nobody"), 403, "tenant-not-allowed")
+	digest := basicName(strings.TrimPrefix(basicAuthorization(p.prefix+"a", "secret-of-a"), "Basic "))
+	if _, names := o.page(t, ""); names != digest {
+		t.Errorf("got %q, want the digest", names)
+	}
+	for path, method := range map[string]string{"": http.MethodGet, "/" + digest: http.MethodGet, "/" + digest + "/refresh": http.MethodPost, "/" + digest + "/purge": http.MethodPost} {
+		a := o.admin(t, method, path)
+		if a.wantStatus(t, 200); strings.Contains(a.body, p.prefix) {
+			t.Errorf("%s shows the client id: %s", path, a.body)
+		}
+	}
+	a := o.operatedServer.ask(http.MethodGet, "/token_proxy/credentials/shops")
+	if !strings.Contains(a.body, `"failures":[{`) || strings.Contains(a.body, p.prefix) || strings.Contains(a.body, "secret-of-") {
+		t.Errorf("got %s", a.body)
+	}
+	if logs := o.logs(); strings.Contains(logs, p.prefix) || strings.Contains(logs, "secret-of-") {
+		t.Error("the log shows the client")
+	}
+	file := writeConfig(t, "Caddyfile", config)
+	for _, args := range [][]string{{"shops"}, {"shops", "--tenant", digest}} {
+		_, err := runCommand(checkCommand(), append(args, "--config", file)...)
+		wantError(t, err, "tenant basic")
+	}
+	_, err := runCommand(checkCommand(), "--tenant", digest, "--config", file)
+	wantError(t, err, "no credential has tenants")
+	if out, err := runCommand(checkCommand(), "--config", file); err != nil || !strings.Contains(out, "- shops: no token was fetched, because requests bring their clients with them") {
+		t.Errorf("%v: %s", err, out)
 	}
 }

@@ -187,6 +187,8 @@ func (a *App) namesToCheck(names []string, tenant string) ([]string, error) {
 			return nil, err
 		case tenant != "" && c.tenancy == nil:
 			return nil, fmt.Errorf("credential %q has no tenants: remove --tenant", name)
+		case c.Tenant.basic():
+			return nil, fmt.Errorf("credential %q: %s", name, noteBasic)
 		case tenant == "" && c.tenancy != nil:
 			return nil, fmt.Errorf("the tokens of credential %q belong to its tenants: name one of them with --tenant", name)
 		}
@@ -195,7 +197,7 @@ func (a *App) namesToCheck(names []string, tenant string) ([]string, error) {
 		return names, nil
 	}
 	for _, name := range slices.Sorted(maps.Keys(a.clients)) {
-		if tenant == "" || a.clients[name].tenancy != nil {
+		if c := a.clients[name]; tenant == "" || c.tenancy != nil && !c.Tenant.basic() {
 			names = append(names, name)
 		}
 	}
@@ -205,14 +207,20 @@ func (a *App) namesToCheck(names []string, tenant string) ([]string, error) {
 	return names, nil
 }
 
+// noteBasic is why the clients of `tenant basic` cannot be checked.
+const noteBasic = "no token was fetched, because requests bring their clients with them (tenant basic)"
+
 // checkFor makes one token call, for the tenant if there is one. Without it, a credential with tenants makes no call.
 func (c *client) checkFor(ctx context.Context, name string) checked {
 	if c.tenancy == nil {
 		return c.check(ctx, c.fetcher())
 	}
 	if name == "" {
-		return checked{Name: c.name, OK: true, skipped: true,
-			Note: "no token was fetched, because the tokens belong to the tenants: name one of them with --tenant"}
+		note := "no token was fetched, because the tokens belong to the tenants: name one of them with --tenant"
+		if c.Tenant.basic() {
+			note = noteBasic
+		}
+		return checked{Name: c.name, OK: true, skipped: true, Note: note}
 	}
 	result := c.check(ctx, &tenant{of: c.tenants(), name: name})
 	result.Tenant = name

@@ -34,7 +34,7 @@ func listTenants(cmd *cobra.Command, names []string) error {
 	if err != nil {
 		return err
 	}
-	var found []status.TenantReport
+	var found []steeredTenant
 	if len(names) == 0 {
 		found, err = allTenants(cmd, credentials)
 	} else {
@@ -66,8 +66,8 @@ func credentialsWithTenants(cmd *cobra.Command) (names []string, _ error) {
 var errNoTenants = errors.New("no credential has tenants: remove --tenant")
 
 // allTenants returns all tenants of the credentials, which it gets page by page.
-func allTenants(cmd *cobra.Command, credentials []string) ([]status.TenantReport, error) {
-	found := []status.TenantReport{} // an empty list, not null
+func allTenants(cmd *cobra.Command, credentials []string) ([]steeredTenant, error) {
+	found := []steeredTenant{} // an empty list, not null
 	for _, credential := range credentials {
 		query := url.Values{"limit": {strconv.Itoa(mostTenantPage)}}
 		for {
@@ -75,7 +75,9 @@ func allTenants(cmd *cobra.Command, credentials []string) ([]status.TenantReport
 			if err := askAdmin(cmd, http.MethodGet, "credentials/"+url.PathEscape(credential)+"/tenants?"+query.Encode(), &page); err != nil {
 				return found, fmt.Errorf("%s: %w", credential, err)
 			}
-			found = append(found, page.Tenants...)
+			for _, of := range page.Tenants {
+				found = append(found, steeredTenant{TenantReport: of})
+			}
 			if page.Next == "" {
 				break
 			}
@@ -86,8 +88,8 @@ func allTenants(cmd *cobra.Command, credentials []string) ([]status.TenantReport
 }
 
 // namedTenants returns the tenants with these names. It fails for a name that no credential has a tenant for.
-func namedTenants(cmd *cobra.Command, credentials, names []string) ([]status.TenantReport, error) {
-	found := []status.TenantReport{} // an empty list, not null
+func namedTenants(cmd *cobra.Command, credentials, names []string) ([]steeredTenant, error) {
+	found := []steeredTenant{} // an empty list, not null
 	var failures []error
 	for _, name := range names {
 		one, err := askTenant(cmd, http.MethodGet, credentials, name, "")
@@ -102,18 +104,24 @@ func namedTenants(cmd *cobra.Command, credentials, names []string) ([]status.Ten
 // next.
 func steerTenant(cmd *cobra.Command, credentials []string, tenant, action string) error {
 	answers, failures := askTenant(cmd, http.MethodPost, credentials, tenant, "/"+action)
-	return errors.Join(printTenants(cmd, answers), failures)
+	var inStore []storePurge
+	for _, a := range answers {
+		if a.Purge != nil {
+			inStore = append(inStore, *a.Purge)
+		}
+	}
+	return errors.Join(printTenants(cmd, answers), failures, notPurged(inStore))
 }
 
 // askTenant sends a request about the tenant of each credential to the admin API.
-func askTenant(cmd *cobra.Command, method string, credentials []string, tenant, action string) ([]status.TenantReport, error) {
-	answers := []status.TenantReport{} // an empty list, not null
+func askTenant(cmd *cobra.Command, method string, credentials []string, tenant, action string) ([]steeredTenant, error) {
+	answers := []steeredTenant{} // an empty list, not null
 	if !validTenantName(tenant) {
 		return answers, fmt.Errorf("tenant %q: %s", tenant, tenantNameRule)
 	}
 	var failures []error
 	for _, credential := range credentials {
-		var one status.TenantReport
+		var one steeredTenant
 		path := "credentials/" + url.PathEscape(credential) + "/tenants/" + url.PathEscape(tenant) + action
 		if err := askAdmin(cmd, method, path, &one); err != nil {
 			failures = append(failures, fmt.Errorf("%s, tenant %s: %w", credential, tenant, err))
@@ -125,7 +133,7 @@ func askTenant(cmd *cobra.Command, method string, credentials []string, tenant, 
 }
 
 // printTenants prints a table, or JSON.
-func printTenants(cmd *cobra.Command, reports []status.TenantReport) error {
+func printTenants(cmd *cobra.Command, reports []steeredTenant) error {
 	out := cmd.OutOrStdout()
 	if asJSON(cmd) {
 		return printJSON(out, reports)
@@ -139,7 +147,15 @@ func printTenants(cmd *cobra.Command, reports []status.TenantReport) error {
 		fmt.Fprintln(table, strings.Join([]string{r.Credential, r.Name, string(r.Health), cmp.Or(string(r.Cause), "-"), string(r.State),
 			expiry(r.State, r.Expires), cmp.Or(r.Fingerprint, "-"), strings.TrimSpace(r.Summary + " " + r.Advice)}, "\t"))
 	}
-	return table.Flush()
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	for _, r := range reports {
+		if r.Purge != nil {
+			fmt.Fprintf(out, "%s, tenant %s: %s\n", r.Credential, r.Name, r.Purge.Text)
+		}
+	}
+	return nil
 }
 
 // expiry returns when a token expires in words, or "-".

@@ -43,12 +43,20 @@ func purgedTenants(all, lost int, fleet bool) *storePurge {
 
 // purge deletes what the replicas have saved or, for the fleet, tells all of them to forget their token.
 func (s *sharedToken) purge(ctx context.Context, fleet bool) storePurge {
+	if fleet {
+		return purgedOne(s.PurgeFleet(ctx), true)
+	}
+	return purgedOne(s.Purge(ctx), false)
+}
+
+// purgedOne returns the result for one token. done reports whether the store did it.
+func purgedOne(done, fleet bool) storePurge {
 	switch {
-	case fleet && s.PurgeFleet(ctx):
+	case fleet && done:
 		return purgeMarked
 	case fleet:
 		return purgeNotMarked
-	case s.Purge(ctx):
+	case done:
 		return purgeDeleted
 	default:
 		return purgeNotDeleted
