@@ -1,7 +1,6 @@
 package caddymodule
 
 import (
-	"context"
 	"io"
 	"net"
 	"net/http"
@@ -13,6 +12,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/peer"
 )
 
 // contender serves one request, as Caddy's server would have it served.
@@ -54,7 +55,7 @@ func newContendersBefore(tb testing.TB, body string, api http.RoundTripper) (sta
 	if _, err := i.credential.acquire(tb.Context()); err != nil {
 		tb.Fatal(err)
 	}
-	h := &Handler{Credential: "api", credential: i.credential, logger: i.logger, clients: clientList{loopback: true}}
+	h := &Handler{Credential: "api", credential: i.credential, logger: i.logger, clients: clientsOf("loopback")}
 	h.Upstreams, h.Transport = upstreams(), i
 	if err := h.Handler.Provision(ctx); err != nil {
 		tb.Fatal(err)
@@ -74,10 +75,7 @@ func (emptyAPI) RoundTrip(req *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: http.StatusOK, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{}, Body: http.NoBody}, nil
 }
 
-var loopbackConnection = func() *connection {
-	c := testConn{remote: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 50000}}
-	return &connection{c, c}
-}()
+var loopbackConnection = testConn{remote: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 50000}}
 
 func (c *contender) serve(tb testing.TB) {
 	if err := c.tryServe(); err != nil {
@@ -90,7 +88,7 @@ func (c *contender) tryServe() error {
 	if c.body != "" {
 		r = httptest.NewRequest(http.MethodPost, "http://127.0.0.1/orders", strings.NewReader(c.body))
 	}
-	r = r.WithContext(context.WithValue(r.Context(), connectionKey{}, loopbackConnection))
+	r = r.WithContext(peer.WithSocket(r.Context(), loopbackConnection, loopbackConnection))
 	r.Header.Set("User-Agent", "application")
 	r.Header.Set("Accept", "application/json")
 	w := discard{}

@@ -12,7 +12,9 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/hostpattern"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/peer"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
@@ -217,7 +219,7 @@ func (c *Credential) unmarshalHosts(d *caddyfile.Dispenser) error {
 		if strings.Contains(host, "{") {
 			continue // known only when the configuration is loaded
 		}
-		if _, err := parseHostPattern(host); err != nil {
+		if _, err := hostpattern.ParseOne(host); err != nil {
 			return d.Errf("api_hosts: host %d: %v", i+1, err)
 		}
 	}
@@ -375,7 +377,7 @@ func (h *Handler) unmarshalClients(d *caddyfile.Dispenser) error {
 	if len(h.Clients) == 0 {
 		return d.Err("clients needs at least one value")
 	}
-	if _, err := parseClients(h.Clients); err != nil {
+	if _, err := peer.ParseClients(h.Clients); err != nil {
 		return d.Errf("clients: %v", err)
 	}
 	return nil

@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/hostpattern"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
@@ -28,7 +29,7 @@ type client struct {
 	provider provider.Provider
 	id       option.Reader
 	secret   option.Reader // empty if the provider needs no secret
-	hosts    hostPatterns
+	hosts    hostpattern.List
 	header   TokenHeader
 	key      token.Key
 	identity token.Secret // what key is a digest of
@@ -226,7 +227,7 @@ func (c *client) loadClient() error {
 }
 
 func (c *client) loadDestinations() (err error) {
-	if c.hosts, err = parseHostPatterns(c.APIHosts); err != nil {
+	if c.hosts, err = hostpattern.Parse(c.APIHosts); err != nil {
 		return fmt.Errorf("api_hosts: %w", err)
 	}
 	if c.Header != nil {

@@ -2,55 +2,18 @@ package caddymodule
 
 import (
 	"errors"
-	"net/netip"
 	"strings"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/hostpattern"
 )
 
-func TestHostPatternParsing(t *testing.T) {
-	t.Setenv("TOKEN_PROXY_TEST_HOST", "API.example.com.")
-	for text, want := range map[string]hostPattern{
-		"api.example.com":             {host: "api.example.com"},
-		"API.Example.COM":             {host: "api.example.com"},
-		"api.example.com.":            {host: "api.example.com"},
-		"api.example.com:8443":        {host: "api.example.com", port: "8443"},
-		"*.example.com":               {host: "example.com", subdomain: true},
-		"*.Example.com.:8443":         {host: "example.com", port: "8443", subdomain: true},
-		"127.0.0.1":                   {host: "127.0.0.1"},
-		"127.0.0.1:80":                {host: "127.0.0.1", port: "80"},
-		"[::1]":                       {host: "::1"},
-		"[::1]:8443":                  {host: "::1", port: "8443"},
-		"::1":                         {host: "::1"},
-		"{env.TOKEN_PROXY_TEST_HOST}": {host: "api.example.com"},
-		"10.0.0.0/8":                  {addresses: netip.MustParsePrefix("10.0.0.0/8")},
-		"10.1.2.3/8":                  {addresses: netip.MustParsePrefix("10.0.0.0/8")},
-		"::ffff:10.0.0.0/104":         {addresses: netip.MustParsePrefix("10.0.0.0/8")},
-		"fd00::/8":                    {addresses: netip.MustParsePrefix("fd00::/8")},
-		"unix//run/api.sock":          {socket: "/run/api.sock"},
-		"unix/@api":                   {socket: "@api"},
-	} {
-		if got, err := parseHostPattern(text); err != nil || got != want {
-			t.Errorf("api_hosts %s: got %+v, %v, want %+v", text, got, err, want)
-		}
-	}
-	for _, text := range []string{
-		"", ".", "*", "*.", "*.*.example.com", "a.*.example.com", "ex*mple.com", "*example.com", "https://example.com",
-		"example.com/", "user@example.com", "example.com?a", "example.com#a", "{env.TOKEN_PROXY_TEST_NOT_SET}",
-		"{http.request.host}", ":8080",
-		"10.0.0.0/33", "10.0.0.0/8:80", "[fd00::/8]:443", "*.10.0.0.0/8", "unix/", "udp/127.0.0.1:53", "tcp/127.0.0.1",
-	} {
-		if got, err := parseHostPattern(text); err == nil {
-			t.Errorf("api_hosts %q was taken as %+v", text, got)
-		}
-	}
-}
-
 func TestDestinations(t *testing.T) {
-	patterns := func(texts ...string) hostPatterns {
+	patterns := func(texts ...string) hostpattern.List {
 		t.Helper()
-		p, err := parseHostPatterns(texts)
+		p, err := hostpattern.Parse(texts)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -141,7 +104,7 @@ func TestDestinations(t *testing.T) {
 
 // Only what the dialer would make a TCP connection or a stream on a socket of: a datagram needs no listener to be sent.
 func TestDestinationNetworks(t *testing.T) {
-	hosts, err := parseHostPatterns([]string{"127.0.0.1", "unix/127.0.0.1", "unix//run/api.sock"})
+	hosts, err := hostpattern.Parse([]string{"127.0.0.1", "unix/127.0.0.1", "unix//run/api.sock"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,7 +120,7 @@ func TestDestinationNetworks(t *testing.T) {
 
 // A name in plaintext is trusted to DNS, as that of a static upstream is. With TLS the certificate must be for it.
 func TestDestinationsFoundByName(t *testing.T) {
-	hosts, err := parseHostPatterns([]string{"api.example.com:80", "*.svc.example"})
+	hosts, err := hostpattern.Parse([]string{"api.example.com:80", "*.svc.example"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/peer"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
 )
 
@@ -75,7 +76,7 @@ type Handler struct {
 
 	stub       *tokenStub
 	credential *client
-	clients    clientList
+	clients    peer.Clients
 	trusted    []netip.Prefix
 	logger     *zap.Logger
 	warnings   *warnings
@@ -95,7 +96,7 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 // Provision finds the credential, checks where its token would go, and puts the injector around the transport.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	h.logger = ctx.Logger()
-	rememberConnections(ctx)
+	peer.RememberConnections(ctx)
 	h.warnings = newWarnings(h.logger, h.Credential)
 	app, err := ctx.AppIfConfigured(appName)
 	if errors.Is(err, caddy.ErrNotConfigured) {
@@ -159,7 +160,7 @@ func (h *Handler) provisionOptions() error {
 		return fmt.Errorf("replay_buffer: it must be between 0 and %d bytes", maxReplayBuffer)
 	}
 	var err error
-	if h.clients, err = parseClients(h.Clients); err != nil {
+	if h.clients, err = peer.ParseClients(h.Clients); err != nil {
 		return fmt.Errorf("clients: %w", err)
 	}
 	if h.trusted, err = parseTrustedProxies(h.TrustedProxies); err != nil {
@@ -192,7 +193,7 @@ func (h *Handler) Cleanup() error {
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler. It denies the request, or gets a token and proxies it.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	if !h.clients.admit(r) {
+	if !h.clients.Admit(r) {
 		h.warnings.client(r)
 		h.deny(w, &problemClient, status.DeniedClient)
 		return nil

@@ -30,6 +30,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/hostpattern"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
@@ -89,7 +90,7 @@ func newTestInjector(t testing.TB, f token.Fetcher, next http.RoundTripper) *inj
 		t.Fatal(err)
 	}
 	t.Cleanup(c.source.Rest)
-	d := &destinations{hosts: hostPatterns{{host: "127.0.0.1", port: "8080"}}}
+	d := &destinations{hosts: hostpattern.List{{Host: "127.0.0.1", Port: "8080"}}}
 	return &injector{
 		next:         next,
 		destinations: d,
@@ -459,7 +460,7 @@ func TestHandlerAnswersForTheRequestsOwnContext(t *testing.T) {
 			return &token.Error{Kind: token.Unavailable, Reason: "test"}
 		}}
 		i := newTestInjector(t, waiting, roundTrip(nil))
-		h := &Handler{Credential: "api", credential: i.credential, clients: clientList{any: true}, logger: zap.NewNop()}
+		h := &Handler{Credential: "api", credential: i.credential, clients: clientsOf("any"), logger: zap.NewNop()}
 
 		deadline, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
@@ -500,7 +501,7 @@ func TestHandlerRefusesRemoteClients(t *testing.T) {
 			})), zapcore.WarnLevel)
 		}))
 		h := &Handler{
-			Credential: "api", credential: i.credential, clients: clientList{loopback: true},
+			Credential: "api", credential: i.credential, clients: clientsOf("loopback"),
 			logger: logger, warnings: newWarnings(logger, "api"),
 		}
 		refuse := func() {

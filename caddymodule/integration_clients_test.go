@@ -14,6 +14,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/quic-go/quic-go/http3"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/peer"
 )
 
 // proxyV1 is a header of the PROXY protocol, version 1, that claims a client's address.
@@ -259,14 +261,14 @@ func TestClientsBehindAWrapperThatHidesTheSocket(t *testing.T) {
 // HTTP/3 comes in packets, not over a connection that a wrapper could be around. The server is the one that Caddy starts,
 // without Caddy, whose own start the race detector takes for a race with the first handshake.
 func TestClientsOverHTTP3(t *testing.T) {
-	local, err := parseClients(nil)
+	local, err := peer.ParseClients(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	server := &http3.Server{
 		TLSConfig: http3.ConfigureTLSConfig(&tls.Config{Certificates: []tls.Certificate{serverCertificate(t, "localhost")}}),
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if !local.admit(r) {
+			if !local.Admit(r) {
 				w.WriteHeader(http.StatusForbidden)
 			}
 		}),

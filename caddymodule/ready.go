@@ -11,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/peer"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
@@ -50,7 +51,7 @@ func (h *Ready) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return fmt.Errorf("the app %s, which defines the credentials: %w", appName, err)
 	}
-	rememberConnections(ctx)
+	peer.RememberConnections(ctx)
 	app := loaded.(*App)
 	names := h.Credentials
 	if len(names) == 0 {
@@ -101,7 +102,7 @@ func (h *Ready) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Ha
 		status = http.StatusOK
 		counts.Ready, details.Ready = true, true
 	}
-	if peerIsLoopback(r) {
+	if peer.IsLoopback(r) {
 		return writeJSON(w, status, details)
 	}
 	return writeJSON(w, status, counts)

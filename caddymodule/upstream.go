@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/hostpattern"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
 )
 
@@ -163,9 +164,9 @@ func (h *Handler) destinations(transport http.RoundTripper, config transportConf
 	for _, addr := range static {
 		switch {
 		case addr.IsUnixNetwork():
-			d.hosts = append(d.hosts, hostPattern{socket: addr.Host})
+			d.hosts = append(d.hosts, hostpattern.Pattern{Socket: addr.Host})
 		case len(h.credential.hosts) == 0:
-			d.hosts = append(d.hosts, hostPattern{host: normalHost(addr.Host), port: portOf(addr)})
+			d.hosts = append(d.hosts, hostpattern.Pattern{Host: hostpattern.Normal(addr.Host), Port: portOf(addr)})
 		}
 	}
 	for _, addr := range static {
@@ -178,7 +179,7 @@ func (h *Handler) destinations(transport http.RoundTripper, config transportConf
 
 // checkSocketPlaceholders returns an error for an upstream that the token may never go to.
 func (h *Handler) checkSocketPlaceholders() error {
-	named := slices.ContainsFunc(h.credential.hosts, func(p hostPattern) bool { return p.socket != "" })
+	named := slices.ContainsFunc(h.credential.hosts, func(p hostpattern.Pattern) bool { return p.Socket != "" })
 	for _, u := range h.Upstreams {
 		if network, path, _ := strings.Cut(u.Dial, "/"); !named && caddy.IsUnixNetwork(network) && strings.Contains(path, "{") {
 			return fmt.Errorf("upstream %s: api_hosts has no unix socket: add each socket that the placeholder may stand for, like unix//run/api.sock", u.Dial)

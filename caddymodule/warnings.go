@@ -6,6 +6,8 @@ import (
 
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/peer"
 )
 
 // warnings logs the warnings that every request could cause. It logs each kind at most once a minute.
@@ -24,7 +26,7 @@ func newWarnings(logger *zap.Logger, credential string) *warnings {
 
 func (w *warnings) client(r *http.Request) {
 	w.ofClient.Do(func() {
-		socket, _ := addrsOf(r)
+		socket, _ := peer.Addrs(r)
 		w.logger.Warn("denied a client, because every client that reaches this listener acts as the credential; bind the site to loopback, or allow the client with the option clients",
 			zap.String("credential", w.credential),
 			zap.String("remote", r.RemoteAddr),

@@ -1,4 +1,4 @@
-package caddymodule
+package peer
 
 import (
 	"errors"
@@ -8,30 +8,32 @@ import (
 	"slices"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/hostpattern"
 )
 
-// clientList is the set of clients that may use a handler.
-type clientList struct {
+// Clients is the set of clients that may use a handler.
+type Clients struct {
 	any      bool
 	loopback bool
 	ranges   []netip.Prefix
 }
 
-func parseClients(configured []string) (clientList, error) {
+func ParseClients(configured []string) (Clients, error) {
 	if len(configured) == 0 {
-		return clientList{loopback: true}, nil
+		return Clients{loopback: true}, nil
 	}
-	var l clientList
+	var l Clients
 	if err := l.addAll(configured); err != nil {
-		return clientList{}, err
+		return Clients{}, err
 	}
 	if l.any && len(configured) > 1 {
-		return clientList{}, errors.New("any allows all clients: remove the other values")
+		return Clients{}, errors.New("any allows all clients: remove the other values")
 	}
 	return l, nil
 }
 
-func (l *clientList) addAll(texts []string) error {
+func (l *Clients) addAll(texts []string) error {
 	for n, text := range texts {
 		if err := l.add(text); err != nil {
 			return fmt.Errorf("value %d: %w", n+1, err) // without the value, which may be a secret in the wrong place
@@ -40,7 +42,7 @@ func (l *clientList) addAll(texts []string) error {
 	return nil
 }
 
-func (l *clientList) add(text string) error {
+func (l *Clients) add(text string) error {
 	switch text {
 	case "any":
 		l.any = true
@@ -58,26 +60,17 @@ func (l *clientList) add(text string) error {
 	if err != nil {
 		return errors.New("it must be loopback, private_ranges, any, an IP address without a zone, or a CIDR range")
 	}
-	l.ranges = append(l.ranges, unmapped(prefix).Masked())
+	l.ranges = append(l.ranges, hostpattern.Unmapped(prefix).Masked())
 	return nil
 }
 
-// unmapped returns a range of IPv4-mapped IPv6 addresses (RFC 4291 section 2.5.5.2) as a range of IPv4 addresses.
-func unmapped(p netip.Prefix) netip.Prefix {
-	const mapping = 96
-	if p.Addr().Is4In6() && p.Bits() >= mapping {
-		return netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-mapping)
-	}
-	return p
-}
-
-// admit reports whether the client of a request is in the list. It judges the connection and never a header field, because
+// Admit reports whether the client of a request is in the list. It judges the connection and never a header field, because
 // a client can write any address into a header field. Type peer explains the addresses of listener wrappers.
-func (l *clientList) admit(r *http.Request) bool {
+func (l *Clients) Admit(r *http.Request) bool {
 	if l.any {
 		return true
 	}
-	p := peerOf(r)
+	p := of(r)
 	if l.loopback && p.local {
 		return true
 	}

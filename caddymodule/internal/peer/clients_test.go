@@ -1,7 +1,6 @@
-package caddymodule
+package peer
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -27,8 +26,7 @@ func (c testConn) RemoteAddr() net.Addr { return c.remote }
 func overConnection(socket, shown net.Addr) *http.Request {
 	r := httptest.NewRequest(http.MethodGet, "http://127.0.0.1:8080/", nil)
 	r.RemoteAddr = shown.String()
-	c := &connection{testConn{remote: shown}, testConn{remote: socket}}
-	return r.WithContext(context.WithValue(r.Context(), connectionKey{}, c))
+	return r.WithContext(WithSocket(r.Context(), testConn{remote: shown}, testConn{remote: socket}))
 }
 
 // peerRequest makes a request as it arrives from a peer at remote over network ("tcp" or "unix").
@@ -126,11 +124,11 @@ func TestClientsAdmit(t *testing.T) {
 	}
 	for _, tc := range tests {
 		t.Run(tc.clients+" "+tc.remote, func(t *testing.T) {
-			l, err := parseClients(strings.Fields(tc.clients))
+			l, err := ParseClients(strings.Fields(tc.clients))
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := l.admit(peerRequest(tc.remote, tc.network)); got != tc.want {
+			if got := l.Admit(peerRequest(tc.remote, tc.network)); got != tc.want {
 				t.Errorf("clients %q admits %q (%s): %t, want %t", tc.clients, tc.remote, tc.network, got, tc.want)
 			}
 		})
@@ -139,11 +137,11 @@ func TestClientsAdmit(t *testing.T) {
 
 // private_ranges is Caddy's word, and means what it means to Caddy.
 func TestPrivateRangesAreCaddys(t *testing.T) {
-	l, err := parseClients([]string{"private_ranges"})
+	l, err := ParseClients([]string{"private_ranges"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, err := parseClients(caddyhttp.PrivateRangesCIDR())
+	want, err := ParseClients(caddyhttp.PrivateRangesCIDR())
 	if err != nil || !reflect.DeepEqual(l, want) || len(l.ranges) == 0 {
 		t.Errorf("got %v, want %v, error %v", l, want, err)
 	}
@@ -199,15 +197,15 @@ func TestClientsBehindAListenerWrapper(t *testing.T) {
 	}
 	for _, tc := range tests {
 		t.Run(fmt.Sprint(tc), func(t *testing.T) {
-			l, err := parseClients(strings.Fields(tc.clients))
+			l, err := ParseClients(strings.Fields(tc.clients))
 			if err != nil {
 				t.Fatal(err)
 			}
 			r := overConnection(addrOf(tc.socket.addr, tc.socket.network), addrOf(tc.shown.addr, tc.shown.network))
-			if got := l.admit(r); got != tc.want {
+			if got := l.Admit(r); got != tc.want {
 				t.Errorf("admitted: %t, want %t", got, tc.want)
 			}
-			if tc.clients == "" && peerIsLoopback(r) != tc.want {
+			if tc.clients == "" && IsLoopback(r) != tc.want {
 				t.Errorf("the peer is loopback: %t, want %t", !tc.want, tc.want)
 			}
 		})
@@ -216,19 +214,19 @@ func TestClientsBehindAListenerWrapper(t *testing.T) {
 
 // A handler before token_proxy can write any address into the request; without a connection nobody is admitted.
 func TestClientsIgnoreTheAddressInTheRequest(t *testing.T) {
-	l, err := parseClients([]string{"loopback", "192.0.2.0/24"})
+	l, err := ParseClients([]string{"loopback", "192.0.2.0/24"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, claim := range []string{"127.0.0.1:1", "192.0.2.1:1", "@", ""} {
 		r := peerRequest("203.0.113.9:1", "tcp")
 		r.RemoteAddr = claim
-		if l.admit(r) {
+		if l.Admit(r) {
 			t.Errorf("%q in RemoteAddr let a remote peer in", claim)
 		}
 		r = httptest.NewRequest(http.MethodGet, "/", nil)
 		r.RemoteAddr = claim
-		if l.admit(r) || peerIsLoopback(r) {
+		if l.Admit(r) || IsLoopback(r) {
 			t.Errorf("%q in RemoteAddr let a request without a connection in", claim)
 		}
 	}
@@ -247,8 +245,8 @@ func TestClientsMeanWhatTheySay(t *testing.T) {
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
-			l, err := parseClients([]string{tc.clients})
-			if err == nil && l.admit(peerRequest(tc.remote, "tcp")) != tc.want {
+			l, err := ParseClients([]string{tc.clients})
+			if err == nil && l.Admit(peerRequest(tc.remote, "tcp")) != tc.want {
 				t.Errorf("clients %s was taken, but %s is admitted: %t", tc.clients, tc.remote, !tc.want)
 			}
 		})
@@ -260,7 +258,7 @@ func TestClientsRefuseWhatTheyDoNotUnderstand(t *testing.T) {
 		{"localhost"}, {"everyone"}, {""}, {"10.0.0.0/33"}, {"10.0.0.0/"}, {"10.0.0"}, {"10.0.0.1:80"}, {"example.com"},
 		{"Loopback"}, {"ANY"}, {"Private_Ranges"}, {"private"}, {"any", "private_ranges"}, {"fe80::/10%eth0"}, {"any", "loopback"}, {"10.0.0.0/8", "any"}, {"10.0.0.0/8", "nonsense"},
 	} {
-		if l, err := parseClients(clients); err == nil {
+		if l, err := ParseClients(clients); err == nil {
 			t.Errorf("clients %q was taken as %+v", clients, l)
 		}
 	}
@@ -268,7 +266,7 @@ func TestClientsRefuseWhatTheyDoNotUnderstand(t *testing.T) {
 
 // Whoever can write a header field could write any address into it.
 func TestClientsIgnoreForwardedAddresses(t *testing.T) {
-	l, err := parseClients(nil)
+	l, err := ParseClients(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -281,12 +279,12 @@ func TestClientsIgnoreForwardedAddresses(t *testing.T) {
 		}
 		r := peerRequest("203.0.113.9:1", "tcp")
 		r.Header.Set(name, value)
-		if l.admit(r) {
+		if l.Admit(r) {
 			t.Errorf("%s: %s let a remote peer in", name, value)
 		}
 		r = peerRequest("127.0.0.1:1", "tcp")
 		r.Header.Set(name, "203.0.113.9")
-		if !l.admit(r) {
+		if !l.Admit(r) {
 			t.Errorf("%s kept a local peer out", name)
 		}
 	}

@@ -1,4 +1,5 @@
-package caddymodule
+// Package peer finds and judges the other end of the connection that a request came over.
+package peer
 
 import (
 	"context"
@@ -21,21 +22,26 @@ type connection struct {
 // connectionKey is the context key of a *connection. Only this package can use it.
 type connectionKey struct{}
 
-// rememberConnections puts the connection of each request of a server into the request's context. Caddy does not do so (it no
+// RememberConnections puts the connection of each request of a server into the request's context. Caddy does not do so (it no
 // longer sets caddyhttp.ConnCtxKey), and the addresses in a request are those that listener wrappers show.
-func rememberConnections(ctx caddy.Context) {
+func RememberConnections(ctx caddy.Context) {
 	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
-		server.RegisterConnContext(withConnection)
+		server.RegisterConnContext(With)
 	}
 }
 
-// withConnection puts a connection into the context of its requests. It does not ask for the address that a wrapper shows,
+// With puts a connection into the context of its requests. It does not ask for the address that a wrapper shows,
 // because that would wait for the client and keep the server from accepting other connections.
-func withConnection(ctx context.Context, conn net.Conn) context.Context {
+func With(ctx context.Context, conn net.Conn) context.Context {
 	if ctx.Value(connectionKey{}) != nil { // each handler of the server registers this function
 		return ctx
 	}
-	return context.WithValue(ctx, connectionKey{}, &connection{shown: conn, socket: socketOf(conn)})
+	return WithSocket(ctx, conn, socketOf(conn))
+}
+
+// WithSocket is With for a connection whose socket the caller knows.
+func WithSocket(ctx context.Context, conn, socket net.Conn) context.Context {
+	return context.WithValue(ctx, connectionKey{}, &connection{shown: conn, socket: socket})
 }
 
 // maxWrappers is the number of wrappers that socketOf looks into. It ends the search if a wrapper returns itself.
@@ -86,9 +92,9 @@ type peer struct {
 	addr netip.Addr
 }
 
-// peerOf returns the peer of a request's connection.
-func peerOf(r *http.Request) peer {
-	socket, shown := addrsOf(r)
+// of returns the peer of a request's connection.
+func of(r *http.Request) peer {
+	socket, shown := Addrs(r)
 	addr, local := judge(shown)
 	if _, socketLocal := judge(socket); local && !socketLocal {
 		return peer{}
@@ -96,14 +102,14 @@ func peerOf(r *http.Request) peer {
 	return peer{local: local, addr: addr}
 }
 
-// peerIsLoopback reports whether a request comes from this machine, over loopback or a unix socket. Both the socket and
+// IsLoopback reports whether a request comes from this machine, over loopback or a unix socket. Both the socket and
 // the address that the listener wrappers show must be local. A header of the PROXY protocol can claim any address, and a load
 // balancer on this machine passes on the requests of other machines.
-func peerIsLoopback(r *http.Request) bool { return peerOf(r).local }
+func IsLoopback(r *http.Request) bool { return of(r).local }
 
-// addrsOf returns the peer's address on the socket, which is nil if a wrapper hides the socket, and the address that listener
+// Addrs returns the peer's address on the socket, which is nil if a wrapper hides the socket, and the address that listener
 // wrappers show. HTTP/3 has no net.Conn and no listener wrappers.
-func addrsOf(r *http.Request) (socket, shown net.Addr) {
+func Addrs(r *http.Request) (socket, shown net.Addr) {
 	ctx := r.Context()
 	c, ok := ctx.Value(connectionKey{}).(*connection)
 	if !ok {

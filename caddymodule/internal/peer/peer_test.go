@@ -1,10 +1,18 @@
-package caddymodule
+package peer
 
 import (
 	"crypto/tls"
 	"net"
 	"testing"
 )
+
+// wrappedConn embeds a connection, as most wrappers do.
+type wrappedConn struct{ net.Conn }
+
+// hidden embeds a connection under a name at which socketOf does not look.
+type hidden struct{ inner }
+
+type inner = net.Conn
 
 // selfConn is a wrapper that says it is around itself.
 type selfConn struct{ net.Conn }
