@@ -16,6 +16,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/httpsproxy"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
@@ -167,10 +168,11 @@ func serveCredentials(w http.ResponseWriter, r *http.Request) error {
 		all = append(all, c.status.Report())
 	}
 	return writeJSON(w, http.StatusOK, struct {
-		Now         time.Time       `json:"now"`
-		Store       *status.Store   `json:"store,omitempty"`
-		Credentials []status.Report `json:"credentials"`
-	}{time.Now(), store, all})
+		Now         time.Time          `json:"now"`
+		Store       *status.Store      `json:"store,omitempty"`
+		HTTPSProxy  *httpsproxy.Status `json:"https_proxy,omitempty"`
+		Credentials []status.Report    `json:"credentials"`
+	}{time.Now(), store, httpsproxy.CurrentStatus(), all})
 }
 
 // namedClients returns the credentials with these names, or all.

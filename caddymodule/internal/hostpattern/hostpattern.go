@@ -81,7 +81,8 @@ func Normal(host string) string {
 	return strings.ToLower(strings.TrimSuffix(strings.Trim(host, "[]"), "."))
 }
 
-func (p Pattern) matches(host, port string) bool {
+// Matches reports whether the pattern has the host, in its normal form, and the port.
+func (p Pattern) Matches(host, port string) bool {
 	switch {
 	case p.Socket != "":
 		return false
@@ -99,7 +100,7 @@ func (p Pattern) matches(host, port string) bool {
 
 // Match reports whether a pattern has the host, in its normal form, and the port.
 func (l List) Match(host, port string) bool {
-	return slices.ContainsFunc(l, func(p Pattern) bool { return p.matches(host, port) })
+	return slices.ContainsFunc(l, func(p Pattern) bool { return p.Matches(host, port) })
 }
 
 // MatchSocket reports whether a pattern is the unix socket with this path.

@@ -22,7 +22,8 @@ var Names = strings.Fields(`
 	store
 	address cluster username password database master_name sentinel_username sentinel_password tls
 	tenant max new_rate keep_header
-	client_authorization on_unauthorized rejected_status forwarded replay_buffer clients cross_site token_stub`)
+	client_authorization on_unauthorized rejected_status forwarded replay_buffer clients cross_site token_stub
+	tunnel`)
 
 // Unrecognized returns the error for an option that the place does not have. It shows the option only if another place has
 // it.

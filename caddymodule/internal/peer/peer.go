@@ -36,7 +36,7 @@ func With(ctx context.Context, conn net.Conn) context.Context {
 	if ctx.Value(connectionKey{}) != nil { // each handler of the server registers this function
 		return ctx
 	}
-	return WithSocket(ctx, conn, socketOf(conn))
+	return WithSocket(ctx, conn, Socket(conn))
 }
 
 // WithSocket is With for a connection whose socket the caller knows.
@@ -44,11 +44,11 @@ func WithSocket(ctx context.Context, conn, socket net.Conn) context.Context {
 	return context.WithValue(ctx, connectionKey{}, &connection{shown: conn, socket: socket})
 }
 
-// maxWrappers is the number of wrappers that socketOf looks into. It ends the search if a wrapper returns itself.
+// maxWrappers is the number of wrappers that Socket looks into. It ends the search if a wrapper returns itself.
 const maxWrappers = 32
 
-// socketOf returns the kernel's socket below all wrappers, or nil.
-func socketOf(conn net.Conn) net.Conn {
+// Socket returns the kernel's socket below all wrappers, or nil.
+func Socket(conn net.Conn) net.Conn {
 	for range maxWrappers {
 		switch c := conn.(type) {
 		case *net.TCPConn, *net.UnixConn:

@@ -9,7 +9,7 @@ import (
 // wrappedConn embeds a connection, as most wrappers do.
 type wrappedConn struct{ net.Conn }
 
-// hidden embeds a connection under a name at which socketOf does not look.
+// hidden embeds a connection under a name at which Socket does not look.
 type hidden struct{ inner }
 
 type inner = net.Conn
@@ -39,7 +39,7 @@ func TestSocketOf(t *testing.T) {
 		"itself":                  {selfConn{tcp}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := socketOf(tc.conn); got != tc.want {
+			if got := Socket(tc.conn); got != tc.want {
 				t.Errorf("got %T, want %T", got, tc.want)
 			}
 		})

@@ -1,0 +1,69 @@
+package httpsproxy
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/peer"
+)
+
+// UnmarshalCaddyfile sets up the wrapper from Caddyfile tokens. Syntax:
+//
+//	https_proxy {
+//	    tunnel  any|<hosts...>
+//	    clients any|<loopback, private_ranges, IP addresses and CIDR ranges...>
+//	}
+func (w *ListenerWrapper) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume wrapper name
+	if err := option.NoValue(d); err != nil {
+		return err
+	}
+	_, err := option.Block(d, w.unmarshalOption)
+	return err
+}
+
+func (w *ListenerWrapper) unmarshalOption(d *caddyfile.Dispenser) error {
+	switch d.Val() {
+	case "tunnel":
+		return w.unmarshalTunnel(d)
+	case "clients":
+		return w.unmarshalClients(d)
+	default:
+		return option.Unrecognized(d, wrapperName)
+	}
+}
+
+func (w *ListenerWrapper) unmarshalTunnel(d *caddyfile.Dispenser) error {
+	w.Tunnel = d.RemainingArgs()
+	if len(w.Tunnel) == 0 {
+		return d.Err("tunnel needs any or at least one host")
+	}
+	for i, host := range w.Tunnel {
+		if strings.Contains(host, "{") {
+			continue // known only when the configuration is loaded
+		}
+		if err := new(tunnelRules).add(host); err != nil {
+			return d.Errf("tunnel: host %d: %v", i+1, err)
+		}
+	}
+	if slices.Contains(w.Tunnel, anyHost) && len(w.Tunnel) > 1 {
+		return d.Errf("tunnel: %v", errAnyAlone)
+	}
+	return nil
+}
+
+func (w *ListenerWrapper) unmarshalClients(d *caddyfile.Dispenser) error {
+	w.Clients = d.RemainingArgs()
+	if len(w.Clients) == 0 {
+		return d.Err("clients needs any, loopback or ranges")
+	}
+	if _, err := peer.ParseClients(w.Clients); err != nil {
+		return d.Errf("clients: %v", err)
+	}
+	return nil
+}
+
+var _ caddyfile.Unmarshaler = (*ListenerWrapper)(nil)
