@@ -132,14 +132,14 @@ type listenerSet struct {
 }
 
 type inUse struct {
+	*listener
 	wrapper *ListenerWrapper
-	address string
 }
 
 func (s *listenerSet) add(w *ListenerWrapper, l *listener) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.all = append(s.all, inUse{w, l.Addr().String()})
+	s.all = append(s.all, inUse{l, w})
 }
 
 func (s *listenerSet) remove(w *ListenerWrapper) {
@@ -148,12 +148,25 @@ func (s *listenerSet) remove(w *ListenerWrapper) {
 	s.all = slices.DeleteFunc(s.all, func(u inUse) bool { return u.wrapper == w })
 }
 
+// successor returns another open listener of the same address, or nil. During a reload, that is the one of the new
+// configuration, or of the old one if the new one fails to start.
+func (s *listenerSet) successor(l *listener) *listener {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, u := range s.all {
+		if u.listener != l && u.Addr().Network() == l.Addr().Network() && u.Addr().String() == l.Addr().String() && !u.isClosed() {
+			return u.listener
+		}
+	}
+	return nil
+}
+
 func (s *listenerSet) list() []ListenerStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var list []ListenerStatus
 	for _, u := range s.all {
-		list = append(list, ListenerStatus{u.address, u.wrapper.sites.names(), append([]string{}, u.wrapper.Tunnel...)})
+		list = append(list, ListenerStatus{u.Addr().String(), u.wrapper.sites.names(), append([]string{}, u.wrapper.Tunnel...)})
 	}
 	return list
 }

@@ -61,8 +61,6 @@ var (
 		"The proxy got no connection to this host in time."}
 	answerUnreachable = answer{http.StatusBadGateway, "destination_unavailable", "host-unreachable", "Host unreachable",
 		"The proxy cannot connect to this host. Its log has the reason at debug level."}
-	answerClosing = answer{http.StatusServiceUnavailable, "connection_limit_reached", "host-unreachable", "Shutting down",
-		"The proxy is shutting down or loads a new configuration. Try again on a new connection."}
 )
 
 // answer is an answer of the proxy itself, in the format of RFC 9457, with a proxy error type of RFC 9209 section 2.3.
@@ -87,10 +85,6 @@ func (a answer) write(w http.ResponseWriter) {
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("Proxy-Status", "token-proxy; error="+a.proxyError)
-	if a.status == http.StatusServiceUnavailable {
-		w.Header().Set("Retry-After", "1")
-		w.Header().Set("Connection", "close")
-	}
 	w.WriteHeader(a.status)
 	_, _ = w.Write(append(body, '\n'))
 }

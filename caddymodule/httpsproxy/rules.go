@@ -62,6 +62,11 @@ func (t *tunnelRules) allow(to target) bool {
 	return t.any && to.port == portTLS || slices.ContainsFunc(t.patterns, func(p hostpattern.Pattern) bool { return matches(p, to) })
 }
 
+// allowHost reports whether a tunnel may lead to a host, with some port.
+func (t *tunnelRules) allowHost(host string) bool {
+	return t.any || slices.ContainsFunc(t.patterns, func(p hostpattern.Pattern) bool { return p.Matches(host, p.Port) })
+}
+
 // matches reports whether a pattern has a target. Without a port it has port 443 alone, so that a list of hosts does not open
 // their mail servers to clients.
 func matches(p hostpattern.Pattern, to target) bool {

@@ -17,12 +17,10 @@ const established = "HTTP/1.1 200 Connection established\r\n\r\n"
 
 // serve answers a request to the proxy itself, which came without TLS.
 func (w *ListenerWrapper) serve(rw http.ResponseWriter, r *http.Request) {
-	c := r.Context().Value(connKey{}).(*conn)
 	if r.Method == http.MethodConnect {
-		w.connect(rw, r, c)
+		w.connect(rw, r, r.Context().Value(connKey{}).(*conn))
 		return
 	}
-	c.listener.settle(c)
 	w.forward(rw, r)
 }
 
@@ -56,13 +54,8 @@ func (w *ListenerWrapper) forward(rw http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// connect answers a CONNECT. The connection is pending meanwhile, also if it has carried other requests before.
+// connect answers a CONNECT.
 func (w *ListenerWrapper) connect(rw http.ResponseWriter, r *http.Request, c *conn) {
-	if !c.listener.begin(c) {
-		answerClosing.write(rw)
-		return
-	}
-	defer c.listener.settle(c)
 	if !w.clients.Admit(r) {
 		w.deny(rw, r, target{}, deniedClient)
 		return
@@ -80,14 +73,12 @@ func (w *ListenerWrapper) connect(rw http.ResponseWriter, r *http.Request, c *co
 		w.deny(rw, r, to, w.whyNot(to))
 		return
 	}
-	c.listener.settle(c)
-	w.connectTunnel(rw, r, to)
+	w.connectTunnel(rw, r, c, to)
 }
 
-// whyNot returns why no tunnel leads to a target. If another port would do, the port is wrong.
+// whyNot returns why no tunnel leads to a target.
 func (w *ListenerWrapper) whyNot(to target) denied {
-	to.port = portTLS
-	if w.tunnels.allow(to) {
+	if w.tunnels.allowHost(to.host) {
 		return deniedPort
 	}
 	return deniedHost
@@ -121,7 +112,7 @@ func (w *ListenerWrapper) connectSite(rw http.ResponseWriter, r *http.Request, c
 	}
 	_ = c.SetDeadline(time.Time{})
 	counts.served[servedSite].Add(1)
-	c.listener.deliver(c)
+	c.deliver(true)
 }
 
 // takeOver takes the connection from the HTTP server and answers the CONNECT. What the client has already sent after the
@@ -144,13 +135,12 @@ func (w *ListenerWrapper) takeOver(rw http.ResponseWriter, c *conn) bool {
 }
 
 // connectTunnel connects the client to a host without a site here.
-func (w *ListenerWrapper) connectTunnel(rw http.ResponseWriter, r *http.Request, to target) {
+func (w *ListenerWrapper) connectTunnel(rw http.ResponseWriter, r *http.Request, near *conn, to target) {
 	far, err := w.tunnels.dial(r.Context(), to)
 	if err != nil {
 		w.unreachable(rw, r, to, err)
 		return
 	}
-	near := r.Context().Value(connKey{}).(*conn)
 	if !w.takeOver(rw, near) {
 		_ = far.Close()
 		return

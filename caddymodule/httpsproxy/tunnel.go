@@ -2,6 +2,7 @@ package httpsproxy
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"sync"
@@ -20,6 +21,9 @@ const (
 	idleAtExit   = 5 * time.Second
 )
 
+// halfIdle is how long the rest of a tunnel may carry nothing after one direction has ended.
+const halfIdle = 5 * time.Minute
+
 // bufferSize is what a tunnel reads at once, in each direction.
 const bufferSize = 16 << 10
 
@@ -28,6 +32,7 @@ type tunnel struct {
 	owner     *ListenerWrapper
 	near, far net.Conn
 	used      atomic.Int64 // when it last carried bytes, in nanoseconds
+	half      atomic.Bool  // one direction has ended
 	done      chan struct{}
 }
 
@@ -50,12 +55,28 @@ func (t *tunnel) run() {
 	close(t.done)
 }
 
+// carry carries the bytes of one direction. After its end, the other direction must not be silent for long, because the proxy
+// cannot tell whether the peer has ended its half or has left.
 func (t *tunnel) carry(to, from net.Conn) {
 	_, err := io.CopyBuffer(onlyWriter{to}, noted{from, t}, make([]byte, bufferSize))
-	end, ok := peer.Socket(to).(interface{ CloseWrite() error })
-	if err != nil || !ok || end.CloseWrite() != nil {
+	if err != nil || closeWrite(to) != nil {
 		t.close()
+		return
 	}
+	t.half.Store(true)
+	_ = to.SetReadDeadline(time.Now().Add(halfIdle))
+}
+
+// closeWrite ends the half of a connection that the proxy writes to. A wrapper of the connection hides how.
+func closeWrite(c net.Conn) error {
+	half, ok := c.(interface{ CloseWrite() error })
+	if !ok {
+		half, ok = peer.Socket(c).(interface{ CloseWrite() error })
+	}
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	return half.CloseWrite()
 }
 
 func (t *tunnel) touch() { t.used.Store(time.Now().UnixNano()) }
@@ -79,6 +100,9 @@ type noted struct {
 
 // Read implements io.Reader.
 func (n noted) Read(p []byte) (int, error) {
+	if n.tunnel.half.Load() {
+		_ = n.Conn.SetReadDeadline(time.Now().Add(halfIdle))
+	}
 	count, err := n.Conn.Read(p)
 	n.tunnel.touch()
 	return count, err
@@ -179,15 +203,8 @@ func (w *ListenerWrapper) stop(ctx context.Context) error {
 	return nil
 }
 
-// drain lets the requests and tunnels of the proxy end, within the grace period. The listeners have let pending connections
-// pass before the HTTP server closes.
+// drain lets the requests and tunnels of the proxy end, within the grace period.
 func (w *ListenerWrapper) drain(ctx context.Context, owner *ListenerWrapper, idle time.Duration) {
-	for _, l := range w.listeners {
-		select {
-		case <-l.drained:
-		case <-ctx.Done():
-		}
-	}
 	if w.proxy != nil && w.proxy.Shutdown(ctx) != nil {
 		_ = w.proxy.Close()
 	}

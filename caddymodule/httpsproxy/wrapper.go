@@ -48,14 +48,13 @@ type ListenerWrapper struct {
 	// IP addresses, CIDR ranges, "private_ranges" or "any". All other clients get 403. Default: loopback.
 	Clients []string `json:"clients,omitempty"`
 
-	server    *caddyhttp.Server
-	sites     sites
-	tunnels   tunnelRules
-	clients   peer.Clients
-	logger    *zap.Logger
-	logged    seldom
-	proxy     *http.Server
-	listeners []*listener
+	server  *caddyhttp.Server
+	sites   sites
+	tunnels tunnelRules
+	clients peer.Clients
+	logger  *zap.Logger
+	logged  seldom
+	proxy   *http.Server
 }
 
 // CaddyModule returns the Caddy module information.
@@ -124,7 +123,6 @@ func (w *ListenerWrapper) WrapListener(below net.Listener) net.Listener {
 		w.proxy = w.newProxy()
 	}
 	l := newListener(below, w.headerTimeout())
-	w.listeners = append(w.listeners, l)
 	inForce.add(w, l)
 	go l.run()
 	go func() { _ = w.proxy.Serve(l.plain) }()

@@ -1,0 +1,5 @@
+//go:build !race
+
+package httpsproxy_test
+
+const raceDetector = false
