@@ -58,7 +58,7 @@ func (w *ListenerWrapper) unmarshalTunnel(d *caddyfile.Dispenser) error {
 func (w *ListenerWrapper) unmarshalClients(d *caddyfile.Dispenser) error {
 	w.Clients = d.RemainingArgs()
 	if len(w.Clients) == 0 {
-		return d.Err("clients needs any, loopback or ranges")
+		return d.Err("clients needs at least one value")
 	}
 	if _, err := peer.ParseClients(w.Clients); err != nil {
 		return d.Errf("clients: %v", err)
