@@ -28,23 +28,23 @@ var denials = [...]struct {
 	answer        answer
 }{
 	deniedClient: {"client", "the client is not allowed, because every client that reaches this listener could act as the credentials of its sites; bind the sites to loopback, or allow the client with the option clients of https_proxy",
-		answer{http.StatusForbidden, "http_request_denied", "client-not-allowed", "Client not allowed",
-			"This client may not use the proxy. The operator of the proxy can allow the client with the option clients."}},
+		answer{status: http.StatusForbidden, proxyError: "http_request_denied", slug: "client-not-allowed", title: "Client not allowed",
+			detail: "This client may not use the proxy. The operator of the proxy can allow the client with the option clients."}},
 	deniedTarget: {"target", "it is not one to a proxy: CONNECT with a host and a port, or an http:// URL, without a user",
-		answer{http.StatusBadRequest, "http_request_error", "not-a-request-to-a-proxy", "Not a request to a proxy",
-			"The proxy understands CONNECT with a host and a port, and requests for http:// URLs, without a user. Set HTTPS_PROXY to its address."}},
+		answer{status: http.StatusBadRequest, proxyError: "http_request_error", slug: "not-a-request-to-a-proxy", title: "Not a request to a proxy",
+			detail: "The proxy understands CONNECT with a host and a port, and requests for http:// URLs, without a user. Set HTTPS_PROXY to its address."}},
 	deniedHost: {"host", "no site of this listener has the host; add a site, or allow the host with the option tunnel of https_proxy",
-		answer{http.StatusForbidden, "http_request_denied", "host-not-allowed", "Host not allowed",
-			"The proxy has no site for this host. The operator of the proxy can allow the host with the option tunnel, or the application can name it in NO_PROXY."}},
+		answer{status: http.StatusForbidden, proxyError: "http_request_denied", slug: "host-not-allowed", title: "Host not allowed",
+			detail: "The proxy has no site for this host. The operator of the proxy can allow the host with the option tunnel, or the application can name it in NO_PROXY."}},
 	deniedPort: {"port", "the host is allowed, but not with this port; sites have port 443, and port 80 for http:// URLs, and the option tunnel takes host:port",
-		answer{http.StatusForbidden, "http_request_denied", "port-not-allowed", "Port not allowed",
-			"The proxy allows this host, but not with this port. A site has port 443, and port 80 for http:// URLs."}},
+		answer{status: http.StatusForbidden, proxyError: "http_request_denied", slug: "port-not-allowed", title: "Port not allowed",
+			detail: "The proxy allows this host, but not with this port. A site has port 443, and port 80 for http:// URLs."}},
 	deniedRoot: {"root", "the host of a site was written with a dot at the end; write it without the dot in the application",
-		answer{http.StatusForbidden, "http_request_denied", "host-not-allowed", "Host not allowed",
-			"The proxy knows this host without the dot at the end. Write it so in the application."}},
+		answer{status: http.StatusForbidden, proxyError: "http_request_denied", slug: "host-not-allowed", title: "Host not allowed",
+			detail: "The proxy knows this host without the dot at the end. Write it so in the application."}},
 	deniedAddress: {"address", "the host leads to an address of loopback, link-local or metadata; if that is meant, name the address in the option tunnel of https_proxy",
-		answer{http.StatusForbidden, "destination_ip_prohibited", "host-not-allowed", "Host not allowed",
-			"The host leads to an address that the proxy does not connect to. The operator of the proxy can name the address in the option tunnel."}},
+		answer{status: http.StatusForbidden, proxyError: "destination_ip_prohibited", slug: "host-not-allowed", title: "Host not allowed",
+			detail: "The host leads to an address that the proxy does not connect to. The operator of the proxy can name the address in the option tunnel."}},
 	deniedTLS: {"tls", "the client sent no TLS for the site after CONNECT", answer{}},
 	deniedSNI: {"sni", "the client asked for another host in TLS (SNI) than in CONNECT", answer{}},
 }
@@ -57,10 +57,10 @@ func (d denied) answer() answer { return denials[d].answer }
 
 // The answers to requests that the proxy does not deny and cannot serve.
 var (
-	answerTimeout = answer{http.StatusGatewayTimeout, "connection_timeout", "host-unreachable", "Host unreachable",
-		"The proxy got no connection to this host in time."}
-	answerUnreachable = answer{http.StatusBadGateway, "destination_unavailable", "host-unreachable", "Host unreachable",
-		"The proxy cannot connect to this host. Its log has the reason at debug level."}
+	answerTimeout = answer{status: http.StatusGatewayTimeout, proxyError: "connection_timeout", slug: "host-unreachable", title: "Host unreachable",
+		detail: "The proxy got no connection to this host in time."}
+	answerUnreachable = answer{status: http.StatusBadGateway, proxyError: "destination_unavailable", slug: "host-unreachable", title: "Host unreachable",
+		detail: "The proxy cannot connect to this host. Its log has the reason at debug level."}
 )
 
 // answer is an answer of the proxy itself, in the format of RFC 9457, with a proxy error type of RFC 9209 section 2.3.

@@ -208,6 +208,7 @@ type pageAPI struct {
 	refresh func(*pageCredential) error
 	ahead   time.Duration // of its clock
 	purge   *pagePurge    // what a purge did in the store
+	proxy   any           // what it shows of https_proxy
 
 	mu          sync.Mutex
 	credentials map[string]pageCredential
@@ -245,7 +246,11 @@ func newPageAPI(t *testing.T, cs ...pageCredential) *pageAPI {
 			cs = append(cs, c)
 		}
 		slices.SortFunc(cs, func(x, y pageCredential) int { return cmp.Compare(x.Name, y.Name) })
-		writePageJSON(w, http.StatusOK, map[string]any{"now": time.Now().Add(a.ahead), "credentials": cs})
+		answer := map[string]any{"now": time.Now().Add(a.ahead), "credentials": cs}
+		if a.proxy != nil {
+			answer["https_proxy"] = a.proxy
+		}
+		writePageJSON(w, http.StatusOK, answer)
 	}))
 	mux.HandleFunc("POST /token_proxy/credentials/{name}/{verb}", a.works(func(w http.ResponseWriter, r *http.Request) {
 		c := a.get(r.PathValue("name"))

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/httpsproxy"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest"
 )
 
@@ -33,6 +34,7 @@ func TestPage(t *testing.T) {
 		{"Failures", testPageFailures},
 		{"Sharing", testPageSharing},
 		{"Tenants", testPageTenants},
+		{"HTTPS_PROXY", testPageHTTPSProxy},
 		{"Refresh", testPageRefresh},
 		{"Purge", testPagePurge},
 		{"PurgeAll", testPagePurgeAll},
@@ -263,6 +265,25 @@ func testPageTenants(t *testing.T, b *browser) {
 	if !b.visible(row+" .refresh") || b.visible(row+" .tenants") || b.attribute(row+" .life .bar", "aria-label") != "Remaining lifetime of shops" {
 		t.Error("something of the tenants is left")
 	}
+}
+
+func testPageHTTPSProxy(t *testing.T, b *browser) {
+	b.open(newPageAPI(t, healthy("catalog")))
+	b.waitText("#list", "catalog")
+	if b.visible("#https-proxy") {
+		t.Error("a process without https_proxy has a line about it")
+	}
+	api := newPageAPI(t, healthy("catalog"))
+	api.proxy = httpsproxy.Status{
+		Listeners:  []httpsproxy.ListenerStatus{{Address: "127.0.0.1:3128"}},
+		Requests:   map[string]uint64{"site": 1200, "tunnel": 3, "http": 1, "unreachable": 0},
+		Denied:     map[string]uint64{"host": 4, "sni": 1},
+		LastDenied: &httpsproxy.Denial{Host: "<b>other.example.com", Reason: "host", At: time.Now().Add(-3 * time.Minute)},
+		Tunnels:    2,
+	}
+	b.open(api)
+	b.waitText("#https-proxy", "HTTPS_PROXY at 127.0.0.1:3128 · 1,200 connections to sites · 1 http:// request · 3 tunnels (2 open) · 5 denied, the last for <b>other.example.com 3 min")
+	b.waitText("#https-proxy", "ago: no site, and not allowed by tunnel")
 }
 
 func testPageRefresh(t *testing.T, b *browser) {
