@@ -88,8 +88,8 @@ func TestReadmeLoads(t *testing.T) {
 	if loaded := loadDocument(t, "../README.md"); loaded != 1 {
 		t.Errorf("found %d configurations in the README, want 1: the Caddyfile", loaded)
 	}
-	if loaded := loadDocument(t, reference); loaded != 3 {
-		t.Errorf("found %d configurations in the reference, want 3: the JSON, the share block, and the site of the page", loaded)
+	if loaded := loadDocument(t, reference); loaded != 4 {
+		t.Errorf("found %d configurations in the reference, want 4: the JSON, the share block, https_proxy, and the site of the page", loaded)
 	}
 }
 

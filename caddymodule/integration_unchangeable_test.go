@@ -112,6 +112,28 @@ func (u *unchangeable) wantOrders(t *testing.T) {
 	wantCalls(t, u.tokens.TokenEndpoint, 1)
 }
 
+// TestHTTPSProxy is an application with HTTPS_PROXY in its environment. It asks for no other address.
+func TestHTTPSProxy(t *testing.T) {
+	u := newUnchangeable(t, "https-proxy.caddyfile")
+	u.config = strings.ReplaceAll(u.config, ":3128", ":"+portNumber(u.addr))
+	u.start(t, u.to(portOfURL(t, u.api.URL), "resolvers "+loopbackDNS(t), u.trustAPI(t)))
+
+	application := u.application(t)
+	transport := application.Transport.(*http.Transport)
+	transport.DialContext = nil
+	transport.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: u.addr})
+	for _, target := range []string{"https://" + hardCoded, "http://" + hardCoded} {
+		echo := echoOf(t, ask(t, application, newRequest(t, http.MethodGet, target+"/orders", nil)))
+		if host, _, _ := strings.Cut(echo.Host, ":"); host != hardCoded || echo.Path != "/orders" || echo.Client != u.tokens.ClientID {
+			t.Errorf("%s: the API saw %+v", target, echo)
+		}
+	}
+	wantCalls(t, u.tokens.TokenEndpoint, 1)
+	if got := statusOf(t, u.addr, "CONNECT other.example.com:443 HTTP/1.1\r\nHost: other.example.com:443"); got != http.StatusForbidden {
+		t.Errorf("another host: status %d", got)
+	}
+}
+
 func TestHardCodedURL(t *testing.T) {
 	u := newUnchangeable(t, "hard-coded-url.caddyfile")
 	u.start(t, u.to(portOfURL(t, u.api.URL), "resolvers "+loopbackDNS(t), u.trustAPI(t)))
