@@ -49,7 +49,7 @@ const metricsPrefix = "caddy_token_proxy_"
 
 var (
 	descServed  = prometheus.NewDesc(metricsPrefix+"https_proxy_requests_total", "Requests to https_proxy by how they were served: site, tunnel, http or unreachable.", []string{"served"}, nil)
-	descDenied  = prometheus.NewDesc(metricsPrefix+"https_proxy_denied_total", "Requests that https_proxy denied, by reason: client, target, host, port, root, address, tls or sni.", []string{"reason"}, nil)
+	descDenied  = prometheus.NewDesc(metricsPrefix+"https_proxy_denied_total", "Requests that https_proxy denied, by reason: client, target, host, port, plain, root, address, tls or sni.", []string{"reason"}, nil)
 	descTunnels = prometheus.NewDesc(metricsPrefix+"https_proxy_tunnels", "Tunnels through https_proxy that are open.", nil, nil)
 )
 

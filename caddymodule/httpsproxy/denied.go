@@ -15,6 +15,7 @@ const (
 	deniedTarget                // the target is not a host and a port, or the request is not one to a proxy
 	deniedHost                  // the host has no site, and tunnel does not allow it
 	deniedPort                  // the host is right, and the port is not
+	deniedPlain                 // the request has no TLS, and sites demand client certificates
 	deniedRoot                  // the host of a site has a dot at the end
 	deniedAddress               // the host leads to an address that tunnels do not reach
 	deniedTLS                   // no TLS came after the CONNECT
@@ -39,6 +40,9 @@ var denials = [...]struct {
 	deniedPort: {"port", "the host is allowed, but not with this port; sites have port 443, and port 80 for http:// URLs, and the option tunnel takes host:port",
 		answer{status: http.StatusForbidden, proxyError: "http_request_denied", slug: "port-not-allowed", title: "Port not allowed",
 			detail: "The proxy allows this host, but not with this port. A site has port 443, and port 80 for http:// URLs."}},
+	deniedPlain: {"plain", "it has no TLS, and a site of this listener demands client certificates; use https:// in the application",
+		answer{status: http.StatusForbidden, proxyError: "http_request_denied", slug: "not-a-request-to-a-proxy", title: "Not a request to a proxy",
+			detail: "This proxy serves no http:// URLs, because a site of it demands client certificates."}},
 	deniedRoot: {"root", "the host of a site was written with a dot at the end; write it without the dot in the application",
 		answer{status: http.StatusForbidden, proxyError: "http_request_denied", slug: "host-not-allowed", title: "Host not allowed",
 			detail: "The proxy knows this host without the dot at the end. Write it so in the application."}},

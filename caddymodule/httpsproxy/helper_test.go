@@ -34,7 +34,7 @@ import (
 const apiHost = "api.example.com"
 
 // patience is the deadline of what must happen. No test waits for it to pass.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // authority issues certificates.
 type authority struct {

@@ -1,10 +1,13 @@
 package httpsproxy
 
 import (
+	"errors"
 	"io"
 	"net"
 	"sync"
 	"time"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/peer"
 )
 
 // recordTypeHandshake is the first byte of TLS, RFC 8446 section 5.1. No HTTP request begins with it.
@@ -118,6 +121,18 @@ func (c *conn) Read(p []byte) (int, error) {
 	}
 	return n, nil
 }
+
+// CloseWrite ends the half that the proxy writes to. A wrapper below may have no such method, so the socket does it.
+func (c *conn) CloseWrite() error {
+	socket, ok := peer.Socket(c.Conn).(halfCloser)
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	return socket.CloseWrite()
+}
+
+// halfCloser is a connection with two halves, such as *net.TCPConn.
+type halfCloser interface{ CloseWrite() error }
 
 // deliver hands the connection to the Accept of its listener if it carries TLS, or else to the proxy's own HTTP server.
 func (c *conn) deliver(carriesTLS bool) {

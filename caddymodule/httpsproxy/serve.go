@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/caddyserver/caddy/v2/modules/caddytls"
 	"go.uber.org/zap"
 )
 
@@ -34,6 +35,10 @@ func (w *ListenerWrapper) forward(rw http.ResponseWriter, r *http.Request) {
 		w.deny(rw, r, target{}, deniedTarget)
 		return
 	}
+	if w.demandsCertificates() {
+		w.deny(rw, r, target{}, deniedPlain)
+		return
+	}
 	port := r.URL.Port()
 	if port == "" {
 		port = portHTTP
@@ -52,6 +57,14 @@ func (w *ListenerWrapper) forward(rw http.ResponseWriter, r *http.Request) {
 		counts.served[servedHTTP].Add(1)
 		w.server.ServeHTTP(rw, r)
 	}
+}
+
+// demandsCertificates reports whether a site of the server has TLS client authentication, which a request without TLS would
+// evade.
+func (w *ListenerWrapper) demandsCertificates() bool {
+	return slices.ContainsFunc(w.server.TLSConnPolicies, func(p *caddytls.ConnectionPolicy) bool {
+		return p.ClientAuthentication != nil && p.ClientAuthentication.Active()
+	})
 }
 
 // connect answers a CONNECT.

@@ -2,6 +2,7 @@ package httpsproxy_test
 
 import (
 	"bufio"
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
 	"errors"
@@ -142,7 +143,7 @@ func (e *eager) Read(p []byte) (int, error) {
 
 // A large upload passes whole, also in HTTP/2, and so does a large answer.
 func TestLargeBodies(t *testing.T) {
-	const size = 32 << 20
+	const size = 8 << 20
 	p := startProxy(t, parts{api: func(w http.ResponseWriter, r *http.Request) {
 		sum := sha256.New()
 		n, err := io.Copy(sum, r.Body)
@@ -167,15 +168,19 @@ func TestLargeBodies(t *testing.T) {
 	}
 }
 
-// pattern is an endless body without a short period.
+// pattern is an endless body whose period fits no buffer.
 type pattern struct{ at int }
 
+var period = func() []byte {
+	block := make([]byte, 65_537)
+	_, _ = rand.Read(block)
+	return block
+}()
+
 func (b *pattern) Read(p []byte) (int, error) {
-	for i := range p {
-		p[i] = byte(b.at * b.at >> 3)
-		b.at++
-	}
-	return len(p), nil
+	n := copy(p, period[b.at:])
+	b.at = (b.at + n) % len(period)
+	return n, nil
 }
 
 // A WebSocket works inside, with its token.
@@ -264,6 +269,21 @@ func TestPlainRequests(t *testing.T) {
 	}
 	if n := len(p.api.Received()) - before; n != 3 {
 		t.Errorf("the API got %d requests, want 3", n)
+	}
+}
+
+// A request without TLS does not evade the client certificates that a site demands.
+func TestPlainRequestsDoNotEvadeClientCertificates(t *testing.T) {
+	p := newProxy(t, parts{})
+	p.config = strings.Replace(p.config, "tls "+p.certs+"\n", "tls "+p.certs+" {\n client_auth {\n mode require\n}\n}\n", 1)
+	p.start(t)
+	res, err := p.application(t, false).Get("http://" + apiHost + "/orders")
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	if res.StatusCode != http.StatusForbidden || p.api.ConnectionCount() != 0 {
+		t.Errorf("status %d, the API got %d connections", res.StatusCode, p.api.ConnectionCount())
 	}
 }
 

@@ -2,7 +2,6 @@ package httpsproxy
 
 import (
 	"context"
-	"errors"
 	"io"
 	"net"
 	"sync"
@@ -10,8 +9,6 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-
-	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/peer"
 )
 
 // A tunnel that has carried nothing for this time counts as idle, and is closed when its configuration ends. Before the
@@ -59,24 +56,13 @@ func (t *tunnel) run() {
 // cannot tell whether the peer has ended its half or has left.
 func (t *tunnel) carry(to, from net.Conn) {
 	_, err := io.CopyBuffer(onlyWriter{to}, noted{from, t}, make([]byte, bufferSize))
-	if err != nil || closeWrite(to) != nil {
+	half, ok := to.(halfCloser)
+	if err != nil || !ok || half.CloseWrite() != nil {
 		t.close()
 		return
 	}
 	t.half.Store(true)
 	_ = to.SetReadDeadline(time.Now().Add(halfIdle))
-}
-
-// closeWrite ends the half of a connection that the proxy writes to. A wrapper of the connection hides how.
-func closeWrite(c net.Conn) error {
-	half, ok := c.(interface{ CloseWrite() error })
-	if !ok {
-		half, ok = peer.Socket(c).(interface{ CloseWrite() error })
-	}
-	if !ok {
-		return errors.ErrUnsupported
-	}
-	return half.CloseWrite()
 }
 
 func (t *tunnel) touch() { t.used.Store(time.Now().UnixNano()) }

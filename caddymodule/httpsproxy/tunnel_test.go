@@ -41,7 +41,7 @@ func TestTunnel(t *testing.T) {
 		transport := application.Transport.(*http.Transport)
 		transport.TLSClientConfig.RootCAs = far.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
 		transport.TLSClientConfig.InsecureSkipVerify = true // the certificate is compared below
-		const size = 8 << 20
+		const size = 4 << 20
 		requests, denied := difference(t, func() {
 			for range 2 {
 				res, err := application.Post("https://localhost:"+portOf(far.Listener.Addr())+"/", "application/octet-stream", io.LimitReader(new(pattern), size))
