@@ -228,6 +228,9 @@ func TestReadinessInAnOutage(t *testing.T) {
 
 // A client that is disabled together with its tokens gets 401 for every request, however long its token would be valid.
 func TestReadinessWithADeadToken(t *testing.T) {
+	if apart.Run(t) {
+		return
+	}
 	tokens := newTokenServer(t)
 	name, addr := "a-"+newClientID(), freeAddr(t)
 	s := startOperated(t, globalOptions(tokens.credential(name))+siteConfig(addr, "token_proxy_ready /ready\ntoken_proxy "+name+" "+serveHTTP(t, tokens.api()).URL), nil)
