@@ -15,27 +15,80 @@ import (
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"sigs.k8s.io/kustomize/api/krusty"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
+	"sigs.k8s.io/kustomize/kyaml/resid"
 )
 
 const sidecarName = "token-proxy"
 
-var variants = []string{"secret", "secretless", "unix-socket", "several-credentials", "sharing", "tenants", "many-tenants"}
+var variants = []string{"secret", "jobs", "secretless", "unix-socket", "several-credentials", "sharing", "tenants", "many-tenants"}
 
 // manifests are the objects that kustomize builds from a folder.
 type manifests struct {
+	workloads   []workload // all that makes pods
 	deployments []*appsv1.Deployment
 	configMaps  map[string]*corev1.ConfigMap
 	services    []*corev1.Service
 	accounts    []*corev1.ServiceAccount
 	policies    []*networkingv1.NetworkPolicy
 	redis       *manifests // those of Redis, apart from the others
+}
+
+// workload is an object that makes pods.
+type workload struct {
+	id       resid.ResId
+	template *corev1.PodTemplateSpec
+}
+
+func (w workload) name() string { return w.id.Name }
+
+// sidecar returns the first container with the name of the sidecar, or nil.
+func (w workload) sidecar() *corev1.Container {
+	for i := range w.template.Spec.InitContainers {
+		if w.template.Spec.InitContainers[i].Name == sidecarName {
+			return &w.template.Spec.InitContainers[i]
+		}
+	}
+	return nil
+}
+
+// withoutSidecar returns the workloads that the component did not reach. Kustomize does not complain of them.
+func (m *manifests) withoutSidecar() (missed []string) {
+	for _, w := range m.workloads {
+		if w.sidecar() == nil {
+			missed = append(missed, w.id.String())
+		}
+	}
+	return missed
+}
+
+// templateOf returns the place for the pod, or nil if the object makes no pods.
+func templateOf(object runtime.Object) *corev1.PodTemplateSpec {
+	switch object := object.(type) {
+	case *appsv1.Deployment:
+		return &object.Spec.Template
+	case *appsv1.StatefulSet:
+		return &object.Spec.Template
+	case *appsv1.DaemonSet:
+		return &object.Spec.Template
+	case *appsv1.ReplicaSet:
+		return &object.Spec.Template
+	case *batchv1.Job:
+		return &object.Spec.Template
+	case *batchv1.CronJob:
+		return &object.Spec.JobTemplate.Spec.Template
+	case *corev1.Pod:
+		return &corev1.PodTemplateSpec{ObjectMeta: object.ObjectMeta, Spec: object.Spec}
+	}
+	return nil
 }
 
 // build builds a folder as `kubectl apply -k` does.
@@ -55,9 +108,13 @@ func build(t *testing.T, fs filesys.FileSystem, folder string) *manifests {
 		if err != nil {
 			t.Fatalf("%s: %s: %v", folder, resource.CurId(), err)
 		}
+		if template := templateOf(object); template != nil {
+			m.workloads = append(m.workloads, workload{resource.CurId(), template})
+		}
 		switch object := object.(type) {
 		case *appsv1.Deployment:
 			m.deployments = append(m.deployments, object)
+		case *appsv1.StatefulSet, *appsv1.DaemonSet, *appsv1.ReplicaSet, *batchv1.Job, *batchv1.CronJob:
 		case *corev1.ConfigMap:
 			m.configMaps[object.Name] = object
 		case *corev1.Service:
@@ -76,7 +133,7 @@ func build(t *testing.T, fs filesys.FileSystem, folder string) *manifests {
 // decode fails on unknown, repeated and mistyped fields, as the API server does with strict validation.
 func decode(text []byte) (runtime.Object, error) {
 	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{appsv1.AddToScheme, corev1.AddToScheme, networkingv1.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{appsv1.AddToScheme, batchv1.AddToScheme, corev1.AddToScheme, networkingv1.AddToScheme} {
 		if err := add(scheme); err != nil {
 			return nil, err
 		}
@@ -117,8 +174,11 @@ func TestDecodeIsStrict(t *testing.T) {
 func TestVariants(t *testing.T) {
 	for _, variant := range variants {
 		t.Run(variant, func(t *testing.T) {
-			for _, complaint := range complain(load(t, variant)) {
-				t.Error(complaint)
+			m := load(t, variant)
+			for i := range m.workloads {
+				for _, complaint := range complainOf(m, i) {
+					t.Errorf("%s: %s", m.workloads[i].id, complaint)
+				}
 			}
 		})
 	}
@@ -145,23 +205,30 @@ func load(t *testing.T, variant string) *manifests {
 	t.Helper()
 	m := build(t, filesys.MakeFsOnDisk(), "../"+variant)
 	m.redis = m.takeRedis()
-	if len(m.deployments) != 1 || len(m.configMaps) != 1 || len(m.policies) != 1 || len(m.services) != 1 {
-		t.Fatalf("got %d Deployments, %d ConfigMaps, %d NetworkPolicies, %d Services, want one of each",
-			len(m.deployments), len(m.configMaps), len(m.policies), len(m.services))
+	workloads, services := 1, 1
+	if variant == "jobs" {
+		workloads, services = 2, 0
+	}
+	if len(m.workloads) != workloads || len(m.configMaps) != 1 || len(m.policies) != 1 || len(m.services) != services {
+		t.Fatalf("got %d workloads, %d ConfigMaps, %d NetworkPolicies, %d Services, want %d, 1, 1, %d",
+			len(m.workloads), len(m.configMaps), len(m.policies), len(m.services), workloads, services)
+	}
+	if missed := m.withoutSidecar(); len(missed) > 0 {
+		t.Fatalf("no target of the component matches %q", missed)
 	}
 	onDisk, err := os.ReadFile("../" + variant + "/token-proxy.caddyfile") // TestExamplesLoad loads it
 	if err != nil {
 		t.Fatal(err)
 	}
-	if caddyfileOf(m) != string(onDisk) {
+	if caddyfileOf(m, 0) != string(onDisk) {
 		t.Error("the sidecar's Caddyfile is not token-proxy.caddyfile")
 	}
 	return m
 }
 
 // caddyfileOf returns the content of the file that the arguments of the image name, from the ConfigMap.
-func caddyfileOf(m *manifests) string {
-	pod := m.deployments[0].Spec.Template.Spec
+func caddyfileOf(m *manifests, i int) string {
+	pod := m.workloads[i].template.Spec
 	for _, mount := range pod.InitContainers[0].VolumeMounts {
 		if v := volume(&pod, mount.Name); mount.MountPath == "/etc/token-proxy" && v != nil && v.ConfigMap != nil {
 			if cm := m.configMaps[v.ConfigMap.Name]; cm != nil {
@@ -188,10 +255,13 @@ var (
 	stableName = regexp.MustCompile(`-[a-z0-9]{10}$`)
 )
 
-// complain returns the faults of a Deployment with the sidecar.
-func complain(m *manifests) (complaints []string) {
+// complain returns the faults of the first workload with the sidecar.
+func complain(m *manifests) (complaints []string) { return complainOf(m, 0) }
+
+// complainOf returns the faults of a workload with the sidecar.
+func complainOf(m *manifests, i int) (complaints []string) {
 	bad := func(format string, args ...any) { complaints = append(complaints, fmt.Sprintf(format, args...)) }
-	template := m.deployments[0].Spec.Template
+	template := m.workloads[i].template
 	pod := template.Spec
 
 	// The order of start and stop.
@@ -202,7 +272,7 @@ func complain(m *manifests) (complaints []string) {
 	if sidecar.RestartPolicy == nil || *sidecar.RestartPolicy != corev1.ContainerRestartPolicyAlways {
 		bad("restartPolicy is not Always: it would be an init container that never ends")
 	}
-	caddyfile := caddyfileOf(m)
+	caddyfile := caddyfileOf(m, i)
 	if caddyfile == "" {
 		bad("the sidecar gets no Caddyfile")
 	}
@@ -224,6 +294,9 @@ func complain(m *manifests) (complaints []string) {
 	}
 	if probe := sidecar.StartupProbe; probe != nil && (probe.PeriodSeconds*probe.FailureThreshold < 600 || probe.PeriodSeconds > 2) {
 		bad("startupProbe restarts the sidecar too soon, or makes the application wait")
+	}
+	if sidecar.TerminationMessagePolicy != corev1.TerminationMessageFallbackToLogsOnError {
+		bad("the pod does not show why the sidecar did not start")
 	}
 	if sidecar.LivenessProbe != nil {
 		bad("the sidecar has a livenessProbe, which loses tokens")
@@ -339,6 +412,19 @@ func complain(m *manifests) (complaints []string) {
 		if selector.Empty() || !selector.Matches(labels.Set(template.Labels)) {
 			bad("the NetworkPolicy does not select the pod, or selects every pod")
 		}
+		for _, where := range []networkingv1.NetworkPolicyPeer{
+			dnsPods("kube-system", "k8s-app", "kube-dns"),
+			{IPBlock: &networkingv1.IPBlock{CIDR: "169.254.20.10/32"}},
+			dnsPods("openshift-dns", "dns.operator.openshift.io/daemonset-dns", "default"),
+		} {
+			port := int32(53)
+			if where.NamespaceSelector != nil && where.NamespaceSelector.MatchLabels[namespaceName] == "openshift-dns" {
+				port = 5353
+			}
+			if !permits(policy, where, port) {
+				bad("the NetworkPolicy does not permit DNS at %v", where)
+			}
+		}
 		if len(policy.Spec.PolicyTypes) != 2 {
 			bad("the NetworkPolicy does not apply to both directions")
 		}
@@ -363,6 +449,32 @@ func complain(m *manifests) (complaints []string) {
 		}
 	}
 	return complaints
+}
+
+const namespaceName = "kubernetes.io/metadata.name"
+
+// dnsPods are the pods of a cluster's DNS.
+func dnsPods(namespace, label, value string) networkingv1.NetworkPolicyPeer {
+	return networkingv1.NetworkPolicyPeer{
+		NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{namespaceName: namespace}},
+		PodSelector:       &metav1.LabelSelector{MatchLabels: map[string]string{label: value}},
+	}
+}
+
+// permits reports whether a policy lets pods connect to a port by UDP and TCP.
+func permits(policy *networkingv1.NetworkPolicy, where networkingv1.NetworkPolicyPeer, port int32) bool {
+	protocols := make(map[corev1.Protocol]bool)
+	for _, rule := range policy.Spec.Egress {
+		if !slices.ContainsFunc(rule.To, func(to networkingv1.NetworkPolicyPeer) bool { return reflect.DeepEqual(to, where) }) {
+			continue
+		}
+		for _, p := range rule.Ports {
+			if p.Port.IntVal == port && p.Protocol != nil {
+				protocols[*p.Protocol] = true
+			}
+		}
+	}
+	return protocols[corev1.ProtocolUDP] && protocols[corev1.ProtocolTCP]
 }
 
 // restricted reports whether a container satisfies the Pod Security Standard `restricted`, and its root is read-only.
@@ -430,6 +542,16 @@ func TestComplaints(t *testing.T) {
 		{"secret", "no readinessProbe", func(_ *manifests, _ *corev1.PodSpec, s *corev1.Container) { s.ReadinessProbe = nil }},
 		{"secret", "another path", func(_ *manifests, _ *corev1.PodSpec, s *corev1.Container) { s.StartupProbe.HTTPGet.Path = "/" }},
 		{"secret", "impatient", func(_ *manifests, _ *corev1.PodSpec, s *corev1.Container) { s.StartupProbe.FailureThreshold = 3 }},
+		{"secret", "no termination message", func(_ *manifests, _ *corev1.PodSpec, s *corev1.Container) { s.TerminationMessagePolicy = "" }},
+		{"secret", "policy without NodeLocal DNSCache", func(m *manifests, _ *corev1.PodSpec, _ *corev1.Container) {
+			m.policies[0].Spec.Egress = slices.Delete(m.policies[0].Spec.Egress, 1, 2)
+		}},
+		{"secret", "policy with another port for OpenShift", func(m *manifests, _ *corev1.PodSpec, _ *corev1.Container) {
+			m.policies[0].Spec.Egress[2].Ports[0].Port.IntVal = 53
+		}},
+		{"jobs", "a port of a job", func(m *manifests, _ *corev1.PodSpec, _ *corev1.Container) {
+			m.policies[0].Spec.Ingress = []networkingv1.NetworkPolicyIngressRule{{}}
+		}},
 		{"secret", "livenessProbe", func(_ *manifests, _ *corev1.PodSpec, s *corev1.Container) { s.LivenessProbe = s.ReadinessProbe }},
 		{"secret", "another port", func(_ *manifests, _ *corev1.PodSpec, s *corev1.Container) { s.Ports[0].ContainerPort++ }},
 		{"secret", "writable root", func(_ *manifests, _ *corev1.PodSpec, s *corev1.Container) {
@@ -543,7 +665,7 @@ func TestComplaints(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.variant+"/"+test.name, func(t *testing.T) {
 			m := load(t, test.variant)
-			pod := &m.deployments[0].Spec.Template.Spec
+			pod := &m.workloads[0].template.Spec
 			test.change(m, pod, &pod.InitContainers[0])
 			if complaints := complain(m); len(complaints) == 0 {
 				t.Error("got no complaint")
@@ -566,9 +688,9 @@ func caddyfileWithout(line string) func(*manifests, *corev1.PodSpec, *corev1.Con
 	}
 }
 
-// TestAnyDeployment adds the component to a Deployment with every optional field, and to one with none. The component
-// must not change what was there.
-func TestAnyDeployment(t *testing.T) {
+// TestAnyWorkload adds the component to workloads of each kind, with every optional field and with none. The component must
+// not change what was there.
+func TestAnyWorkload(t *testing.T) {
 	for name, spec := range map[string]string{
 		"nothing": "containers: [{name: a, image: a}]",
 		"everything": `
@@ -583,10 +705,8 @@ containers:
 volumes: [{name: data, persistentVolumeClaim: {claimName: data}}]`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			deployment := "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: %s}\nspec:\n  selector: {matchLabels: {a: b}}\n" +
-				"  template:\n    metadata: {labels: {a: b}}\n    spec:\n" + strings.ReplaceAll("\n"+spec, "\n", "\n      ") + "\n"
-			plain := anyDeployment(t, deployment, "")
-			mixed := anyDeployment(t, deployment, "components: [../sidecar]\n")
+			plain := anyWorkload(t, spec, "")
+			mixed := anyWorkload(t, spec, "components: [../sidecar]\n")
 			if mixed.Labels["token-proxy"] != "sidecar" || mixed.Labels["a"] != "b" {
 				t.Errorf("labels are %v", mixed.Labels)
 			}
@@ -611,9 +731,52 @@ volumes: [{name: data, persistentVolumeClaim: {claimName: data}}]`,
 	}
 }
 
-// anyDeployment builds a Deployment twice, under two names, and returns the pod template, which must be the same in
-// both.
-func anyDeployment(t *testing.T, deployment, components string) corev1.PodTemplateSpec {
+// kinds are the kinds of workloads, with their group and the path to their pod template. A Pod and a ReplicaSet are not
+// reached, because a controller or a person makes them otherwise.
+var kinds = map[string][]string{
+	"Deployment":  {"apps/v1", "spec"},
+	"StatefulSet": {"apps/v1", "spec"},
+	"DaemonSet":   {"apps/v1", "spec"},
+	"Job":         {"batch/v1", "spec"},
+	"CronJob":     {"batch/v1", "spec", "jobTemplate", "spec"},
+}
+
+// anyWorkload builds a workload of each kind with a pod, under two names, and returns the pod template, which must be the
+// same in all of them.
+func anyWorkload(t *testing.T, spec, components string) corev1.PodTemplateSpec {
+	t.Helper()
+	var documents []string
+	for kind, at := range kinds {
+		for _, name := range []string{"one", "two"} {
+			documents = append(documents, document(kind, name, spec, at))
+		}
+	}
+	m := buildWith(t, strings.Join(documents, "---\n"), components)
+	if len(m.workloads) != len(documents) {
+		t.Fatalf("got %d workloads, want %d", len(m.workloads), len(documents))
+	}
+	for _, w := range m.workloads[1:] {
+		if !reflect.DeepEqual(w.template, m.workloads[0].template) {
+			t.Errorf("%s has another pod than %s", w.id, m.workloads[0].id)
+		}
+	}
+	return *m.workloads[0].template
+}
+
+// document is the manifest of a workload.
+func document(kind, name, spec string, at []string) string {
+	text := "apiVersion: " + at[0] + "\nkind: " + kind + "\nmetadata: {name: " + name + "}\n"
+	indent := ""
+	for _, field := range at[1:] {
+		text += indent + field + ":\n"
+		indent += "  "
+	}
+	return text + indent + "template:\n" + indent + "  metadata: {labels: {a: b}}\n" + indent + "  spec:\n" +
+		strings.ReplaceAll("\n"+spec, "\n", "\n"+indent+"    ") + "\n"
+}
+
+// buildWith builds a kustomization of these workloads, beside the component.
+func buildWith(t *testing.T, workloads, components string) *manifests {
 	t.Helper()
 	fs := filesys.MakeFsInMemory()
 	write := func(name string, content []byte) {
@@ -621,18 +784,25 @@ func anyDeployment(t *testing.T, deployment, components string) corev1.PodTempla
 			t.Fatal(err)
 		}
 	}
-	for _, file := range []string{"kustomization.yaml", "sidecar.yaml"} {
+	for _, file := range []string{"kustomization.yaml", "sidecar.yaml", "cron-job.yaml"} {
 		content, err := os.ReadFile("../sidecar/" + file)
 		if err != nil {
 			t.Fatal(err)
 		}
 		write("/sidecar/"+file, content)
 	}
-	write("/mine/deployments.yaml", []byte(fmt.Sprintf(deployment, "one")+"---\n"+fmt.Sprintf(deployment, "two")))
-	write("/mine/kustomization.yaml", []byte("resources: [deployments.yaml]\n"+components))
-	m := build(t, fs, "/mine")
-	if len(m.deployments) != 2 || !reflect.DeepEqual(m.deployments[0].Spec, m.deployments[1].Spec) {
-		t.Fatal("the two Deployments differ")
+	write("/mine/workloads.yaml", []byte(workloads))
+	write("/mine/kustomization.yaml", []byte("resources: [workloads.yaml]\n"+components))
+	return build(t, fs, "/mine")
+}
+
+// TestMissedWorkload checks that a workload that no target of the component matches is an error.
+func TestMissedWorkload(t *testing.T) {
+	const spec = "containers: [{name: a, image: a}]"
+	for kind, at := range map[string][]string{"ReplicaSet": {"apps/v1", "spec"}, "Deployment": {"apps/v1", "spec"}} {
+		m := buildWith(t, document(kind, "one", spec, at), "components: [../sidecar]\n")
+		if missed := m.withoutSidecar(); (len(missed) > 0) != (kind == "ReplicaSet") {
+			t.Errorf("%s: missed are %q", kind, missed)
+		}
 	}
-	return m.deployments[0].Spec.Template
 }

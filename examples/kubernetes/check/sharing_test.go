@@ -23,6 +23,7 @@ const redisName = "token-proxy-redis"
 // takeRedis removes the objects of Redis, and returns them.
 func (m *manifests) takeRedis() *manifests {
 	return &manifests{
+		workloads:   take(&m.workloads, workload.name),
 		deployments: take(&m.deployments, (*appsv1.Deployment).GetName),
 		services:    take(&m.services, (*corev1.Service).GetName),
 		policies:    take(&m.policies, (*networkingv1.NetworkPolicy).GetName),
@@ -202,7 +203,7 @@ func complainOfRedis(m *manifests, secrets map[string]string) (complaints []stri
 		v.Secret == nil || v.Secret.SecretName != redisName || secrets[file] == "" {
 		bad("%s: the Secret lacks the file, or Redis cannot read it", acl)
 	}
-	caddyfile := caddyfileOf(m)
+	caddyfile := caddyfileOf(m, 0)
 	if name := usernameOf.FindStringSubmatch(caddyfile); name == nil || !strings.Contains(secrets["users.acl"], "\nuser "+name[1]+" on #") ||
 		!strings.HasPrefix(secrets["users.acl"], "user default off\n") {
 		bad("users.acl does not have the sidecar's user, or leaves the user `default` on")
@@ -259,7 +260,7 @@ func complainOfConnection(m *manifests, conf string) (complaints []string) {
 	if !labels.SelectorFromSet(service.Spec.Selector).Matches(redis) || len(service.Spec.Selector) == 0 ||
 		len(service.Spec.Ports) != 1 || service.Spec.Ports[0].TargetPort.String() != "redis" {
 		bad("the Service does not lead to Redis")
-	} else if address := addressOf.FindStringSubmatch(caddyfileOf(m)); address == nil || address[1] != service.Name ||
+	} else if address := addressOf.FindStringSubmatch(caddyfileOf(m, 0)); address == nil || address[1] != service.Name ||
 		address[2] != fmt.Sprint(service.Spec.Ports[0].Port) {
 		bad("the address in the Caddyfile is not that of the Service")
 	}
@@ -281,7 +282,7 @@ func complainOfConnection(m *manifests, conf string) (complaints []string) {
 			reached++
 		}
 	}
-	if reached != 1 || len(m.policies[0].Spec.Egress) != 3 {
+	if reached != 1 || len(m.policies[0].Spec.Egress) != 5 {
 		bad("the NetworkPolicy of the sidecar does not admit the connection to Redis, or admits more")
 	}
 	return complaints
@@ -405,11 +406,11 @@ func TestComplaintsOfRedis(t *testing.T) {
 		"Redis may connect":     policies(func(redis, shop *networkingv1.NetworkPolicySpec) { redis.Egress = shop.Egress }),
 		"one direction":         policies(func(redis, _ *networkingv1.NetworkPolicySpec) { redis.PolicyTypes = redis.PolicyTypes[:1] }),
 		"a policy for all pods": policies(func(redis, _ *networkingv1.NetworkPolicySpec) { redis.PodSelector.MatchLabels = nil }),
-		"no way to Redis":       policies(func(_, shop *networkingv1.NetworkPolicySpec) { shop.Egress = shop.Egress[:2] }),
-		"a way to all pods":     policies(func(_, shop *networkingv1.NetworkPolicySpec) { shop.Egress[2].To[0].PodSelector.MatchLabels = nil }),
-		"a way to any port":     policies(func(_, shop *networkingv1.NetworkPolicySpec) { shop.Egress[2].Ports = nil }),
+		"no way to Redis":       policies(func(_, shop *networkingv1.NetworkPolicySpec) { shop.Egress = shop.Egress[:4] }),
+		"a way to all pods":     policies(func(_, shop *networkingv1.NetworkPolicySpec) { shop.Egress[4].To[0].PodSelector.MatchLabels = nil }),
+		"a way to any port":     policies(func(_, shop *networkingv1.NetworkPolicySpec) { shop.Egress[4].Ports = nil }),
 		"a way to a further port": policies(func(_, shop *networkingv1.NetworkPolicySpec) {
-			*shop.Egress[2].Ports[0].Port = *shop.Egress[0].Ports[0].Port
+			*shop.Egress[4].Ports[0].Port = *shop.Egress[0].Ports[0].Port
 		}),
 	}
 	for name, change := range tests {
