@@ -26,7 +26,8 @@ func init() {
 //
 // The body names the credentials and gives the reasons only to clients on loopback or a unix socket, because a reason can
 // name a secret's file or an error code. All other clients, such as a kubelet, get the status and the number of credentials
-// that are not ready. The address of the connection decides, never a header field.
+// that are not ready, and the kind of the first reason in constant words. The address of the connection decides, never a header
+// field.
 //
 // A probe fetches a missing token in the background, and keeps credentials from falling asleep. So readiness needs neither a
 // first request nor prefetch.
@@ -76,14 +77,16 @@ type readiness struct {
 // readinessDetails is the answer for clients on the same machine.
 type readinessDetails struct {
 	Ready       bool                 `json:"ready"`
+	Reason      string               `json:"reason,omitempty"` // of the first credential that is not ready
 	Credentials map[string]readiness `json:"credentials"`
 }
 
 // readinessCounts is the answer for all other clients.
 type readinessCounts struct {
-	Ready       bool `json:"ready"`
-	Credentials int  `json:"credentials"`
-	NotReady    int  `json:"not_ready"`
+	Ready       bool   `json:"ready"`
+	Reason      string `json:"reason,omitempty"` // in constant words, which name nothing
+	Credentials int    `json:"credentials"`
+	NotReady    int    `json:"not_ready"`
 }
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
@@ -91,10 +94,14 @@ func (h *Ready) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Ha
 	details := readinessDetails{Credentials: make(map[string]readiness, len(h.checked))}
 	counts := readinessCounts{Credentials: len(h.checked)}
 	for _, c := range h.checked {
-		one := readinessOf(c.ready())
+		ready, err := c.ready()
+		one := readinessOf(ready, err)
 		details.Credentials[c.name] = one
-		if !one.Ready {
-			counts.NotReady++
+		if one.Ready {
+			continue
+		}
+		if counts.NotReady++; counts.NotReady == 1 {
+			details.Reason, counts.Reason = c.name+": "+one.Reason, outlineOf(err)
 		}
 	}
 	status := http.StatusServiceUnavailable
@@ -116,6 +123,22 @@ func readinessOf(ready bool, err *token.Error) readiness {
 		return readiness{Reason: err.Error()}
 	default:
 		return readiness{Reason: "a token is being fetched"}
+	}
+}
+
+// outlineOf returns what may be known of a failure beyond this machine.
+func outlineOf(err *token.Error) string {
+	switch {
+	case err == nil:
+		return "a token is being fetched"
+	case err.Kind == token.Refused && err.Status == 0:
+		return "a secret or the configuration cannot be used"
+	case err.Kind == token.Refused:
+		return "a token endpoint refuses a credential"
+	case err.Kind == token.Unreadable:
+		return "a token endpoint answers without a usable token"
+	default:
+		return "a token endpoint is unavailable"
 	}
 }
 

@@ -20,7 +20,8 @@ import (
 
 // readinessAnswer is the body of a readiness probe.
 type readinessAnswer struct {
-	Ready       bool `json:"ready"`
+	Ready       bool   `json:"ready"`
+	Reason      string `json:"reason"`
 	Credentials map[string]struct {
 		Ready  bool   `json:"ready"`
 		Reason string `json:"reason"`
@@ -37,6 +38,12 @@ func probe(t *testing.T, url string) (int, readinessAnswer) {
 	}
 	if a.Header.Get("Content-Type") != "application/json" || a.Header.Get("Cache-Control") != "no-store" {
 		t.Errorf("header %v", a.Header)
+	}
+	if first := strings.Index(a.body, `"reason"`); !answer.Ready && (first < 0 || first > strings.Index(a.body, `"credentials"`) || answer.Reason == "") {
+		t.Errorf("it does not begin with the reason: %s", a.body)
+	}
+	if name, reason, _ := strings.Cut(answer.Reason, ": "); !answer.Ready && answer.Credentials[name].Reason != reason {
+		t.Errorf("the reason %q is that of no credential: %+v", answer.Reason, answer.Credentials)
 	}
 	for name, one := range answer.Credentials {
 		if one.Ready == (one.Reason != "") {
@@ -129,7 +136,7 @@ func TestReadinessTellsOthersNoDetails(t *testing.T) {
 		status int
 		body   string
 	}{
-		{"/ready", 503, `{"ready":false,"credentials":3,"not_ready":2}`},
+		{"/ready", 503, `{"ready":false,"reason":"a secret or the configuration cannot be used","credentials":3,"not_ready":2}`},
 		{"/good", 200, `{"ready":true,"credentials":1,"not_ready":0}`},
 	} {
 		a := ask(t, testClient(t), newRequest(t, http.MethodGet, "http://"+remote+tc.path, nil, "X-Forwarded-For", "127.0.0.1", "Forwarded", "for=127.0.0.1"))
@@ -153,6 +160,21 @@ func otherAddress(t *testing.T) string {
 	}
 	t.Skip("SKIPPED: this machine has no address but loopback, so nobody can come from elsewhere")
 	return ""
+}
+
+// A client elsewhere learns the kind of a reason, and no more.
+func TestReadinessOutline(t *testing.T) {
+	for want, err := range map[string]*token.Error{
+		"a token is being fetched":                        nil,
+		"a token endpoint is unavailable":                 {Kind: token.Unavailable, Status: 503, Code: "secret", Reason: "secret"},
+		"a token endpoint refuses a credential":           {Kind: token.Refused, Status: 401, Code: "secret", Reason: "secret"},
+		"a secret or the configuration cannot be used":    {Kind: token.Refused, Reason: "/run/secret"},
+		"a token endpoint answers without a usable token": {Kind: token.Unreadable, Status: 200, Reason: "secret"},
+	} {
+		if got := outlineOf(err); got != want {
+			t.Errorf("%+v: got %q, want %q", err, got, want)
+		}
+	}
 }
 
 // Whichever address it is, and whether or not a machine has one.
