@@ -30,6 +30,7 @@ var arrows = map[string][]string{
 	"caddymodule/internal/share":       {"caddymodule/internal/token"},
 	"caddymodule/internal/devserver":   {"caddymodule/internal/token"},
 	"caddymodule/internal/token":       {},
+	"caddymodule/internal/trust":       {},
 
 	// for tests
 	"caddymodule/internal/browsertest":         {},

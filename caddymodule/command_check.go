@@ -157,9 +157,7 @@ func loadApp(cmd *cobra.Command) (*App, func(), error) {
 	var ctx caddy.Context
 	quietly(func() {
 		ctx, err = caddy.ProvisionContext(&caddy.Config{
-			Logging: &caddy.Logging{Logs: map[string]*caddy.CustomLog{caddy.DefaultLoggerName: {
-				BaseLog: caddy.BaseLog{WriterRaw: json.RawMessage(`{"output": "discard"}`)},
-			}}},
+			Logging:    discardLogs(),
 			AppsRaw:    caddy.ModuleMap{appName: config.Apps[appName]},
 			StorageRaw: config.Storage,
 		})
@@ -225,6 +223,13 @@ func (c *client) checkFor(ctx context.Context, name string) checked {
 	result := c.check(ctx, &tenant{of: c.tenants(), name: name})
 	result.Tenant = name
 	return result
+}
+
+// discardLogs keeps the log of what a command loads out of its output.
+func discardLogs() *caddy.Logging {
+	return &caddy.Logging{Logs: map[string]*caddy.CustomLog{caddy.DefaultLoggerName: {
+		BaseLog: caddy.BaseLog{WriterRaw: json.RawMessage(`{"output": "discard"}`)},
+	}}}
 }
 
 // check makes one token call.
