@@ -31,6 +31,7 @@ var arrows = map[string][]string{
 	"caddymodule/internal/devserver":   {"caddymodule/internal/token"},
 	"caddymodule/internal/token":       {},
 	"caddymodule/internal/trust":       {},
+	"caddymodule/internal/launch":      {},
 
 	// for tests
 	"caddymodule/internal/browsertest":         {},

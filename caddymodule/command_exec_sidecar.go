@@ -1,0 +1,116 @@
+package caddymodule
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/caddyserver/certmagic"
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/launch"
+)
+
+// sidecarCommandName is the command that exec starts. It is Caddy's run, and talks with exec.
+const sidecarCommandName = "exec-sidecar"
+
+// readyInterval is the pause between two looks at the tokens. A look also fetches a missing token, at the pace of its source.
+const readyInterval = 20 * time.Millisecond
+
+func sidecarCommand() caddycmd.Command {
+	return caddycmd.Command{
+		Name:  sidecarCommandName,
+		Usage: "--config <path> --adapter <name> <address>",
+		Short: "Runs the sidecar for exec",
+		CobraFunc: func(cmd *cobra.Command) {
+			cmd.Hidden = true
+			cmd.Args = cobra.ExactArgs(1)
+			cmd.Flags().String("config", "", "Configuration file")
+			cmd.Flags().String("adapter", "", "Name of the config adapter")
+			cmd.RunE = runSidecar
+		},
+	}
+}
+
+func runSidecar(cmd *cobra.Command, args []string) error {
+	parent, err := launch.Attach(os.Stdin, args[0])
+	if err != nil {
+		return err
+	}
+	if err := launch.Conceal(); err != nil {
+		return err
+	}
+	go announceReadiness(parent)
+	go endWith(parent)
+
+	file, _ := cmd.Flags().GetString("config")
+	adapter, _ := cmd.Flags().GetString("adapter")
+	run := &cobra.Command{Use: "run", SilenceErrors: true, SilenceUsage: true}
+	caddycmd.Commands()["run"].CobraFunc(run)
+	run.SetArgs([]string{"--config", file, "--adapter", adapter})
+	cmd.SilenceErrors = true // run logs its error
+	return run.Execute()
+}
+
+// announceReadiness tells the parent once each credential has a token.
+func announceReadiness(parent *launch.Parent) {
+	for !allReady() {
+		time.Sleep(readyInterval)
+	}
+	if err := parent.Ready(); err != nil {
+		caddy.Log().Error("exec: reporting readiness", zap.Error(err)) // exec waits no longer than --wait
+	}
+}
+
+// allReady reports whether the configuration is in force, and each of its credentials has a token.
+func allReady() bool {
+	if caddy.ActiveContext().Context == nil {
+		return false // the configuration is being loaded
+	}
+	app := runningApp()
+	if app == nil {
+		return true // the configuration has no credentials
+	}
+	ready := true
+	for name := range app.Credentials { // all of them, because a look fetches a missing token
+		c, ok := app.clients[name]
+		if !ok {
+			return false // a reload is under way
+		}
+		one, _ := c.source.Ready()
+		ready = ready && one
+	}
+	return ready
+}
+
+// endWith ends this process in an orderly way when the parent says so, or has ended.
+func endWith(parent *launch.Parent) {
+	parent.Wait()
+	logWhatIsMissing()
+	status := caddy.ExitCodeSuccess
+	if err := caddy.Stop(); err != nil {
+		caddy.Log().Error("exec: stopping the sidecar", zap.Error(err))
+		status = caddy.ExitCodeFailedQuit
+	}
+	certmagic.CleanUpOwnLocks(context.Background(), caddy.Log())
+	os.Exit(status)
+}
+
+// logWhatIsMissing logs why credentials have no token.
+func logWhatIsMissing() {
+	app := runningApp()
+	if app == nil {
+		return
+	}
+	for _, name := range slices.Sorted(maps.Keys(app.clients)) {
+		if one := readinessOf(app.clients[name].source.Ready()); !one.Ready {
+			caddy.Log().Error(fmt.Sprintf("exec: the credential %s has no token", name), zap.String("reason", one.Reason))
+		}
+	}
+}
