@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -114,19 +113,6 @@ func (s *Server) Restart() {
 func (s *Server) Kill() {
 	_ = s.process.Process.Kill()
 	<-s.ended
-}
-
-// Pause stops the process. Its connections stay open, and more are accepted by the system.
-func (s *Server) Pause() { s.signal(syscall.SIGSTOP) }
-
-// Resume lets a paused process go on.
-func (s *Server) Resume() { s.signal(syscall.SIGCONT) }
-
-func (s *Server) signal(signal os.Signal) {
-	s.t.Helper()
-	if err := s.process.Process.Signal(signal); err != nil {
-		s.t.Fatal(err)
-	}
 }
 
 // Do runs a command as an administrator, and returns the answer as redis-cli prints it.
