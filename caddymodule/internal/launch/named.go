@@ -107,6 +107,7 @@ func mentions(value, file string) bool {
 	if file == "" || value == "" {
 		return false
 	}
+	value = filepath.FromSlash(value) // Windows knows both slashes
 	if filepath.Clean(value) == filepath.Clean(file) {
 		return true
 	}

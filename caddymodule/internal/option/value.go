@@ -3,7 +3,6 @@ package option
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"regexp"
@@ -166,12 +165,18 @@ func (r Reader) where() string {
 // FromFile returns a Reader of the file at the path.
 func FromFile(path string) Reader { return Reader{file: path} }
 
-// Permissions returns the path and the permissions of the file that the value comes from. The path is empty if the value
-// does not come from a file.
-func (r Reader) Permissions() (path string, mode fs.FileMode, err error) {
+// WarnOfReaders logs a warning if users other than the owner can read the file that the value comes from. The name is that
+// of the option.
+func WarnOfReaders(logger *zap.Logger, name string, r Reader) {
 	if r.file == "" {
-		return "", 0, nil
+		return
 	}
 	file, err := files.Read(r.file)
-	return shownName(r.file), file.mode.Perm(), err
+	if err != nil {
+		return // the option's own check reports it
+	}
+	path := shownName(r.file)
+	if advice, found := readers(path, file.mode); advice != "" {
+		logger.Warn(name+": users other than the owner can read the file; "+advice, zap.String("file", path), found)
+	}
 }

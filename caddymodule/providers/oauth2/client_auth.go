@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 
-	"go.uber.org/zap"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
@@ -437,10 +436,5 @@ func (o *Provider) warnOfReaders(name string, key option.Reader) {
 		option.WarnOfLiteral(o.logger, name)
 		return
 	}
-	path, mode, err := key.Permissions()
-	if err != nil || mode&0o077 == 0 {
-		return
-	}
-	o.logger.Warn(name+": users other than the owner can read the file; set its mode to 600",
-		zap.String("file", path), zap.Stringer("mode", mode))
+	option.WarnOfReaders(o.logger, name, key)
 }
