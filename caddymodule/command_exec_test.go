@@ -281,7 +281,7 @@ func TestExecThroughTheProxy(t *testing.T) {
 	systemAuthorities(t)
 	r := startExec(t, writeConfig(t, "Caddyfile", config), `echo $HTTPS_PROXY $https_proxy $HTTP_PROXY $http_proxy; echo $NO_PROXY
 		for url in https://`+hardCoded+`/orders http://`+hardCoded+`/plain; do
-			curl -sS --fail --retry 10 --retry-all-errors $url; echo; done
+			curl -sS --fail --retry 10 --retry-all-errors $url; done
 		curl -sS https://example.com; exec sleep 600`,
 		"HTTPS_PROXY=http://corporate.test", "no_proxy=db.internal,"+hardCoded, "NO_PROXY=")
 	proxy := "http://127.0.0.1:" + portNumber(u.addr)

@@ -145,9 +145,11 @@ func withFiles(t *testing.T, config string) string {
 	return withContents(t, config, exampleContents())
 }
 
-// withContents is withFiles for files with these contents. A variable that ends in _FILE is the path of such a file.
+// withContents is withFiles for files with these contents. A variable that ends in _FILE is the path of such a file. The folders
+// of Windows are elsewhere.
 func withContents(t *testing.T, config string, contents *fileContents) string {
 	t.Helper()
+	config = strings.ReplaceAll(config, "C:/ProgramData", t.TempDir())
 	for _, m := range envInExample.FindAllStringSubmatch(config, -1) {
 		value := "value-of-" + m[1]
 		switch {

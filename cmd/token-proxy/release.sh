@@ -2,18 +2,20 @@
 # Builds a release: for each platform an archive and an SBOM (CycloneDX), and one file with all checksums. The same
 # commit, built with the same Go, gives the same bytes on any machine.
 #
-#	cmd/token-proxy/release.sh [<os>/<arch>...]        a release, for all four platforms by default
+#	cmd/token-proxy/release.sh [<os>/<arch>...]        a release, for all six platforms by default
 #	cmd/token-proxy/release.sh binary <output file>    the binary alone, for GOOS and GOARCH, as the Dockerfile needs it
 #	cmd/token-proxy/release.sh documents <folder>      the documents alone, as they are in an archive
+#	cmd/token-proxy/release.sh archive <os> <folder> <output file without extension>    an archive of a folder alone
 #
 #	VERSION    the version that `token-proxy version` reports (default: the output of `git describe`)
 #	OUTPUT     the folder for the release (default: .build/release)
 #
-# It requires Go, git, and GNU tar and coreutils.
+# The archives for Windows are ZIP files, those for the other systems are .tar.gz files. The script requires Go, git, zip
+# (Info-ZIP), and GNU tar and coreutils.
 set -euo pipefail
 trap 'echo "release.sh: line $LINENO failed" >&2' ERR
 
-platforms=(linux/amd64 linux/arm64 darwin/amd64 darwin/arm64)
+platforms=(linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64)
 documents=(LICENSE README.md CHANGELOG.md Caddyfile.example caddymodule/README.md)
 repository=https://github.com/tokenproxy/caddy-token-proxy
 sbom_tool=github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
@@ -67,6 +69,23 @@ mend_links() {
 	printf '%s\n' "$text" >"$folder/$document"
 }
 
+# make_archive makes an archive of a folder for an operating system. Every file has the time of the commit. A ZIP file has no
+# owners, and its times are local times, so they are set in UTC.
+make_archive() {
+	local system=$1 folder=$2 archive=$3 name time
+	name=$(basename "$folder")
+	time=@$(git log -1 --format=%ct)
+	if [ "$system" != windows ]; then
+		tar --create --directory "$folder/.." --format=gnu --sort=name --mtime="$time" --owner=0 --group=0 --numeric-owner \
+			--mode=go=u-w "$name" | gzip --no-name --best >"$archive.tar.gz"
+		return
+	fi
+	export TZ=UTC
+	chmod -R u=rwX,go=rX "$folder"
+	find "$folder" -exec touch --date="$time" {} +
+	(cd "$folder/.." && find "$name" -type f | LC_ALL=C sort | zip -9 -X -D -q "$archive.zip" -@)
+}
+
 case ${1:-} in
 binary)
 	build_binary "$(cd "$here" && realpath -m "$2")"
@@ -74,6 +93,10 @@ binary)
 	;;
 documents)
 	copy_documents "$(cd "$here" && realpath -m "$2")"
+	exit
+	;;
+archive)
+	make_archive "$2" "$(cd "$here" && realpath -m "$3")" "$(cd "$here" && realpath -m "$4")"
 	exit
 	;;
 esac
@@ -91,19 +114,19 @@ rm -rf "$output"
 mkdir -p "$output"
 
 GOBIN=$scratch/bin go install "$sbom_tool" # `go run` would build it for the platform of the release
-commit_time=$(git log -1 --format=%ct)
 
 for platform in "${platforms[@]}"; do
 	export GOOS=${platform%/*} GOARCH=${platform#*/}
 	name=token-proxy_${version}_${GOOS}_$GOARCH
+	binary=token-proxy
+	[ "$GOOS" != windows ] || binary=token-proxy.exe
 	echo "-- $name"
 	mkdir "$scratch/$name"
-	build_binary "$scratch/$name/token-proxy"
+	build_binary "$scratch/$name/$binary"
 	copy_documents "$scratch/$name"
-	tar --create --directory "$scratch" --format=gnu --sort=name --mtime="@$commit_time" --owner=0 --group=0 --numeric-owner \
-		--mode=go=u-w "$name" | gzip --no-name --best >"$output/$name.tar.gz"
+	make_archive "$GOOS" "$scratch/$name" "$output/$name"
 	"$scratch/bin/cyclonedx-gomod" bin -json -std -noserial -notimestamp -version "$version" \
-		-output "$output/$name.cdx.json" "$scratch/$name/token-proxy"
+		-output "$output/$name.cdx.json" "$scratch/$name/$binary"
 done
 
 (cd "$output" && sha256sum -- * >"$scratch/checksums" && mv "$scratch/checksums" "token-proxy_${version}_checksums.txt")

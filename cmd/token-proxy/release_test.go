@@ -1,12 +1,14 @@
 package main
 
 import (
+	"archive/zip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 )
 
 // repositoryAt matches a link to a file or folder of the repository at a commit.
@@ -85,6 +87,52 @@ func TestReleaseFailsOnADanglingLink(t *testing.T) {
 		writeFile(t, filepath.Join(top, document), "[a](missing.md#b)\n")
 		if out, err := releaseDocuments(t, top, t.TempDir()); err == nil || !strings.Contains(out, document+" links to missing.md#b") {
 			t.Errorf("%s: error %v, output %s", document, err, out)
+		}
+	}
+}
+
+// TestReleaseArchives makes each archive twice, from folders that differ in times and permissions only.
+func TestReleaseArchives(t *testing.T) {
+	requireProgram(t, "zip")
+	top := smallRepository(t)
+	for system, extension := range map[string]string{"linux": ".tar.gz", "darwin": ".tar.gz", "windows": ".zip"} {
+		var archives [2]string
+		for i := range archives {
+			folder := filepath.Join(t.TempDir(), "token-proxy_1")
+			writeFile(t, filepath.Join(folder, "z"), "z")
+			writeFile(t, filepath.Join(folder, "caddymodule/README.md"), "text")
+			writeFile(t, filepath.Join(folder, "a program"), "program")
+			if err := os.Chmod(filepath.Join(folder, "a program"), []os.FileMode{0o755, 0o775}[i]); err != nil {
+				t.Fatal(err)
+			}
+			then := time.Now().Add(-time.Duration(i) * time.Hour)
+			if err := os.Chtimes(filepath.Join(folder, "z"), then, then); err != nil {
+				t.Fatal(err)
+			}
+			output := filepath.Join(t.TempDir(), "archive")
+			cmd := exec.Command("bash", filepath.Join(top, "cmd/token-proxy/release.sh"), "archive", system, folder, output)
+			cmd.Env = append(os.Environ(), "TZ="+[]string{"Asia/Tokyo", "UTC"}[i])
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			archives[i] = readFile(t, output+extension)
+		}
+		if archives[0] != archives[1] {
+			t.Errorf("%s: the archives differ", system)
+		}
+		if system != "windows" {
+			continue
+		}
+		archive, err := zip.NewReader(strings.NewReader(archives[0]), int64(len(archives[0])))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, file := range archive.File {
+			names = append(names, file.Name)
+		}
+		if got := strings.Join(names, " "); got != "token-proxy_1/a program token-proxy_1/caddymodule/README.md token-proxy_1/z" {
+			t.Errorf("the ZIP file has %s", got)
 		}
 	}
 }
