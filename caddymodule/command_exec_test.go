@@ -170,27 +170,34 @@ func TestExecWaitsForTheToken(t *testing.T) {
 	r.want(0)
 }
 
-// TestExecWithoutAToken gives up after --wait, and names the credential and the reason.
+// TestExecWithoutAToken does not start the application, and names the credential. A signal ends the waiting, and so does --wait.
 func TestExecWithoutAToken(t *testing.T) {
 	s := newTokenServer(t)
 	s.SetFault(devserver.Fault{Error: "invalid_client"})
 	config, addr, environ := plainSidecar(t, s)
-	environ = append(environ, "HOME="+t.TempDir())
+	r := startExec(t, config, "echo application-has-begun", environ...)
+	eventually(t, "a refused credential", func() bool { return strings.Contains(r.log(), "invalid_client") })
+	if err := r.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	r.want(128 + 15)
+	wantText(t, r.log(), "the credential catalog has no token")
+	r.wantRefused(addr)
+
 	path, err := binary()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(path, "exec", "--config", config, "--wait", "5s", "--", "/bin/echo", "application-has-begun")
+	cmd := exec.Command(path, "exec", "--config", config, "--wait", "1ms", "--", "/bin/echo", "application-has-begun")
 	cmd.Env = append(os.Environ(), environ...)
 	out, _ := cmd.CombinedOutput()
 	if status := cmd.ProcessState.ExitCode(); status != 125 {
 		t.Errorf("the exit status is %d", status)
 	}
-	wantText(t, string(out), "no token after 5s", "the credential catalog has no token", "invalid_client")
-	if strings.Contains(string(out), "application-has-begun") {
-		t.Error("the application has begun")
+	wantText(t, string(out), "the sidecar has no token after 1ms")
+	if rest, err := io.ReadAll(r.out); err != nil || strings.Contains(string(rest)+string(out), "application-has-begun") {
+		t.Errorf("the application has begun: %v", err)
 	}
-	(&execRun{t: t}).wantRefused(addr)
 }
 
 // TestExecSignals ends the application by a signal, and the sidecar after it.

@@ -28,6 +28,10 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	case "exec":
 		runExec()
+	case "asked":
+		runAsked()
+	case "counter":
+		runCounter()
 	case "open", "concealed":
 		runHolder(role)
 	default:

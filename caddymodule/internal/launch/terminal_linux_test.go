@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -43,10 +44,9 @@ func TestTerminalInterruptsOnce(t *testing.T) {
 	user, program := openTerminal(t)
 	folder := t.TempDir()
 	p, err := json.Marshal(Program{
-		Sidecar: []string{"/usr/bin/env", roleVariable + "=ready", os.Args[0], folder},
-		Application: []string{"/bin/sh", "-c", `n=0; trap 'n=$((n+1)); : >"$1/interrupted"' INT; trap 'exit $n' TERM
-			: >"$1/app"; while :; do sleep 0.1; done`, "sh", folder},
-		Wait: time.Minute, Grace: time.Minute,
+		Sidecar:     []string{"/usr/bin/env", roleVariable + "=ready", os.Args[0], folder},
+		Application: []string{"/usr/bin/env", roleVariable + "=counter", os.Args[0], folder},
+		Wait:        time.Minute, Grace: time.Minute,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -73,6 +73,49 @@ func TestTerminalInterruptsOnce(t *testing.T) {
 		t.Errorf("the application got %d interrupts, want 1", n)
 	}
 	tr.wantOrderlyEnd()
+}
+
+// TestFromTerminal asks a process in the foreground of a terminal, and one without a terminal.
+func TestFromTerminal(t *testing.T) {
+	_, program := openTerminal(t)
+	for _, test := range []struct {
+		name       string
+		attributes syscall.SysProcAttr
+		want       string
+	}{
+		{"foreground", syscall.SysProcAttr{Setsid: true, Setctty: true}, "interrupt true, quit true, terminated false"},
+		{"no terminal", syscall.SysProcAttr{Setsid: true}, "interrupt false, quit false, terminated false"},
+	} {
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), roleVariable+"=asked")
+		cmd.Stdin = program
+		cmd.SysProcAttr = &test.attributes
+		out, err := cmd.Output()
+		if err != nil || string(out) != test.want {
+			t.Errorf("%s: got %q, %v, want %q", test.name, out, err, test.want)
+		}
+	}
+}
+
+// runAsked reports which signals come from the terminal.
+func runAsked() {
+	fmt.Printf("interrupt %t, quit %t, terminated %t",
+		fromTerminal(syscall.SIGINT), fromTerminal(syscall.SIGQUIT), fromTerminal(syscall.SIGTERM))
+}
+
+// runCounter is an application that counts its interrupts. A shell would take two that come together for one.
+func runCounter() {
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	mark(filepath.Join(os.Args[1], "app"), "")
+	interrupts := 0
+	for sig := range signals {
+		if sig == syscall.SIGTERM {
+			os.Exit(interrupts)
+		}
+		interrupts++
+		mark(filepath.Join(os.Args[1], "interrupted"), "")
+	}
 }
 
 // runHolder is a process that has a secret in its environment until its standard input ends.
