@@ -169,6 +169,27 @@ func TestHalfATunnelEnds(t *testing.T) {
 	})
 }
 
+// The same holds if the host is silent from the beginning.
+func TestHalfATunnelOfASilentHostEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, host, near, far := newTunnel(nil)
+		synctest.Wait() // both directions wait for bytes
+		start := time.Now()
+		close(near.eof)
+		<-far.halfClosed
+		if _, err := host.Read(make([]byte, 1)); err == nil {
+			t.Error("the tunnel carries on")
+		}
+		if took := time.Since(start); took != halfIdle {
+			t.Errorf("it ended after %s", took)
+		}
+		synctest.Wait()
+		if open.count() != 0 {
+			t.Error("the tunnel is open")
+		}
+	})
+}
+
 // The log has each line once in an interval, and no more lines than the limit.
 func TestSeldom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

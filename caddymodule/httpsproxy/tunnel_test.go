@@ -157,6 +157,8 @@ func TestTunnelTargets(t *testing.T) {
 		{"any", "[64:ff9b::7f00:1]:443", http.StatusForbidden, "address"},
 		{"any", "localhost:" + port, http.StatusForbidden, "port"},
 		{"any", apiHost + ":8443", http.StatusForbidden, "port"},
+		{"127.0.0.1", "127.0.0.1:" + port, http.StatusForbidden, "port"},
+		{"*.example.org", "a.example.org:25", http.StatusForbidden, "port"},
 		{"127.0.0.0/8", "127.0.0.1:443", http.StatusForbidden, "address"},
 		{"127.0.0.1:" + port, "127.0.0.1:443", http.StatusForbidden, "port"},
 		{"127.0.0.1:" + port, "127.0.0.2:" + port, http.StatusForbidden, "host"},
