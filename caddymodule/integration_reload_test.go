@@ -897,6 +897,7 @@ func TestCredentialRemovedAndAddedBack(t *testing.T) {
 		load(all)
 	}
 	get(t, "http://"+addr+"/short").wantStatus(t, 200)
+	ended := time.Now().Add(short.Lifetime) // at the latest
 	eventually(t, "the first failure", func() bool { return failing.Calls() > 0 })
 	load(without)
 	eventually(t, "the flights that were under way to end", func() bool { return goroutinesIn("token.(*Source).flight") == 0 })
@@ -909,6 +910,7 @@ func TestCredentialRemovedAndAddedBack(t *testing.T) {
 	if got := []int{short.Calls(), failing.Calls()}; !slices.Equal(got, asleep) {
 		t.Errorf("credentials that are not configured made calls: %v, after %v", got, asleep)
 	}
+	poll(t, "the short token to end", func() bool { return time.Now().After(ended) }) // two refreshes can take less
 	load(all)
 	get(t, "http://"+addr+"/short").wantStatus(t, 200)
 	if n := short.Calls(); n != asleep[0]+1 {
