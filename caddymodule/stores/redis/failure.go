@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 
 	goredis "github.com/redis/go-redis/v9"
@@ -41,7 +42,10 @@ func described(err error) error {
 	if e, ok := errors.AsType[*net.OpError](err); ok {
 		return e
 	}
-	for _, known := range []error{context.Canceled, context.DeadlineExceeded, goredis.ErrPoolTimeout, goredis.ErrClosed, io.EOF, io.ErrUnexpectedEOF} {
+	if e, ok := errors.AsType[*os.SyscallError](err); ok { // go-redis takes a net.OpError apart
+		return e
+	}
+	for _, known := range []error{context.Canceled, context.DeadlineExceeded, os.ErrDeadlineExceeded, goredis.ErrPoolTimeout, goredis.ErrClosed, io.EOF, io.ErrUnexpectedEOF} {
 		if errors.Is(err, known) {
 			return known
 		}

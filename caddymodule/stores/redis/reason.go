@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"syscall"
 
 	goredis "github.com/redis/go-redis/v9"
@@ -51,7 +52,7 @@ func reason(err error) string {
 		return "the server broke off the TLS handshake, as it does if it requires a client certificate (option client_certificate of tls)"
 	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET):
 		return "the server closes the connection, as it does if it requires TLS (option tls)"
-	case errors.Is(err, context.DeadlineExceeded) || errors.Is(err, goredis.ErrPoolTimeout):
+	case errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, goredis.ErrPoolTimeout):
 		return "the server does not answer in time"
 	case is[*net.OpError](err):
 		return "the connection to the server failed"
