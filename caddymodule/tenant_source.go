@@ -151,7 +151,7 @@ func (t *tenant) failed(err error) error {
 		return err
 	}
 	if ok && e.Cause == token.CauseTenant {
-		t.of.forget(t, unknownMemory)
+		t.of.remove(t) // whether it is unknown is for the next look-up to find out: the files may be back
 		return errTenantUnknown
 	}
 	return err

@@ -153,8 +153,8 @@ func usesOf(path string) tenantUse {
 var (
 	fileOfTenant = regexp.MustCompile(`^\{file\.(.*)\}$`)
 
-	// nestedTenant matches {tenant} within another placeholder.
-	nestedTenant = regexp.MustCompile(`\{[^{}]*\{tenant\}`)
+	// nestedTenant matches {tenant} within another placeholder, but not within JSON.
+	nestedTenant = regexp.MustCompile(`\{[^{}"]*\{tenant\}`)
 
 	// escapedTenant matches {tenant} where a part of it would complete an escaped character.
 	escapedTenant = regexp.MustCompile(`%.?\{tenant\}`)

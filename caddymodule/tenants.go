@@ -250,7 +250,7 @@ func (ts *tenants) remove(t *tenant) bool {
 	return removed
 }
 
-// forget takes the place of a tenant that has turned out not to exist.
+// forget takes the place of a client of `tenant basic` that is refused, and remembers it for a time.
 func (ts *tenants) forget(t *tenant, memory time.Duration) {
 	ts.unknown.add(t.name, memory, time.Now()) // first, so that no request looks it up in between
 	ts.remove(t)

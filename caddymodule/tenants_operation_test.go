@@ -198,6 +198,11 @@ func TestTenantMistakes(t *testing.T) {
 			t.Errorf("got %v, want %s", err, want)
 		}
 	}
+	inJSON := `{"provider": {"name": "oauth2", "token_url": "https://login.example/token", "params": {"claims": "{\"store\": {\"id\":\"{tenant}\"}}"}},
+		"client_id": "a", "client_secret": "{env.TOKEN_PROXY_TEST_SECRET}", "api_hosts": ["a.example"], ` + tenant + `}`
+	if _, err := tryTenantCredential(t, inJSON); err != nil {
+		t.Errorf("a tenant in JSON: %v", err)
+	}
 	p := newTenantPlatform(t)
 	addr := freeAddr(t)
 	s := startCaddy(t, globalOptions(p.credential("api"))+siteConfig(addr, "token_proxy api "+p.api.addr()))

@@ -263,6 +263,24 @@ func TestTenantEndpointDown(t *testing.T) {
 	}
 }
 
+// A tenant whose files are gone for a moment is served as soon as they are back.
+func TestTenantFilesComeBack(t *testing.T) {
+	p := newTenantPlatform(t, "acme")
+	_, base := p.start()
+	p.wantTenant(p.ask(base, "acme"), "acme")
+	away := filepath.Join(t.TempDir(), "acme")
+	if err := os.Rename(filepath.Join(p.folder, "acme"), away); err != nil {
+		t.Fatal(err)
+	}
+	acme, _ := runningApp().clients["api"].tenants().find("acme")
+	acme.source.Purge()
+	p.wantDenied(p.ask(base, "acme"), 403, "tenant-not-allowed")
+	if err := os.Rename(away, filepath.Join(p.folder, "acme")); err != nil {
+		t.Fatal(err)
+	}
+	p.wantTenant(p.ask(base, "acme"), "acme")
+}
+
 // A tenant can take part in the address of its upstream. The rules for where tokens may go are the same.
 func TestTenantUpstream(t *testing.T) {
 	p := newTenantPlatform(t, "127.0.0.1", "127.0.0.2", "evil.example")
