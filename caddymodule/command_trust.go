@@ -80,10 +80,10 @@ type trustedFile struct {
 func makeBundle(config []byte, output string) (trustedFile, error) {
 	roots, err := ownRoots(config)
 	if errors.Is(err, fs.ErrPermission) {
-		return trustedFile{}, fmt.Errorf("the authority of Caddy: %w; run the command as the user of the sidecar", err)
+		return trustedFile{}, fmt.Errorf("loading Caddy's own authority: %w; run the command as the user of the sidecar", err)
 	}
 	if err != nil {
-		return trustedFile{}, fmt.Errorf("the authority of Caddy: %w", err)
+		return trustedFile{}, fmt.Errorf("loading Caddy's own authority: %w", err)
 	}
 	system, err := trust.System(output)
 	if err != nil {

@@ -202,7 +202,7 @@ func TestTrustBundleFailures(t *testing.T) {
 	wantError(t, err, "syntax error")
 	file := writeConfig(t, "file", "")
 	_, err = runCommand(registeredCommand("trust-bundle"), "--config", writeConfig(t, "Caddyfile", "{\n storage file_system "+file+"\n}\n"))
-	wantError(t, err, "the authority of Caddy")
+	wantError(t, err, "Caddy's own authority")
 }
 
 // requireProgram skips a test whose program is missing.
