@@ -321,8 +321,9 @@ type refreshCase struct {
 	periods  int64
 	options  string
 	latency  time.Duration
-	// hold is called when a token has been issued by the nth call, and returns when its answer may go.
-	hold func(r *http.Request, n int, c *refreshRun)
+	// hold is called when a token has been issued by the nth call, and returns when its answer may go. The API had refused
+	// so many requests before.
+	hold func(r *http.Request, n, refused int, c *refreshRun)
 	// check is called in the end.
 	check func(t *testing.T, c *refreshRun)
 }
@@ -338,11 +339,11 @@ type refreshRun struct {
 // ServeHTTP is the token endpoint: it issues a token, and may hold back the answer.
 func (c *refreshRun) serve(tc refreshCase) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		n := int(c.calls.Add(1))
+		n, refused := int(c.calls.Add(1)), c.api.Unauthorized()
 		recorder := httptest.NewRecorder()
 		c.TokenEndpoint.ServeHTTP(recorder, r)
 		if tc.hold != nil {
-			tc.hold(r, n, c)
+			tc.hold(r, n, refused, c)
 		}
 		for name, values := range recorder.Header() {
 			w.Header()[name] = values
@@ -370,7 +371,7 @@ var refreshCases = []refreshCase{
 		// The answer to a refresh is held back until requests that began after the call have been answered. If they
 		// waited for the refresh, that would never be. The margin is long enough for these requests on a busy machine.
 		name: "nobody waits", lifetime: 6 * time.Second, periods: 2, options: "refresh_margin 3s", latency: 300 * time.Millisecond,
-		hold: func(r *http.Request, n int, c *refreshRun) {
+		hold: func(r *http.Request, n, _ int, c *refreshRun) {
 			if n == 1 {
 				return
 			}
@@ -404,8 +405,8 @@ var refreshCases = []refreshCase{
 		// held back until the API has refused a request for it. That request must be sent again.
 		name: "revoke_previous", mode: devserver.ModeRevokePrevious, lifetime: 2 * time.Second, periods: 3,
 		options: "refresh_margin 1s",
-		hold: func(r *http.Request, n int, c *refreshRun) {
-			if refused := c.api.Unauthorized(); n > 1 {
+		hold: func(r *http.Request, n, refused int, c *refreshRun) {
+			if n > 1 {
 				until(r, func() bool { return c.api.Unauthorized() > refused })
 			}
 		},

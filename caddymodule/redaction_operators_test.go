@@ -228,7 +228,7 @@ func (o *operatorScenarios) look(s *operatedServer, config string) {
 			known = append(known, o.name(kind))
 		}
 	}
-	var group sync.WaitGroup
+	// One command at a time, as each replaces the default logger of Caddy, which is that of a process.
 	for _, flag := range []string{"--json=false", "--json"} {
 		run := func(what string, command *cobra.Command, args ...[]string) {
 			text, err := runCommand(command, slices.Concat(append(args, []string{flag})...)...)
@@ -236,10 +236,7 @@ func (o *operatorScenarios) look(s *operatedServer, config string) {
 		}
 		run("list", listCommand(), at)
 		run("check", checkCommand(), []string{"--config", file}, known)
-		group.Go(func() { // pauses between attempts, too
-			run("refresh", refreshCommand(), at, names)
-			run("purge", purgeCommand(), at, names)
-		})
+		run("refresh", refreshCommand(), at, names)
+		run("purge", purgeCommand(), at, names)
 	}
-	group.Wait()
 }
