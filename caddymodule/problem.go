@@ -78,7 +78,7 @@ var (
 	problemTenantName = problem{
 		status: http.StatusBadRequest, proxyError: "http_request_denied", slug: "tenant-name-not-valid",
 		title:  "Tenant name not valid",
-		detail: "The request must name its tenant exactly once. A name has 1 to 64 of the characters a-z, 0-9, '-', '_' and '.', and begins and ends with a letter or a digit.",
+		detail: "The request must name its tenant exactly once. A name has 1 to 64 of the characters a-z, 0-9, '-', '_' and '.', begins and ends with a letter or a digit, and has no two dots in a row.",
 	}
 	problemTenantBasic = problem{ // a status that many clients wait for before they send the credentials that they have
 		status: http.StatusUnauthorized, proxyError: "http_request_denied", slug: "client-credentials-missing",
