@@ -54,7 +54,7 @@ func serveTenants(w http.ResponseWriter, r *http.Request, c *client, path string
 	}
 }
 
-// tenantNameRule tells what is wrong with a name that is not valid.
+// tenantNameRule is the rule for names, for errors about a name that is not valid.
 const tenantNameRule = "the name of a tenant has 1 to 64 of the characters a-z, 0-9, '-', '_' and '.', begins and ends with a letter or a digit, and has no two dots in a row"
 
 // findTenant returns the tenant that has a place under this name.

@@ -17,7 +17,7 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/launch"
 )
 
-// sidecarCommandName is the command that exec starts. It is Caddy's run, and talks with exec.
+// sidecarCommandName is the command that exec starts. It is Caddy's run, with a line to exec.
 const sidecarCommandName = "exec-sidecar"
 
 // readyInterval is the pause between two looks at the tokens. A look also fetches a missing token, at the pace of its source.
@@ -89,7 +89,7 @@ func allReady() bool {
 	return ready
 }
 
-// endWith ends this process in an orderly way when the parent says so, or has ended.
+// endWith ends this process in an orderly way when the parent closes the line or has ended.
 func endWith(parent *launch.Parent) {
 	parent.Wait()
 	logWhatIsMissing()

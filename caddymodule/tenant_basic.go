@@ -75,8 +75,8 @@ func (t *Tenant) basicIn(r *http.Request) string {
 }
 
 // basicName returns the name of the tenant with these credentials. It is a digest of both id and secret, so that a wrong
-// secret never meets the token of the right one. Operators see it, and nobody can test guesses with it, because its key is
-// random in each process.
+// secret never meets the token of the right one. Operators see it, and cannot test guesses with it, because its key is random
+// in each process.
 func basicName(encoded string) string {
 	d := basicDigests.Get().(*basicDigest)
 	defer basicDigests.Put(d)
@@ -131,15 +131,15 @@ func (ts *tenants) lookUpBasic(c *client, name string, client *basicClient) (*te
 	return t, err
 }
 
-// attempts counts the secrets of each client that were tried and have brought no token, so that nobody can try passwords
-// through the proxy. A client whose token is here is not affected.
+// attempts counts the secrets of each client that were tried and have brought no token, so that a program
+// cannot try passwords through the proxy. It does not affect a client with a token.
 type attempts struct {
 	mu    sync.Mutex
 	since time.Time
 	of    map[string]int // by the client's id
 }
 
-// begin counts an attempt. If the client has no attempts left, it returns when it has.
+// begin counts an attempt. If the client has no attempts left, it returns the time of the next.
 func (a *attempts) begin(b *basicClient, now time.Time) (retryAt time.Time, ok bool) {
 	id := b.id.Reveal()
 	a.mu.Lock()

@@ -14,7 +14,7 @@ import (
 
 func usesTenant(text string) bool { return strings.Contains(text, placeholderTenant) }
 
-// checkTenant checks what can be checked of the option tenant without the other options' modules.
+// checkTenant checks the option tenant as far as that is possible without the modules of the other options.
 func (c *Credential) checkTenant() error {
 	if _, err := newTenantTemplate(c); err != nil {
 		return err

@@ -118,7 +118,7 @@ func (t *tenant) purge(ctx context.Context, fleet bool) bool {
 	}
 }
 
-// readCertificate reads the client certificate, by which the records of replicas are told apart.
+// readCertificate reads the client certificate, which keeps the records of replicas with different certificates apart.
 func (t *tenant) readCertificate(c *client) {
 	of, end, err := c.forTenant(t)
 	if err != nil {

@@ -45,7 +45,7 @@ const (
 func newTenant(of *tenants, c *client, name string, basic *basicClient) *tenant {
 	t := &tenant{of: of, name: name, basic: basic}
 	key, _, _, err := c.identifyTenant(t)
-	if err == nil { // otherwise the token call finds out what is wrong
+	if err == nil { // otherwise the token call reports what is wrong
 		t.key = key
 		if v, err := tenantVault(); err == nil {
 			t.source, _ = v.Find(key)
@@ -107,8 +107,8 @@ func (t *tenant) Admit() error {
 	return &tenantDenial{why: status.TenantLimited, retryAt: now.Add(max(wait, untilCall(t.of.calls, now)))}
 }
 
-// untilCall returns how long a limiter allows no call. (A rate.Reservation would also tell, but one that is canceled after
-// another was made does not give back what it has taken.)
+// untilCall returns how long a limiter allows no call. (A rate.Reservation has the time as well. But if it is canceled after a
+// later one was made, it does not give back what it has taken.)
 func untilCall(l *rate.Limiter, now time.Time) time.Duration {
 	missing := 1 - l.TokensAt(now)
 	if missing <= 0 {
@@ -151,7 +151,7 @@ func (t *tenant) failed(err error) error {
 		return err
 	}
 	if ok && e.Cause == token.CauseTenant {
-		t.of.remove(t) // whether it is unknown is for the next look-up to find out: the files may be back
+		t.of.remove(t) // the next look-up finds out whether it is unknown, because the files may be back
 		return errTenantUnknown
 	}
 	return err

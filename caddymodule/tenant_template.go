@@ -177,7 +177,7 @@ func (t *tenantTemplate) compileText(path, text string) (string, error) {
 		}
 		return file, nil
 	case uses != 0 && nestedTenant.MatchString(text):
-		return "", &tenantError{optionOfPath(path), "{tenant} cannot be part of another placeholder, except for {file.…} in the options that tenants have files for"}
+		return "", &tenantError{optionOfPath(path), "{tenant} cannot be part of another placeholder, except for {file.…} in options that take a file"}
 	case uses&inPathsOfURL != 0:
 		if !tenantInPath(text) {
 			return "", &tenantError{optionOfPath(path), "{tenant} can only be in the path of the URL: a tenant must not choose the scheme, the host, the port or the query"}

@@ -26,15 +26,15 @@ const (
 	// sweepInterval is the shortest time between two searches for tenants that can make room.
 	sweepInterval = time.Second
 
-	// fullPause is when a tenant for which there is no room is told to try again.
+	// fullPause is the Retry-After of a tenant that gets no place.
 	fullPause = 10 * time.Second
 )
 
 // tenants are the tenants of one credential. They outlive a reload that leaves the credential's identity as it was. A
 // request of a known tenant takes no lock.
 //
-// The tenants with a place are held here and not by ristretto, because its admission policy would have new sources made,
-// and tokens fetched, for each request of a tenant that it does not admit.
+// The tenants with a place are held here and not by ristretto. Each request of a tenant that ristretto's policy does not admit
+// would make a new source and fetch a token.
 type tenants struct {
 	current atomic.Pointer[client] // the latest configuration
 
@@ -199,8 +199,8 @@ func (ts *tenants) lookUp(name string, client *basicClient) (*tenant, error) {
 	return ts.add(newTenant(ts, c, name, nil))
 }
 
-// missing reports whether the tenant has no file. If a file cannot be read for another reason, the tenant exists, and the
-// token call finds out more.
+// missing reports whether a file of the tenant does not exist. If a file cannot be read for another reason, the tenant exists,
+// and the token call reports the reason.
 func (t *tenantTemplate) missing(tenant string) bool {
 	for _, file := range t.files {
 		if _, err := option.ReadFile(t.in(file, tenant)); option.IsMissing(err) {
@@ -282,8 +282,8 @@ func (ts *tenants) purge(ctx context.Context, fleet bool) *storePurge {
 	return purgedTenants(int(all.Load()), int(lost.Load()), fleet)
 }
 
-// after returns the tenants whose names come after a name, in the order of their names, and at most so many. It locks
-// nothing: tenants that come and go meanwhile may be missing.
+// after returns the tenants whose names come after a name, in the order of their names, and at most as many as most. It locks
+// nothing, so tenants that come and go meanwhile may be missing.
 func (ts *tenants) after(name string, most int) []*tenant {
 	var found []*tenant
 	ts.all.Range(func(_, value any) bool {

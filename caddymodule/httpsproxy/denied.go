@@ -31,7 +31,7 @@ var denials = [...]struct {
 	deniedClient: {"client", "the client is not allowed, because every client that reaches this listener could act as the credentials of its sites; bind the sites to loopback, or allow the client with the option clients of https_proxy",
 		answer{status: http.StatusForbidden, proxyError: "http_request_denied", slug: "client-not-allowed", title: "Client not allowed",
 			detail: "This client may not use the proxy. The operator of the proxy can allow the client with the option clients."}},
-	deniedTarget: {"target", "it is not one to a proxy: CONNECT with a host and a port, or an http:// URL, without a user",
+	deniedTarget: {"target", "the proxy understands CONNECT with a host and a port, and requests for http:// URLs, both without a user",
 		answer{status: http.StatusBadRequest, proxyError: "http_request_error", slug: "not-a-request-to-a-proxy", title: "Not a request to a proxy",
 			detail: "The proxy understands CONNECT with a host and a port, and requests for http:// URLs, without a user. Set HTTPS_PROXY to its address."}},
 	deniedHost: {"host", "no site of this listener has the host; add a site, or allow the host with the option tunnel of https_proxy",
@@ -40,13 +40,13 @@ var denials = [...]struct {
 	deniedPort: {"port", "the host is allowed, but not with this port; sites have port 443, and port 80 for http:// URLs, and the option tunnel takes host:port",
 		answer{status: http.StatusForbidden, proxyError: "http_request_denied", slug: "port-not-allowed", title: "Port not allowed",
 			detail: "The proxy allows this host, but not with this port. A site has port 443, and port 80 for http:// URLs."}},
-	deniedPlain: {"plain", "it has no TLS, and a site of this listener demands client certificates; use https:// in the application",
+	deniedPlain: {"plain", "the request has no TLS, and a site of this listener demands client certificates; use https:// in the application",
 		answer{status: http.StatusForbidden, proxyError: "http_request_denied", slug: "not-a-request-to-a-proxy", title: "Not a request to a proxy",
-			detail: "This proxy serves no http:// URLs, because a site of it demands client certificates."}},
+			detail: "The proxy serves no http:// URLs, because one of its sites demands client certificates."}},
 	deniedRoot: {"root", "the host of a site was written with a dot at the end; write it without the dot in the application",
 		answer{status: http.StatusForbidden, proxyError: "http_request_denied", slug: "host-not-allowed", title: "Host not allowed",
-			detail: "The proxy knows this host without the dot at the end. Write it so in the application."}},
-	deniedAddress: {"address", "the host leads to an address of loopback, link-local or metadata; if that is meant, name the address in the option tunnel of https_proxy",
+			detail: "The proxy knows this host without the dot at the end. Write it without the dot in the application."}},
+	deniedAddress: {"address", "the host leads to an address of loopback, link-local or metadata; to allow that, name the address in the option tunnel of https_proxy",
 		answer{status: http.StatusForbidden, proxyError: "destination_ip_prohibited", slug: "host-not-allowed", title: "Host not allowed",
 			detail: "The host leads to an address that the proxy does not connect to. The operator of the proxy can name the address in the option tunnel."}},
 	deniedTLS: {"tls", "the client sent no TLS for the site after CONNECT", answer{}},
@@ -93,13 +93,13 @@ func (a answer) write(w http.ResponseWriter) {
 	_, _ = w.Write(append(body, '\n'))
 }
 
-// The limits of the log: each line once in an interval, and so many different lines.
+// The log has each line once in an interval, and at most this many different lines.
 const (
 	logInterval = time.Minute
 	logLines    = 20
 )
 
-// seldom keeps clients from filling the log.
+// seldom limits the lines of the log, so that clients cannot fill it.
 type seldom struct {
 	mu    sync.Mutex // guards what follows
 	since time.Time

@@ -43,7 +43,7 @@ func (p *peekedConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Write implements net.Conn. It drops the alert that tells the client of errHelloRead.
+// Write implements net.Conn. It drops the alert that reports errHelloRead to the client.
 func (*peekedConn) Write(b []byte) (int, error) { return len(b), nil }
 
 // sameName reports whether two names in ASCII are the same host.

@@ -11,8 +11,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 )
 
-// A tunnel that has carried nothing for this time counts as idle, and is closed when its configuration ends. Before the
-// process ends that cannot take long.
+// A tunnel that has carried nothing for this time counts as idle, and is closed when its configuration ends. The time is
+// shorter before the process ends.
 const (
 	idleAtReload = time.Minute
 	idleAtExit   = 5 * time.Second

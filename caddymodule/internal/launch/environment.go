@@ -26,8 +26,8 @@ type Settings struct {
 // Node and git.
 var caVariables = []string{"SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO"}
 
-// Environment returns the environment of the application, and the names of the variables that it lacks of environ, which is
-// that of exec.
+// Environment returns the environment of the application. environ is that of exec, and removed has the names of its variables
+// that the application does not get.
 func (s Settings) Environment(environ []string) (env, removed []string) {
 	for _, variable := range environ {
 		name, value, _ := strings.Cut(variable, "=")

@@ -11,7 +11,7 @@ import (
 )
 
 // The line between exec and the sidecar works on every platform, as that of `caddy start` does. The standard input of the
-// sidecar is a pipe. It begins with a password, and its end tells the sidecar to end. Once the sidecar has its tokens, it
+// sidecar is a pipe. It begins with a password. When the pipe ends, the sidecar ends. Once the sidecar has its tokens, it
 // sends the password to a listener of exec on loopback. The password keeps other programs from doing so.
 
 // lineTimeout limits the time to pass the password on.
@@ -34,7 +34,7 @@ func Attach(in io.Reader, address string) (*Parent, error) {
 	return p, nil
 }
 
-// Ready tells the parent that the sidecar is ready.
+// Ready reports to the parent that the sidecar is ready.
 func (p *Parent) Ready() error {
 	conn, err := net.DialTimeout("tcp", p.address, lineTimeout)
 	if err != nil {
@@ -45,7 +45,7 @@ func (p *Parent) Ready() error {
 	return err
 }
 
-// Wait returns when the parent tells the sidecar to end, or has ended itself.
+// Wait returns when the parent has closed the line or has ended.
 func (p *Parent) Wait() { _, _ = io.Copy(io.Discard, p.in) }
 
 // readiness is the other end of the line.

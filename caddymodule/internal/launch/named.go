@@ -93,7 +93,7 @@ func (n Named) concerns(name, value string) bool {
 	return slices.ContainsFunc(n.files, func(file string) bool { return mentions(value, file) })
 }
 
-// sameName compares the names of variables. Windows does not tell their case.
+// sameName reports whether two variables have the same name. On Windows, their case does not matter.
 func sameName(a, b string) bool {
 	if runtime.GOOS == "windows" {
 		return strings.EqualFold(a, b)

@@ -145,7 +145,7 @@ func (t *Tenants) diagnosis(endpoint string, shared Diagnosis, now time.Time) Di
 	}
 }
 
-// explainTenants explains the newest failure, and tells how many tenants have one.
+// explainTenants explains the newest failure, and counts the tenants that have one.
 func explainTenants(endpoint string, failures int, newest TenantFailure, now time.Time) Diagnosis {
 	d := explainCall(endpoint, newest.Occurrence, now)
 	switch {

@@ -7,20 +7,20 @@ const (
 	deadAfter = 10 * time.Second
 
 	// contestedDeadAfter is the same for a token that the API has accepted after it had rejected it. The API rejects such a
-	// token on one path and accepts it on others, so that a rejection alone tells little.
+	// token on one path and accepts it on others, so a rejection alone means little.
 	contestedDeadAfter = 5 * time.Minute
 )
 
-// dead reports whether t serves no request, although it has not expired, and no other token can be had. That is so if both of
-// these hold:
+// dead reports whether t serves no request, although it has not expired, and the token endpoint issues no other token. Both of
+// these must hold:
 //
 //   - The token endpoint has refused the credential, and has issued no token since. Other failures in between, and a changed
 //     proof, do not matter.
-//   - The API has rejected t for 10 s and has accepted it not once in that time. If the API has accepted t after an earlier
+//   - The API has rejected t for 10 s and has not accepted it once in that time. If the API has accepted t after an earlier
 //     rejection, it must have rejected it for 5 minutes.
 //
-// So a token that is not dead for a moment stays so for 10 s, and a token that came back to life stays alive for 5 minutes: a
-// path that rejects every token, beside paths that are in use, cannot make the state flap.
+// So a token that the API accepts is not dead for the next 10 s, and for the next 5 minutes if the API had rejected it before.
+// A path that rejects every token, beside paths that are in use, cannot make the state flap.
 func (s *Source) dead(t *Token, now time.Time) bool {
 	return s.refused.Load() && t.alive(now) && t.rejectedAlone(now)
 }
