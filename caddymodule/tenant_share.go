@@ -103,7 +103,7 @@ func (t *tenant) sharedIn(c *client) *share.Credential {
 	})
 }
 
-// purge forgets the tenant's token, here and in the store, or tells all replicas to forget it. It reports whether the store did
+// purge forgets the tenant's token, here and in the store, or makes all replicas forget it. It reports whether the store did
 // it. The store comes first: otherwise, a request could get the same token from there.
 func (t *tenant) purge(ctx context.Context, fleet bool) bool {
 	defer t.source.Purge()

@@ -380,7 +380,7 @@ func TestBasicFlood(t *testing.T) {
 	})
 }
 
-// The name by which operators see a client tells nothing of it, and pairs that look alike have different names.
+// The name by which operators see a client shows nothing of it, and pairs that look alike have different names.
 func TestBasicName(t *testing.T) {
 	seen := make(map[string]string)
 	for _, pair := range []string{"a:bc", "ab:c", "a:b", "a:b:c", "A:bc"} {

@@ -84,7 +84,7 @@ func TestTenantsAreSmall(t *testing.T) {
 	runtime.KeepAlive(c)
 }
 
-// T9: a reload touches no tenant, however many there are, and costs no call. BenchmarkTenantReload measures it.
+// A reload touches no tenant, however many there are, and costs no call. BenchmarkTenantReload measures it.
 func TestReloadWithManyTenants(t *testing.T) {
 	const count = 10_000
 	config := crowdConfig(t, "")

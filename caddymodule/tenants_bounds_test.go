@@ -127,7 +127,7 @@ func advanceTenants(d time.Duration) {
 	synctest.Wait()
 }
 
-// T2: a flood of random names costs no token call and little memory, and 200 look-ups a second at most. It does not touch a
+// A flood of random names costs no token call and little memory, and 200 look-ups a second at most. It does not touch a
 // tenant that has a token.
 func TestTenantFlood(t *testing.T) {
 	inTenantBubble(t, 1, "", func(t *testing.T, c *client, e *tenantCalls) {
@@ -196,7 +196,7 @@ func TestUnknownTenantsAreBounded(t *testing.T) {
 	}
 }
 
-// T3: more tenants than there is room for cost no calls without end: those with a place keep it.
+// More tenants than have room do not cost calls without end. The tenants with a place keep it.
 func TestMoreTenantsThanRoom(t *testing.T) {
 	const most, rate, rounds = 50, 20, 20
 	inTenantBubble(t, most*12/10, fmt.Sprintf(`,"max": %d, "new_rate": %d`, most, rate), func(t *testing.T, c *client, e *tenantCalls) {
@@ -345,7 +345,7 @@ func TestNewTenantHerd(t *testing.T) {
 	}
 }
 
-// T7: a tenant whose credentials are refused costs a call in 30 s, and disturbs no other.
+// A tenant whose credentials are refused costs a call in 30 s, and disturbs no other.
 func TestBrokenTenant(t *testing.T) {
 	inTenantBubble(t, 2, "", func(t *testing.T, c *client, e *tenantCalls) {
 		broken, other := numberedTenant(0), numberedTenant(1)
@@ -369,7 +369,7 @@ func TestBrokenTenant(t *testing.T) {
 	})
 }
 
-// T8: tenants whose tokens expire in the same second are refreshed at different times, and the limit for new tenants does not
+// Tenants whose tokens expire in the same second are refreshed at different times, and the limit for new tenants does not
 // touch them.
 func TestTenantsExpireTogether(t *testing.T) {
 	const n = 200
@@ -409,7 +409,7 @@ func TestTenantsExpireTogether(t *testing.T) {
 	})
 }
 
-// T12: a walk through the tenants ends and shows none twice, while tenants come and go.
+// A walk through the tenants ends and shows none twice, while tenants come and go.
 func TestTenantPages(t *testing.T) {
 	ts := new(tenants)
 	add := func(i int) {

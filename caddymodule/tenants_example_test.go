@@ -21,13 +21,13 @@ import (
 
 const tenantsExample = "../examples/tenants"
 
-// TestTenantsExample types what the README of the example tells its reader to type, and gets what the README shows.
+// TestTenantsExample runs the commands in the README of the example, and compares their output with the README.
 func TestTenantsExample(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes a build")
 	}
 	if _, err := exec.LookPath("curl"); err != nil {
-		t.Skip("NOT TESTED: curl is not installed, so nobody has typed the commands of examples/tenants/README.md")
+		t.Skip("NOT TESTED: curl is not installed, so the commands of examples/tenants/README.md did not run")
 	}
 	program, err := binary()
 	if err != nil {

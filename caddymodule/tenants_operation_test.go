@@ -16,7 +16,7 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
-// T11: the number of series does not depend on the number of tenants, and no series has the name of one.
+// The number of series does not depend on the number of tenants, and no series has the name of one.
 func TestTenantMetrics(t *testing.T) {
 	const many = 60
 	name := newClientID() // the counts of a name outlive its configuration

@@ -74,7 +74,7 @@ func TestTenantHeader(t *testing.T) {
 	}
 }
 
-// Neither does it in the trailer, whether the trailer is announced or not, and whoever sends the credentials.
+// Nor does the API get it in the trailer, announced or not, with any credentials.
 func TestTenantTrailer(t *testing.T) {
 	p := newTenantPlatform(t, "acme")
 	api := newRawAPI(t)
@@ -106,7 +106,7 @@ func TestTenantHeaderLookalikes(t *testing.T) {
 	}
 }
 
-// T1: whatever is not a name is denied before anything is done with it.
+// The proxy denies what is not a name before it does anything with it.
 func TestTenantNames(t *testing.T) {
 	p := newTenantPlatform(t, "acme")
 	p.write("..", "outside", "canary")
@@ -139,7 +139,7 @@ func TestTenantNames(t *testing.T) {
 	}
 }
 
-// T6: a request names exactly one tenant.
+// A request names exactly one tenant.
 func TestTenantIsNamedOnce(t *testing.T) {
 	p := newTenantPlatform(t, "acme", "other")
 	_, base := p.start()
@@ -173,7 +173,7 @@ func TestTenantPlaceholders(t *testing.T) {
 	}
 }
 
-// T5: a rejected token costs only its own tenant a call.
+// A rejected token costs only its own tenant a call.
 func TestTenantRejection(t *testing.T) {
 	p := newTenantPlatform(t)
 	a, b := p.add("a"), p.add("b")
@@ -188,7 +188,7 @@ func TestTenantRejection(t *testing.T) {
 	}
 }
 
-// T10: the application cannot find out which tenants exist.
+// The application cannot find out which tenants exist.
 func TestTenantAnswersAreAlike(t *testing.T) {
 	p := newTenantPlatform(t, "refused", "broken")
 	p.write("refused", "client_secret", "another secret")

@@ -211,7 +211,7 @@ func TestBadRequests(t *testing.T) {
 	p.wantToken(t, res, err)
 }
 
-// Connections that say nothing cost little memory, and delay no other client.
+// Silent connections cost little memory, and delay no other client.
 func TestSilentConnections(t *testing.T) {
 	connections := 5000
 	if raceDetector || testing.Short() {

@@ -59,7 +59,7 @@ func TestOutsideOfAnHTTPServer(t *testing.T) {
 	}
 }
 
-// Without a named site, the log tells that no request gets a token.
+// Without a named site, the log reports that no request gets a token.
 func TestNoNamedSite(t *testing.T) {
 	p := newProxy(t, parts{})
 	p.config = strings.Replace(p.config, "https://"+apiHost+":", "https://:", 1)

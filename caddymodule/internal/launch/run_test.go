@@ -365,7 +365,7 @@ func TestReadinessHearsOnlyTheSidecar(t *testing.T) {
 		t.Error("it does not hear the sidecar")
 	}
 
-	// A connection that says nothing delays nobody.
+	// A silent connection delays no other.
 	silent, err := net.Dial("tcp", r.listener.Addr().String())
 	if err != nil {
 		t.Fatal(err)
