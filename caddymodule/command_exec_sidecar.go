@@ -20,7 +20,8 @@ import (
 // sidecarCommandName is the command that exec starts. It is Caddy's run, with a line to exec.
 const sidecarCommandName = "exec-sidecar"
 
-// readyInterval is the pause between two looks at the tokens. A look also fetches a missing token, at the pace of its source.
+// readyInterval is the pause between two looks at the tokens, or at the certificates. A look at the tokens also fetches a
+// missing one, at the pace of its source.
 const readyInterval = 20 * time.Millisecond
 
 func sidecarCommand() caddycmd.Command {
@@ -58,9 +59,16 @@ func runSidecar(cmd *cobra.Command, args []string) error {
 	return run.Execute()
 }
 
-// announceReadiness tells the parent once each credential has a token.
+// certificateWait is how long the certificates of Caddy's own authority may take after the tokens. Then the application
+// starts without them, because some configurations never get them, such as one with a name that no policy manages.
+const certificateWait = 10 * time.Second
+
+// announceReadiness tells the parent once each credential has a token, and the sites have their certificates.
 func announceReadiness(parent *launch.Parent) {
 	for !allReady() {
+		time.Sleep(readyInterval)
+	}
+	for begin := time.Now(); !allCertified(caddy.ActiveContext()) && time.Since(begin) < certificateWait; {
 		time.Sleep(readyInterval)
 	}
 	if err := parent.Ready(); err != nil {
