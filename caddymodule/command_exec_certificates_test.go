@@ -32,8 +32,7 @@ func TestExecWaitsForTheCertificates(t *testing.T) {
 	caddytest.Start(t, "{\n auto_https disable_redirects\n skip_install_trust\n storage file_system "+storage+"\n}\n"+
 		site("api.example.com, *.wild.example.com, localhost", "tls internal")+
 		site("public.example.com", "tls {\n issuer acme {\n dir https://127.0.0.1:1/directory\n}\n}")+
-		site("later.example.com", "tls internal {\n on_demand\n}")+
-		"http://plain.localhost:"+portNumber(freeAddr(t))+" {\n bind 127.0.0.1\n}\n")
+		site("later.example.com", "tls internal {\n on_demand\n}"))
 	eventually(t, "the other certificate", func() bool {
 		found, _ := filepath.Glob(filepath.Join(storage, "certificates", "local", "localhost", "*.crt"))
 		return len(found) == 1
@@ -47,10 +46,10 @@ func TestExecWaitsForTheCertificates(t *testing.T) {
 	eventually(t, "all certificates", func() bool { return allCertified(caddy.ActiveContext()) })
 }
 
-// TestExecWithoutCertificates does not wait if no site has TLS.
+// TestExecWithoutCertificates does not wait for a certificate of a site without TLS.
 func TestExecWithoutCertificates(t *testing.T) {
-	caddytest.Start(t, siteConfig(freeAddr(t), "respond ok"))
-	if !allCertified(caddy.ActiveContext()) {
-		t.Error("exec waits for a certificate")
-	}
+	caddytest.Start(t, "{\n auto_https disable_redirects\n skip_install_trust\n storage file_system "+t.TempDir()+"\n}\n"+
+		"http://plain.localhost:"+portNumber(freeAddr(t))+" {\n bind 127.0.0.1\n}\n"+
+		"https://localhost:"+portNumber(freeAddr(t))+" {\n bind 127.0.0.1\n}\n")
+	eventually(t, "all certificates", func() bool { return allCertified(caddy.ActiveContext()) })
 }
