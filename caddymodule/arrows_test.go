@@ -36,6 +36,7 @@ var arrows = map[string][]string{
 	// for tests
 	"caddymodule/internal/browsertest":         {},
 	"caddymodule/internal/caddytest":           {"caddymodule/internal/devserver"},
+	"caddymodule/internal/clienttest":          {},
 	"caddymodule/internal/fleettest":           {},
 	"caddymodule/internal/share/sharetest":     {},
 	"caddymodule/internal/caddytest/apart":     {},
