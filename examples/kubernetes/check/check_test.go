@@ -308,6 +308,13 @@ func complainOf(m *manifests, i int) (complaints []string) {
 		bad("a credential is open to other pods")
 	}
 
+	// A healthy start warns of nothing.
+	for _, quiet := range []string{"\n\tservers {\n\t\tprotocols h1\n\t}\n", "\n\tlog {\n\t\texclude admin\n\t}\n"} {
+		if !strings.Contains(caddyfile, quiet) {
+			bad("each start logs a warning, because the Caddyfile lacks %q", quiet)
+		}
+	}
+
 	// The listeners.
 	for _, m := range boundTo.FindAllStringSubmatch(caddyfile, -1) {
 		site, bind := m[1], m[2]
@@ -645,6 +652,8 @@ func TestComplaints(t *testing.T) {
 			pod.Containers[0].VolumeMounts[0].ReadOnly = false
 		}},
 		{"secret", "admin API on TCP", caddyfileWithout("\tadmin unix//run/token-proxy/admin.sock\n")},
+		{"tenants", "warnings about HTTP/2", caddyfileWithout("\tservers {\n\t\tprotocols h1\n\t}\n")},
+		{"tenants", "a warning about the admin API", caddyfileWithout("\tlog {\n\t\texclude admin\n\t}\n")},
 		{"secret", "not bound", caddyfileWithout("\tbind loopback/localhost\n")},
 		{"secret", "no answer for probes", caddyfileWithout("\thandle /ready {\n\t\ttoken_proxy_ready\n\t}\n")},
 		{"secret", "open to all", caddyfileWithout("127.0.0.1:8080, http://localhost")},
