@@ -91,7 +91,7 @@ func allReady() bool {
 		if !ok {
 			return false // a reload is under way
 		}
-		one, _ := c.source.Ready()
+		one, _ := c.ready()
 		ready = ready && one
 	}
 	return ready
@@ -117,7 +117,7 @@ func logWhatIsMissing() {
 		return
 	}
 	for _, name := range slices.Sorted(maps.Keys(app.clients)) {
-		if one := readinessOf(app.clients[name].source.Ready()); !one.Ready {
+		if one := readinessOf(app.clients[name].ready()); !one.Ready {
 			caddy.Log().Error(fmt.Sprintf("exec: the credential %s has no token", name), zap.String("reason", one.Reason))
 		}
 	}

@@ -200,6 +200,23 @@ func TestExecWithoutAToken(t *testing.T) {
 	}
 }
 
+// TestExecWithTenants waits for no token of a credential with tenants, because they come with the requests.
+func TestExecWithTenants(t *testing.T) {
+	requireProgram(t, "curl")
+	p := newTenantPlatform(t, "acme")
+	addr := freeAddr(t)
+	config := strings.Replace(globalOptions(p.credential("shops"), p.basicCredential("clients")), "{\n", "{\n admin off\n persist_config off\n", 1) +
+		siteConfig(addr, "token_proxy shops "+p.api.addr())
+	r := startExec(t, writeConfig(t, "Caddyfile", config), "curl -sS --fail -H 'X-Tenant: acme' http://"+addr+"/orders; echo")
+	if got := r.line(); got != "acme" {
+		t.Errorf("the application gets %q", got)
+	}
+	r.want(0)
+	if strings.Contains(r.log(), "has no token") {
+		t.Errorf("the log misses a token: %s", r.log())
+	}
+}
+
 // TestExecSignals ends the application by a signal, and the sidecar after it.
 func TestExecSignals(t *testing.T) {
 	s := newTokenServer(t)
