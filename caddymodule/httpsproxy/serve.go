@@ -9,7 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/caddyserver/caddy/v2/modules/caddytls"
 	"go.uber.org/zap"
 )
 
@@ -35,7 +34,7 @@ func (w *ListenerWrapper) forward(rw http.ResponseWriter, r *http.Request) {
 		w.deny(rw, r, target{}, deniedTarget)
 		return
 	}
-	if w.demandsCertificates() {
+	if w.mutualTLS {
 		w.deny(rw, r, target{}, deniedPlain)
 		return
 	}
@@ -57,14 +56,6 @@ func (w *ListenerWrapper) forward(rw http.ResponseWriter, r *http.Request) {
 		counts.served[servedHTTP].Add(1)
 		w.server.ServeHTTP(rw, r)
 	}
-}
-
-// demandsCertificates reports whether a site of the server has TLS client authentication, which a request without TLS would
-// evade.
-func (w *ListenerWrapper) demandsCertificates() bool {
-	return slices.ContainsFunc(w.server.TLSConnPolicies, func(p *caddytls.ConnectionPolicy) bool {
-		return p.ClientAuthentication != nil && p.ClientAuthentication.Active()
-	})
 }
 
 // connect answers a CONNECT.

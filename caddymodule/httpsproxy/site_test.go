@@ -272,18 +272,32 @@ func TestPlainRequests(t *testing.T) {
 	}
 }
 
-// A request without TLS does not evade the client certificates that a site demands.
+// A request without TLS does not evade the client certificates that a site demands, in any of the ways to demand them.
 func TestPlainRequestsDoNotEvadeClientCertificates(t *testing.T) {
-	p := newProxy(t, parts{})
-	p.config = strings.Replace(p.config, "tls "+p.certs+"\n", "tls "+p.certs+" {\n client_auth {\n mode require\n}\n}\n", 1)
-	p.start(t)
-	res, err := p.application(t, false).Get("http://" + apiHost + "/orders")
-	if err != nil {
-		t.Fatal(err)
-	}
-	res.Body.Close()
-	if res.StatusCode != http.StatusForbidden || p.api.ConnectionCount() != 0 {
-		t.Errorf("status %d, the API got %d connections", res.StatusCode, p.api.ConnectionCount())
+	for name, demand := range map[string]string{
+		"mode":       "mode require",
+		"trust_pool": "trust_pool file {\n pem_file CERT\n}",
+		"verifier":   "verifier leaf file CERT",
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newProxy(t, parts{})
+			certFile, _, _ := strings.Cut(p.certs, " ")
+			demand = strings.ReplaceAll(demand, "CERT", certFile)
+			p.config = strings.Replace(p.config, "tls "+p.certs+"\n", "tls "+p.certs+" {\n client_auth {\n "+demand+"\n}\n}\n", 1)
+			p.start(t)
+			if res, err := p.application(t, false).Get("https://" + apiHost + "/orders"); err == nil {
+				res.Body.Close()
+				t.Errorf("with TLS and without a certificate: status %d", res.StatusCode)
+			}
+			res, err := p.application(t, false).Get("http://" + apiHost + "/orders")
+			if err != nil {
+				t.Fatal(err)
+			}
+			res.Body.Close()
+			if res.StatusCode != http.StatusForbidden || p.api.ConnectionCount() != 0 {
+				t.Errorf("status %d, the API got %d connections", res.StatusCode, p.api.ConnectionCount())
+			}
+		})
 	}
 }
 

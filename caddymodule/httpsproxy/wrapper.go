@@ -17,6 +17,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddytls"
 	"go.uber.org/zap"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/peer"
@@ -48,13 +49,14 @@ type ListenerWrapper struct {
 	// IP addresses, CIDR ranges, "private_ranges" or "any". All other clients get 403. Default: loopback.
 	Clients []string `json:"clients,omitempty"`
 
-	server  *caddyhttp.Server
-	sites   sites
-	tunnels tunnelRules
-	clients peer.Clients
-	logger  *zap.Logger
-	logged  seldom
-	proxy   *http.Server
+	server    *caddyhttp.Server
+	sites     sites
+	mutualTLS bool // a site demands client certificates, which a request without TLS would evade
+	tunnels   tunnelRules
+	clients   peer.Clients
+	logger    *zap.Logger
+	logged    seldom
+	proxy     *http.Server
 }
 
 // CaddyModule returns the Caddy module information.
@@ -85,6 +87,7 @@ func (w *ListenerWrapper) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("clients: %w", err)
 	}
 	w.sites = sitesOf(server)
+	w.mutualTLS = demandsCertificates(server)
 	if len(w.sites.matchers) == 0 {
 		w.logger.Warn("no site of this listener has a host as its name, so no request gets a token through https_proxy; name the sites, such as https://api.example.com:3128")
 	}
@@ -115,6 +118,14 @@ func checkPlace(server *caddyhttp.Server) error {
 		return errors.New("https_proxy is repeated in listener_wrappers, or stands after tls: remove it there")
 	}
 	return nil
+}
+
+// demandsCertificates reports whether a site of the server has TLS client authentication. It must be asked before Caddy
+// provisions the policies of the server. That empties the list of verifiers, without which Active can no longer tell.
+func demandsCertificates(server *caddyhttp.Server) bool {
+	return slices.ContainsFunc(server.TLSConnPolicies, func(p *caddytls.ConnectionPolicy) bool {
+		return p.ClientAuthentication != nil && p.ClientAuthentication.Active()
+	})
 }
 
 // WrapListener implements caddy.ListenerWrapper. Caddy calls it when it starts the server, for each address.
