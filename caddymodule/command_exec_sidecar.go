@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"os/signal"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -63,7 +65,9 @@ func runSidecar(cmd *cobra.Command, args []string) error {
 // starts without them, because some configurations never get them, such as one with a name that no policy manages.
 const certificateWait = 10 * time.Second
 
-// announceReadiness tells the parent once each credential has a token, and the sites have their certificates.
+// announceReadiness tells the parent once each credential has a token, and the sites have their certificates. From then on, the
+// parent alone ends the sidecar. A service manager such as systemd sends its signal to all processes at once, and an
+// application that is ending may still need the API.
 func announceReadiness(parent *launch.Parent) {
 	for !allReady() {
 		time.Sleep(readyInterval)
@@ -71,6 +75,7 @@ func announceReadiness(parent *launch.Parent) {
 	for begin := time.Now(); !allCertified(caddy.ActiveContext()) && time.Since(begin) < certificateWait; {
 		time.Sleep(readyInterval)
 	}
+	signal.Ignore(os.Interrupt, syscall.SIGTERM, syscall.SIGQUIT) // which Caddy has trapped before it loaded the configuration
 	if err := parent.Ready(); err != nil {
 		caddy.Log().Error("exec: reporting readiness", zap.Error(err)) // exec waits no longer than --wait
 	}

@@ -104,6 +104,26 @@ func (r *execRun) wantRefused(addr string) {
 	}
 }
 
+// sidecar returns the process of the sidecar, which is a child of exec.
+func (r *execRun) sidecar(parent string) int {
+	r.t.Helper()
+	lists, _ := filepath.Glob("/proc/" + parent + "/task/*/children")
+	if len(lists) == 0 {
+		r.t.Skip("SKIPPED: the sidecar cannot be found without /proc")
+	}
+	for _, list := range lists {
+		content, _ := os.ReadFile(list) // a thread may have ended
+		for _, child := range strings.Fields(string(content)) {
+			line, _ := os.ReadFile("/proc/" + child + "/cmdline")
+			if pid, err := strconv.Atoi(child); err == nil && bytes.Contains(line, []byte(sidecarCommandName)) {
+				return pid
+			}
+		}
+	}
+	r.t.Fatal("exec has no sidecar")
+	return 0
+}
+
 // plainSidecar is a configuration without a proxy, whose credential comes from variables and a file. environ are its
 // variables, and those of an operator who uses them in other ways.
 func plainSidecar(t *testing.T, s *tokenServer) (config, addr string, environ []string) {
@@ -233,32 +253,32 @@ func TestExecSignals(t *testing.T) {
 	r.wantRefused(addr)
 }
 
+// TestExecSignalsToAll keeps the sidecar while the application ends, although a service manager sends its signal to both.
+func TestExecSignalsToAll(t *testing.T) {
+	requireProgram(t, "curl")
+	s := newTokenServer(t)
+	config, addr, environ := plainSidecar(t, s)
+	r := startExec(t, config, "trap 'curl -sS --fail http://"+addr+"/orders; echo; exit 5' TERM; echo $PPID; while :; do sleep 0.1; done", environ...)
+	sidecar := r.sidecar(r.line())
+	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM} {
+		if err := syscall.Kill(sidecar, sig); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := r.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	wantText(t, r.line(), `"path":"/orders"`)
+	r.want(5)
+	r.wantRefused(addr)
+}
+
 // TestExecWhenTheSidecarDies ends the application with an error. Its parent is exec, whose other child is the sidecar.
 func TestExecWhenTheSidecarDies(t *testing.T) {
 	s := newTokenServer(t)
 	config, _, environ := plainSidecar(t, s)
 	r := startExec(t, config, "echo $PPID; exec sleep 600", environ...)
-	parent := r.line()
-	lists, _ := filepath.Glob("/proc/" + parent + "/task/*/children")
-	if len(lists) == 0 {
-		t.Skip("SKIPPED: the sidecar cannot be found without /proc")
-	}
-	var children []string
-	for _, list := range lists {
-		content, _ := os.ReadFile(list) // a thread may have ended
-		children = append(children, strings.Fields(string(content))...)
-	}
-	killed := 0
-	for _, child := range children {
-		line, _ := os.ReadFile("/proc/" + child + "/cmdline")
-		if pid, err := strconv.Atoi(child); err == nil && bytes.Contains(line, []byte("exec-sidecar")) {
-			_ = syscall.Kill(pid, syscall.SIGKILL)
-			killed++
-		}
-	}
-	if killed != 1 {
-		t.Fatalf("found %d sidecars", killed)
-	}
+	_ = syscall.Kill(r.sidecar(r.line()), syscall.SIGKILL)
 	r.want(125)
 	wantText(t, r.log(), "the sidecar has ended: signal: killed, so exec has ended the application")
 	if rest, err := io.ReadAll(r.out); err != nil || len(rest) > 0 { // ends once the application has
