@@ -4,6 +4,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"unicode"
 )
 
 // Settings are what the environment of the application depends on.
@@ -59,10 +60,10 @@ func (s Settings) Environment(environ []string) (env, removed []string) {
 // excludes already, except the hosts of the sidecar.
 func (s Settings) direct(environ []string) string {
 	hosts := []string{"localhost", "127.0.0.1", "::1"}
-	for _, entry := range strings.Split(lookup(environ, "no_proxy", "NO_PROXY"), ",") {
-		entry = strings.TrimSpace(entry)
+	separates := func(r rune) bool { return r == ',' || unicode.IsSpace(r) } // curl and others take spaces as well
+	for _, entry := range strings.FieldsFunc(lookup(environ, "no_proxy", "NO_PROXY"), separates) {
 		covers := func(host string) bool { return covers(entry, host) }
-		if entry == "" || slices.Contains(hosts, entry) || slices.ContainsFunc(s.Hosts, covers) {
+		if slices.Contains(hosts, entry) || slices.ContainsFunc(s.Hosts, covers) {
 			continue
 		}
 		hosts = append(hosts, entry)

@@ -55,6 +55,7 @@ func TestNoProxyKeepsTheAPI(t *testing.T) {
 	for _, test := range []struct{ before, host, after string }{
 		{"", "api.example.com", own},
 		{"localhost, db.internal ,10.1.2.3", "api.example.com", own + ",db.internal,10.1.2.3"},
+		{"db.internal api.example.com, 10.1.2.3", "api.example.com", own + ",db.internal,10.1.2.3"},
 		{"*", "api.example.com", own},
 		{"api.example.com,db", "api.example.com", own + ",db"},
 		{"API.Example.com:443,db", "api.example.com", own + ",db"},
