@@ -379,6 +379,16 @@ func TestExecFailures(t *testing.T) {
 	}
 }
 
+// TestExecNeedsARegularFile refuses a pipe. The sidecar would get the rest of it, which is no configuration.
+func TestExecNeedsARegularFile(t *testing.T) {
+	pipe := filepath.Join(t.TempDir(), "config.json")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := loadExecConfig(pipe, "")
+	wantError(t, err, "must be a regular file")
+}
+
 // TestExecFindsTheProxy finds the wrapper https_proxy and its sites in a configuration.
 func TestExecFindsTheProxy(t *testing.T) {
 	server := func(listen, wrappers string) string {
