@@ -247,6 +247,7 @@ func TestPlainRequests(t *testing.T) {
 		{head("http://other.example.com/orders", apiHost), http.StatusForbidden}, // RFC 9112 section 3.2.2: the URL counts
 		{head("/orders", apiHost), http.StatusBadRequest},
 		{head("http://"+apiHost+":8080/orders", apiHost), http.StatusForbidden},
+		{head("http://"+apiHost+":"+strings.Repeat("8", 1000)+"/orders", apiHost), http.StatusBadRequest}, // not into the log
 		{head("http://"+apiHost+"./orders", apiHost), http.StatusForbidden},
 		{head("http://user@"+apiHost+"/orders", apiHost), http.StatusBadRequest},
 		{head("https://"+apiHost+"/orders", apiHost), http.StatusBadRequest},

@@ -34,15 +34,16 @@ func parseTarget(text string) (target, bool) {
 	if err != nil {
 		return target{}, false
 	}
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || strconv.FormatUint(n, 10) != port {
-		return target{}, false
-	}
 	return newTarget(host, port)
 }
 
-// newTarget returns the target with this host, and reports whether it is an IP address or a DNS name. The old spellings of
-// IPv4 addresses, such as 127.1 and 0x7f.1, are neither, because resolvers disagree about them.
+// newTarget returns the target with this host and port, and reports whether the host is an IP address or a DNS name, and the
+// port a number. The old spellings of IPv4 addresses, such as 127.1 and 0x7f.1, are neither, because resolvers disagree about
+// them.
 func newTarget(host, port string) (target, bool) {
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || strconv.FormatUint(n, 10) != port {
+		return target{}, false
+	}
 	if addr, err := netip.ParseAddr(host); err == nil {
 		return target{host: addr.Unmap().WithZone("").String(), port: port}, addr.Zone() == ""
 	}
