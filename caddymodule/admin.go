@@ -163,7 +163,7 @@ func serveCredentials(w http.ResponseWriter, r *http.Request) error {
 	all := []status.Report{} // an empty list, not null
 	for _, c := range named {
 		if probe {
-			c.source.Ready()
+			c.ready()
 		}
 		all = append(all, c.status.Report())
 	}

@@ -354,3 +354,18 @@ func TestOperatorsSeeNoBasicCredentials(t *testing.T) {
 		t.Errorf("%v: %s", err, out)
 	}
 }
+
+// A credential with tenants is ready, as a readiness probe reports it, because its tokens come with the requests.
+func TestTenantsAreReady(t *testing.T) {
+	p := newTenantPlatform(t, "acme")
+	s := startOperated(t, globalOptions(p.credential("shops")), nil)
+	if out, err := runCommand(listCommand(), "--ready", "--address", s.admin); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+	if c := s.credential("shops"); !c.Ready || c.Health != "idle" {
+		t.Errorf("after the probe: ready %v, %s. %s", c.Ready, c.Health, c.Summary)
+	}
+	if p.calls() > 0 {
+		t.Error("the probe called the token endpoint")
+	}
+}

@@ -19,7 +19,7 @@ type Report struct {
 	Cause       Cause          `json:"cause,omitempty"`
 	Summary     string         `json:"summary"`
 	Advice      string         `json:"advice"`
-	Ready       bool           `json:"ready"` // as readiness probes report it: the credential has a valid token
+	Ready       bool           `json:"ready"` // as readiness probes report it: the credential has a valid token, or tenants
 	Fetching    bool           `json:"fetching"`
 	Fingerprint string         `json:"fingerprint,omitempty"`
 	Issued      *time.Time     `json:"issued,omitempty"`
@@ -80,7 +80,7 @@ func (c *Credential) Report() Report {
 		Cause:       d.Cause,
 		Summary:     d.Summary,
 		Advice:      d.Advice,
-		Ready:       valid(status.State) && !status.Dead,
+		Ready:       tenants != nil || valid(status.State) && !status.Dead,
 		Fetching:    status.Fetching,
 		LastSuccess: timeOrNil(seen.lastSuccess),
 		Share:       c.shared(sharing, status, seen, now),
