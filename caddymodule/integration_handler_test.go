@@ -257,12 +257,12 @@ var tokenFailures = []struct {
 	{"429 with Retry-After beyond reason", oauthFailure(429, canaryCode, "Retry-After", "31536000"), nil, 503, "destination_unavailable", 300},
 	{"429 with a Retry-After that is nonsense", oauthFailure(429, canaryCode, "Retry-After", canary), nil, 503, "destination_unavailable", 0},
 	{"temporarily_unavailable with 400", oauthFailure(400, "temporarily_unavailable"), nil, 503, "destination_unavailable", 0},
-	{"hang", hang, []string{"fetch_timeout 150ms"}, 503, "destination_unavailable", 0},
+	{"hang", hang, []string{"fetch_timeout 500ms"}, 503, "destination_unavailable", 0},
 	{"hang in the body", func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, `{"access_token":"`+canary)
 		_ = http.NewResponseController(w).Flush()
 		hang(w, r)
-	}, []string{"fetch_timeout 150ms"}, 503, "destination_unavailable", 0},
+	}, []string{"fetch_timeout 500ms"}, 503, "destination_unavailable", 0},
 	{"body cut", cutOff("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + canary), nil, 503, "destination_unavailable", 0},
 
 	{"invalid_client", oauthFailure(401, "invalid_client"), nil, 502, "proxy_configuration_error", 0},

@@ -342,6 +342,9 @@ func (n *soakTenant) judge(x exchange) {
 	switch {
 	case !ours:
 		n.violation("%s", why)
+	case n.revokedTogether(x.start, x.end):
+		n.excused++
+		n.counts["revoked together"]++
 	case !n.failing(x.start, x.end):
 		n.violation("it failed while the token endpoint was in order: %s", why)
 	case n.hadToken(x.start, x.end):
@@ -350,6 +353,21 @@ func (n *soakTenant) judge(x exchange) {
 		n.excused++
 		n.counts[fmt.Sprint("status ", x.answer.StatusCode)]++
 	}
+}
+
+// revokedTogether reports whether one revocation ended two tokens while a request was under way. Then its first attempt can have
+// had the one, and its replay the other, which was new.
+func (n *soakTenant) revokedTogether(start, end time.Time) bool {
+	tokens := make(map[time.Time]int)
+	for _, at := range n.revoked {
+		if at.Add(soakGrace).Before(start) || at.After(end) {
+			continue
+		}
+		if tokens[at]++; tokens[at] > 1 {
+			return true
+		}
+	}
+	return false
 }
 
 // failing reports whether at some time between start and end the last call of the token endpoint, or one under way, was
