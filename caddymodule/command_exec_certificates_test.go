@@ -15,6 +15,7 @@ import (
 // TestExecWaitsForTheCertificates holds the certificate of one site back, as a slow machine does. Caddy serves meanwhile.
 // A certificate that another authority issues does not count, nor does one that a handshake asks for.
 func TestExecWaitsForTheCertificates(t *testing.T) {
+	caddytest.SkipRaceOfCertificates(t)
 	if apart.Run(t) {
 		return
 	}
@@ -48,6 +49,7 @@ func TestExecWaitsForTheCertificates(t *testing.T) {
 
 // TestExecWithoutCertificates does not wait for a certificate of a site without TLS.
 func TestExecWithoutCertificates(t *testing.T) {
+	caddytest.SkipRaceOfCertificates(t)
 	caddytest.Start(t, "{\n auto_https disable_redirects\n skip_install_trust\n storage file_system "+t.TempDir()+"\n}\n"+
 		"http://plain.localhost:"+portNumber(freeAddr(t))+" {\n bind 127.0.0.1\n}\n"+
 		"https://localhost:"+portNumber(freeAddr(t))+" {\n bind 127.0.0.1\n}\n")

@@ -23,6 +23,8 @@ import (
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest"
 )
 
 // hardCoded is the host in the code of the applications of examples/unchangeable-apps.
@@ -42,6 +44,7 @@ type unchangeable struct {
 
 func newUnchangeable(t *testing.T, example string) *unchangeable {
 	t.Helper()
+	caddytest.SkipRaceOfCertificates(t)
 	u := &unchangeable{addr: freeAddr(t), storage: t.TempDir(), tokens: newTokenServer(t)}
 	u.api = newRecordingAPI(t, u.tokens.api().ServeHTTP, func(srv *httptest.Server) {
 		srv.EnableHTTP2 = true

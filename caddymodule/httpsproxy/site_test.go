@@ -325,6 +325,7 @@ func TestCurl(t *testing.T) {
 	if err != nil {
 		t.Skip("SKIPPED: curl is not installed")
 	}
+	caddytest.SkipRaceOfCertificates(t)
 	p := newProxy(t, parts{})
 	p.config = strings.Replace(p.config, "tls "+p.certs, "tls internal", 1)
 	p.start(t)
