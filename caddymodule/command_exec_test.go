@@ -19,8 +19,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
 )
 
@@ -315,9 +313,6 @@ func TestExecOwnAuthority(t *testing.T) {
 
 // TestExecThroughTheProxy runs an application that knows only https:// and the name of the API, and obeys HTTPS_PROXY.
 func TestExecThroughTheProxy(t *testing.T) {
-	if _, err := caddy.GetModule("caddy.listeners.https_proxy"); err != nil {
-		t.Skip("SKIPPED: the listener wrapper https_proxy is not in this binary")
-	}
 	requireProgram(t, "curl")
 	u := newUnchangeable(t, "hard-coded-url.caddyfile")
 	config := strings.Replace(u.to(portOfURL(t, u.api.URL), "resolvers "+loopbackDNS(t), u.trustAPI(t)), "{\n",

@@ -110,22 +110,6 @@ func (l wrappedListener) Accept() (net.Conn, error) {
 	return &wrappedConn{conn}, nil
 }
 
-// machineAddr returns an address of this machine that is not a loopback one: a peer that connects to it comes from it.
-func machineAddr(t *testing.T) string {
-	t.Helper()
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, a := range addrs {
-		if ip, ok := a.(*net.IPNet); ok && ip.IP.To4() != nil && ip.IP.IsGlobalUnicast() {
-			return ip.IP.String()
-		}
-	}
-	t.Skip("SKIPPED: this machine has no IPv4 address but loopback, so no peer can come from elsewhere")
-	return ""
-}
-
 // clientSites are handlers with other clients in each, on loopback, on an address of this machine, and on a unix socket.
 func clientSites(t *testing.T, options, scheme, directives string) (port, socket string) {
 	t.Helper()

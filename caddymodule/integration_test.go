@@ -15,6 +15,8 @@ var (
 	adapt            = caddytest.Adapt
 	eventually       = caddytest.Eventually
 	freeAddr         = caddytest.FreeAddr
+	loopbackDNS      = caddytest.LoopbackDNS
+	machineAddr      = caddytest.MachineAddr
 	newClientID      = caddytest.NewClientID
 	credentialConfig = caddytest.CredentialConfig
 	globalOptions    = caddytest.GlobalOptions

@@ -22,8 +22,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/net/dns/dnsmessage"
-
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest"
 )
 
@@ -44,7 +42,6 @@ type unchangeable struct {
 
 func newUnchangeable(t *testing.T, example string) *unchangeable {
 	t.Helper()
-	caddytest.SkipRaceOfCertificates(t)
 	u := &unchangeable{addr: freeAddr(t), storage: t.TempDir(), tokens: newTokenServer(t)}
 	u.api = newRecordingAPI(t, u.tokens.api().ServeHTTP, func(srv *httptest.Server) {
 		srv.EnableHTTP2 = true
@@ -93,6 +90,7 @@ func (u *unchangeable) authority() string {
 // start runs the sidecar, and waits until its authority has made a certificate.
 func (u *unchangeable) start(t *testing.T, config string) {
 	t.Helper()
+	caddytest.SkipRaceOfCertificates(t)
 	u.server = startCaddy(t, config)
 	eventually(t, "a certificate", func() bool {
 		conn, err := tls.Dial("tcp", u.addr, &tls.Config{ServerName: hardCoded, InsecureSkipVerify: true})
@@ -290,46 +288,4 @@ func (u *unchangeable) trustAPI(t *testing.T) string {
 	file := filepath.Join(t.TempDir(), "api.pem")
 	writeFile(t, file, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: u.api.Certificate().Raw})))
 	return "tls_trust_pool file " + file
-}
-
-// loopbackDNS runs a DNS server that has one answer to all questions, and returns its address.
-func loopbackDNS(t *testing.T) string {
-	t.Helper()
-	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	t.Cleanup(func() {
-		conn.Close()
-		<-done
-	})
-	go func() {
-		defer close(done)
-		buffer := make([]byte, 512)
-		for {
-			n, peer, err := conn.ReadFrom(buffer)
-			if err != nil {
-				return
-			}
-			var query dnsmessage.Message
-			if query.Unpack(buffer[:n]) != nil || len(query.Questions) != 1 {
-				continue
-			}
-			answer := dnsmessage.Message{
-				Header:    dnsmessage.Header{ID: query.ID, Response: true, RecursionAvailable: true},
-				Questions: query.Questions,
-			}
-			if q := query.Questions[0]; q.Type == dnsmessage.TypeA {
-				answer.Answers = []dnsmessage.Resource{{
-					Header: dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class, TTL: 1},
-					Body:   &dnsmessage.AResource{A: [4]byte{127, 0, 0, 1}},
-				}}
-			}
-			if packed, err := answer.Pack(); err == nil {
-				_, _ = conn.WriteTo(packed, peer)
-			}
-		}
-	}()
-	return conn.LocalAddr().String()
 }

@@ -7,7 +7,7 @@ import (
 	"net/netip"
 	"testing"
 
-	"golang.org/x/net/dns/dnsmessage"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest"
 )
 
 // The address that is dialed is judged, in whatever form it comes.
@@ -74,7 +74,7 @@ func TestDialJudgesTheAnswerOfDNS(t *testing.T) {
 	}
 	defer l.Close()
 	_, port, _ := net.SplitHostPort(l.Addr().String())
-	dns := loopbackDNS(t)
+	dns := caddytest.LoopbackDNS(t)
 	dial := func(tunnel ...string) error {
 		t.Helper()
 		rules, err := parseTunnel(tunnel)
@@ -100,45 +100,6 @@ func TestDialJudgesTheAnswerOfDNS(t *testing.T) {
 	if err := dial("*.example.com:"+port, "127.0.0.1:"+port); err != nil {
 		t.Errorf("with the address: %v", err)
 	}
-}
-
-// loopbackDNS runs a DNS server that leads all names to 127.0.0.1, and returns its address.
-func loopbackDNS(t *testing.T) string {
-	t.Helper()
-	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	t.Cleanup(func() {
-		conn.Close()
-		<-done
-	})
-	go func() {
-		defer close(done)
-		buffer := make([]byte, 512)
-		for {
-			n, peer, err := conn.ReadFrom(buffer)
-			if err != nil {
-				return
-			}
-			var query dnsmessage.Message
-			if query.Unpack(buffer[:n]) != nil || len(query.Questions) != 1 {
-				continue
-			}
-			answer := dnsmessage.Message{Header: dnsmessage.Header{ID: query.ID, Response: true, RecursionAvailable: true}, Questions: query.Questions}
-			if q := query.Questions[0]; q.Type == dnsmessage.TypeA {
-				answer.Answers = []dnsmessage.Resource{{
-					Header: dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class, TTL: 1},
-					Body:   &dnsmessage.AResource{A: [4]byte{127, 0, 0, 1}},
-				}}
-			}
-			if packed, err := answer.Pack(); err == nil {
-				_, _ = conn.WriteTo(packed, peer)
-			}
-		}
-	}()
-	return conn.LocalAddr().String()
 }
 
 func FuzzTarget(f *testing.F) {

@@ -360,7 +360,7 @@ func TestCurl(t *testing.T) {
 
 // A client that is not one of clients is denied, whatever it asks for.
 func TestClients(t *testing.T) {
-	address := machineAddr(t)
+	address := caddytest.MachineAddr(t)
 	for wrapper, want := range map[string]int{"": http.StatusForbidden, "clients any": http.StatusOK} {
 		t.Run(wrapper, func(t *testing.T) {
 			p := startProxy(t, parts{bind: address, wrapper: wrapper, site: "clients any"})
@@ -391,20 +391,4 @@ func TestClients(t *testing.T) {
 			t.Errorf("status %d, the API got %d requests", res.StatusCode, len(p.api.Received()))
 		}
 	})
-}
-
-// machineAddr returns an address of this machine that is not a loopback one.
-func machineAddr(t *testing.T) string {
-	t.Helper()
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, a := range addrs {
-		if ip, ok := a.(*net.IPNet); ok && ip.IP.To4() != nil && ip.IP.IsGlobalUnicast() {
-			return ip.IP.String()
-		}
-	}
-	t.Skip("SKIPPED: this machine has no IPv4 address but loopback, so no peer can come from elsewhere")
-	return ""
 }
