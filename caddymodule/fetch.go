@@ -22,20 +22,24 @@ type fetcher struct {
 	issued atomic.Pointer[provider.Secret] // the last token; atomic, because an abandoned call may run beside the next one
 }
 
-// Prepare implements token.Fetcher. If a secret cannot be read, it returns a call that fails. The proof of that call is the
-// reason, so that it changes as soon as the secret can be read.
+// Prepare implements token.Fetcher. If a secret cannot be read, it returns a call that fails.
 func (f *fetcher) Prepare() token.Call {
 	s, err := f.client.readSecrets()
 	if err != nil {
-		failed := provider.Misconfigured(err)
-		return token.Call{
-			Proof: provider.NewSecret(failed.Reason),
-			Fetch: func(context.Context) (token.Issued, error) { return token.Issued{}, failed },
-		}
+		return failingCall(provider.Misconfigured(err))
 	}
 	return token.Call{
 		Proof: s.proof(f.client.AllowPlaintext),
 		Fetch: func(ctx context.Context) (token.Issued, error) { return f.fetch(ctx, s) },
+	}
+}
+
+// failingCall returns a call that fails because secrets cannot be read. Its proof is the reason, so that the proof changes as
+// soon as they can be read.
+func failingCall(failed *token.Error) token.Call {
+	return token.Call{
+		Proof: provider.NewSecret(failed.Reason),
+		Fetch: func(context.Context) (token.Issued, error) { return token.Issued{}, failed },
 	}
 }
 

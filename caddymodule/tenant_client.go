@@ -54,10 +54,7 @@ func (t *tenant) Prepare() token.Call {
 		if option.IsMissing(err) && t.basic == nil {
 			failed.Cause = token.CauseTenant
 		}
-		return token.Call{
-			Proof: provider.NewSecret(failed.Reason),
-			Fetch: func(context.Context) (token.Issued, error) { return token.Issued{}, failed },
-		}
+		return failingCall(failed)
 	}
 	return token.Call{
 		Proof: s.proof(c.AllowPlaintext),
