@@ -292,16 +292,16 @@ func TestFleet(t *testing.T) {
 func TestFleetReplacesItsKey(t *testing.T) {
 	inSteps := [][]token.Secret{{keyA, keyB}, {keyB, keyA}, {keyB}}
 	atAStroke := [][]token.Secret{{keyA}, {keyB}, {keyB}}
-	for name, tc := range map[string]struct { // a process may be replaced in its call
+	for name, tc := range map[string]struct { // a process may be replaced in its call: then the others wait for its claim, and look after that
 		rollOuts [][]token.Secret
 		revokes  bool
 		want     limits
 	}{
 		"in steps":                    {inSteps, false, limits{calls: [2]int{24, 28}, wait: deadCaller}},
-		"in steps, endpoint revokes":  {inSteps, true, limits{calls: [2]int{24, 28}, wait: deadCaller, rejected: 2000, late: deadCaller}},
+		"in steps, endpoint revokes":  {inSteps, true, limits{calls: [2]int{24, 28}, wait: deadCaller, rejected: 2000, late: deadCaller + lastLook}},
 		"at a stroke":                 {atAStroke, false, limits{calls: [2]int{29, 40}, wait: deadCaller}},
 		"no change":                   {nil, false, limits{calls: [2]int{24, 28}, wait: deadCaller}},
-		"no change, endpoint revokes": {nil, true, limits{calls: [2]int{24, 28}, wait: deadCaller, rejected: 2000, late: deadCaller}},
+		"no change, endpoint revokes": {nil, true, limits{calls: [2]int{24, 28}, wait: deadCaller, rejected: 2000, late: deadCaller + lastLook}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, w := range []way{byRegister, byClaimer} {

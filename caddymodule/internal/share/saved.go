@@ -11,8 +11,8 @@ import (
 // recordGrace is how long a record outlives its token in the store.
 const recordGrace = time.Minute
 
-// Load implements token.Shared. It returns the newest record that is not expired. The records of other keys than the first
-// are read only if that of the first is not fresh.
+// Load implements token.Shared. It returns the newest record that is not expired, of all keys: while keys are being rotated, a
+// record of the first key can be fresh and yet revoked by the token of another.
 func (c *Credential) Load(ctx context.Context) (token.Found, bool) {
 	certificate := c.spec.Certificate()
 	ring := c.share.Ring.current()
@@ -43,9 +43,6 @@ func (c *Credential) newest(ctx context.Context, ring keys, certificate *tls.Cer
 		c.skewed(ahead)
 		if alive(f) && (!alive(best) || r.Asked > latest) {
 			best, by, latest = f, r.By, r.Asked
-		}
-		if fresh(best) {
-			break
 		}
 	}
 	return best, by
