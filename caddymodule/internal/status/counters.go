@@ -46,6 +46,31 @@ var deniedLabels = [...]string{"client", "cross_site", "method", "authorization"
 // String returns the value of the label.
 func (d Denied) String() string { return deniedLabels[d] }
 
+// TenantDenied is the reason why the proxy denied the tenant of a request. It is an index into tenantDeniedLabels.
+type TenantDenied int
+
+// The reasons to deny a tenant.
+const (
+	TenantInvalid TenantDenied = iota // the request does not name a tenant exactly once, or by no valid name
+	TenantUnknown                     // the tenant has no files
+	TenantLimited                     // too many new tenants at once
+	TenantFull                        // no place for another tenant
+)
+
+// tenantDeniedLabels are the values of the metric label reason.
+var tenantDeniedLabels = [...]string{"invalid", "unknown", "limited", "full"}
+
+// tenantDeniedReasons are the reasons in words.
+var tenantDeniedReasons = [...]string{
+	"the request does not name it exactly once by a valid name",
+	"it has no files",
+	"too many tenants without a token came at once (new_rate of the option tenant, or 200 unknown names a second)",
+	"all places for tenants are taken (max of the option tenant)",
+}
+
+// String returns the value of the label.
+func (d TenantDenied) String() string { return tenantDeniedLabels[d] }
+
 // labeledCodes are the error codes that the metric label code shows: those of RFC 6749, those of RFC 8707 and RFC 8628
 // that can answer these requests, and that of Doorkeeper. A token endpoint can invent any number of other codes, and each
 // would be a new series.

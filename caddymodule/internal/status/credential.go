@@ -25,13 +25,14 @@ type Credential struct {
 	// TenantSources are the sources of the tenants that have a place, as they are now. Set it together with Tenants.
 	TenantSources iter.Seq[token.Status]
 
-	source    *token.Source
-	record    *record
-	failures  failureLog
-	tenantLog tenantLog
-	noted     string // the note on the latest token
-	events    *Events
-	logger    *zap.Logger
+	source     *token.Source
+	record     *record
+	endSharing func() // nil before Begin
+	failures   failureLog
+	tenantLog  tenantLog
+	noted      string // the note on the latest token
+	events     *Events
+	logger     *zap.Logger
 }
 
 // New returns the Credential with this name. Credentials of the same name share their counters and their history, also
@@ -44,15 +45,25 @@ func New(name string, events *Events, logger *zap.Logger) *Credential {
 func (c *Credential) Begin(identity token.Key, source *token.Source) {
 	c.source = source
 	c.record.begin(identity)
-	c.record.share(c)
+	c.endSharing = c.record.share(c.sharing)
 	if c.Tenants != nil {
 		c.record.tenants.used.Store(true)
 	}
 }
 
+// sharing returns what is known of the sharing. It is zero if the configuration has no store.
+func (c *Credential) sharing() Sharing {
+	if c.Sharing == nil {
+		return Sharing{}
+	}
+	return c.Sharing()
+}
+
 // Release ends the credential's use by its configuration.
 func (c *Credential) Release() {
-	c.record.unshare(c)
+	if c.endSharing != nil {
+		c.endSharing()
+	}
 	records.release(c.record)
 }
 
@@ -78,3 +89,9 @@ func (c *Credential) Unauthorized() { c.record.unauthorized.Add(1) }
 
 // Replayed counts a request that was sent again with another token.
 func (c *Credential) Replayed() { c.record.replays.Add(1) }
+
+// TenantDenied counts a request whose tenant the proxy denied, by the reason.
+func (c *Credential) TenantDenied(why TenantDenied) { c.record.tenants.denied[why].Add(1) }
+
+// TenantEvicted counts a tenant that has made room for another.
+func (c *Credential) TenantEvicted() { c.record.tenants.evicted.Add(1) }

@@ -75,6 +75,9 @@ func diagnose(endpoint string, s token.Status, seen history, sharing Sharing, no
 	}
 }
 
+// States are the states of a token, in the order of its life.
+var States = []token.State{token.StateNone, token.StateFresh, token.StateStale, token.StateRejected, token.StateExpired}
+
 // valid reports whether a token in this state may be served.
 func valid(s token.State) bool {
 	return s == token.StateFresh || s == token.StateStale || s == token.StateRejected

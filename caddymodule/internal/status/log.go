@@ -84,3 +84,59 @@ func (c *Credential) logAdopted(e token.Event, fields []zap.Field) {
 	}
 	c.logger.Log(level, "adopted a token from another replica", fields...)
 }
+
+// LogTenantDenied logs that the proxy denied a tenant, and why. The name must be a valid one.
+func (c *Credential) LogTenantDenied(tenant string, why TenantDenied) {
+	silenced, ok := c.tenantLog.admit(why.String(), time.Now())
+	if !ok {
+		return
+	}
+	c.logger.Warn("denied a tenant: "+tenantDeniedReasons[why],
+		zap.String("credential", c.Name),
+		zap.String("tenant", tenant),
+		zap.String("reason", why.String()),
+		zap.Uint64("others", silenced))
+}
+
+// logTenant writes a line for an event of one tenant. It limits the warnings by their kind.
+func (c *Credential) logTenant(o Occurrence, e token.Event) {
+	fields := []zap.Field{
+		zap.String("credential", c.Name),
+		zap.String("tenant", o.Tenant),
+		zap.String("provider", c.Provider),
+		zap.String("endpoint", c.Endpoint),
+	}
+	if e.Adopted {
+		c.logger.Debug("adopted a token from another replica", append(fields,
+			zap.String("fingerprint", e.Token.Fingerprint()), zap.Duration("lifetime", e.Lifetime))...)
+		return
+	}
+	if e.Err == nil && !e.Rejected && e.Note == "" {
+		c.logger.Debug("token obtained", append(fields, zap.Duration("duration", e.Duration),
+			zap.String("fingerprint", e.Token.Fingerprint()), zap.Duration("lifetime", e.Lifetime))...)
+		return
+	}
+	silenced, ok := c.tenantLog.admit(string(o.Outcome), time.Now())
+	if !ok {
+		return
+	}
+	fields = append(fields, zap.Uint64("others", silenced))
+	switch {
+	case e.Rejected:
+		c.logger.Warn("token of a tenant rejected by the API", append(fields, zap.String("fingerprint", e.Token.Fingerprint()))...)
+	case e.Err != nil:
+		level := zapcore.WarnLevel
+		if e.Err.Kind == token.Refused {
+			level = zapcore.ErrorLevel
+		}
+		c.logger.Log(level, "no token for a tenant", append(fields,
+			zap.Duration("duration", e.Duration),
+			zap.String("kind", string(e.Err.Kind)),
+			zap.String("error_code", e.Err.Code),
+			zap.String("cause", string(e.Err.Cause)),
+			zap.Error(e.Err),
+			zap.String("advice", Explain(c.Endpoint, e.Err, time.Time{}).Advice))...)
+	default:
+		c.logger.Warn("token of a tenant obtained, but "+e.Note, fields...)
+	}
+}

@@ -12,6 +12,13 @@ func (c *Credential) Observe(e token.Event) {
 	c.emit(o, e)
 }
 
+// ObserveTenant is Observe for an event of one tenant. All tenants of the credential are counted together.
+func (c *Credential) ObserveTenant(tenant string, e token.Event) {
+	o := c.record.event(tenant, e)
+	c.logTenant(o, e)
+	c.emitFor(tenant, o, e)
+}
+
 // emit emits an event of the source to Caddy's event system.
 func (c *Credential) emit(entry Occurrence, e token.Event) { c.emitFor("", entry, e) }
 

@@ -29,6 +29,13 @@ type record struct {
 	history
 }
 
+// tenantCounts are the counters of a credential with tenants.
+type tenantCounts struct {
+	used    atomic.Bool // the credential has or had tenants
+	denied  [len(tenantDeniedLabels)]atomic.Uint64
+	evicted atomic.Uint64
+}
+
 // callLabels are the labels of the counter of token calls.
 type callLabels struct {
 	outcome Outcome
@@ -98,6 +105,30 @@ func (r *record) waited(d time.Duration) {
 	if !r.forgotten {
 		waitDuration.WithLabelValues(r.name).Observe(d.Seconds())
 	}
+}
+
+// share counts what a configuration that came into force counts of its sharing, until the function that it returns is
+// called. A configuration that does not share the credential counts nothing.
+func (r *record) share(now func() Sharing) (end func()) {
+	if !now().On {
+		return func() {}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m := r.shares.join(now)
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.shares.leave(m)
+	}
+}
+
+// claims returns the claims by outcome.
+func (r *record) claims() map[string]uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	claims, _ := r.shares.counts()
+	return claims
 }
 
 // snapshot returns a copy of the history, and the number of token calls by outcome.

@@ -6,9 +6,6 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// States are the states of a token, in the order of its life.
-var States = []token.State{token.StateNone, token.StateFresh, token.StateStale, token.StateRejected, token.StateExpired}
-
 // Report is the state of one credential, as the admin API reports it. It holds no secret and no token.
 type Report struct {
 	Name        string         `json:"name"`
@@ -92,6 +89,30 @@ func (c *Credential) Report() Report {
 	r.NextTry = nextTry(status, now)
 	if e := seen.lastError; e != nil {
 		r.LastError = &ReportedError{e.At, token.Kind(e.Outcome), e.Status, e.Code, e.Cause, e.Peer, e.Reason}
+	}
+	return r
+}
+
+// shared returns the sharing in the form of the admin API, or nil if the configuration has no store.
+func (c *Credential) shared(s Sharing, status token.Status, seen history, now time.Time) *Shared {
+	if c.Sharing == nil {
+		return nil
+	}
+	if !s.On {
+		return new(Shared)
+	}
+	r := &Shared{
+		On: true, Up: s.Store.Up, LastError: s.Store.LastError, Record: s.Record, Claim: s.Claim, Unopened: s.Unopened,
+		Skew: s.Skew.Seconds(), Adopted: c.record.adoptions.Load(), Claims: c.record.claims(),
+	}
+	if s.ClaimUntil.After(now) {
+		r.ClaimUntil = &s.ClaimUntil
+	}
+	if status.State != token.StateNone {
+		r.From = fromHere
+		if seen.adopted {
+			r.From = fromElsewhere
+		}
 	}
 	return r
 }

@@ -100,10 +100,10 @@ func wantWords(t *testing.T, text, words string) {
 // Counters of a configuration that has ended are kept, and are shown only while a configuration shares the credential.
 func TestShareCountersAreKept(t *testing.T) {
 	r := newRecord("a")
-	configuration := func(claims uint64, on bool) *Credential {
-		return &Credential{record: r, Sharing: func() Sharing {
+	configuration := func(claims uint64, on bool) (end func()) {
+		return r.share(func() Sharing {
 			return Sharing{On: on, Claims: map[string]uint64{"won": claims}, UnopenedTotal: map[string]uint64{"key": 2 * claims}}
-		}}
+		})
 	}
 	want := func(inUse bool, n uint64) {
 		t.Helper()
@@ -113,16 +113,14 @@ func TestShareCountersAreKept(t *testing.T) {
 		}
 	}
 	want(false, 0)
-	first, second, excluded := configuration(3, true), configuration(4, true), configuration(5, false)
-	r.share(first)
-	r.share(excluded)
+	endFirst, endExcluded := configuration(3, true), configuration(5, false)
 	want(true, 3)
-	r.share(second)
+	endSecond := configuration(4, true)
 	want(true, 7)
-	r.unshare(first)
-	r.unshare(excluded)
-	r.unshare(first) // has no effect
+	endFirst()
+	endExcluded()
+	endFirst() // has no effect
 	want(true, 7)
-	r.unshare(second)
+	endSecond()
 	want(false, 7)
 }

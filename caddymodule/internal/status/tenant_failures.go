@@ -2,7 +2,6 @@ package status
 
 import (
 	"slices"
-	"time"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
@@ -47,17 +46,4 @@ func (f tenantFailures) newestFirst() []TenantFailure {
 	failures := append([]TenantFailure{}, f...) // an empty list, not null
 	slices.Reverse(failures)
 	return failures
-}
-
-// goingOn returns how many of the failures are recent and not over, and the newest of them.
-func goingOn(newestFirst []TenantFailure, now time.Time) (n int, newest TenantFailure) {
-	for _, failure := range newestFirst {
-		if failure.Over || now.Sub(failure.At) >= recently {
-			continue
-		}
-		if n++; n == 1 {
-			newest = failure
-		}
-	}
-	return n, newest
 }

@@ -2,73 +2,10 @@ package status
 
 import (
 	"fmt"
-	"sync"
-	"sync/atomic"
 	"time"
-
-	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
-
-// TenantDenied is the reason why the proxy denied the tenant of a request. It is an index into tenantDeniedLabels.
-type TenantDenied int
-
-// The reasons to deny a tenant.
-const (
-	TenantInvalid TenantDenied = iota // the request does not name a tenant exactly once, or by no valid name
-	TenantUnknown                     // the tenant has no files
-	TenantLimited                     // too many new tenants at once
-	TenantFull                        // no place for another tenant
-)
-
-// tenantDeniedLabels are the values of the metric label reason.
-var tenantDeniedLabels = [...]string{"invalid", "unknown", "limited", "full"}
-
-// tenantDeniedReasons are the reasons in words.
-var tenantDeniedReasons = [...]string{
-	"the request does not name it exactly once by a valid name",
-	"it has no files",
-	"too many tenants without a token came at once (new_rate of the option tenant, or 200 unknown names a second)",
-	"all places for tenants are taken (max of the option tenant)",
-}
-
-// String returns the value of the label.
-func (d TenantDenied) String() string { return tenantDeniedLabels[d] }
-
-// tenantCounts are the counters of a credential with tenants.
-type tenantCounts struct {
-	used    atomic.Bool // the credential has or had tenants
-	denied  [len(tenantDeniedLabels)]atomic.Uint64
-	evicted atomic.Uint64
-}
-
-// TenantDenied counts a request whose tenant the proxy denied, by the reason.
-func (c *Credential) TenantDenied(why TenantDenied) { c.record.tenants.denied[why].Add(1) }
-
-// LogTenantDenied logs that the proxy denied a tenant, and why. The name must be a valid one.
-func (c *Credential) LogTenantDenied(tenant string, why TenantDenied) {
-	silenced, ok := c.tenantLog.admit(why.String(), time.Now())
-	if !ok {
-		return
-	}
-	c.logger.Warn("denied a tenant: "+tenantDeniedReasons[why],
-		zap.String("credential", c.Name),
-		zap.String("tenant", tenant),
-		zap.String("reason", why.String()),
-		zap.Uint64("others", silenced))
-}
-
-// TenantEvicted counts a tenant that has made room for another.
-func (c *Credential) TenantEvicted() { c.record.tenants.evicted.Add(1) }
-
-// ObserveTenant is Observe for an event of one tenant. All tenants of the credential are counted together.
-func (c *Credential) ObserveTenant(tenant string, e token.Event) {
-	o := c.record.event(tenant, e)
-	c.logTenant(o, e)
-	c.emitFor(tenant, o, e)
-}
 
 // Tenants are the tenants of a credential in numbers, and their latest failures.
 type Tenants struct {
@@ -159,78 +96,15 @@ func explainTenants(endpoint string, failures int, newest TenantFailure, now tim
 	return d
 }
 
-// tenantLogInterval is the shortest time between two warnings of one kind about tenants of one credential. Without it, the
-// failures of thousands of tenants would fill the log.
-const tenantLogInterval = 10 * time.Second
-
-// tenantLog limits the warnings about tenants. Each kind has a limit of its own, so that a flood of one kind hides no other.
-type tenantLog struct {
-	mu    sync.Mutex
-	kinds map[string]silence
-}
-
-// silence is the time between two warnings of one kind.
-type silence struct {
-	since    time.Time
-	silenced uint64
-}
-
-// admit reports whether a warning may be logged now, and how many of its kind were not since the last one. The kind is the
-// outcome of a token call, or the reason to deny a tenant.
-func (l *tenantLog) admit(kind string, now time.Time) (silenced uint64, ok bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	last, again := l.kinds[kind]
-	if again && now.Sub(last.since) < tenantLogInterval {
-		last.silenced++
-		l.kinds[kind] = last
-		return 0, false
-	}
-	if l.kinds == nil {
-		l.kinds = make(map[string]silence)
-	}
-	l.kinds[kind] = silence{since: now}
-	return last.silenced, true
-}
-
-func (c *Credential) logTenant(o Occurrence, e token.Event) {
-	fields := []zap.Field{
-		zap.String("credential", c.Name),
-		zap.String("tenant", o.Tenant),
-		zap.String("provider", c.Provider),
-		zap.String("endpoint", c.Endpoint),
-	}
-	if e.Adopted {
-		c.logger.Debug("adopted a token from another replica", append(fields,
-			zap.String("fingerprint", e.Token.Fingerprint()), zap.Duration("lifetime", e.Lifetime))...)
-		return
-	}
-	if e.Err == nil && !e.Rejected && e.Note == "" {
-		c.logger.Debug("token obtained", append(fields, zap.Duration("duration", e.Duration),
-			zap.String("fingerprint", e.Token.Fingerprint()), zap.Duration("lifetime", e.Lifetime))...)
-		return
-	}
-	silenced, ok := c.tenantLog.admit(string(o.Outcome), time.Now())
-	if !ok {
-		return
-	}
-	fields = append(fields, zap.Uint64("others", silenced))
-	switch {
-	case e.Rejected:
-		c.logger.Warn("token of a tenant rejected by the API", append(fields, zap.String("fingerprint", e.Token.Fingerprint()))...)
-	case e.Err != nil:
-		level := zapcore.WarnLevel
-		if e.Err.Kind == token.Refused {
-			level = zapcore.ErrorLevel
+// goingOn returns how many of the failures are recent and not over, and the newest of them.
+func goingOn(newestFirst []TenantFailure, now time.Time) (n int, newest TenantFailure) {
+	for _, failure := range newestFirst {
+		if failure.Over || now.Sub(failure.At) >= recently {
+			continue
 		}
-		c.logger.Log(level, "no token for a tenant", append(fields,
-			zap.Duration("duration", e.Duration),
-			zap.String("kind", string(e.Err.Kind)),
-			zap.String("error_code", e.Err.Code),
-			zap.String("cause", string(e.Err.Cause)),
-			zap.Error(e.Err),
-			zap.String("advice", Explain(c.Endpoint, e.Err, time.Time{}).Advice))...)
-	default:
-		c.logger.Warn("token of a tenant obtained, but "+e.Note, fields...)
+		if n++; n == 1 {
+			newest = failure
+		}
 	}
+	return n, newest
 }
