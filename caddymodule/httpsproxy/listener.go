@@ -20,6 +20,7 @@ type listener struct {
 	net.Listener
 	plain         *queue
 	headerTimeout time.Duration
+	status        ListenerStatus
 	accepted      chan acceptance
 	closed        chan struct{}
 	close         func() error

@@ -151,7 +151,7 @@ func (w *ListenerWrapper) connectTunnel(rw http.ResponseWriter, r *http.Request,
 	}
 	_ = near.SetDeadline(time.Time{})
 	counts.served[servedTunnel].Add(1)
-	startTunnel(w, near, far)
+	startTunnel(&w.tunnels, near, far)
 }
 
 func (w *ListenerWrapper) unreachable(rw http.ResponseWriter, r *http.Request, to target, err error) {

@@ -7,8 +7,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/caddyserver/caddy/v2"
 )
 
 // A tunnel that has carried nothing for this time counts as idle, and is closed when its configuration ends. The time is
@@ -26,15 +24,15 @@ const bufferSize = 16 << 10
 
 // tunnel carries bytes between a client and a host.
 type tunnel struct {
-	owner     *ListenerWrapper
+	rules     *tunnelRules // of its configuration
 	near, far net.Conn
 	used      atomic.Int64 // when it last carried bytes, in nanoseconds
 	half      atomic.Bool  // one direction has ended
 	done      chan struct{}
 }
 
-func startTunnel(owner *ListenerWrapper, near, far net.Conn) {
-	t := &tunnel{owner: owner, near: near, far: far, done: make(chan struct{})}
+func startTunnel(rules *tunnelRules, near, far net.Conn) {
+	t := &tunnel{rules: rules, near: near, far: far, done: make(chan struct{})}
 	t.touch()
 	open.add(t)
 	go t.run()
@@ -123,23 +121,24 @@ func (s *tunnelSet) count() int {
 	return len(s.all)
 }
 
-// of returns the tunnels of an owner, or all without one.
-func (s *tunnelSet) of(owner *ListenerWrapper) []*tunnel {
+// of returns the tunnels that these rules allowed, or all tunnels if rules is nil.
+func (s *tunnelSet) of(rules *tunnelRules) []*tunnel {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var found []*tunnel
 	for t := range s.all {
-		if owner == nil || t.owner == owner {
+		if rules == nil || t.rules == rules {
 			found = append(found, t)
 		}
 	}
 	return found
 }
 
-// drain waits until the tunnels of an owner have ended. It closes those that are idle, and all when the context ends.
-func (s *tunnelSet) drain(ctx context.Context, owner *ListenerWrapper, idle time.Duration) {
+// drain waits until the tunnels that these rules allowed have ended, or all tunnels if rules is nil. It closes those that are
+// idle, and all of them when the context ends.
+func (s *tunnelSet) drain(ctx context.Context, rules *tunnelRules, idle time.Duration) {
 	for {
-		tunnels := s.of(owner)
+		tunnels := s.of(rules)
 		if len(tunnels) == 0 {
 			return
 		}
@@ -167,32 +166,4 @@ func cancelled(ctx context.Context) <-chan struct{} {
 		return nil
 	}
 	return ctx.Done()
-}
-
-// stop ends the proxy when its configuration ends. Caddy calls it when the servers begin to shut down for a reload, or have
-// shut down before the process exits. It may keep only an exit waiting.
-func (w *ListenerWrapper) stop(ctx context.Context) error {
-	inForce.remove(w)
-	if caddy.Exiting() {
-		w.drain(ctx, nil, idleAtExit)
-		return nil
-	}
-	// During a reload, Caddy cancels its context as soon as its own requests have finished.
-	detached, cancel := context.WithoutCancel(ctx), context.CancelFunc(func() {})
-	if deadline, ok := ctx.Deadline(); ok {
-		detached, cancel = context.WithDeadline(detached, deadline)
-	}
-	go func() {
-		defer cancel()
-		w.drain(detached, w, idleAtReload)
-	}()
-	return nil
-}
-
-// drain lets the requests and tunnels of the proxy end, within the grace period.
-func (w *ListenerWrapper) drain(ctx context.Context, owner *ListenerWrapper, idle time.Duration) {
-	if w.proxy != nil && w.proxy.Shutdown(ctx) != nil {
-		_ = w.proxy.Close()
-	}
-	open.drain(ctx, owner, idle)
 }

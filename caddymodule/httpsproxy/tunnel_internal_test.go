@@ -43,11 +43,11 @@ func (p *pipe) CloseWrite() error {
 func newPipe(c net.Conn) *pipe { return &pipe{c, make(chan struct{}), make(chan struct{})} }
 
 // newTunnel opens a tunnel in memory, and returns its outer ends.
-func newTunnel(owner *ListenerWrapper) (client, host net.Conn, near, far *pipe) {
+func newTunnel(rules *tunnelRules) (client, host net.Conn, near, far *pipe) {
 	client, nearInner := net.Pipe()
 	host, farInner := net.Pipe()
 	near, far = newPipe(nearInner), newPipe(farInner)
-	startTunnel(owner, near, far)
+	startTunnel(rules, near, far)
 	return client, host, near, far
 }
 
@@ -60,13 +60,13 @@ func ended(c net.Conn) bool {
 // An idle tunnel ends soon after its configuration, and one that carries bytes as long as it does so.
 func TestDrainClosesIdleTunnels(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := new(ListenerWrapper)
-		idle, _, _, _ := newTunnel(w)
-		client, host, _, _ := newTunnel(w)
-		other, _, _, _ := newTunnel(new(ListenerWrapper))
+		rules := new(tunnelRules)
+		idle, _, _, _ := newTunnel(rules)
+		client, host, _, _ := newTunnel(rules)
+		other, _, _, _ := newTunnel(new(tunnelRules))
 		start, done := time.Now(), make(chan time.Duration)
 		go func() {
-			open.drain(t.Context(), w, idleAtExit)
+			open.drain(t.Context(), rules, idleAtExit)
 			done <- time.Since(start)
 		}()
 		for range 10 { // seconds
@@ -100,10 +100,10 @@ func drainNow(tunnels []*tunnel) {
 // The end of the grace period closes all tunnels of all configurations. A drain without tunnels is over at once.
 func TestDrainEndsWithTheGracePeriod(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := new(ListenerWrapper)
+		rules := new(tunnelRules)
 		var clients []net.Conn
 		for range 3 {
-			client, _, _, _ := newTunnel(w)
+			client, _, _, _ := newTunnel(rules)
 			clients = append(clients, client)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)

@@ -57,6 +57,7 @@ type ListenerWrapper struct {
 	logger    *zap.Logger
 	logged    seldom
 	proxy     *http.Server
+	listeners []*listener
 }
 
 // CaddyModule returns the Caddy module information.
@@ -134,7 +135,9 @@ func (w *ListenerWrapper) WrapListener(below net.Listener) net.Listener {
 		w.proxy = w.newProxy()
 	}
 	l := newListener(below, w.headerTimeout())
-	inForce.add(w, l)
+	l.status = ListenerStatus{below.Addr().String(), w.sites.names(), append([]string{}, w.Tunnel...)}
+	w.listeners = append(w.listeners, l)
+	inForce.add(l)
 	go l.run()
 	go func() { _ = w.proxy.Serve(l.plain) }()
 	return l
@@ -164,6 +167,35 @@ func (w *ListenerWrapper) headerTimeout() time.Duration {
 		return t
 	}
 	return time.Minute // Caddy's default
+}
+
+// stop ends the proxy when its configuration ends. Caddy calls it when the servers begin to shut down for a reload, or have
+// shut down before the process exits. It may keep only an exit waiting.
+func (w *ListenerWrapper) stop(ctx context.Context) error {
+	inForce.remove(w.listeners)
+	if caddy.Exiting() {
+		w.drain(ctx, nil, idleAtExit)
+		return nil
+	}
+	// During a reload, Caddy cancels its context as soon as its own requests have finished.
+	detached, cancel := context.WithoutCancel(ctx), context.CancelFunc(func() {})
+	if deadline, ok := ctx.Deadline(); ok {
+		detached, cancel = context.WithDeadline(detached, deadline)
+	}
+	go func() {
+		defer cancel()
+		w.drain(detached, &w.tunnels, idleAtReload)
+	}()
+	return nil
+}
+
+// drain lets the requests of the proxy, and the tunnels that rules allowed, end within the grace period. Without rules, these
+// are the tunnels of all configurations.
+func (w *ListenerWrapper) drain(ctx context.Context, rules *tunnelRules, idle time.Duration) {
+	if w.proxy != nil && w.proxy.Shutdown(ctx) != nil {
+		_ = w.proxy.Close()
+	}
+	open.drain(ctx, rules, idle)
 }
 
 // Interface guards
