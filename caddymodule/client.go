@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
@@ -24,16 +23,11 @@ import (
 
 // client is a credential at run time: its configuration, and everything that newClient makes from it.
 type client struct {
-	*Credential
+	caller
+	identified
 	name     string
-	provider provider.Provider
-	id       option.Reader
-	secret   option.Reader // empty if the provider needs no secret
 	hosts    hostpattern.List
 	header   TokenHeader
-	key      token.Key
-	identity token.Secret // what key is a digest of
-	clientID string       // as it was when the configuration was loaded
 	source   *token.Source
 	sharing  *token.Sharing // nil: each replica has tokens of its own
 	shared   *sharedToken
@@ -44,9 +38,6 @@ type client struct {
 	ctx      caddy.Context   // for the providers of tenants
 
 	sharedTenants *sharedTenants // nil: each replica has tokens of tenants of its own
-
-	// certificate is the client certificate of the latest token request; nil if there is none.
-	certificate *atomic.Pointer[tls.Certificate]
 }
 
 // tenancy is what a credential with tenants does with them.
@@ -67,7 +58,11 @@ func newClient(ctx caddy.Context, name string, config *Credential, join func(*cl
 	if !validCredentialName(name) {
 		return nil, errCredentialName
 	}
-	c := &client{Credential: config, name: name, certificate: new(atomic.Pointer[tls.Certificate]), logger: ctx.Logger()}
+	c := &client{
+		caller: caller{Credential: config, certificate: new(atomic.Pointer[tls.Certificate])},
+		name:   name,
+		logger: ctx.Logger(),
+	}
 	c.status = status.New(name, events, c.logger)
 	defer func() {
 		if err != nil {
@@ -242,58 +237,37 @@ func (c *client) loadDestinations() (err error) {
 	return nil
 }
 
-// identify sets the key of the source, which is the identity of the credential: all fields that shape the token, and no
-// others. The policy is not part of it, so that a changed timeout costs no token call.
-func (c *client) identify() error {
-	b, err := c.identityWithoutClient(token.NewKeyBuilder())
-	if err != nil {
+// identify sets the key of the source. Credentials whose tokens are the same share a source.
+func (c *client) identify() (err error) {
+	b := token.NewKeyBuilder()
+	if err := c.identifyRequest(b, c.status.Provider); err != nil {
 		return err
 	}
 	if c.template != nil {
 		c.key = c.template.key(b, c.name)
 		return nil
 	}
-	return c.identifyClient(b)
-}
-
-// identityWithoutClient adds everything but the id and the secret.
-func (c *client) identityWithoutClient(b *token.KeyBuilder) (*token.KeyBuilder, error) {
-	configuration, err := json.Marshal(c.provider)
-	if err != nil {
-		return nil, fmt.Errorf("provider: %w", err)
-	}
-	transport, err := json.Marshal(c.Transport)
-	if err != nil {
-		return nil, fmt.Errorf("transport: %w", err)
-	}
-	return b.Field("provider", c.status.Provider).
-		Secret("provider configuration", token.NewSecret(string(configuration))).
-		Secret("transport", token.NewSecret(string(transport))).
-		Field("endpoint", c.provider.Endpoint()), nil
-}
-
-// identifyClient adds the id and the secret, and sets the key.
-func (c *client) identifyClient(b *token.KeyBuilder) error {
-	id, err := c.id.Read()
-	if err != nil {
-		return fmt.Errorf("client_id: %w", err)
-	}
-	b.Secret("client_id", id)
-	c.secret.Identity(b, "client_secret")
-	if !c.shares() { // it must not have its token from a source that shares
-		b.Field("share", "off")
-	}
-	c.key, c.identity, c.clientID = b.Key(), b.Identity(), id.Reveal()
-	return nil
+	c.identified, err = c.identifyClient(b)
+	return err
 }
 
 func (c *client) sourceConfig() token.Config {
 	return token.Config{
-		Fetcher:  &fetcher{client: c},
+		Fetcher:  &fetcher{caller: &c.caller},
 		Policy:   c.policy(),
 		Endpoint: c.status.Endpoint,
 		Observer: c.status,
 		Sharing:  c.sharing,
+	}
+}
+
+// inherit takes over what the provider learned before a reload. The source is the same only if the identity is the same, and
+// then so is the configuration of the provider.
+func (c *client) inherit() {
+	learner, ok := c.provider.(provider.Learner)
+	earlier, isOurs := c.source.Fetcher().(*fetcher)
+	if ok && isOurs && earlier.caller != &c.caller {
+		learner.Inherit(earlier.caller.provider)
 	}
 }
 

@@ -885,9 +885,9 @@ func TestOAuth2Rotation(t *testing.T) {
 			s.demand(t, oddID, oddSecret, known(step.param, step.header))
 			_, err := fetchOnce(t, c)
 			wantTokenError(t, err, token.Refused)
-			before := (&fetcher{client: c}).Prepare().Proof.Reveal()
+			before := (&fetcher{caller: &c.caller}).Prepare().Proof.Reveal()
 			writeFile(t, step.file, step.content)
-			if _, err := fetchOnce(t, c); err != nil || (&fetcher{client: c}).Prepare().Proof.Reveal() == before {
+			if _, err := fetchOnce(t, c); err != nil || (&fetcher{caller: &c.caller}).Prepare().Proof.Reveal() == before {
 				t.Errorf("%s: %v", step.content, err)
 			}
 		}

@@ -105,7 +105,7 @@ func credentialJSON(provider, id, secret string, options ...string) string {
 // fetchOnce asks the endpoint once, without the engine.
 func fetchOnce(t *testing.T, c *client) (provider.Issued, error) {
 	t.Helper()
-	return (&fetcher{client: c}).Prepare().Fetch(t.Context())
+	return (&fetcher{caller: &c.caller}).Prepare().Fetch(t.Context())
 }
 
 // wantTokenError fails the test unless err is a *TokenError of this kind. It returns it, or an empty one.
@@ -521,7 +521,7 @@ func TestPrintingShowsNoSecret(t *testing.T) {
 		"App": *app, "*App": app, "client": *c, "*client": c, "Credential": *c.Credential, "*Credential": c.Credential, "map of credentials": app.Credentials,
 		"SecretSource": source, "*SecretSource": &source,
 		"Client": provider.Client{ID: "id", Secret: token.NewSecret(secret)}, "secretReader": c.secret,
-		"a struct around": struct{ Credential *Credential }{c.Credential}, "fetcher": &fetcher{client: c}, "Config": c.sourceConfig(),
+		"a struct around": struct{ Credential *Credential }{c.Credential}, "fetcher": &fetcher{caller: &c.caller}, "Config": c.sourceConfig(),
 	}
 	for what, v := range values {
 		printed := make(map[string]string)
@@ -711,7 +711,7 @@ func TestProof(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "secret")
 	proofs := make(map[string]bool)
 	_, c, _ := provisionCredential(t, credentialJSON("optoro", "id", caddytest.SecretFile(t, "s3cr3t-canary")))
-	f := &fetcher{client: c}
+	f := &fetcher{caller: &c.caller}
 	c.secret = option.FromFile(name)
 	for _, content := range []string{"s3cr3t-canary", "s3cr3t-canary2", "", "s3cr3t-canary\ns3cr3t-canary"} {
 		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
@@ -860,7 +860,7 @@ func TestProofCoversTheTransport(t *testing.T) {
 	write(authority)
 	config := credentialJSON("optoro", "id", "secret")
 	_, c, _ := provisionCredential(t, strings.TrimSuffix(config, "}")+`,"transport":{"ca":"{file.`+name+`}"}}`)
-	f := &fetcher{client: c}
+	f := &fetcher{caller: &c.caller}
 	good := f.Prepare().Proof.Reveal()
 	write("damaged")
 	damaged := f.Prepare().Proof.Reveal()

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"net/http"
 	"slices"
@@ -18,18 +17,18 @@ import (
 
 // fetcher asks the credential's provider for tokens. It implements token.Fetcher.
 type fetcher struct {
-	client *client
+	caller *caller
 	issued atomic.Pointer[provider.Secret] // the last token; atomic, because an abandoned call may run beside the next one
 }
 
 // Prepare implements token.Fetcher. If a secret cannot be read, it returns a call that fails.
 func (f *fetcher) Prepare() token.Call {
-	s, err := f.client.readSecrets()
+	s, err := f.caller.readSecrets()
 	if err != nil {
 		return failingCall(provider.Misconfigured(err))
 	}
 	return token.Call{
-		Proof: s.proof(f.client.AllowPlaintext),
+		Proof: s.proof(f.caller.AllowPlaintext),
 		Fetch: func(ctx context.Context) (token.Issued, error) { return f.fetch(ctx, s) },
 	}
 }
@@ -45,7 +44,7 @@ func failingCall(failed *token.Error) token.Call {
 
 // fetch makes a token request with these secrets. It removes secrets and tokens from all texts of the result.
 func (f *fetcher) fetch(ctx context.Context, s secrets) (token.Issued, error) {
-	issued, err := f.client.fetch(ctx, s)
+	issued, err := f.caller.fetch(ctx, s)
 	if err == nil {
 		f.issued.Store(&issued.Token)
 	}
@@ -62,18 +61,8 @@ func (f *fetcher) fetch(ctx context.Context, s secrets) (token.Issued, error) {
 	return issued, hideEcho(err, hide)
 }
 
-// inherit takes over what the provider learned before a reload. The source is the same only if the identity is the same, and
-// then so is the configuration of the provider.
-func (c *client) inherit() {
-	learner, ok := c.provider.(provider.Learner)
-	earlier, isOurs := c.source.Fetcher().(*fetcher)
-	if ok && isOurs && earlier.client != c {
-		learner.Inherit(earlier.client.provider)
-	}
-}
-
 // fetch makes one token request. It fails if the token in the answer is a part of the request.
-func (c *client) fetch(ctx context.Context, s secrets) (token.Issued, error) {
+func (c *caller) fetch(ctx context.Context, s secrets) (token.Issued, error) {
 	http, certificate, err := c.httpClient(s)
 	if err != nil {
 		return token.Issued{}, provider.Misconfigured(err)
@@ -89,7 +78,7 @@ func (c *client) fetch(ctx context.Context, s secrets) (token.Issued, error) {
 		return token.Issued{}, &token.Error{Kind: token.Refused, Cause: token.CauseProvider, Reason: "the token request cannot be built"}
 	}
 	issued, sent, err := c.exchange(http, req)
-	if err == nil && isReflected(issued.Token, req, s) {
+	if err == nil && isReflected(issued.Token, req, s.client.Secret, s.all()) {
 		return token.Issued{}, errReflected
 	}
 	if err == nil && certificate != nil {
@@ -102,7 +91,7 @@ func (c *client) fetch(ctx context.Context, s secrets) (token.Issued, error) {
 }
 
 // exchange sends the token request and reads the answer. It returns when the request was sent.
-func (c *client) exchange(client *oauth.Client, req *http.Request) (issued token.Issued, sent time.Time, err error) {
+func (c *caller) exchange(client *oauth.Client, req *http.Request) (issued token.Issued, sent time.Time, err error) {
 	answer, err := client.Do(req)
 	if err != nil {
 		return token.Issued{}, time.Time{}, err
@@ -111,22 +100,9 @@ func (c *client) exchange(client *oauth.Client, req *http.Request) (issued token
 	return issued, answer.Sent, err
 }
 
-// withLeaf sets the Leaf of a certificate, if it is not set.
-func withLeaf(certificate *tls.Certificate) error {
-	if certificate == nil || certificate.Leaf != nil {
-		return nil
-	}
-	if len(certificate.Certificate) == 0 {
-		return errors.New("the client certificate is empty")
-	}
-	leaf, err := x509.ParseCertificate(certificate.Certificate[0])
-	certificate.Leaf = leaf
-	return err
-}
-
 // bind attaches the client certificate of the token request to the token, because the API may accept the token only with
 // this certificate (RFC 8705 section 3). The token then lives no longer than the certificate.
-func (c *client) bind(issued *token.Issued, certificate *tls.Certificate, sent time.Time) {
+func (c *caller) bind(issued *token.Issued, certificate *tls.Certificate, sent time.Time) {
 	issued.Certificate = certificate
 	lifetime := issued.Lifetime
 	if lifetime == token.UnknownLifetime {

@@ -108,7 +108,7 @@ func TestSecretsOfACallAgree(t *testing.T) {
 	_, c, _ := provisionCredential(t, credentialJSON("oauth2", "id", "secret", "token_url", endpoint.URL+"/token"))
 	r := &rotating{Provider: c.provider}
 	c.provider = r
-	call := (&fetcher{client: c}).Prepare()
+	call := (&fetcher{caller: &c.caller}).Prepare()
 	if r.reads != 3 {
 		t.Errorf("read %d times, want 3, because no two rounds agree", r.reads)
 	}
@@ -120,7 +120,7 @@ func TestSecretsOfACallAgree(t *testing.T) {
 	if r.reads != 3 || r.sent[0] != "key-number-3" || r.sent[1] != "key-number-3" {
 		t.Errorf("read %d times, sent %q", r.reads, r.sent)
 	}
-	if next := (&fetcher{client: c}).Prepare(); next.Proof.Equal(call.Proof) {
+	if next := (&fetcher{caller: &c.caller}).Prepare(); next.Proof.Equal(call.Proof) {
 		t.Error("a new secret has the proof of the old one")
 	}
 }

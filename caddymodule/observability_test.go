@@ -33,7 +33,7 @@ func observedCredential(t *testing.T) (*client, *bytes.Buffer) {
 	t.Helper()
 	logger, log := caddytest.BufferedLogger()
 	name := "observed-" + newClientID()
-	c := &client{Credential: new(Credential), name: name, status: status.New(name, nil, logger), logger: logger}
+	c := &client{caller: caller{Credential: new(Credential)}, name: name, status: status.New(name, nil, logger), logger: logger}
 	c.status.Provider, c.status.Endpoint = "optoro", "login.example.com:8443"
 	return c, log
 }

@@ -20,12 +20,13 @@ const shortestReflected = 8
 var errReflected = &token.Error{Kind: token.Unreadable, Reason: "the answer has a part of the request in the place of the token"}
 
 // isReflected reports whether a token is a part of its token request. With an echo service or a hostile server as the token
-// endpoint, the API would otherwise receive the client's secret or assertion.
-func isReflected(issued provider.Secret, req *http.Request, s secrets) bool {
-	if slices.ContainsFunc(s.all(), issued.Equal) {
+// endpoint, the API would otherwise receive the client's secret or assertion. The client has all the secrets, and clientSecret is
+// one of them.
+func isReflected(issued provider.Secret, req *http.Request, clientSecret provider.Secret, all []provider.Secret) bool {
+	if slices.ContainsFunc(all, issued.Equal) {
 		return true
 	}
-	value, secret := issued.Reveal(), s.client.Secret.Reveal()
+	value, secret := issued.Reveal(), clientSecret.Reveal()
 	if len(secret) >= shortestReflected && (strings.Contains(value, secret) || strings.Contains(value, url.QueryEscape(secret))) {
 		return true
 	}

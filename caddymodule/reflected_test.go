@@ -105,7 +105,8 @@ func TestReflectedTokenIsRefused(t *testing.T) {
 func TestSecretThatIsNotSentIsNoToken(t *testing.T) {
 	const key = "0123456789abcdef0123456789abcdef"
 	req := httptest.NewRequest(http.MethodPost, "https://as.example", nil)
-	if !isReflected(token.NewSecret(key), req, secrets{client: provider.Client{Secrets: provider.Secrets{"a": token.NewSecret("other"), "b": token.NewSecret(key)}}}) {
+	read := secrets{client: provider.Client{Secrets: provider.Secrets{"a": token.NewSecret("other"), "b": token.NewSecret(key)}}}
+	if !isReflected(token.NewSecret(key), req, read.client.Secret, read.all()) {
 		t.Error("it is accepted")
 	}
 }
@@ -123,7 +124,7 @@ func TestTokensThatAreNotReflected(t *testing.T) {
 		"an-id-1", "acme-tenant.0123456789.x", "read", "01234567890", "a-shortened-token", base64.StdEncoding.EncodeToString([]byte("an-id:other")),
 		"urn:ietf:params:oauth:token-type:access_token",
 	} {
-		if isReflected(token.NewSecret(value), req, read) {
+		if isReflected(token.NewSecret(value), req, read.client.Secret, read.all()) {
 			t.Errorf("%q is refused", value)
 		}
 	}

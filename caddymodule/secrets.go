@@ -2,14 +2,29 @@ package caddymodule
 
 import (
 	"crypto/tls"
+	"crypto/x509"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strconv"
+	"sync/atomic"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
+
+// caller makes the token requests of one client, which is that of a credential or that of a tenant.
+type caller struct {
+	*Credential
+	provider provider.Provider
+	id       option.Reader
+	secret   option.Reader // empty if the provider needs no secret
+
+	// certificate is the client certificate of the latest token request; nil if there is none.
+	certificate *atomic.Pointer[tls.Certificate]
+}
 
 // secrets are the contents of the files and variables for one token request, read once. The request, the proof, and the list of
 // what no text may show all come from this one snapshot, so that they cannot disagree while a file is replaced.
@@ -21,7 +36,7 @@ type secrets struct {
 // readSecrets reads the id, the secret, and the files and variables of the provider and the transport, as they are now. A
 // certificate and its key, or an id and its secret, can be replaced between two reads. So it reads until two rounds agree, but
 // at most three times: a file that never rests is for the token endpoint to judge.
-func (c *client) readSecrets() (secrets, error) {
+func (c *caller) readSecrets() (secrets, error) {
 	s, err := c.readSecretsOnce()
 	for range 2 {
 		again, errAgain := c.readSecretsOnce()
@@ -33,7 +48,7 @@ func (c *client) readSecrets() (secrets, error) {
 	return s, err
 }
 
-func (c *client) readSecretsOnce() (secrets, error) {
+func (c *caller) readSecretsOnce() (secrets, error) {
 	var s secrets
 	var err error
 	if s.client, err = c.readClient(); err != nil {
@@ -51,7 +66,7 @@ func (c *client) readSecretsOnce() (secrets, error) {
 }
 
 // readClient reads the id and, if the provider needs it, the secret.
-func (c *client) readClient() (provider.Client, error) {
+func (c *caller) readClient() (provider.Client, error) {
 	id, err := c.id.Read()
 	if err != nil {
 		return provider.Client{}, fmt.Errorf("client_id: %w", err)
@@ -86,7 +101,7 @@ func (s secrets) proof(plaintext bool) provider.Secret {
 }
 
 // httpClient returns the HTTP client that sends one token request, and the client certificate that it uses, if any.
-func (c *client) httpClient(s secrets) (*oauth.Client, *tls.Certificate, error) {
+func (c *caller) httpClient(s secrets) (*oauth.Client, *tls.Certificate, error) {
 	options, err := c.Transport.options(s.transport)
 	if err != nil {
 		return nil, nil, fmt.Errorf("transport: %w", err)
@@ -101,4 +116,17 @@ func (c *client) httpClient(s secrets) (*oauth.Client, *tls.Certificate, error) 
 	}
 	options.AllowPlaintext = c.AllowPlaintext
 	return oauth.NewClient(options), options.Certificate, nil
+}
+
+// withLeaf sets the Leaf of a certificate, if it is not set.
+func withLeaf(certificate *tls.Certificate) error {
+	if certificate == nil || certificate.Leaf != nil {
+		return nil
+	}
+	if len(certificate.Certificate) == 0 {
+		return errors.New("the client certificate is empty")
+	}
+	leaf, err := x509.ParseCertificate(certificate.Certificate[0])
+	certificate.Leaf = leaf
+	return err
 }

@@ -18,10 +18,9 @@ func (c *client) tenantsHaveCertificates() bool {
 	return ok && strings.Contains(c.template.provider, `"client_certificate"`)
 }
 
-// forTenant returns the client of one tenant, with a provider of its own. The caller must call end.
-func (c *client) forTenant(t *tenant) (_ *client, end func(), err error) {
-	of := *c
-	of.certificate = &t.certificate
+// forTenant returns what makes the token requests of one tenant, with a provider of its own. It must be ended by end.
+func (c *client) forTenant(t *tenant) (_ *caller, end func(), err error) {
+	of := caller{Credential: c.Credential, id: c.id, secret: c.secret, certificate: &t.certificate}
 	if of.provider, end, err = c.template.instance(c.ctx, t.name); err != nil {
 		if end != nil {
 			end()
@@ -77,7 +76,7 @@ func (t *tenant) fetch(ctx context.Context, c *client, s secrets) (token.Issued,
 		return token.Issued{}, provider.Misconfigured(err)
 	}
 	defer end()
-	f := fetcher{client: of}
+	f := fetcher{caller: of}
 	f.issued.Store(t.issued.Load())
 	issued, err := f.fetch(ctx, s)
 	if err == nil {
@@ -89,18 +88,17 @@ func (t *tenant) fetch(ctx context.Context, c *client, s secrets) (token.Issued,
 
 // identifyTenant returns the tenant's key and identity: the name of the credential, that of the tenant, and every field that
 // shapes the token.
-func (c *client) identifyTenant(t *tenant) (token.Key, token.Secret, string, error) {
+func (c *client) identifyTenant(t *tenant) (identified, error) {
 	of, end, err := c.forTenant(t)
 	if err != nil {
-		return "", token.Secret{}, "", err
+		return identified{}, err
 	}
 	defer end()
-	b, err := of.identityWithoutClient(token.NewKeyBuilder().Field("credential", c.name).Field("tenant", t.name))
-	if err != nil {
-		return "", token.Secret{}, "", err
+	b := token.NewKeyBuilder().Field("credential", c.name).Field("tenant", t.name)
+	if err := of.identifyRequest(b, c.status.Provider); err != nil {
+		return identified{}, err
 	}
-	err = of.identifyClient(b)
-	return of.key, of.identity, of.clientID, err
+	return of.identifyClient(b)
 }
 
 // noTenant is the fetcher of a credential whose tokens belong to tenants.
@@ -118,7 +116,7 @@ func (c *client) fetcher() token.Fetcher {
 	if c.template != nil {
 		return noTenant{}
 	}
-	return &fetcher{client: c}
+	return &fetcher{caller: &c.caller}
 }
 
 // ready is Ready of the source. A credential with tenants is always ready, because its tenants are not known.

@@ -82,7 +82,7 @@ func (t *tenant) sharedIn(c *client) *share.Credential {
 	if c.sharedTenants == nil { // the latest configuration shares nothing any more
 		return nil
 	}
-	_, identity, clientID, err := c.identifyTenant(t)
+	known, err := c.identifyTenant(t)
 	if err != nil {
 		return nil
 	}
@@ -92,8 +92,8 @@ func (t *tenant) sharedIn(c *client) *share.Credential {
 	return c.sharedTenants.share.replicas().Credential(share.Spec{
 		Provider:    c.status.Provider,
 		Endpoint:    c.provider.Endpoint(),
-		ClientID:    string(token.NewKeyBuilder().Field("tenant", t.name).Field("client_id", clientID).Identity().Reveal()),
-		Identity:    identity,
+		ClientID:    string(token.NewKeyBuilder().Field("tenant", t.name).Field("client_id", known.clientID).Identity().Reveal()),
+		Identity:    known.identity,
 		Certificate: func() *tls.Certificate { return t.certificate.Load() },
 
 		// The client in force logs them. That of an earlier configuration would keep everything that Caddy made for that

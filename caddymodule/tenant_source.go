@@ -44,11 +44,11 @@ const (
 // newTenant makes a tenant. If the vault remembers it from an earlier configuration, its token is still there.
 func newTenant(of *tenants, c *client, name string, basic *basicClient) *tenant {
 	t := &tenant{of: of, name: name, basic: basic}
-	key, _, _, err := c.identifyTenant(t)
+	known, err := c.identifyTenant(t)
 	if err == nil { // otherwise the token call reports what is wrong
-		t.key = key
+		t.key = known.key
 		if v, err := tenantVault(); err == nil {
-			t.source, _ = v.Find(key)
+			t.source, _ = v.Find(known.key)
 		}
 	}
 	if t.source == nil {

@@ -467,26 +467,26 @@ func TestTenantKeys(t *testing.T) {
 		c := provisionTenantCredential(t, `{"provider": {"name": "elastic_path", "store": `+quote(store)+`}, "client_id": "c-{tenant}",
 			"client_secret": "{env.TOKEN_PROXY_TEST_SECRET}", "api_hosts": ["127.0.0.1"], "tenant": {"name": "{http.request.header.X-Tenant}"}}`)
 		c.name = credential
-		key, identity, _, err := c.identifyTenant(&tenant{of: c.tenants(), name: tenantName})
+		known, err := c.identifyTenant(&tenant{of: c.tenants(), name: tenantName})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if other, ok := keys[key]; ok {
+		if other, ok := keys[known.key]; ok {
 			t.Errorf("%s has the key of %s", what, other)
 		}
-		keys[key] = what
-		if other, ok := keys[token.Key(identity.Reveal())]; ok {
+		keys[known.key] = what
+		if other, ok := keys[token.Key(known.identity.Reveal())]; ok {
 			t.Errorf("%s has the identity of %s", what, other)
 		}
-		keys[token.Key(identity.Reveal())] = what
+		keys[token.Key(known.identity.Reveal())] = what
 	}
 	alike := provisionTenants(t, tenantFolder(t, 2), "", nil) // two tenants that differ in nothing but their names
 	if err := os.CopyFS(filepath.Join(folderOf(alike), "twin"), os.DirFS(filepath.Join(folderOf(alike), numberedTenant(0)))); err != nil {
 		t.Fatal(err)
 	}
-	one, _, _, err := alike.identifyTenant(&tenant{of: alike.tenants(), name: numberedTenant(0)})
-	other, _, _, err2 := alike.identifyTenant(&tenant{of: alike.tenants(), name: "twin"})
-	if err != nil || err2 != nil || one == other {
+	one, err := alike.identifyTenant(&tenant{of: alike.tenants(), name: numberedTenant(0)})
+	other, err2 := alike.identifyTenant(&tenant{of: alike.tenants(), name: "twin"})
+	if err != nil || err2 != nil || one.key == other.key {
 		t.Errorf("tenants with the same files have the same key: %v, %v", err, err2)
 	}
 	add("a", "b.c", "x{tenant}")

@@ -175,7 +175,7 @@ type configured struct{}
 func TestRemovedTenantsLetGo(t *testing.T) {
 	t.Setenv("TOKEN_PROXY_TEST_SECRET", "a secret")
 	ts := new(tenants)
-	c := &client{Credential: &Credential{Tenant: &Tenant{NewRate: 1, Max: 1}}, tenancy: ts,
+	c := &client{caller: caller{Credential: &Credential{Tenant: &Tenant{NewRate: 1, Max: 1}}}, tenancy: ts,
 		ctx: caddy.Context{Context: context.WithValue(t.Context(), configured{}, true)}}
 	ts.calls = c.anotherReplica().calls
 	ts.use(c)
