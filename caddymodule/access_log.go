@@ -22,10 +22,12 @@ type account struct {
 }
 
 // serve gets a lease for a request. It counts the request and measures its wait.
-func (c *client) serve(r *http.Request) (token.Lease, account, error) { return c.serveFor(r, nil) }
+func (c *client) serve(r *http.Request) (token.Lease, account, error) {
+	return c.serveFor(r, requestTenant{})
+}
 
-// serveFor is serve for a request of the tenant, which is nil for a credential without tenants.
-func (c *client) serveFor(r *http.Request, of *tenant) (token.Lease, account, error) {
+// serveFor is serve for a request of the tenant, which is none for a credential without tenants.
+func (c *client) serveFor(r *http.Request, of requestTenant) (token.Lease, account, error) {
 	began := time.Now()
 	lease, err := c.acquireFrom(r.Context(), of.sourceOr(c.source))
 	a := account{credential: c.name, tenant: of.nameOrNone(), served: servedAs(lease, err)}

@@ -201,7 +201,7 @@ func serveRefresh(w http.ResponseWriter, r *http.Request, c *client) error {
 	if err := allow(w, r, http.MethodPost); err != nil {
 		return err
 	}
-	if c.tenancy != nil {
+	if c.tenants != nil {
 		return adminError(http.StatusBadRequest, fmt.Sprintf("credential %q has tenants, each with a token of its own; refresh the token of one tenant", c.name))
 	}
 	if err := c.source.Refresh(r.Context()); err != nil {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/tenants"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
@@ -31,7 +32,7 @@ type tenantPage struct {
 
 // serveTenants serves the path below credentials/<name>/tenants.
 func serveTenants(w http.ResponseWriter, r *http.Request, c *client, path string) error {
-	if c.tenancy == nil {
+	if c.tenants == nil {
 		return adminError(http.StatusNotFound, fmt.Sprintf("credential %q has no tenants", c.name))
 	}
 	if path == "" {
@@ -58,11 +59,11 @@ func serveTenants(w http.ResponseWriter, r *http.Request, c *client, path string
 const tenantNameRule = "the name of a tenant has 1 to 64 of the characters a-z, 0-9, '-', '_' and '.', begins and ends with a letter or a digit, and has no two dots in a row"
 
 // findTenant returns the tenant that has a place under this name.
-func (c *client) findTenant(name string) (*tenant, error) {
-	if !validTenantName(name) {
+func (c *client) findTenant(name string) (*tenants.Tenant, error) {
+	if !tenants.ValidName(name) {
 		return nil, adminError(http.StatusBadRequest, "the name in the path is not valid; "+tenantNameRule)
 	}
-	t, ok := c.tenants().find(name)
+	t, ok := c.tenants.Find(name)
 	if !ok {
 		return nil, adminError(http.StatusNotFound, fmt.Sprintf("credential %q has no tenant %q in this process; a tenant is here from its first request on, unless it has made room for another", c.name, name))
 	}
@@ -78,8 +79,8 @@ func serveTenantList(w http.ResponseWriter, r *http.Request, c *client) error {
 		return err
 	}
 	page := tenantPage{Now: time.Now(), Tenants: []status.TenantReport{}} // an empty list, not null
-	for _, t := range c.tenants().after(after, math.MaxInt) {
-		s := t.source.Status()
+	for _, t := range c.tenants.After(after, math.MaxInt) {
+		s := t.Source.Status()
 		if state != "" && s.State != state {
 			continue
 		}
@@ -87,7 +88,7 @@ func serveTenantList(w http.ResponseWriter, r *http.Request, c *client) error {
 			page.Next = page.Tenants[limit-1].Name
 			break
 		}
-		page.Tenants = append(page.Tenants, c.status.ReportTenant(t.name, s, page.Now))
+		page.Tenants = append(page.Tenants, c.status.ReportTenant(t.Name, s, page.Now))
 	}
 	return writeJSON(w, http.StatusOK, page)
 }
@@ -96,7 +97,7 @@ func serveTenantList(w http.ResponseWriter, r *http.Request, c *client) error {
 func tenantPageOf(r *http.Request) (after string, limit int, state token.State, err error) {
 	query := r.URL.Query()
 	after, state, limit = query.Get("after"), token.State(query.Get("state")), defaultTenantPage
-	if after != "" && !validTenantName(after) {
+	if after != "" && !tenants.ValidName(after) {
 		return "", 0, "", adminError(http.StatusBadRequest, "the parameter after is not valid; "+tenantNameRule)
 	}
 	if state != "" && !slices.Contains(status.States, state) {
@@ -110,20 +111,20 @@ func tenantPageOf(r *http.Request) (after string, limit int, state token.State, 
 	return after, limit, state, nil
 }
 
-func serveTenant(w http.ResponseWriter, r *http.Request, c *client, t *tenant) error {
+func serveTenant(w http.ResponseWriter, r *http.Request, c *client, t *tenants.Tenant) error {
 	if err := allow(w, r, http.MethodGet, http.MethodHead); err != nil {
 		return err
 	}
 	return writeTenant(w, c, t)
 }
 
-func serveTenantRefresh(w http.ResponseWriter, r *http.Request, c *client, t *tenant) error {
+func serveTenantRefresh(w http.ResponseWriter, r *http.Request, c *client, t *tenants.Tenant) error {
 	if err := allow(w, r, http.MethodPost); err != nil {
 		return err
 	}
-	err := t.failed(t.current().source.Refresh(r.Context()))
-	if errors.Is(err, errTenantUnknown) {
-		return adminError(http.StatusNotFound, fmt.Sprintf("tenant %q of credential %q has no files any more, so the proxy denies its requests", t.name, c.name))
+	err := t.Failed(t.Current().Source.Refresh(r.Context()))
+	if errors.Is(err, tenants.ErrUnknown) {
+		return adminError(http.StatusNotFound, fmt.Sprintf("tenant %q of credential %q has no files any more, so the proxy denies its requests", t.Name, c.name))
 	}
 	if err != nil {
 		return refreshFailure(c, err)
@@ -131,7 +132,7 @@ func serveTenantRefresh(w http.ResponseWriter, r *http.Request, c *client, t *te
 	return writeTenant(w, c, t)
 }
 
-func serveTenantPurge(w http.ResponseWriter, r *http.Request, c *client, t *tenant) error {
+func serveTenantPurge(w http.ResponseWriter, r *http.Request, c *client, t *tenants.Tenant) error {
 	if err := allow(w, r, http.MethodPost); err != nil {
 		return err
 	}
@@ -142,8 +143,8 @@ func serveTenantPurge(w http.ResponseWriter, r *http.Request, c *client, t *tena
 	if fleet && !c.isShared() {
 		return adminError(http.StatusBadRequest, fmt.Sprintf("credential %q is not shared with other replicas; purge the tenant without fleet", c.name))
 	}
-	done := t.purge(r.Context(), fleet)
-	answer := steeredTenant{TenantReport: c.status.ReportTenant(t.name, t.source.Status(), time.Now())}
+	done := t.Purge(r.Context(), fleet)
+	answer := steeredTenant{TenantReport: c.status.ReportTenant(t.Name, t.Source.Status(), time.Now())}
 	if c.isShared() {
 		inStore := purgedOne(done, fleet)
 		answer.Purge = &inStore
@@ -157,6 +158,6 @@ type steeredTenant struct {
 	Purge *storePurge `json:"purge,omitempty"` // only after a purge of a shared tenant
 }
 
-func writeTenant(w http.ResponseWriter, c *client, t *tenant) error {
-	return writeJSON(w, http.StatusOK, c.status.ReportTenant(t.name, t.source.Status(), time.Now()))
+func writeTenant(w http.ResponseWriter, c *client, t *tenants.Tenant) error {
+	return writeJSON(w, http.StatusOK, c.status.ReportTenant(t.Name, t.Source.Status(), time.Now()))
 }

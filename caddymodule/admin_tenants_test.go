@@ -13,6 +13,7 @@ import (
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/tenants"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
@@ -47,12 +48,11 @@ func (o *operatedTenants) admin(t *testing.T, method, path string, header ...str
 	if strings.Contains(a.body, "secret-of-") {
 		t.Errorf("%s %s shows a secret: %s", method, path, a.body)
 	}
-	runningApp().clients["shops"].tenants().all.Range(func(_, of any) bool {
-		if s := of.(*tenant).source.Status(); s.State != token.StateNone && strings.Contains(a.body, s.Token.Reveal()) {
+	for of := range runningApp().clients["shops"].tenants.All {
+		if s := of.Source.Status(); s.State != token.StateNone && strings.Contains(a.body, s.Token.Reveal()) {
 			t.Errorf("%s %s shows a token: %s", method, path, a.body)
 		}
-		return true
-	})
+	}
 	return a
 }
 
@@ -177,7 +177,7 @@ func TestAdminTenant(t *testing.T) {
 				}
 			}
 		}
-		if n := runningApp().clients["shops"].tenants().count(); n != 2 || o.calls() != 4 {
+		if n := runningApp().clients["shops"].tenants.Count(); n != 2 || o.calls() != 4 {
 			t.Errorf("%d tenants and %d calls", n, o.calls())
 		}
 	})
@@ -250,11 +250,12 @@ func TestAdminTenantFailures(t *testing.T) {
 func TestAdminTenantPages(t *testing.T) {
 	const many = 2345
 	c := provisionTenants(t, tenantFolder(t, 0), "", nil)
-	ts := c.tenants()
+	ts := c.tenants
 	for i := range many {
-		ts.all.Store(numberedTenant(i), &tenant{of: ts, name: numberedTenant(i), source: token.NewSource(token.Config{Fetcher: noTenant{}})})
+		if _, err := ts.Place(numberedTenant(i)); err != nil {
+			t.Fatal(err)
+		}
 	}
-	t.Cleanup(ts.all.Clear)
 	page := func(query string) (p contractTenantPage) {
 		t.Helper()
 		w := httptest.NewRecorder()
@@ -326,7 +327,7 @@ func TestOperatorsSeeNoBasicCredentials(t *testing.T) {
 	o := &operatedTenants{startOperated(t, config, nil), p, "http://" + addr}
 	p.wantTenant(p.askAs(o.site, "a", "secret-of-a"), "a")
 	p.wantDenied(p.askAs(o.site, "a", "secret-of-nobody"), 403, "tenant-not-allowed")
-	digest := basicName(strings.TrimPrefix(basicAuthorization(p.prefix+"a", "secret-of-a"), "Basic "))
+	digest := tenants.BasicName(strings.TrimPrefix(basicAuthorization(p.prefix+"a", "secret-of-a"), "Basic "))
 	if _, names := o.page(t, ""); names != digest {
 		t.Errorf("got %q, want the digest", names)
 	}

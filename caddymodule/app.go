@@ -73,7 +73,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 			delete(a.clients, name)
 			return fmt.Errorf("credential %q: %w", name, err)
 		}
-		if err := a.clients[name].acquireTenants(); err != nil {
+		if err := a.clients[name].acquireTenants(ctx); err != nil {
 			return fmt.Errorf("credential %q: %w", name, err)
 		}
 	}

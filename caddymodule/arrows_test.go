@@ -28,6 +28,7 @@ var arrows = map[string][]string{
 	"caddymodule/internal/option":      {"caddymodule/internal/token"},
 	"caddymodule/internal/status":      {"caddymodule/internal/token"},
 	"caddymodule/internal/share":       {"caddymodule/internal/token"},
+	"caddymodule/internal/tenants":     {"caddymodule/provider", "caddymodule/internal/option", "caddymodule/internal/share", "caddymodule/internal/status", "caddymodule/internal/token"},
 	"caddymodule/internal/devserver":   {"caddymodule/internal/token"},
 	"caddymodule/internal/token":       {},
 	"caddymodule/internal/trust":       {},

@@ -17,6 +17,7 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/tenants"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
@@ -33,23 +34,11 @@ type client struct {
 	shared   *sharedToken
 	status   *status.Credential
 	logger   *zap.Logger
-	template *tenantTemplate // nil without tenants
-	tenancy  tenancy         // in the place of a source that fetches tokens; nil without tenants
-	ctx      caddy.Context   // for the providers of tenants
+	template *tenants.Template // nil without tenants
+	tenants  *tenants.Set      // in the place of a source that fetches tokens; nil without tenants
 
-	sharedTenants *sharedTenants // nil: each replica has tokens of tenants of its own
-}
-
-// tenancy is what a credential with tenants does with them.
-type tenancy interface {
-	// start is as that of client.
-	start(*client) (end func())
-
-	// release releases what was acquired for the client with this key.
-	release(token.Key) error
-
-	// purge is as that of client.
-	purge(ctx context.Context, fleet bool) *storePurge
+	tenantConfig  *tenants.Config
+	sharedTenants *tenants.Sharing // nil: each replica has tokens of tenants of its own
 }
 
 // newClient makes a client, which is complete unless it has tenants. It checks everything that can be checked without a network. The caller must call
@@ -86,7 +75,6 @@ func newClient(ctx caddy.Context, name string, config *Credential, join func(*cl
 		return nil, err
 	}
 	if c.template != nil {
-		c.ctx = provider.Quiet(ctx)
 		return c, nil
 	}
 	if c.source, err = acquireSource(c.key, c.sourceConfig()); err != nil {
@@ -99,8 +87,8 @@ func newClient(ctx caddy.Context, name string, config *Credential, join func(*cl
 // start puts the credential into force. The function that it returns takes the credential out of force.
 func (c *client) start() (end func()) {
 	c.status.Begin(c.key, c.source)
-	if c.tenancy != nil {
-		return c.tenancy.start(c)
+	if c.tenants != nil {
+		return c.tenants.Start(c.tenantConfig)
 	}
 	return c.source.Start(c.sourceConfig())
 }
@@ -108,8 +96,9 @@ func (c *client) start() (end func()) {
 // release releases what newClient has acquired.
 func (c *client) release() error {
 	c.status.Release()
-	if c.tenancy != nil {
-		return c.tenancy.release(c.key)
+	if c.tenants != nil {
+		c.tenantConfig = nil // it has the context, which would keep everything that Caddy made for the configuration in memory
+		return tenants.Release(c.key)
 	}
 	return releaseSource(c.key)
 }
@@ -147,7 +136,7 @@ func (c *client) loadProvider(ctx caddy.Context) error {
 // providerModule returns the provider or, for a credential with tenants, one that stands for those of all tenants.
 func (c *client) providerModule(ctx caddy.Context) (any, error) {
 	if c.template != nil {
-		return c.template.sampleProvider(ctx)
+		return c.template.SampleProvider(ctx)
 	}
 	return ctx.LoadModule(c.Credential, "ProviderRaw")
 }
@@ -185,7 +174,7 @@ func (c *client) loadClient() error {
 		return errors.New("client_id is missing")
 	}
 	var err error
-	if c.id, err = option.NewReader(c.template.sample(c.ClientID)); err == nil && !usesTenant(c.ClientID) {
+	if c.id, err = option.NewReader(c.template.Sample(c.ClientID)); err == nil && !usesTenant(c.ClientID) {
 		_, err = c.id.Read()
 	}
 	if err != nil {
@@ -244,7 +233,7 @@ func (c *client) identify() (err error) {
 		return err
 	}
 	if c.template != nil {
-		c.key = c.template.key(b, c.name)
+		c.key = c.template.Key(b, c.name)
 		return nil
 	}
 	c.identified, err = c.identifyClient(b)

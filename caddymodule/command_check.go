@@ -17,6 +17,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/tenants"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
@@ -175,7 +176,7 @@ func loadApp(cmd *cobra.Command) (*App, func(), error) {
 
 // namesToCheck returns the named credentials or, without names, those that the command is about.
 func (a *App) namesToCheck(names []string, tenant string) ([]string, error) {
-	if tenant != "" && !validTenantName(tenant) {
+	if tenant != "" && !tenants.ValidName(tenant) {
 		return nil, errors.New("--tenant: " + tenantNameRule)
 	}
 	for _, name := range names {
@@ -183,11 +184,11 @@ func (a *App) namesToCheck(names []string, tenant string) ([]string, error) {
 		switch {
 		case err != nil:
 			return nil, err
-		case tenant != "" && c.tenancy == nil:
+		case tenant != "" && c.tenants == nil:
 			return nil, fmt.Errorf("credential %q has no tenants: remove --tenant", name)
 		case c.Tenant.basic():
 			return nil, fmt.Errorf("credential %q: %s", name, noteBasic)
-		case tenant == "" && c.tenancy != nil:
+		case tenant == "" && c.tenants != nil:
 			return nil, fmt.Errorf("the tokens of credential %q belong to its tenants: name one of them with --tenant", name)
 		}
 	}
@@ -195,7 +196,7 @@ func (a *App) namesToCheck(names []string, tenant string) ([]string, error) {
 		return names, nil
 	}
 	for _, name := range slices.Sorted(maps.Keys(a.clients)) {
-		if c := a.clients[name]; tenant == "" || c.tenancy != nil && !c.Tenant.basic() {
+		if c := a.clients[name]; tenant == "" || c.tenants != nil && !c.Tenant.basic() {
 			names = append(names, name)
 		}
 	}
@@ -210,7 +211,7 @@ const noteBasic = "no token was fetched, because requests bring their clients wi
 
 // checkFor makes one token call, for the tenant if there is one. Without it, a credential with tenants makes no call.
 func (c *client) checkFor(ctx context.Context, name string) checked {
-	if c.tenancy == nil {
+	if c.tenants == nil {
 		return c.check(ctx, c.fetcher())
 	}
 	if name == "" {
@@ -220,7 +221,7 @@ func (c *client) checkFor(ctx context.Context, name string) checked {
 		}
 		return checked{Name: c.name, OK: true, skipped: true, Note: note}
 	}
-	result := c.check(ctx, &tenant{of: c.tenants(), name: name})
+	result := c.check(ctx, c.tenants.Unplaced(name))
 	result.Tenant = name
 	return result
 }

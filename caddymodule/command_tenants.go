@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/tenants"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
@@ -116,7 +117,7 @@ func steerTenant(cmd *cobra.Command, credentials []string, tenant, action string
 // askTenant sends a request about the tenant of each credential to the admin API.
 func askTenant(cmd *cobra.Command, method string, credentials []string, tenant, action string) ([]steeredTenant, error) {
 	answers := []steeredTenant{} // an empty list, not null
-	if !validTenantName(tenant) {
+	if !tenants.ValidName(tenant) {
 		return answers, fmt.Errorf("tenant %q: %s", tenant, tenantNameRule)
 	}
 	var failures []error

@@ -67,9 +67,11 @@ func TestListTenantsCommand(t *testing.T) {
 // The command gets all pages, however many there are.
 func TestListManyTenantsCommand(t *testing.T) {
 	o, run := tenantsAtWork(t)
-	ts := runningApp().clients["shops"].tenants()
+	ts := runningApp().clients["shops"].tenants
 	for i := range 2 * mostTenantPage {
-		ts.all.Store(numberedTenant(i), &tenant{of: ts, name: numberedTenant(i), source: token.NewSource(token.Config{Fetcher: noTenant{}})})
+		if _, err := ts.Place(numberedTenant(i)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	out, err := run(listCommand(), "--tenant")
 	if err != nil {
@@ -107,7 +109,7 @@ func TestSteerTenantCommands(t *testing.T) {
 	if decodeStrictly(t, out, &reports); len(reports) != 1 || reports[0].Name != "a" || reports[0].State != "none" {
 		t.Errorf("it says %s", out)
 	}
-	if of, _ := runningApp().clients["shops"].tenants().find("b"); of.source.Status().State != token.StateFresh {
+	if of, _ := runningApp().clients["shops"].tenants.Find("b"); of.Source.Status().State != token.StateFresh {
 		t.Error("another tenant has lost its token")
 	}
 	out, err = run(purgeCommand(), "shops", "--tenant", "c", "--json")
@@ -119,7 +121,7 @@ func TestSteerTenantCommands(t *testing.T) {
 			t.Errorf("%q: %s", args, out)
 		}
 	}
-	if of, _ := runningApp().clients["shops"].tenants().find("b"); of.source.Status().State != token.StateFresh || o.calls() != 4 {
+	if of, _ := runningApp().clients["shops"].tenants.Find("b"); of.Source.Status().State != token.StateFresh || o.calls() != 4 {
 		t.Errorf("one of them had an effect, or there was a call: %d", o.calls())
 	}
 }

@@ -142,11 +142,11 @@ func TestKubernetesTenants(t *testing.T) {
 			}
 			forget := func(store string) {
 				t.Helper()
-				tenant, ok := runningApp().clients["stores"].tenants().find(store)
+				tenant, ok := runningApp().clients["stores"].tenants.Find(store)
 				if !ok {
 					t.Fatalf("%s has no place", store)
 				}
-				tenant.source.Purge()
+				tenant.Source.Purge()
 			}
 			want("berlin")
 			want("milan")

@@ -18,11 +18,11 @@ import (
 type proxied struct {
 	context.Context
 	lease    token.Lease
-	tenant   *tenant // nil for a credential without tenants
-	keeps    bool    // the request keeps the application's own credentials and has no lease
-	returns  bool    // the request may have been here before
-	trusted  bool    // the request comes from one of trusted_proxies
-	sent     bool    // the first attempt has begun
+	tenant   requestTenant
+	keeps    bool // the request keeps the application's own credentials and has no lease
+	returns  bool // the request may have been here before
+	trusted  bool // the request comes from one of trusted_proxies
+	sent     bool // the first attempt has begun
 	replayed bool
 	denial   *problem    // the injector's reason to deny the request
 	received http.Header // with forwarded off: the application's

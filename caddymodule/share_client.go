@@ -9,6 +9,7 @@ import (
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/share"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/tenants"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
@@ -30,7 +31,7 @@ func (s *Share) join(c *client) error {
 
 // joinTenants is join for a credential with tenants.
 func (s *Share) joinTenants(c *client) error {
-	c.status.Sharing = func() status.Sharing { return c.sharedTenants.status() }
+	c.status.Sharing = func() status.Sharing { return s.statusOfTenants(c.sharedTenants) }
 	if !c.shares() {
 		return nil
 	}
@@ -41,7 +42,7 @@ func (s *Share) joinTenants(c *client) error {
 	if !s.expires() {
 		return errors.New("tenant: the store of shared tokens keeps what it has for ever, and with tenants that would grow without end; use `store redis`, or set `share off` for this credential")
 	}
-	c.sharedTenants = &sharedTenants{share: s}
+	c.sharedTenants = tenants.NewSharing(s.replicas())
 	return nil
 }
 
@@ -52,6 +53,20 @@ func (s *Share) statusOf(shared *sharedToken) status.Sharing {
 	}
 	known := shared.status()
 	known.Store = s.status()
+	return known
+}
+
+// statusOfTenants is statusOf for a credential with tenants.
+func (s *Share) statusOfTenants(shared *tenants.Sharing) status.Sharing {
+	if shared == nil {
+		return status.Sharing{}
+	}
+	total, unopened, at := shared.Stats()
+	known := sharingOf(total)
+	known.Store = s.status()
+	if time.Since(at) < unopenedTime {
+		known.Unopened = unopened
+	}
 	return known
 }
 

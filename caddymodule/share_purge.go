@@ -3,6 +3,8 @@ package caddymodule
 import (
 	"context"
 	"fmt"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/tenants"
 )
 
 // storePurge is what a purge has done in the store.
@@ -27,17 +29,19 @@ var (
 		"The other replicas are not told to forget their token, because the store does not work. Purge again when the store works."}
 )
 
-// purgedTenants returns the result for the tenants of a credential. lost is the number of those that the store has failed for.
-func purgedTenants(all, lost int, fleet bool) *storePurge {
+// purgedTenants returns the result for the tenants of a credential, which is nil if they are not shared.
+func purgedTenants(done tenants.Purged, fleet bool) *storePurge {
 	switch {
-	case lost > 0:
-		return &storePurge{"failed", fmt.Sprintf("The store does not work, so the tokens of %d of %d tenants are purged in this process only. Purge again when the store works.", lost, all)}
+	case !done.Shared:
+		return nil
+	case done.Lost > 0:
+		return &storePurge{"failed", fmt.Sprintf("The store does not work, so the tokens of %d of %d tenants are purged in this process only. Purge again when the store works.", done.Lost, done.All)}
 	case fleet:
 		return &storePurge{"marked", fmt.Sprintf("The records of %d tenants in the store tell all replicas to forget their tokens. Each replica does so when it looks into the store next. "+
-			"This does not cover tenants that have no place in this replica.", all)}
+			"This does not cover tenants that have no place in this replica.", done.All)}
 	default:
 		return &storePurge{"deleted", fmt.Sprintf("The records of %d tenants in the store are deleted. Other replicas keep their tokens until they need the next ones. "+
-			"This does not cover tenants that have no place in this replica.", all)}
+			"This does not cover tenants that have no place in this replica.", done.All)}
 	}
 }
 
@@ -66,8 +70,8 @@ func purgedOne(done, fleet bool) storePurge {
 // purge forgets the token, here and in the store. The result is nil if the credential is not shared. The store comes first:
 // otherwise, a request could get the same token from there.
 func (c *client) purge(ctx context.Context, fleet bool) (inStore *storePurge) {
-	if c.tenancy != nil {
-		return c.tenancy.purge(ctx, fleet)
+	if c.tenants != nil {
+		return purgedTenants(c.tenants.Purge(ctx, fleet), fleet)
 	}
 	if c.shared != nil {
 		result := c.shared.purge(ctx, fleet)

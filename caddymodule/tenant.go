@@ -9,6 +9,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"golang.org/x/net/http/httpguts"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/tenants"
 )
 
 // Tenant makes a credential stand for many clients, the tenants. Each request names its tenant, and each tenant has a token
@@ -104,6 +106,9 @@ func (t *Tenant) provisionName() error {
 	return nil
 }
 
+// basic reports whether the credentials of a request are the client.
+func (t *Tenant) basic() bool { return t != nil && t.Name == tenants.Basic }
+
 // burst returns how many calls NewRate allows at once.
 func (t *Tenant) burst() int { return 2 * t.NewRate }
 
@@ -113,7 +118,7 @@ func (t *Tenant) nameOf(r *http.Request) (string, bool) {
 	if t.host {
 		name = strings.ToLower(name)
 	}
-	return name, validTenantName(name)
+	return name, tenants.ValidName(name)
 }
 
 func (t *Tenant) valueIn(r *http.Request) string {
@@ -151,21 +156,15 @@ func (t *Tenant) deleteFrom(fields http.Header) {
 	}
 }
 
-// maxTenantName is the length of the longest name of a tenant.
-const maxTenantName = 64
-
-// validTenantName reports whether a text is the name of a tenant. A name is safe in paths, URLs and logs.
-func validTenantName(name string) bool {
-	if name == "" || len(name) > maxTenantName || !alphanumeric(name[0]) || !alphanumeric(name[len(name)-1]) {
-		return false
+// basicIn returns the encoded credentials of the scheme Basic that a request has in its only Authorization, or "".
+func (t *Tenant) basicIn(r *http.Request) string {
+	values := r.Header["Authorization"]
+	if !t.basic() || len(values) != 1 {
+		return ""
 	}
-	for i := range len(name) {
-		c := name[i]
-		if !alphanumeric(c) && c != '-' && c != '_' && (c != '.' || name[i-1] == '.') {
-			return false
-		}
+	scheme, encoded, _ := strings.Cut(values[0], " ")
+	if !strings.EqualFold(scheme, "Basic") {
+		return ""
 	}
-	return true
+	return strings.TrimLeft(encoded, " ") // RFC 9110 section 11.4 permits several
 }
-
-func alphanumeric(c byte) bool { return 'a' <= c && c <= 'z' || '0' <= c && c <= '9' }

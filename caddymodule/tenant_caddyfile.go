@@ -9,6 +9,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/tenants"
 )
 
 // unmarshalTenant sets up the option tenant of a credential from Caddyfile tokens.
@@ -76,7 +77,7 @@ func tenantLinesOf(d *caddyfile.Dispenser) (lines tenantLines) {
 			depth++
 		case at.Val() == "}":
 			depth--
-		case strings.Contains(at.Val(), placeholderTenant):
+		case strings.Contains(at.Val(), tenants.Placeholder):
 			lines = append(lines, tenantLine{option, at})
 		}
 		if depth <= 0 {
@@ -89,14 +90,14 @@ func tenantLinesOf(d *caddyfile.Dispenser) (lines tenantLines) {
 // check returns an error for {tenant} where it is not possible, with the line of the option.
 func (l tenantLines) check(d *caddyfile.Dispenser, c *Credential) error {
 	err := c.checkTenant()
-	mistake, ok := errors.AsType[*tenantError](err)
+	mistake, ok := errors.AsType[*tenants.Mistake](err)
 	if !ok {
 		if err != nil {
 			return d.WrapErr(err)
 		}
 		return nil
 	}
-	parts := strings.Split(mistake.option, ".") // such as transport.server_name, or header.format for the option header
+	parts := strings.Split(mistake.Option, ".") // such as transport.server_name, or header.format for the option header
 	for _, name := range slices.Backward(parts) {
 		name = strings.TrimSuffix(name, "s") // params and headers
 		if i := slices.IndexFunc(l, func(line tenantLine) bool { return strings.TrimSuffix(line.option, "s") == name }); i >= 0 {

@@ -2,40 +2,81 @@ package caddymodule
 
 import (
 	"context"
-	"strings"
+
+	"github.com/caddyserver/caddy/v2"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/tenants"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
-// tenantsHaveCertificates reports whether the tokens of tenants may be bound to TLS client certificates.
-func (c *client) tenantsHaveCertificates() bool {
+// acquireTenants finds the tenants that an earlier configuration of the credential has, or makes room for them.
+func (c *client) acquireTenants(ctx caddy.Context) (err error) {
 	if c.template == nil {
-		return false
+		return nil
 	}
-	_, ok := c.provider.(provider.CertificateHolder)
-	return ok && strings.Contains(c.template.provider, `"client_certificate"`)
+	c.source = token.NewSource(token.Config{Fetcher: noTenant{}})
+	c.tenantConfig = &tenants.Config{
+		Credential: c.name,
+		Basic:      c.Tenant.basic(),
+		Max:        c.Tenant.Max,
+		NewRate:    c.Tenant.NewRate,
+		Burst:      c.Tenant.burst(),
+		Policy:     c.policy(),
+		Status:     c.status,
+		Template:   c.template,
+		Provider:   c.provider,
+		Sharing:    c.sharedTenants,
+		Caller:     tenantCaller{c, provider.Quiet(ctx)},
+		Unopened:   c.warnUnopened,
+		Skewed:     c.warnSkewed,
+	}
+	ts, err := tenants.Acquire(c.key, c.tenantConfig)
+	if err != nil {
+		return err
+	}
+	c.tenants = ts
+	c.status.Tenants = func() (count, most int) { return ts.Count(), c.Tenant.Max }
+	c.status.TenantSources = ts.Statuses
+	return nil
 }
 
-// forTenant returns what makes the token requests of one tenant, with a provider of its own. It must be ended by end.
-func (c *client) forTenant(t *tenant) (_ *caller, end func(), err error) {
-	of := caller{Credential: c.Credential, id: c.id, secret: c.secret, certificate: &t.certificate}
-	if of.provider, end, err = c.template.instance(c.ctx, t.name); err != nil {
+// tenantsHaveCertificates reports whether the tokens of tenants may be bound to TLS client certificates.
+func (c *client) tenantsHaveCertificates() bool { return c.template.HasCertificates(c.provider) }
+
+// tenantCaller makes the token calls of a credential's tenants. It implements tenants.Caller.
+type tenantCaller struct {
+	client *client
+	ctx    caddy.Context // for the providers of tenants
+}
+
+// endedContext is for the providers that requests of a configuration still need after Caddy has ended it. On a reload, Caddy
+// does not wait for the requests that are under way.
+var endedContext = provider.Quiet(caddy.Context{Context: context.Background()})
+
+// Ended implements tenants.Caller.
+func (c tenantCaller) Ended() tenants.Caller { return tenantCaller{c.client, endedContext} }
+
+// callerOf returns what makes the token requests of one tenant, with a provider of its own. It must be ended by end.
+func (c tenantCaller) callerOf(t *tenants.Tenant) (_ *caller, end func(), err error) {
+	template, all := c.client.template, &c.client.caller
+	of := caller{Credential: all.Credential, id: all.id, secret: all.secret, certificate: &t.Certificate}
+	if of.provider, end, err = template.Instance(c.ctx, t.Name); err != nil {
 		if end != nil {
 			end()
 		}
 		return nil, nil, err
 	}
 	if learner, ok := of.provider.(provider.Learner); ok {
-		learner.Inherit(c.provider)
+		learner.Inherit(all.provider)
 	}
-	if t.basic != nil {
-		of.id, of.secret = option.Literal(t.basic.id), option.Literal(t.basic.secret)
+	if id, secret, basic := t.Client(); basic {
+		of.id, of.secret = option.Literal(id), option.Literal(secret)
 		return &of, end, nil
 	}
-	if of.id, err = option.NewReader(c.template.in(c.template.clientID, t.name)); err == nil && c.provider.NeedsSecret() && c.secret == (option.Reader{}) {
-		of.secret, err = option.NewReader(c.template.in(c.template.clientSecret, t.name))
+	if of.id, err = option.NewReader(template.ClientID(t.Name)); err == nil && all.provider.NeedsSecret() && all.secret == (option.Reader{}) {
+		of.secret, err = option.NewReader(template.ClientSecret(t.Name))
 	}
 	if err != nil {
 		end()
@@ -44,25 +85,24 @@ func (c *client) forTenant(t *tenant) (_ *caller, end func(), err error) {
 	return &of, end, nil
 }
 
-// Prepare implements token.Fetcher. The tenant has a provider only while this runs and while a token is fetched.
-func (t *tenant) Prepare() token.Call {
-	c := t.of.client()
-	s, err := t.readSecrets(c)
+// Prepare implements tenants.Caller. The tenant has a provider only while this runs and while a token is fetched.
+func (c tenantCaller) Prepare(t *tenants.Tenant) token.Call {
+	s, err := c.readSecrets(t)
 	if err != nil {
 		failed := provider.Misconfigured(err)
-		if option.IsMissing(err) && t.basic == nil {
+		if _, _, basic := t.Client(); option.IsMissing(err) && !basic {
 			failed.Cause = token.CauseTenant
 		}
 		return failingCall(failed)
 	}
 	return token.Call{
-		Proof: s.proof(c.AllowPlaintext),
-		Fetch: func(ctx context.Context) (token.Issued, error) { return t.fetch(ctx, c, s) },
+		Proof: s.proof(c.client.AllowPlaintext),
+		Fetch: func(ctx context.Context) (token.Issued, error) { return c.fetch(ctx, t, s) },
 	}
 }
 
-func (t *tenant) readSecrets(c *client) (secrets, error) {
-	of, end, err := c.forTenant(t)
+func (c tenantCaller) readSecrets(t *tenants.Tenant) (secrets, error) {
+	of, end, err := c.callerOf(t)
 	if err != nil {
 		return secrets{}, err
 	}
@@ -70,35 +110,50 @@ func (t *tenant) readSecrets(c *client) (secrets, error) {
 	return of.readSecrets()
 }
 
-func (t *tenant) fetch(ctx context.Context, c *client, s secrets) (token.Issued, error) {
-	of, end, err := c.forTenant(t)
+func (c tenantCaller) fetch(ctx context.Context, t *tenants.Tenant, s secrets) (token.Issued, error) {
+	of, end, err := c.callerOf(t)
 	if err != nil {
 		return token.Issued{}, provider.Misconfigured(err)
 	}
 	defer end()
 	f := fetcher{caller: of}
-	f.issued.Store(t.issued.Load())
+	f.issued.Store(t.Issued.Load())
 	issued, err := f.fetch(ctx, s)
 	if err == nil {
 		last := issued.Token // alone, because the tenant stays small
-		t.issued.Store(&last)
+		t.Issued.Store(&last)
 	}
 	return issued, err
 }
 
-// identifyTenant returns the tenant's key and identity: the name of the credential, that of the tenant, and every field that
+// Identify implements tenants.Caller. The identity has the name of the credential, that of the tenant, and every field that
 // shapes the token.
-func (c *client) identifyTenant(t *tenant) (identified, error) {
-	of, end, err := c.forTenant(t)
+func (c tenantCaller) Identify(t *tenants.Tenant) (token.Key, token.Secret, string, error) {
+	of, end, err := c.callerOf(t)
 	if err != nil {
-		return identified{}, err
+		return "", token.Secret{}, "", err
 	}
 	defer end()
-	b := token.NewKeyBuilder().Field("credential", c.name).Field("tenant", t.name)
-	if err := of.identifyRequest(b, c.status.Provider); err != nil {
-		return identified{}, err
+	b := token.NewKeyBuilder().Field("credential", c.client.name).Field("tenant", t.Name)
+	if err := of.identifyRequest(b, c.client.status.Provider); err != nil {
+		return "", token.Secret{}, "", err
 	}
-	return of.identifyClient(b)
+	known, err := of.identifyClient(b)
+	return known.key, known.identity, known.clientID, err
+}
+
+// ReadCertificate implements tenants.Caller.
+func (c tenantCaller) ReadCertificate(t *tenants.Tenant) {
+	of, end, err := c.callerOf(t)
+	if err != nil {
+		return
+	}
+	defer end()
+	if s, err := of.readSecrets(); err == nil {
+		if _, certificate, err := of.httpClient(s); err == nil {
+			t.Certificate.Store(certificate)
+		}
+	}
 }
 
 // noTenant is the fetcher of a credential whose tokens belong to tenants.

@@ -1,22 +1,19 @@
 package caddymodule
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 
-	"github.com/caddyserver/caddy/v2"
-
-	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
-	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
-	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/tenants"
 )
 
-func usesTenant(text string) bool { return strings.Contains(text, placeholderTenant) }
+func usesTenant(text string) bool { return strings.Contains(text, tenants.Placeholder) }
 
 // checkTenant checks the option tenant as far as that is possible without the modules of the other options.
 func (c *Credential) checkTenant() error {
-	if _, err := newTenantTemplate(c); err != nil {
+	if _, err := c.tenantTemplate(); err != nil {
 		return err
 	}
 	switch {
@@ -36,49 +33,21 @@ func (c *Credential) checkTenant() error {
 }
 
 // loadTenant checks the option tenant. It returns the template, which makes the credential one with tenants, or nil.
-func (c *Credential) loadTenant() (*tenantTemplate, error) {
+func (c *Credential) loadTenant() (*tenants.Template, error) {
 	if err := c.checkTenant(); err != nil || c.Tenant == nil {
 		return nil, err
 	}
 	if err := c.Tenant.provision(); err != nil {
 		return nil, fmt.Errorf("tenant: %w", err)
 	}
-	return newTenantTemplate(c)
+	return c.tenantTemplate()
 }
 
-// sample returns a value of the configuration as it is for the sample tenant, without the boundaries of files. Without a
-// template, it returns the value.
-func (t *tenantTemplate) sample(text string) string {
-	if t == nil {
-		return text
+// tenantTemplate returns what the tenants have in common, or nil for a credential without tenants.
+func (c *Credential) tenantTemplate() (*tenants.Template, error) {
+	raw, err := json.Marshal(c)
+	if err != nil {
+		return nil, err
 	}
-	return t.in(text, sampleTenant)
-}
-
-// sampleProvider makes a provider that stands for those of all tenants. It checks the configuration as far as that is possible
-// without the files of a tenant.
-func (t *tenantTemplate) sampleProvider(ctx caddy.Context) (any, error) {
-	var samples []provider.Provider
-	for _, name := range []string{sampleTenant, otherSampleTenant} {
-		p, end, err := t.instance(ctx, name)
-		if end != nil {
-			defer end()
-		}
-		if err != nil && !option.IsMissing(err) {
-			return nil, err
-		}
-		samples = append(samples, p)
-		ctx = provider.Quiet(ctx) // so that no warning comes twice
-	}
-	return samples[0], checkEndpoints(samples[0], samples[1])
-}
-
-// key returns the key of the tenants of a credential as a whole. It has the template as it was written as well, because a
-// literal could be the sample's name.
-func (t *tenantTemplate) key(b *token.KeyBuilder, credential string) token.Key {
-	return b.Field("credential", credential).
-		Secret("template", token.NewSecret(t.provider)).
-		Secret("client_id template", token.NewSecret(t.clientID)).
-		Secret("client_secret template", token.NewSecret(t.clientSecret)).
-		Key()
+	return tenants.NewTemplate(raw, providerNamespace)
 }

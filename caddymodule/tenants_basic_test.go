@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/tenants"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
@@ -66,7 +67,7 @@ func TestBasicTenants(t *testing.T) {
 	if n := p.calls(); n != 4 {
 		t.Errorf("%d token calls, want one more for each wrong secret", n)
 	}
-	if n := runningApp().clients["api"].tenants().count(); n != 2 {
+	if n := runningApp().clients["api"].tenants.Count(); n != 2 {
 		t.Errorf("%d clients have a place, want those with a token", n)
 	}
 	endpoint := p.clients[p.prefix+"a"]
@@ -78,11 +79,11 @@ func TestBasicTenants(t *testing.T) {
 	if n := p.calls(); n != 5 {
 		t.Errorf("%d token calls, want one more for the new secret", n)
 	}
-	old, ok := runningApp().clients["api"].tenants().find(basicName(strings.TrimPrefix(basicAuthorization(p.prefix+"a", "secret-of-a"), "Basic ")))
+	old, ok := runningApp().clients["api"].tenants.Find(tenants.BasicName(strings.TrimPrefix(basicAuthorization(p.prefix+"a", "secret-of-a"), "Basic ")))
 	if !ok {
 		t.Fatal("the client has lost its place")
 	}
-	old.source.Purge()
+	old.Source.Purge()
 	p.wantDenied(p.askAs(base, "a", "secret-of-a"), 403, "tenant-not-allowed")
 	p.wantTenant(p.askAs(base, "a", "changed-secret"), "a")
 	for _, r := range p.api.received() {
@@ -115,7 +116,7 @@ func TestBasicTenantIsRequired(t *testing.T) {
 		"control":         {encode("a:b\nc")},
 		"NUL":             {encode("a\x00:b")},
 		"not UTF-8":       {encode("a:b\xff")},
-		"long":            {encode("a:" + strings.Repeat("b", maxBasic))},
+		"long":            {encode("a:" + strings.Repeat("b", tenants.MaxBasic))},
 	} {
 		a := p.askWith(base, values...)
 		p.wantDenied(a, 401, "client-credentials-missing")
@@ -219,13 +220,14 @@ const basicJSON = `{"provider": {"name": "elastic_path"}, "api_hosts": ["127.0.0
 // newBasicClients provisions a credential for clients of requests, whose tokens come from fetch by id and secret.
 func newBasicClients(t testing.TB, options string, fetch func(id, secret string) (provider.Issued, error)) *client {
 	t.Helper()
-	if _, err := tenantVault(); err != nil { // its goroutines live as long as the process
+	if _, err := tenants.Vault(); err != nil { // its goroutines live as long as the process
 		t.Fatal(err)
 	}
 	c := provisionTenantCredential(t, fmt.Sprintf(basicJSON, options))
-	c.tenants().fetcherOf = func(of *tenant) token.Fetcher {
-		return tenantFetch{of, func(string) (provider.Issued, error) { return fetch(of.basic.id.Reveal(), of.basic.secret.Reveal()) }}
-	}
+	c.fetchTenants(func(of *tenants.Tenant) (provider.Issued, error) {
+		id, secret, _ := of.Client()
+		return fetch(id.Reveal(), secret.Reveal())
+	})
 	t.Cleanup(c.start())
 	return c
 }
@@ -271,14 +273,14 @@ func TestBasicAttempts(t *testing.T) {
 			_, err := c.leaseAs("a", fmt.Sprint("wrong", i))
 			if denialOf(err) == "limited" {
 				limited++
-				if at := err.(*tenantDenial).retryAt; !at.After(time.Now()) || time.Until(at) > attemptTime {
+				if at := err.(*tenants.Denial).RetryAt; !at.After(time.Now()) || time.Until(at) > tenants.AttemptTime {
 					t.Errorf("to be tried again in %s", time.Until(at))
 				}
 			} else if err == nil {
 				t.Fatal("a wrong secret has a token")
 			}
 		}
-		if n := e.all() - 1; n != basicAttempts || limited != 100-basicAttempts {
+		if n := e.all() - 1; n != tenants.BasicAttempts || limited != 100-tenants.BasicAttempts {
 			t.Errorf("%d wrong secrets were tried, and %d denied", n, limited)
 		}
 		if _, err := c.leaseAs("a", "right"); err != nil {
@@ -287,47 +289,14 @@ func TestBasicAttempts(t *testing.T) {
 		if _, err := c.leaseAs("b", "right"); err != nil {
 			t.Errorf("another client: %v", err)
 		}
-		advanceTenants(attemptTime)
+		advanceTenants(tenants.AttemptTime)
 		if _, err := c.leaseAs("a", "wrong50"); denialOf(err) == "limited" || err == nil {
 			t.Errorf("after a minute: %v", err)
 		}
-		if n := e.all() - 2; n != basicAttempts+1 {
+		if n := e.all() - 2; n != tenants.BasicAttempts+1 {
 			t.Errorf("%d wrong secrets were tried", n)
 		}
 	})
-}
-
-// A secret that brings a token uses up no attempt, and neither does one that the limits kept from being tried.
-func TestBasicAttemptsAreForgiven(t *testing.T) {
-	inBasicBubble(t, `,"new_rate": 1`, func(c *client, e basicEndpoint) {
-		for range 2 { // the burst
-			if _, err := c.leaseAs("a", "right"); err != nil {
-				t.Fatal(err)
-			}
-			c.tenants().purge(t.Context(), false)
-			c.tenants().remove(firstTenant(c))
-		}
-		for range 3 * basicAttempts {
-			if _, err := c.leaseAs("a", "right"); denialOf(err) != "limited" || time.Until(err.(*tenantDenial).retryAt) > time.Second {
-				t.Fatalf("got %v, want a limit of new_rate", err)
-			}
-		}
-		if n := c.tenants().count(); n != 0 {
-			t.Errorf("%d clients without a token have a place", n)
-		}
-		advanceTenants(time.Second)
-		if _, err := c.leaseAs("a", "right"); err != nil {
-			t.Error(err)
-		}
-		if n := len(c.tenants().attempts.of); n != 0 {
-			t.Errorf("%d clients have attempts", n)
-		}
-	})
-}
-
-func firstTenant(c *client) (first *tenant) {
-	c.tenants().all.Range(func(_, of any) bool { first = of.(*tenant); return false })
-	return first
 }
 
 // A refused pair is not tried again for 30 s.
@@ -338,12 +307,12 @@ func TestRefusedBasicClientIsRemembered(t *testing.T) {
 				t.Fatal("a wrong secret has a token")
 			}
 		}
-		advanceTenants(refusedMemory - time.Millisecond)
+		advanceTenants(tenants.RefusedMemory - time.Millisecond)
 		if _, err := c.leaseAs("a", "wrong"); denialOf(err) != "unknown" {
 			t.Errorf("got %v", err)
 		}
 		if e.all() != 1 {
-			t.Errorf("%d calls within %s, want one", e.all(), refusedMemory)
+			t.Errorf("%d calls within %s, want one", e.all(), tenants.RefusedMemory)
 		}
 		advanceTenants(time.Millisecond)
 		if _, err := c.leaseAs("a", "wrong"); err == nil || e.all() != 2 {
@@ -374,39 +343,8 @@ func TestBasicFlood(t *testing.T) {
 		if limit := 1 + 2*rate + int(rate*time.Since(began).Seconds()); e.all() > limit {
 			t.Errorf("%d calls, want %d at most", e.all(), limit)
 		}
-		if n := c.tenants().count(); n != 1 {
+		if n := c.tenants.Count(); n != 1 {
 			t.Errorf("%d clients have a place, want the one with a token", n)
-		}
-	})
-}
-
-// The name by which operators see a client shows nothing of it, and pairs that look alike have different names.
-func TestBasicName(t *testing.T) {
-	seen := make(map[string]string)
-	for _, pair := range []string{"a:bc", "ab:c", "a:b", "a:b:c", "A:bc"} {
-		encoded := base64.StdEncoding.EncodeToString([]byte(pair))
-		name := basicName(encoded)
-		if name != basicName(encoded) || !validTenantName(name) || len(name) != 32 {
-			t.Errorf("the name of %s is %s", pair, name)
-		}
-		if other, ok := seen[name]; ok {
-			t.Errorf("%s and %s have one name", pair, other)
-		}
-		seen[name] = pair
-	}
-	b, ok := parseBasic(base64.StdEncoding.EncodeToString([]byte("a b:c:d é")))
-	if !ok || b.id.Reveal() != "a b" || b.secret.Reveal() != "c:d é" {
-		t.Errorf("got %v, %t", b, ok)
-	}
-}
-
-func FuzzParseBasic(f *testing.F) {
-	for _, pair := range []string{"a:b", ":", "a", "a:b:c", "{env.HOME}:x", "\xff:\xff"} {
-		f.Add(base64.StdEncoding.EncodeToString([]byte(pair)))
-	}
-	f.Fuzz(func(t *testing.T, encoded string) {
-		if b, ok := parseBasic(encoded); ok && base64.StdEncoding.EncodeToString([]byte(b.id.Reveal()+":"+b.secret.Reveal())) != encoded {
-			t.Errorf("%q was read as something else", encoded)
 		}
 	})
 }

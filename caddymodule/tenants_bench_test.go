@@ -15,7 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"golang.org/x/time/rate"
 
-	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/tenants"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
@@ -34,8 +34,7 @@ func newCrowd(t testing.TB, n int, config string) *client {
 	end := c.start()
 	t.Cleanup(func() {
 		end()
-		c.tenants().all.Range(func(_, of any) bool { of.(*tenant).source.Rest(); return true })
-		c.tenants().all.Clear() // the vault would be full for other tests
+		removeTenants(c) // the vault would be full for other tests
 	})
 	fill(t, c, 0, n)
 	return c
@@ -43,20 +42,18 @@ func newCrowd(t testing.TB, n int, config string) *client {
 
 func fill(t testing.TB, c *client, from, to int) {
 	t.Helper()
-	c.tenants().fetcherOf = func(of *tenant) token.Fetcher {
-		return tenantFetch{of, func(name string) (provider.Issued, error) {
-			issued := provider.NewSecret(name + strings.Repeat("x", 900-len(name)))
-			of.issued.Store(&issued)
-			return provider.Issued{Token: issued, Lifetime: time.Hour}, nil
-		}}
-	}
-	c.tenants().calls.SetLimit(rate.Inf)
+	c.fetchTenants(func(of *tenants.Tenant) (provider.Issued, error) {
+		issued := provider.NewSecret(of.Name + strings.Repeat("x", 900-len(of.Name)))
+		of.Issued.Store(&issued)
+		return provider.Issued{Token: issued, Lifetime: time.Hour}, nil
+	})
+	c.tenants.Calls.SetLimit(rate.Inf)
 	for i := from; i < to; i++ {
-		of, err := c.tenants().add(newTenant(c.tenants(), c, numberedTenant(i), nil))
+		of, err := c.tenants.Place(numberedTenant(i))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := of.current().source.Acquire(t.Context()); err != nil {
+		if _, err := of.Current().Source.Acquire(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -89,25 +86,24 @@ func TestReloadWithManyTenants(t *testing.T) {
 	const count = 10_000
 	config := crowdConfig(t, "")
 	c := newCrowd(t, count, config)
-	calls := countCalls(c)
+	calls := new(atomic.Int64)
 	reloaded := reloadTenants(t, config, 999_999)
-	if reloaded.tenants() != c.tenants() || reloaded.tenants().count() != count {
-		t.Fatalf("%d tenants are there after the reload", reloaded.tenants().count())
+	countCalls(reloaded, calls)
+	if reloaded.tenants != c.tenants || reloaded.tenants.Count() != count {
+		t.Fatalf("%d tenants are there after the reload", reloaded.tenants.Count())
 	}
-	latest := reloaded.tenants().generation.Load()
-	c.tenants().all.Range(func(name, of any) bool {
-		if of.(*tenant).generation.Load() == latest {
-			t.Errorf("the reload has touched tenant %s", name)
+	for of := range c.tenants.All {
+		if of.UpToDate() {
+			t.Fatalf("the reload has touched tenant %s", of.Name)
 		}
-		return !t.Failed()
-	})
+	}
 	for _, i := range []int{0, 1, count / 2, count - 1} {
 		lease, err := reloaded.leaseFor(numberedTenant(i))
 		if err != nil || !strings.HasPrefix(lease.Value().Reveal(), numberedTenant(i)+"x") {
 			t.Errorf("tenant %d: %v", i, err)
 		}
-		of, _ := reloaded.tenants().find(numberedTenant(i))
-		if of.generation.Load() != latest {
+		of, _ := reloaded.tenants.Find(numberedTenant(i))
+		if !of.UpToDate() {
 			t.Errorf("tenant %d has not taken up the configuration", i)
 		}
 	}
@@ -117,15 +113,11 @@ func TestReloadWithManyTenants(t *testing.T) {
 }
 
 // countCalls counts the token calls of tenants from here on, all of which fail.
-func countCalls(c *client) *atomic.Int64 {
-	calls := new(atomic.Int64)
-	c.tenants().fetcherOf = func(of *tenant) token.Fetcher {
-		return tenantFetch{of, func(string) (provider.Issued, error) {
-			calls.Add(1)
-			return provider.Issued{}, &token.Error{Kind: token.Unavailable}
-		}}
-	}
-	return calls
+func countCalls(c *client, calls *atomic.Int64) {
+	c.fetchTenants(func(*tenants.Tenant) (provider.Issued, error) {
+		calls.Add(1)
+		return provider.Issued{}, &token.Error{Kind: token.Unavailable}
+	})
 }
 
 // reloadTenants loads the configuration of a crowd with another max.
@@ -144,11 +136,11 @@ func BenchmarkTenantReload(b *testing.B) {
 	const count = 100_000
 	config := crowdConfig(b, "")
 	c := newCrowd(b, count, config)
-	calls := countCalls(c)
+	calls := new(atomic.Int64)
 	n := 0
 	for b.Loop() {
 		n++
-		reloadTenants(b, config, 999_999-n)
+		countCalls(reloadTenants(b, config, 999_999-n), calls)
 	}
 	b.StopTimer()
 	for i := range count {
@@ -177,13 +169,13 @@ func BenchmarkTenantMemory(b *testing.B) {
 
 // BenchmarkUnknownTenants measures requests with random names of tenants that do not exist.
 func BenchmarkUnknownTenants(b *testing.B) {
-	c := newCrowd(b, 1000, crowdConfig(b, ""))
-	c.template.files = []string{option.Beneath(b.TempDir(), "{tenant}/client_id")} // so that there are look-ups
-	calls := countCalls(c)
+	c := newCrowd(b, 1000, filesConfig(b, tenantFolder(b, 1000), `,"max": 1000000`)) // so that there are look-ups
+	calls := new(atomic.Int64)
+	countCalls(c, calls)
 	before, n := heapInUse(), 0
 	for b.Loop() {
 		n++
-		if _, err := c.tenants().get(fmt.Sprintf("nobody-%d", n)); err == nil {
+		if _, err := c.tenants.Get(fmt.Sprintf("nobody-%d", n)); err == nil {
 			b.Fatal("a tenant without files is there")
 		}
 	}
@@ -256,8 +248,7 @@ func BenchmarkTenantHandler(b *testing.B) {
 
 // BenchmarkTenantFlood is a request of a known tenant, alone and among 100,000 random names a second.
 func BenchmarkTenantFlood(b *testing.B) {
-	c := newCrowd(b, 1000, crowdConfig(b, ""))
-	c.template.files = []string{option.Beneath(b.TempDir(), "{tenant}/client_id")} // so that there are look-ups
+	c := newCrowd(b, 1000, filesConfig(b, tenantFolder(b, 1000), `,"max": 1000000`)) // so that there are look-ups
 	for _, flood := range []bool{false, true} {
 		b.Run(fmt.Sprintf("flood=%t", flood), func(b *testing.B) {
 			ctx, cancel := context.WithCancel(b.Context())
@@ -269,7 +260,7 @@ func BenchmarkTenantFlood(b *testing.B) {
 					if n%1000 == 0 {
 						time.Sleep(10 * time.Millisecond)
 					}
-					_, _ = c.tenants().get(fmt.Sprintf("nobody-%d", n))
+					_, _ = c.tenants.Get(fmt.Sprintf("nobody-%d", n))
 				}
 			}()
 			r := httptest.NewRequest(http.MethodGet, "/", nil)
@@ -281,7 +272,7 @@ func BenchmarkTenantFlood(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				if _, err := of.source.Acquire(ctx); err != nil {
+				if _, err := of.Source.Acquire(ctx); err != nil {
 					b.Fatal(err)
 				}
 				took = append(took, time.Since(began))

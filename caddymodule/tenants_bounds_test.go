@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/tenants"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
@@ -88,17 +89,17 @@ func (c *client) leaseFor(name string) (token.Lease, error) {
 
 // denialOf returns why a tenant was denied, in the word of the metric, or "".
 func denialOf(err error) string {
-	if d, ok := errors.AsType[*tenantDenial](err); ok {
-		return d.why.String()
+	if d, ok := errors.AsType[*tenants.Denial](err); ok {
+		return d.Why.String()
 	}
 	return ""
 }
 
 // inTenantBubble runs f on a virtual clock, with a credential whose tenants have files and tokens.
-func inTenantBubble(t *testing.T, tenants int, options string, f func(t *testing.T, c *client, e *tenantCalls)) {
+func inTenantBubble(t *testing.T, n int, options string, f func(t *testing.T, c *client, e *tenantCalls)) {
 	t.Helper()
-	folder := tenantFolder(t, tenants)
-	if _, err := tenantVault(); err != nil { // its goroutines live as long as the process
+	folder := tenantFolder(t, n)
+	if _, err := tenants.Vault(); err != nil { // its goroutines live as long as the process
 		t.Fatal(err)
 	}
 	e := newTenantCalls()
@@ -111,51 +112,22 @@ func inBubbleOf(t *testing.T, c *client, f func(t *testing.T)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		defer func() { // also if the test fails, or a timer of the bubble would be touched outside
-			c.tenants().all.Range(func(_, of any) bool {
-				of.(*tenant).source.Rest()
-				return true
-			})
-			c.tenants().all.Clear()
+			removeTenants(c)
 			advanceTenants(time.Minute) // until each flight has ended
 		}()
 		f(t)
 	})
 }
 
+func removeTenants(c *client) {
+	for of := range c.tenants.All {
+		c.tenants.Remove(of)
+	}
+}
+
 func advanceTenants(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
-}
-
-// A flood of random names costs no token call and little memory, and 200 look-ups a second at most. It does not touch a
-// tenant that has a token.
-func TestTenantFlood(t *testing.T) {
-	inTenantBubble(t, 1, "", func(t *testing.T, c *client, e *tenantCalls) {
-		known := numberedTenant(0)
-		if _, err := c.leaseFor(known); err != nil {
-			t.Fatal(err)
-		}
-		reasons := make(map[string]int)
-		for i := range 100_000 {
-			_, err := c.leaseFor(fmt.Sprintf("nobody-%d", i))
-			reasons[denialOf(err)]++
-			if i%1000 == 0 {
-				time.Sleep(10 * time.Millisecond)
-				if _, err := c.leaseFor(known); err != nil {
-					t.Fatalf("the known tenant: %v", err)
-				}
-			}
-		}
-		if looked := reasons["unknown"]; looked > lookupRate+lookupRate || looked < lookupRate || looked+reasons["limited"] != 100_000 {
-			t.Errorf("got %v, want at most %d look-ups", reasons, 2*lookupRate)
-		}
-		if e.all() != 1 || c.tenants().count() != 1 {
-			t.Errorf("%d token calls, and %d tenants have a place; want those of the known one", e.all(), c.tenants().count())
-		}
-		if n := len(c.tenants().unknown.until); n > 2*lookupRate {
-			t.Errorf("%d unknown tenants are remembered", n)
-		}
-	})
 }
 
 // An unknown tenant is not looked up again for a while, and then it is.
@@ -169,7 +141,7 @@ func TestUnknownTenantIsRemembered(t *testing.T) {
 		if err := os.CopyFS(filepath.Join(folderOf(c), "later"), os.DirFS(filepath.Join(folderOf(c), numberedTenant(0)))); err != nil {
 			t.Fatal(err)
 		}
-		advanceTenants(unknownMemory - time.Second)
+		advanceTenants(tenants.UnknownMemory - time.Second)
 		if _, err := c.leaseFor("later"); denialOf(err) != "unknown" {
 			t.Errorf("got %v before the time", err)
 		}
@@ -178,22 +150,6 @@ func TestUnknownTenantIsRemembered(t *testing.T) {
 			t.Errorf("after the time: %v", err)
 		}
 	})
-}
-
-// The memory of unknown tenants has a limit, and forgets them in time.
-func TestUnknownTenantsAreBounded(t *testing.T) {
-	var u unknownTenants
-	now := time.Now()
-	for i := range mostUnknown + 100 {
-		u.add(fmt.Sprint(i), unknownMemory, now)
-	}
-	if len(u.until) != mostUnknown || len(u.oldest) != mostUnknown || !u.has("0", now) || u.has(fmt.Sprint(mostUnknown), now) {
-		t.Errorf("%d are remembered", len(u.until))
-	}
-	u.add("new", unknownMemory, now.Add(unknownMemory))
-	if len(u.until) != 1 || len(u.oldest) != 1 || !u.has("new", now.Add(unknownMemory)) {
-		t.Errorf("%d are remembered after the time, want the new one", len(u.until))
-	}
 }
 
 // More tenants than have room do not cost calls without end. The tenants with a place keep it.
@@ -244,9 +200,9 @@ func TestUnusedTenantsMakeRoom(t *testing.T) {
 		}
 		want(next, "")
 		want(last, "full")
-		want(unused, "full")                               // which has lost its place
-		if c.tenants().count() != 2 || e.of(unused) != 2 { // the first token, and the one that was not used
-			t.Errorf("%d tenants have a place; the unused one called %d times", c.tenants().count(), e.of(unused))
+		want(unused, "full")                             // which has lost its place
+		if c.tenants.Count() != 2 || e.of(unused) != 2 { // the first token, and the one that was not used
+			t.Errorf("%d tenants have a place; the unused one called %d times", c.tenants.Count(), e.of(unused))
 		}
 		if n := c.status.CountTenantsEvicted(); n != 1 {
 			t.Errorf("%d evictions, want one", n)
@@ -260,10 +216,10 @@ func TestNewTenantsAreLimited(t *testing.T) {
 		denied := 0
 		for i := range 30 {
 			_, err := c.leaseFor(numberedTenant(i))
-			if d, ok := errors.AsType[*tenantDenial](err); ok {
+			if d, ok := errors.AsType[*tenants.Denial](err); ok {
 				denied++
 				p := c.problemOf(err)
-				if d.why != status.TenantLimited || p.status != http.StatusServiceUnavailable || !d.retryAt.After(time.Now()) || p.header().Get("Retry-After") == "" {
+				if d.Why != status.TenantLimited || p.status != http.StatusServiceUnavailable || !d.RetryAt.After(time.Now()) || p.header().Get("Retry-After") == "" {
 					t.Errorf("got %+v", p)
 				}
 			}
@@ -289,7 +245,7 @@ func TestNewTenantsAreLimited(t *testing.T) {
 		for range 600 {
 			_, _ = c.leaseFor(numberedTenant(0))
 			advanceTenants(1100 * time.Millisecond)
-			c.tenants().purge(t.Context(), false) // so that no refresh in the background hides it
+			c.tenants.Purge(t.Context(), false) // so that no refresh in the background hides it
 		}
 		if n := e.of(numberedTenant(0)); n > 2*(3+660/10) { // each new token is refreshed once
 			t.Errorf("%d calls in 11 minutes, want one new token each 10 s", n)
@@ -304,7 +260,7 @@ func TestDeniedTenantsCostNothing(t *testing.T) {
 	began := time.Now()
 	var group sync.WaitGroup
 	for i := range 1000 {
-		of := &tenant{of: c.tenants(), name: numberedTenant(i)}
+		of := c.tenants.Unplaced(numberedTenant(i))
 		group.Go(func() {
 			for range 100 {
 				if of.Admit() == nil {
@@ -317,7 +273,7 @@ func TestDeniedTenantsCostNothing(t *testing.T) {
 	if n, most := admitted.Load(), int64(3+time.Since(began).Seconds()); n < 2 || n > most {
 		t.Errorf("%d calls, want those of two seconds, and at most %d", n, most)
 	}
-	if left := c.tenants().calls.Tokens(); left < -1 {
+	if left := c.tenants.Calls.Tokens(); left < -1 {
 		t.Errorf("the limiter has %.0f calls left: no new tenant is served for this many seconds", left)
 	}
 }
@@ -340,8 +296,8 @@ func TestNewTenantHerd(t *testing.T) {
 		close(start)
 		group.Wait()
 	}
-	if e.all() != 20 || c.tenants().count() != 20 || c.tenants().lookups.Tokens() < lookupRate-25 {
-		t.Errorf("%d calls, %d places, and %.0f look-ups left; want one of each for each tenant", e.all(), c.tenants().count(), c.tenants().lookups.Tokens())
+	if e.all() != 20 || c.tenants.Count() != 20 || c.tenants.Lookups.Tokens() < tenants.LookupRate-25 {
+		t.Errorf("%d calls, %d places, and %.0f look-ups left; want one of each for each tenant", e.all(), c.tenants.Count(), c.tenants.Lookups.Tokens())
 	}
 }
 
@@ -379,7 +335,7 @@ func TestTenantsExpireTogether(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		c.tenants().calls.SetLimit(0) // from here on, no tenant without a token gets one
+		c.tenants.Calls.SetLimit(0) // from here on, no tenant without a token gets one
 		for range 59 {
 			advanceTenants(time.Minute)
 			for i := range n {
@@ -409,54 +365,6 @@ func TestTenantsExpireTogether(t *testing.T) {
 	})
 }
 
-// A walk through the tenants ends and shows none twice, while tenants come and go.
-func TestTenantPages(t *testing.T) {
-	ts := new(tenants)
-	add := func(i int) {
-		ts.all.Store(numberedTenant(i), &tenant{of: ts, name: numberedTenant(i), source: token.NewSource(token.Config{Fetcher: noTenant{}})})
-		ts.places.Add(1)
-	}
-	for i := range 1000 {
-		add(i)
-	}
-	stop := make(chan struct{})
-	var group sync.WaitGroup
-	group.Go(func() {
-		for i := 1000; ; i++ {
-			select {
-			case <-stop:
-				return
-			default:
-				add(i)
-				if of, ok := ts.find(numberedTenant(i - 500)); ok && i > 1600 {
-					ts.remove(of)
-				}
-			}
-		}
-	})
-	seen := make(map[string]bool)
-	pages := 0
-	for after := ""; ; pages++ {
-		page := ts.after(after, 100)
-		if len(page) == 0 || after > "shop-4" { // those that come meanwhile have no end
-			break
-		}
-		for _, of := range page {
-			if seen[of.name] || of.name <= after {
-				t.Fatalf("%s comes twice, or after %s", of.name, after)
-			}
-			seen[of.name], after = true, of.name
-		}
-	}
-	close(stop)
-	group.Wait()
-	for i := range 300 {
-		if !seen[numberedTenant(i)] && numberedTenant(i) <= "shop-4" {
-			t.Errorf("%s was always there, and no page had it", numberedTenant(i))
-		}
-	}
-}
-
 // Each field of a tenant is in its key for itself: names and values that give the same text together are different.
 func TestTenantKeys(t *testing.T) {
 	keys := make(map[token.Key]string)
@@ -467,26 +375,26 @@ func TestTenantKeys(t *testing.T) {
 		c := provisionTenantCredential(t, `{"provider": {"name": "elastic_path", "store": `+quote(store)+`}, "client_id": "c-{tenant}",
 			"client_secret": "{env.TOKEN_PROXY_TEST_SECRET}", "api_hosts": ["127.0.0.1"], "tenant": {"name": "{http.request.header.X-Tenant}"}}`)
 		c.name = credential
-		known, err := c.identifyTenant(&tenant{of: c.tenants(), name: tenantName})
+		key, identity, _, err := c.tenantConfig.Caller.Identify(c.tenants.Unplaced(tenantName))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if other, ok := keys[known.key]; ok {
+		if other, ok := keys[key]; ok {
 			t.Errorf("%s has the key of %s", what, other)
 		}
-		keys[known.key] = what
-		if other, ok := keys[token.Key(known.identity.Reveal())]; ok {
+		keys[key] = what
+		if other, ok := keys[token.Key(identity.Reveal())]; ok {
 			t.Errorf("%s has the identity of %s", what, other)
 		}
-		keys[token.Key(known.identity.Reveal())] = what
+		keys[token.Key(identity.Reveal())] = what
 	}
 	alike := provisionTenants(t, tenantFolder(t, 2), "", nil) // two tenants that differ in nothing but their names
 	if err := os.CopyFS(filepath.Join(folderOf(alike), "twin"), os.DirFS(filepath.Join(folderOf(alike), numberedTenant(0)))); err != nil {
 		t.Fatal(err)
 	}
-	one, err := alike.identifyTenant(&tenant{of: alike.tenants(), name: numberedTenant(0)})
-	other, err2 := alike.identifyTenant(&tenant{of: alike.tenants(), name: "twin"})
-	if err != nil || err2 != nil || one.key == other.key {
+	one, _, _, err := alike.tenantConfig.Caller.Identify(alike.tenants.Unplaced(numberedTenant(0)))
+	other, _, _, err2 := alike.tenantConfig.Caller.Identify(alike.tenants.Unplaced("twin"))
+	if err != nil || err2 != nil || one == other {
 		t.Errorf("tenants with the same files have the same key: %v, %v", err, err2)
 	}
 	add("a", "b.c", "x{tenant}")
@@ -502,6 +410,6 @@ func TestTenantKeys(t *testing.T) {
 
 // folderOf returns the folder of the tenants.
 func folderOf(c *client) string {
-	folder, _, _ := strings.Cut(c.template.files[0], "\x00")
+	folder, _, _ := strings.Cut(strings.TrimPrefix(c.ClientID, "{file."), "/{tenant}")
 	return folder
 }

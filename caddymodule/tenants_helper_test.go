@@ -16,6 +16,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/tenants"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
@@ -177,14 +178,18 @@ func (p *tenantPlatform) wantDenied(a clientAnswer, status int, slug string) {
 // provisionTenants provisions a credential for tenants whose tokens come from fetch, and starts it.
 func provisionTenants(t testing.TB, folder, tenantOptions string, fetch func(tenant string) (provider.Issued, error)) *client {
 	t.Helper()
-	config := fmt.Sprintf(`{"provider": {"name": "elastic_path"}, "client_id": "{file.%s/{tenant}/client_id}", "client_secret": "{env.TOKEN_PROXY_TEST_SECRET}",
-		"api_hosts": ["127.0.0.1"], "tenant": {"name": "{http.request.header.X-Tenant}" %s}}`, folder, tenantOptions)
-	t.Setenv("TOKEN_PROXY_TEST_SECRET", "a secret of tests")
-	c := provisionTenantCredential(t, config)
-	c.tenants().fetcherOf = func(of *tenant) token.Fetcher { return tenantFetch{of, fetch} }
+	c := provisionTenantCredential(t, filesConfig(t, folder, tenantOptions))
+	c.fetchTenants(func(of *tenants.Tenant) (provider.Issued, error) { return fetch(of.Name) })
 	end := c.start()
 	t.Cleanup(end)
 	return c
+}
+
+// filesConfig is a credential for tenants that have a folder with the file client_id each.
+func filesConfig(t testing.TB, folder, tenantOptions string) string {
+	t.Setenv("TOKEN_PROXY_TEST_SECRET", "a secret of tests")
+	return fmt.Sprintf(`{"provider": {"name": "elastic_path"}, "client_id": "{file.%s/{tenant}/client_id}", "client_secret": "{env.TOKEN_PROXY_TEST_SECRET}",
+		"api_hosts": ["127.0.0.1"], "tenant": {"name": "{http.request.header.X-Tenant}" %s}}`, folder, tenantOptions)
 }
 
 // provisionTenantCredential provisions an app with one credential, "test", from JSON.
@@ -224,15 +229,25 @@ func tryTenantCredential(t testing.TB, config string) (*client, error) {
 
 // tenantFetch reads the tenant's files as always, and gets its tokens from a function.
 type tenantFetch struct {
-	*tenant
-	fetch func(tenant string) (provider.Issued, error)
+	tenants.Caller
+	template *tenants.Template
+	fetch    func(of *tenants.Tenant) (provider.Issued, error)
 }
 
-func (f tenantFetch) Prepare() token.Call {
-	call := f.tenant.Prepare()
-	if f.of.client().template.missing(f.name) {
+// fetchTenants makes the tokens of all tenants come from a function.
+func (c *client) fetchTenants(fetch func(of *tenants.Tenant) (provider.Issued, error)) {
+	caller := c.tenantConfig.Caller
+	if f, ok := caller.(tenantFetch); ok {
+		caller = f.Caller
+	}
+	c.tenantConfig.Caller = tenantFetch{caller, c.template, fetch}
+}
+
+func (f tenantFetch) Prepare(of *tenants.Tenant) token.Call {
+	call := f.Caller.Prepare(of)
+	if f.template.Missing(of.Name) {
 		return call
 	}
-	call.Fetch = func(context.Context) (provider.Issued, error) { return f.fetch(f.name) }
+	call.Fetch = func(context.Context) (provider.Issued, error) { return f.fetch(of) }
 	return call
 }

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/tenants"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
@@ -124,7 +125,7 @@ func TestTenantLog(t *testing.T) {
 		}
 		advanceTenants(11 * time.Second)
 		e.fails[numberedTenant(1)] = &token.Error{Kind: token.Unavailable, Reason: "down", Status: 429}
-		c.tenants().purge(t.Context(), false)
+		c.tenants.Purge(t.Context(), false)
 		for i := range 2 {
 			_, _ = c.leaseFor(numberedTenant(i))
 			_, _ = c.leaseFor(fmt.Sprint("unknown-", i))
@@ -236,14 +237,12 @@ func TestTenantMistakes(t *testing.T) {
 // A provider that panics for one tenant is a failure of that tenant's call.
 func TestTenantFetchPanics(t *testing.T) {
 	inTenantBubble(t, 2, "", func(t *testing.T, c *client, e *tenantCalls) {
-		c.tenants().fetcherOf = func(of *tenant) token.Fetcher {
-			return tenantFetch{of, func(name string) (provider.Issued, error) {
-				if name == numberedTenant(0) {
-					panic("a provider")
-				}
-				return e.fetch(name)
-			}}
-		}
+		c.fetchTenants(func(of *tenants.Tenant) (provider.Issued, error) {
+			if of.Name == numberedTenant(0) {
+				panic("a provider")
+			}
+			return e.fetch(of.Name)
+		})
 		if _, err := c.leaseFor(numberedTenant(0)); !isTokenError(err) {
 			t.Errorf("got %v", err)
 		}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/tenants"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/providers/optoro"
 )
 
@@ -48,10 +49,10 @@ func TestTenantSampleIsNoTenant(t *testing.T) {
 		return provisionTenantCredential(t, `{"provider": {"name": "elastic_path", "store": `+quote(store)+`}, "client_id": `+quote(clientID)+`,
 			"client_secret": "{env.TOKEN_PROXY_TEST_SECRET}", "api_hosts": ["127.0.0.1"], "tenant": {"name": "{http.request.header.X-Tenant}"}}`)
 	}
-	if config("{tenant}", id+"{tenant}").tenants() == config(sampleTenant, id+"{tenant}").tenants() {
+	if config("{tenant}", id+"{tenant}").tenants == config(tenants.SampleName, id+"{tenant}").tenants {
 		t.Error("a literal store has the tenants of the template")
 	}
-	if config("{tenant}", id+"{tenant}").tenants() == config("{tenant}", id+sampleTenant).tenants() {
+	if config("{tenant}", id+"{tenant}").tenants == config("{tenant}", id+tenants.SampleName).tenants {
 		t.Error("a literal client_id has the tenants of the template")
 	}
 }
@@ -173,16 +174,12 @@ type configured struct{}
 
 // A credential that is removed keeps nothing of the configuration that Caddy has ended.
 func TestRemovedTenantsLetGo(t *testing.T) {
-	t.Setenv("TOKEN_PROXY_TEST_SECRET", "a secret")
-	ts := new(tenants)
-	c := &client{caller: caller{Credential: &Credential{Tenant: &Tenant{NewRate: 1, Max: 1}}}, tenancy: ts,
-		ctx: caddy.Context{Context: context.WithValue(t.Context(), configured{}, true)}}
-	ts.calls = c.anotherReplica().calls
-	ts.use(c)
-	if err := ts.Destruct(); err != nil {
-		t.Fatal(err)
-	}
-	if ts.client().ctx.Value(configured{}) != nil {
+	var c *client
+	t.Run("configured", func(t *testing.T) { // at its end, the configuration is cleaned up
+		c = provisionTenantCredential(t, crowdConfig(t, ""))
+		c.tenantConfig.Caller = tenantCaller{c, caddy.Context{Context: context.WithValue(t.Context(), configured{}, true)}}
+	})
+	if c.tenants.Config().Caller.(tenantCaller).ctx.Value(configured{}) != nil || c.tenantConfig != nil {
 		t.Error("the context is still there")
 	}
 }
@@ -193,7 +190,7 @@ func FuzzTenantName(f *testing.F) {
 		f.Add(name)
 	}
 	f.Fuzz(func(t *testing.T, name string) {
-		if !validTenantName(name) {
+		if !tenants.ValidName(name) {
 			return
 		}
 		if !filepath.IsLocal(name) || filepath.Base(name) != name || filepath.Clean(name) != name || url.PathEscape(name) != name ||

@@ -8,18 +8,13 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/time/rate"
-
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest/redistest"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/tenants"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
 // anotherReplica returns the tenants as another process has them.
-func (c *client) anotherReplica() *tenants {
-	ts := &tenants{lookups: rate.NewLimiter(lookupRate, lookupRate), calls: rate.NewLimiter(rate.Limit(c.Tenant.NewRate), c.Tenant.burst())}
-	ts.use(c)
-	return ts
-}
+func (c *client) anotherReplica() *tenants.Set { return tenants.New(c.tenantConfig) }
 
 // Replicas have one token for each tenant between them, and none of them gets the token of another tenant.
 func TestTenantsAreShared(t *testing.T) {
@@ -35,21 +30,21 @@ func TestTenantsAreShared(t *testing.T) {
 	p.wantTenant(p.ask("http://"+addr, "b"), "b")
 	first := make(map[string]string)
 	for _, name := range []string{"a", "b"} {
-		of, _ := c.tenants().find(name)
-		first[name] = of.source.Status().Token.Reveal()
+		of, _ := c.tenants.Find(name)
+		first[name] = of.Source.Status().Token.Reveal()
 	}
 	other := c.anotherReplica()
-	other.calls.SetBurst(0) // what another replica has needs no call, and no permission for one
+	other.Calls.SetBurst(0) // what another replica has needs no call, and no permission for one
 	for _, name := range []string{"b", "a"} {
-		of, err := other.get(name)
+		of, err := other.Get(name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		lease, err := of.source.Acquire(t.Context())
+		lease, err := of.Source.Acquire(t.Context())
 		if err != nil || lease.Value().Reveal() != first[name] {
 			t.Errorf("tenant %s has another token in the other replica: %v", name, err)
 		}
-		of.source.Rest()
+		of.Source.Rest()
 	}
 	if n := p.calls(); n != 2 {
 		t.Errorf("%d token calls, want one for each tenant", n)
@@ -73,16 +68,17 @@ func TestTenantsAreSharedAfterAReload(t *testing.T) {
 	c := runningApp().clients["api"]
 	eventually(t, "the store is open", func() bool { return runningApp().Share.store.guard.Stats().Up })
 	p.wantTenant(p.ask("http://"+addr, "a"), "a")
-	c.tenants().purge(t.Context(), false)
+	c.tenants.Purge(t.Context(), false)
 	p.wantTenant(p.ask("http://"+addr, "a"), "a")
 	adopts := func() bool {
-		of, err := c.anotherReplica().get("a")
+		other := c.anotherReplica()
+		of, err := other.Get("a")
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer of.source.Rest()
-		of.of.calls.SetBurst(0)
-		_, err = of.source.Acquire(t.Context())
+		defer of.Source.Rest()
+		other.Calls.SetBurst(0)
+		_, err = of.Source.Acquire(t.Context())
 		return err == nil
 	}
 	if !adopts() {
@@ -92,7 +88,7 @@ func TestTenantsAreSharedAfterAReload(t *testing.T) {
 	if err := s.load(globalOptions(p.credential("api")) + site); err != nil {
 		t.Fatal(err)
 	}
-	c.tenants().purge(t.Context(), false)
+	c.tenants.Purge(t.Context(), false)
 	before := p.calls()
 	p.wantTenant(p.ask("http://"+addr, "a"), "a")
 	if n := p.calls(); n != before+1 {
@@ -108,13 +104,12 @@ func TestSharedTenantsAreSmall(t *testing.T) {
 	addr := freeAddr(t)
 	p := newTenantPlatform(t)
 	share := fmt.Sprintf("share {\n store redis {\n address %s\n }\n key {env.TOKEN_PROXY_TEST_KEY}\n }\n", server.Addr)
-	startCaddy(t, globalOptions(share+p.credential("api"))+siteConfig(addr, "token_proxy api "+p.api.addr()))
+	// without files, because there would be very many
+	credential := "credential api {\n tenant {http.request.header.X-Tenant}\n provider elastic_path\n client_id " + newClientID() + "-{tenant}\n client_secret {env.TOKEN_PROXY_TEST_KEY}\n api_hosts 127.0.0.1\n}\n"
+	startCaddy(t, globalOptions(share+credential)+siteConfig(addr, "token_proxy api "+p.api.addr()))
 	c := runningApp().clients["api"]
 	eventually(t, "the store is open", func() bool { return runningApp().Share.store.guard.Stats().Up })
-	c.template.files = nil
-	c.template.clientID = newClientID() + "-{tenant}"
-	c.template.clientSecret = "{env.TOKEN_PROXY_TEST_KEY}"
-	t.Cleanup(c.tenants().all.Clear) // the vault would be full for other tests
+	t.Cleanup(func() { removeTenants(c) }) // the vault would be full for other tests
 	fill(t, c, 0, 100)
 	before := heapInUse()
 	fill(t, c, 100, 100+count)
@@ -123,8 +118,11 @@ func TestSharedTenantsAreSmall(t *testing.T) {
 	if per > most {
 		t.Errorf("%.0f bytes for each tenant, want %d at most", per, most)
 	}
-	if of, _ := c.tenants().find(numberedTenant(200)); of.shared == nil || of.source.Status().State != token.StateFresh {
-		t.Error("the tenants are not shared, or have no token")
+	if of, _ := c.tenants.Find(numberedTenant(200)); of.Source.Status().State != token.StateFresh {
+		t.Error("the tenants have no token")
+	}
+	if n := c.status.Sharing().Claims["won"]; n != 100+count {
+		t.Errorf("the tenants have claimed %d token calls in the store, want %d", n, 100+count)
 	}
 }
 
@@ -169,14 +167,14 @@ func TestPurgeDeletesTheRecordsOfTenants(t *testing.T) {
 func TestPurgeOfTenantsInTheFleet(t *testing.T) {
 	s, p, name, _, m := sharedTenantServer(t)
 	other := runningApp().clients[name].anotherReplica()
-	other.calls.SetBurst(0) // it adopts tokens, and fetches none
+	other.Calls.SetBurst(0) // it adopts tokens, and fetches none
 	acquire := func() error {
-		of, err := other.get("a")
+		of, err := other.Get("a")
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer other.remove(of)
-		_, err = of.source.Acquire(t.Context())
+		defer other.Remove(of)
+		_, err = of.Source.Acquire(t.Context())
 		return err
 	}
 	if err := acquire(); err != nil {
@@ -221,9 +219,9 @@ func TestSharingOfTenantsIsReported(t *testing.T) {
 		value[len(value)-1] ^= 1
 		m.Put(at, value)
 	}
-	a, _ := runningApp().clients[name].tenants().find("a")
-	a.source.Purge()
-	if _, err := a.source.Acquire(t.Context()); err != nil {
+	a, _ := runningApp().clients[name].tenants.Find("a")
+	a.Source.Purge()
+	if _, err := a.Source.Acquire(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if c := s.credential(name); c.Share.Unopened != "forged" || c.Health == "ok" || p.calls() != 3 {
@@ -233,8 +231,8 @@ func TestSharingOfTenantsIsReported(t *testing.T) {
 		t.Errorf("%v values could not be opened", n)
 	}
 	m.fail(errors.New(canary))
-	a.source.Purge()
-	_, _ = a.source.Acquire(t.Context())
+	a.Source.Purge()
+	_, _ = a.Source.Acquire(t.Context())
 	eventually(t, "the store is down in the report", func() bool { return !s.credential(name).Share.Up })
 	if c := s.credential(name); c.Share.LastError == "" || c.Health != "degraded" {
 		t.Errorf("share is %+v; health %s: %s", c.Share, c.Health, c.Summary)

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/tenants"
 )
 
 // Each tenant has a token of its own. Tenants come and go with their files, without a reload.
@@ -36,10 +37,10 @@ func TestTenants(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.wantTenant(p.ask(base, "new"), "new") // until its token is fetched again
-	gone, _ := c.tenants().find("new")
-	gone.source.Purge()
+	gone, _ := c.tenants.Find("new")
+	gone.Source.Purge()
 	p.wantDenied(p.ask(base, "new"), 403, "tenant-not-allowed")
-	if _, still := c.tenants().find("new"); still {
+	if _, still := c.tenants.Find("new"); still {
 		t.Error("a tenant without files still has a place")
 	}
 	p.wantDenied(p.ask(base, "nobody"), 403, "tenant-not-allowed")
@@ -130,7 +131,7 @@ func TestTenantNames(t *testing.T) {
 		}
 	}
 	for _, name := range []string{"acme", "a", "0", "a-b_c.d", strings.Repeat("a", 64)} {
-		if !validTenantName(name) {
+		if !tenants.ValidName(name) {
 			t.Errorf("%q is no name", name)
 		}
 	}
@@ -272,8 +273,8 @@ func TestTenantFilesComeBack(t *testing.T) {
 	if err := os.Rename(filepath.Join(p.folder, "acme"), away); err != nil {
 		t.Fatal(err)
 	}
-	acme, _ := runningApp().clients["api"].tenants().find("acme")
-	acme.source.Purge()
+	acme, _ := runningApp().clients["api"].tenants.Find("acme")
+	acme.Source.Purge()
 	p.wantDenied(p.ask(base, "acme"), 403, "tenant-not-allowed")
 	if err := os.Rename(away, filepath.Join(p.folder, "acme")); err != nil {
 		t.Fatal(err)
@@ -319,9 +320,9 @@ func TestTenantReload(t *testing.T) {
 	both(2)
 	load(p.credential("api", "max 5", "new_rate 7"))
 	both(2)
-	all := runningApp().clients["api"].tenants()
-	if most := all.client().Tenant.Max; most != 5 || all.calls.Limit() != 7 || all.calls.Burst() != 14 {
-		t.Errorf("max is %d after the reload, and new_rate %v with a burst of %d", most, all.calls.Limit(), all.calls.Burst())
+	all := runningApp().clients["api"].tenants
+	if most := all.Config().Max; most != 5 || all.Calls.Limit() != 7 || all.Calls.Burst() != 14 {
+		t.Errorf("max is %d after the reload, and new_rate %v with a burst of %d", most, all.Calls.Limit(), all.Calls.Burst())
 	}
 	store := func(id string) string {
 		return strings.Replace(p.credential("api"), "provider elastic_path {", "provider elastic_path {\n store "+id, 1)
