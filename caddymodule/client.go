@@ -37,7 +37,7 @@ type client struct {
 	template *tenants.Template // nil without tenants
 	tenants  *tenants.Set      // in the place of a source that fetches tokens; nil without tenants
 
-	tenantConfig  *tenants.Config
+	tenantConfig  *tenants.Config  // until the client is released
 	sharedTenants *tenants.Sharing // nil: each replica has tokens of tenants of its own
 }
 

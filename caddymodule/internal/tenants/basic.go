@@ -25,7 +25,7 @@ const (
 	// MaxBasic is the length of the longest pair of id and secret, and their colon, before it is encoded.
 	MaxBasic = 1024
 
-	// BasicAttempts is how many secrets of one client that bring no token are tried in a minute.
+	// BasicAttempts is how many secrets of one client that bring no token are tried within AttemptTime.
 	BasicAttempts = 5
 	AttemptTime   = time.Minute
 

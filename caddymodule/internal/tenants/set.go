@@ -29,8 +29,8 @@ const (
 	fullPause = 10 * time.Second
 )
 
-// Set has the tenants of one credential. It outlives a reload that leaves the credential's identity as it was. A
-// request of a known tenant takes no lock.
+// Set has the tenants of one credential. It outlives a reload that leaves the credential's identity as it was. A request of a
+// known tenant takes no lock.
 //
 // The tenants with a place are held here and not by ristretto. Each request of a tenant that ristretto's policy does not admit
 // would make a new source and fetch a token.

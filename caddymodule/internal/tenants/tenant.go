@@ -36,8 +36,8 @@ type Tenant struct {
 }
 
 const (
-	// callPause and callBurst limit the calls of one tenant that has no valid token, beside the pauses of the
-	// engine: a token endpoint whose tokens live for seconds must not be called for each request.
+	// callPause and callBurst limit the calls of one tenant that has no valid token, beside the pauses of the engine: a token
+	// endpoint whose tokens live for seconds must not be called for each request.
 	callPause = 10 * time.Second
 	callBurst = 3
 )
