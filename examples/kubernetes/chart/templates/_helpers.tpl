@@ -23,8 +23,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end }}
 
-{{/* Further lines of a block, indented. Arguments: the lines, the number of tabs. */}}
+{{/*
+Further lines of a block, as `caddy fmt` writes them, because Caddy warns of others. Arguments: the lines, the number of tabs.
+*/}}
 {{- define "token-proxy.lines" -}}
-{{- $indent := print "\n" (repeat (index . 1 | int) "\t") -}}
-{{- range splitList "\n" (index . 0 | trim) }}{{ if trim . }}{{ $indent }}{{ . | trimSuffix "\r" }}{{ end }}{{ end }}
+{{- $depth := index . 1 | int -}}
+{{- range splitList "\n" (index . 0) }}
+{{- $line := trim . }}
+{{- if not (regexMatch "[\"`]" $line) }}{{ $line = regexReplaceAll "\\s+" $line " " }}{{ end }}
+{{- if hasPrefix "}" $line }}{{ $depth = sub $depth 1 }}{{ end }}
+{{- if $line }}{{ print "\n" (repeat (int $depth) "\t") $line }}{{ end }}
+{{- if hasSuffix "{" $line }}{{ $depth = add $depth 1 }}{{ end }}
+{{- end }}
 {{- end }}
