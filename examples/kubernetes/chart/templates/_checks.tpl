@@ -54,7 +54,7 @@
 {{- end }}
 {{- $ports = append $ports $port }}
 {{- if not (regexMatch "^https://[^/?#@{}\\s]+$" .upstream) }}
-{{- fail (printf "gateway.sites: the upstream %q is not https:// with a host, as in https://api.example.com. A path belongs to the requests of the pods. To send tokens in clear text is not possible with this chart." .upstream) }}
+{{- fail (printf "gateway.sites: the upstream %q is not https:// with a host, as in https://api.example.com. A path belongs to the requests of the pods. The gateway sends tokens over https:// only." .upstream) }}
 {{- end }}
 {{- include "token-proxy.noSecret" (list (printf "gateway.sites, port %d" $port) (.options | default "")) }}
 {{- end }}
