@@ -1,6 +1,7 @@
 package devserver
 
 import (
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -172,5 +173,26 @@ func TestAPIBrokenBody(t *testing.T) {
 	r.Body = io.NopCloser(iotest.ErrReader(errors.New("gone")))
 	if w := serve(&API{Registry: tokens}, r); w.Code != http.StatusBadRequest {
 		t.Errorf("got status %d", w.Code)
+	}
+}
+
+func TestAPIValidate(t *testing.T) {
+	for _, tc := range []struct {
+		api  *API
+		want string
+	}{
+		{&API{}, ""},
+		{&API{Reject: 399}, "reject 399: must be 400 to 599"},
+		{&API{Reject: 600}, "reject 600: must be 400 to 599"},
+		{&API{DPoP: DPoP{Mode: "on"}}, `dpop "on": must be`},
+		{&API{DPoP: DPoP{Nonce: true}}, "dpop: nonce needs"},
+		{&API{DPoP: DPoP{Mode: dpopRequired}, Header: "X-Token"}, "dpop: the token is in Authorization"},
+		{&API{DPoP: DPoP{Mode: dpopOptional}, Prefix: new("Token ")}, "dpop: the token is in Authorization"},
+		{&API{DPoP: DPoP{Mode: dpopOff}, Header: "X-Token"}, ""},
+		{&API{ClaimsChallenge: json.RawMessage(`{"a":1}`)}, ""},
+		{&API{ClaimsChallenge: json.RawMessage(`[]`)}, "claims_challenge: must be"},
+		{&API{ClaimsChallenge: json.RawMessage(`{`)}, "claims_challenge: must be"},
+	} {
+		checkError(t, tc.api.Validate(), tc.want)
 	}
 }

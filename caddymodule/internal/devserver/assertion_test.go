@@ -43,7 +43,7 @@ var testKeys = sync.OnceValue(func() map[string]crypto.Signer {
 	_, ed, edErr := ed25519.GenerateKey(rand.Reader)
 	return map[string]crypto.Signer{
 		"rsa": must(rsaKey, err), "other rsa": must(other, otherErr), "ed": must(ed, edErr),
-		"p256": ec(elliptic.P256()), "p384": ec(elliptic.P384()), "p521": ec(elliptic.P521()),
+		"p256": ec(elliptic.P256()), "other p256": ec(elliptic.P256()), "p384": ec(elliptic.P384()), "p521": ec(elliptic.P521()),
 	}
 })
 

@@ -34,7 +34,7 @@ const (
 )
 
 const (
-	defaultAnswer  = `{"access_token":"$token","token_type":"Bearer","expires_in":$expires_in}`
+	defaultAnswer  = `{"access_token":"$token","token_type":"$token_type","expires_in":$expires_in}`
 	defaultFailure = `{"error":"$code"}`
 )
 
@@ -118,7 +118,15 @@ type Demands struct {
 	// Header fields that the request must have, each as often as it is listed here. Default: none.
 	Headers []Field `json:"headers,omitempty"`
 
-	// The body with a token. It is JSON with the variables $token, $expires_in, $expires_in_ms, $expires_at,
+	// The DPoP proofs that the request must have (RFC 9449). A token that is issued for a proof is bound to its key. Default:
+	// none.
+	DPoP DPoP `json:"dpop,omitzero"`
+
+	// Whether the request may have the parameter claims, a JSON object (OpenID Connect Core, section 5.5). The token is issued
+	// for these claims, which a dev_api with claims_challenge demands. Default: false.
+	AcceptClaims bool `json:"accept_claims,omitempty"`
+
+	// The body with a token. It is JSON with the variables $token, $token_type, $expires_in, $expires_in_ms, $expires_at,
 	// $expires_at_ms, $expires_at_rfc3339, $issued_at, $issued_at_ms and $scope. Default: an object with access_token,
 	// token_type and expires_in.
 	Answer string `json:"answer,omitempty"`

@@ -69,6 +69,18 @@ func TestDemandsValidate(t *testing.T) {
 		{Demands{Failure: `{"error":$code}`}, "failure: "},
 
 		{Demands{Issuer: "as.example"}, "issuer: "},
+		{Demands{DPoP: DPoP{Mode: "on"}}, `dpop "on": must be off, optional or required`},
+		{Demands{DPoP: DPoP{Mode: dpopOff}}, ""},
+		{Demands{DPoP: DPoP{Nonce: true}}, "dpop: nonce needs"},
+		{Demands{DPoP: DPoP{Mode: dpopOff, Nonce: true}}, "dpop: nonce needs"},
+		{Demands{DPoP: DPoP{Mode: dpopOptional, Nonce: true, Algs: []string{"ES256", "PS256"}}}, ""},
+		{Demands{DPoP: DPoP{Algs: []string{"ES256"}}}, "dpop_algs: needs dpop"},
+		{Demands{DPoP: DPoP{Mode: dpopRequired, Algs: []string{"HS256"}}}, `dpop_algs "HS256": must be some of RS256, `},
+		{Demands{DPoP: DPoP{Mode: dpopRequired, Algs: []string{"none"}}}, `dpop_algs "none": must be some of RS256, `},
+		{Demands{AcceptClaims: true}, ""},
+		{Demands{AcceptClaims: true, Params: []Field{{"claims", nil}}}, "accept_claims: contradicts"},
+		{Demands{AcceptClaims: true, Encoding: "json", JSONParams: []JSONField{{"claims", []byte("{}")}}}, "accept_claims: contradicts"},
+
 		{Demands{TokenURL: "https://as.example/token"}, "token_endpoint: needs issuer"},
 		{Demands{MTLSTokenURL: "https://as.example/token"}, "mtls_token_endpoint: needs issuer"},
 		{Demands{Issuer: "https://as.example", TokenURL: "/token"}, "token_endpoint: must be a URL"},
@@ -125,6 +137,10 @@ func TestDemandsOfOtherDialects(t *testing.T) {
 			field.Set(reflect.ValueOf(new("")))
 		case field.Kind() == reflect.Int:
 			field.SetInt(1)
+		case field.Kind() == reflect.Bool:
+			field.SetBool(true)
+		case field.Type() == reflect.TypeFor[DPoP]():
+			field.Set(reflect.ValueOf(DPoP{Mode: dpopOff}))
 		default:
 			field.Set(reflect.MakeSlice(field.Type(), 1, 1))
 		}

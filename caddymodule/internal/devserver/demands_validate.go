@@ -16,6 +16,7 @@ import (
 func (d *Demands) validate(clientID string) error {
 	for _, check := range []func() error{
 		d.validateWords, d.validateClient, d.validateAssertion, d.validateFields, d.validateTemplates, d.validateMetadata,
+		d.DPoP.validate, d.validateClaims,
 	} {
 		if err := check(); err != nil {
 			return err
@@ -139,6 +140,15 @@ func (d *Demands) validateFields() error {
 		if certificateFields[field] == nil {
 			return errors.New("assertion_certificate: must be x5t#S256, x5t or x5c")
 		}
+	}
+	return nil
+}
+
+func (d *Demands) validateClaims() error {
+	isClaims := func(name string) bool { return name == "claims" }
+	if d.AcceptClaims && (slices.ContainsFunc(d.Params, func(p Field) bool { return isClaims(p.Name) }) ||
+		slices.ContainsFunc(d.JSONParams, func(p JSONField) bool { return isClaims(p.Name) })) {
+		return errors.New("accept_claims: contradicts a param that demands claims")
 	}
 	return nil
 }

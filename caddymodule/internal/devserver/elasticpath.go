@@ -13,10 +13,10 @@ type elasticPath struct{ client client }
 
 // check accepts what all clients of the vendor send, and nothing else: a form, with the credentials in the body, and no
 // secret with the grant implicit.
-func (p elasticPath) check(r *http.Request, in params) (string, *answer) {
-	refuse := func(status int, detail string) (string, *answer) {
+func (p elasticPath) check(r *http.Request, in params) (granted, *answer) {
+	refuse := func(status int, detail string) (granted, *answer) {
 		a := jsonAPIError(status, strconv.Itoa(status), detail)
-		return "", &a
+		return granted{}, &a
 	}
 	id, grant := in.values["client_id"], in.values["grant_type"]
 	secret, hasSecret := in.values["client_secret"]
@@ -32,9 +32,9 @@ func (p elasticPath) check(r *http.Request, in params) (string, *answer) {
 	case grant == "implicit" && hasSecret:
 		return refuse(http.StatusBadRequest, "client_secret must not be sent with implicit")
 	case grant == "implicit" && id == p.client.id:
-		return grant, nil
+		return granted{grant: grant}, nil
 	case grant == "client_credentials" && p.client.knows(id, secret):
-		return grant, nil
+		return granted{grant: grant}, nil
 	case grant == "implicit", grant == "client_credentials":
 		return refuse(http.StatusUnauthorized, "")
 	}

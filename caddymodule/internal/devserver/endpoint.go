@@ -58,13 +58,14 @@ type TokenEndpoint struct {
 	maxInFlight int
 	recorded    []Recorded
 	jtis        usedJTIs
+	proofs      proofs
 	arrival     chan struct{} // closed at the next arrival; nil if no WaitCalls waits
 }
 
 // dialect is the part of a TokenEndpoint that differs between services.
 type dialect interface {
-	// check returns the grant, or the answer to a request that gets no token.
-	check(r *http.Request, p params) (grant string, other *answer)
+	// check returns what a request is granted, or the answer to a request that gets no token.
+	check(r *http.Request, p params) (g granted, other *answer)
 	// mint returns the value of a new token.
 	mint() string
 	// lifetime returns the default of TokenEndpoint.Lifetime.
@@ -75,6 +76,13 @@ type dialect interface {
 	header() map[string]string
 	// refuse returns the answer with a status and an OAuth error code. The code may be empty.
 	refuse(status int, code string) answer
+}
+
+// granted is what a token is issued for.
+type granted struct {
+	grant      string
+	thumbprint string // of the key that the token is bound to, or empty
+	claims     string // the parameter claims, or empty
 }
 
 // Validate returns an error that names the first wrong option. It does not check keys and certificates; see
@@ -128,6 +136,9 @@ func (e *TokenEndpoint) MaxInFlight() int {
 	return e.maxInFlight
 }
 
+// RotateNonce replaces the nonce for DPoP proofs before its time. The endpoint still accepts the one before.
+func (e *TokenEndpoint) RotateNonce() { e.proofs.nonces.rotate() }
+
 // Requests returns the last requests, at most 100, oldest first.
 func (e *TokenEndpoint) Requests() []Recorded {
 	e.mu.Lock()
@@ -180,20 +191,23 @@ func (e *TokenEndpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if fault.strike(w, r, d.refuse) {
 		return
 	}
-	grant, other := d.check(r, p)
+	g, other := d.check(r, p)
 	if other != nil {
 		other.write(w)
 		return
 	}
-	fault.send(w, r, e.issue(d, grant, fault))
+	fault.send(w, r, e.issue(d, g, fault))
 }
 
-func (e *TokenEndpoint) issue(d dialect, grant string, f Fault) answer {
+func (e *TokenEndpoint) issue(d dialect, g granted, f Fault) answer {
 	id := e.client().id
 	t := cmp.Or(e.Registry, Default).issue(
-		Token{ClientID: id, Value: d.mint(), family: fmt.Sprintf("%s %s %q", e.Dialect, grant, id)},
+		Token{
+			ClientID: id, Value: d.mint(), Thumbprint: g.thumbprint, Claims: g.claims,
+			family: fmt.Sprintf("%s %s %q", e.Dialect, g.grant, id),
+		},
 		cmp.Or(e.Lifetime, d.lifetime()), e.Mode)
-	body := d.success(t, grant, f)
+	body := d.success(t, g.grant, f)
 	if e.Wrapped {
 		body = encode(map[string]json.RawMessage{"data": body})
 	}
@@ -238,7 +252,7 @@ func (e *TokenEndpoint) dialect() dialect {
 	case ElasticPath:
 		return elasticPath{e.client()}
 	case OAuth2:
-		return oauth2{&e.Demands, e.client(), &e.jtis}
+		return oauth2{&e.Demands, e.client(), &e.jtis, &e.proofs}
 	}
 	return nil
 }

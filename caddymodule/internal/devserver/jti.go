@@ -10,6 +10,7 @@ import (
 type usedJTIs struct {
 	mu    sync.Mutex
 	until map[string]time.Time
+	swept time.Time
 }
 
 // firstUse remembers a jti until its JWT has expired, and reports whether it was new (RFC 7523, section 3, item 7).
@@ -17,8 +18,11 @@ func (u *usedJTIs) firstUse(jti string, exp time.Time) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	now := time.Now()
-	maps.DeleteFunc(u.until, func(_ string, exp time.Time) bool { return !exp.After(now) })
-	if _, used := u.until[jti]; used {
+	if now.Sub(u.swept) >= time.Second { // not for each of the many requests to an API
+		maps.DeleteFunc(u.until, func(_ string, exp time.Time) bool { return !exp.After(now) })
+		u.swept = now
+	}
+	if u.until[jti].After(now) {
 		return false
 	}
 	if u.until == nil {

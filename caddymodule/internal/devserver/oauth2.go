@@ -14,14 +14,16 @@ type oauth2 struct {
 	*Demands
 	client client
 	jtis   *usedJTIs
+	proofs *proofs
 }
 
-func (o oauth2) check(r *http.Request, p params) (string, *answer) {
+func (o oauth2) check(r *http.Request, p params) (granted, *answer) {
 	if wantsMetadata(r) {
 		a := o.metadata(r)
-		return "", &a
+		return granted{}, &a
 	}
-	if why := o.judge(r, p); why != nil {
+	g, why := o.judge(r, p)
+	if why != nil {
 		a := o.refuse(why.status, why.code)
 		a.header[RefusalHeader] = why.reason
 		if why.status == http.StatusMethodNotAllowed {
@@ -30,28 +32,75 @@ func (o oauth2) check(r *http.Request, p params) (string, *answer) {
 		if _, _, basic := r.BasicAuth(); basic && why.status == http.StatusUnauthorized { // RFC 6749, section 5.2
 			a.header["WWW-Authenticate"] = `Basic realm="development"`
 		}
-		return "", &a
+		return granted{}, &a
 	}
-	return o.grant() + " " + o.Scope, nil
+	return g, nil
 }
 
-// judge returns why a request gets no token, or nil. Each check takes its parameters. refuseRest refuses any others.
-func (o oauth2) judge(r *http.Request, p params) *refusal {
+// judge returns what a request is granted, or why it gets no token. Each check takes its parameters. refuseRest refuses
+// any others. The proof is checked last, so that the nonce is demanded of good requests only, and after the assertion of the
+// client has been used.
+func (o oauth2) judge(r *http.Request, p params) (g granted, why *refusal) {
 	if r.Method != o.method() {
-		return &refusal{http.StatusMethodNotAllowed, invalidRequest, "the method must be " + o.method()}
+		return g, &refusal{http.StatusMethodNotAllowed, invalidRequest, "the method must be " + o.method()}
 	}
 	s, why := o.read(r, p)
 	if why != nil {
-		return why
+		return g, why
 	}
 	for _, step := range []func(*http.Request, sent) *refusal{
 		o.checkHeaders, o.checkCertificate, o.checkClient, o.checkGrant, o.checkScope, o.checkParams, o.checkJSONParams,
 	} {
 		if why := step(r, s); why != nil {
-			return why
+			return g, why
 		}
 	}
-	return s.refuseRest()
+	g.grant = o.grant() + " " + o.Scope
+	if g.claims, why = o.takeClaims(s); why != nil {
+		return g, why
+	}
+	bound := o.takeThumbprint(s)
+	if why := s.refuseRest(); why != nil {
+		return g, why
+	}
+	g.thumbprint, why = o.checkProof(r, bound)
+	return g, why
+}
+
+// takeThumbprint takes dpop_jkt, which a client may send to bind the token to the key of its proof (RFC 9449, section 10).
+func (o oauth2) takeThumbprint(s sent) []string {
+	if !o.DPoP.on() {
+		return nil // refuseRest finds it
+	}
+	return s.take("dpop_jkt")
+}
+
+// checkProof returns the thumbprint that the token is bound to. It is empty for a bearer token.
+func (o oauth2) checkProof(r *http.Request, bound []string) (string, *refusal) {
+	if !o.DPoP.on() {
+		return "", nil
+	}
+	thumbprint, why := o.proofs.check(&o.DPoP, r, "")
+	if why == nil && len(bound) > 0 && !slices.Equal(bound, []string{thumbprint}) {
+		why = refuse(invalidDPoPProof, "dpop_jkt is not the thumbprint of the proof's key")
+	}
+	return thumbprint, why
+}
+
+// takeClaims takes the parameter claims, if the request may have it.
+func (o oauth2) takeClaims(s sent) (string, *refusal) {
+	if !o.AcceptClaims {
+		return "", nil // refuseRest finds it
+	}
+	if object, there := s.members["claims"]; there { // some servers take an object in a JSON body
+		delete(s.members, "claims")
+		s.texts.Set("claims", string(encode(object)))
+	}
+	claims, there, why := s.takeOne("claims")
+	if why == nil && there && !isObject([]byte(claims)) {
+		why = refuse(invalidRequest, "claims is not a JSON object")
+	}
+	return claims, why
 }
 
 func (o oauth2) checkHeaders(r *http.Request, _ sent) *refusal {
@@ -156,9 +205,13 @@ func (o oauth2) success(t Token, _ string, f Fault) []byte {
 	return o.answer(t, f)
 }
 
-// header follows RFC 6749, section 5.1.
-func (oauth2) header() map[string]string {
-	return map[string]string{"Content-Type": typeJSON, "Cache-Control": "no-store", "Pragma": "no-cache"}
+// header follows RFC 6749, section 5.1, and RFC 9449, section 8.2.
+func (o oauth2) header() map[string]string {
+	header := map[string]string{"Content-Type": typeJSON, "Cache-Control": "no-store", "Pragma": "no-cache"}
+	if o.DPoP.Nonce {
+		header["DPoP-Nonce"] = o.proofs.nonces.now()
+	}
+	return header
 }
 
 func (o oauth2) refuse(status int, code string) answer {
@@ -196,6 +249,9 @@ func (o oauth2) metadata(r *http.Request) answer {
 	}
 	if o.SigningAlg != "" {
 		all["token_endpoint_auth_signing_alg_values_supported"] = []string{o.SigningAlg}
+	}
+	if o.DPoP.on() {
+		all["dpop_signing_alg_values_supported"] = o.DPoP.algs() // RFC 9449, section 5.1
 	}
 	if o.MTLSTokenURL != "" {
 		all["mtls_endpoint_aliases"] = map[string]string{"token_endpoint": o.MTLSTokenURL}

@@ -38,10 +38,10 @@ var descriptions = map[string]string{
 
 // check examines a request in the order of a Rails application with Doorkeeper, which is route, content type, body,
 // grant, client.
-func (o optoro) check(r *http.Request, p params) (string, *answer) {
-	refuse := func(status int, code string) (string, *answer) {
+func (o optoro) check(r *http.Request, p params) (granted, *answer) {
+	refuse := func(status int, code string) (granted, *answer) {
 		a := o.refuse(status, code)
-		return "", &a
+		return granted{}, &a
 	}
 	json, form := p.mediaType == typeJSON, p.mediaType == "application/x-www-form-urlencoded"
 	switch grant := p.values["grant_type"]; {
@@ -55,14 +55,14 @@ func (o optoro) check(r *http.Request, p params) (string, *answer) {
 		return refuse(http.StatusUnprocessableEntity, "")
 	case grant == "":
 		a := oauthError(http.StatusBadRequest, "invalid_request", missingGrantType)
-		return "", &a
+		return granted{}, &a
 	case grant != "client_credentials":
 		return refuse(http.StatusBadRequest, "unsupported_grant_type")
 	}
 	id, secret, basic := r.BasicAuth() // not decoded any further: Doorkeeper ignores RFC 6749, section 2.3.1, here
 	if basic && p.values["client_secret"] != "" {
 		a := oauthError(http.StatusBadRequest, "invalid_request", multipleAuthMethods) // Doorkeeper 5.9 and later
-		return "", &a
+		return granted{}, &a
 	}
 	if !basic {
 		id, secret = p.values["client_id"], p.values["client_secret"]
@@ -70,7 +70,7 @@ func (o optoro) check(r *http.Request, p params) (string, *answer) {
 	if !o.client.knows(id, secret) {
 		return refuse(http.StatusUnauthorized, "invalid_client")
 	}
-	return "client_credentials", nil
+	return granted{grant: "client_credentials"}, nil
 }
 
 // described reports whether all members are strings that Optoro's API description names. The description sets

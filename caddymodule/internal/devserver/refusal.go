@@ -9,13 +9,16 @@ import (
 // no value that the client sent.
 const RefusalHeader = "X-Dev-Refusal"
 
-// The error codes of RFC 6749, section 5.2.
+// The error codes of RFC 6749, section 5.2; RFC 6750, section 3.1; RFC 9449, section 12.2.
 const (
 	invalidRequest       = "invalid_request"
 	invalidClient        = "invalid_client"
 	invalidGrant         = "invalid_grant"
 	invalidScope         = "invalid_scope"
 	unsupportedGrantType = "unsupported_grant_type"
+	invalidToken         = "invalid_token"
+	invalidDPoPProof     = "invalid_dpop_proof"
+	useDPoPNonce         = "use_dpop_nonce"
 )
 
 // refusal is why a request gets no token.

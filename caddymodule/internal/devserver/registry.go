@@ -43,6 +43,11 @@ type Token struct {
 	Expires  time.Time
 	Revoked  bool
 
+	// Thumbprint is that of the key that the token is bound to (cnf.jkt, RFC 9449, section 6). It is empty for a bearer token.
+	Thumbprint string
+	// Claims is the parameter claims of the request that the token was issued for. It may be empty.
+	Claims string
+
 	// family is the same for tokens that may replace each other. It is made of dialect, grant and client. The grant is
 	// part of it because Elastic Path's implicit tokens have fewer rights.
 	family string
@@ -58,6 +63,14 @@ func (t *Token) at(now time.Time) State {
 		return Expired
 	}
 	return Live
+}
+
+// tokenType returns the token_type of RFC 6750, or that of RFC 9449, section 5.
+func (t *Token) tokenType() string {
+	if t.Thumbprint != "" {
+		return "DPoP"
+	}
+	return "Bearer"
 }
 
 // remaining returns Doorkeeper's expires_in, rounded to the nearest second and never negative. It is 0 in the last half
@@ -131,10 +144,11 @@ func (r *Registry) issue(t Token, lifetime time.Duration, mode Mode) Token {
 	defer r.mu.Unlock()
 	now := time.Now()
 	sameFamily := func(o *Token) bool { return o.family == t.family }
+	same := func(o *Token) bool { return sameFamily(o) && o.Thumbprint == t.Thumbprint && o.Claims == t.Claims }
 	switch mode {
 	case ModeReuse:
 		for _, old := range slices.Backward(r.order) {
-			if sameFamily(old) && old.at(now) == Live {
+			if same(old) && old.at(now) == Live {
 				return *old
 			}
 		}

@@ -27,6 +27,7 @@ func (d *Demands) answer(t Token, f Fault) []byte {
 		template = regexp.MustCompile(member("expires_in")).ReplaceAllString(template, "${1}"+value)
 	}
 	return []byte(strings.NewReplacer( // the first match wins, so longer names come first
+		"$token_type", t.tokenType(),
 		"$token", inString(t.Value),
 		"$expires_in_ms", fmt.Sprint(t.remaining()*1000),
 		"$expires_in", fmt.Sprint(t.remaining()),
