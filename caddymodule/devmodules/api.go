@@ -1,10 +1,13 @@
 package devmodules
 
 import (
-	"fmt"
+	"encoding/json"
 	"net/http"
+	"regexp"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -30,6 +33,14 @@ type API struct {
 	// The status, 400 to 599, to reject live tokens with. Default: none, the API accepts live tokens.
 	Reject int `json:"reject,omitempty"`
 
+	// The DPoP proofs that requests must have (RFC 9449). With optional, the API also accepts bearer tokens. Default: none.
+	DPoP devserver.DPoP `json:"dpop,omitzero"`
+
+	// The claims, a JSON object, that a token must have been issued for. The API rejects any other token with
+	// insufficient_claims and these claims, as APIs of Microsoft Entra do that evaluate access continuously. The token endpoint
+	// needs accept_claims. Default: none.
+	ClaimsChallenge json.RawMessage `json:"claims_challenge,omitempty"`
+
 	api *devserver.API
 }
 
@@ -43,17 +54,20 @@ func (*API) CaddyModule() caddy.ModuleInfo {
 
 // Provision implements caddy.Provisioner.
 func (a *API) Provision(ctx caddy.Context) error {
-	a.api = &devserver.API{Header: a.Header, Prefix: a.Prefix, Reject: a.Reject}
+	a.api = a.newAPI()
 	ctx.Logger().Warn("serving a development API; not for production")
 	return nil
 }
 
 // Validate implements caddy.Validator.
 func (a *API) Validate() error {
-	if a.Reject != 0 && (a.Reject < 400 || a.Reject > 599) {
-		return fmt.Errorf("reject %d: must be 400 to 599", a.Reject)
+	return a.newAPI().Validate()
+}
+
+func (a *API) newAPI() *devserver.API {
+	return &devserver.API{
+		Header: a.Header, Prefix: a.Prefix, Reject: a.Reject, DPoP: a.DPoP, ClaimsChallenge: a.ClaimsChallenge,
 	}
-	return nil
 }
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
@@ -67,6 +81,9 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Hand
 //	dev_api [<matcher>] {
 //	    header <name> [<prefix>] # quote a prefix with a space; "" for the token alone
 //	    reject <status>
+//	    dpop off|optional|required [nonce]
+//	    dpop_algs <algorithm...>
+//	    claims_challenge <json>|<name...> # JSON in backticks; a name stands for an essential claim of the token
 //	}
 func (a *API) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume directive name
@@ -82,6 +99,12 @@ func (a *API) unmarshalOption(d *caddyfile.Dispenser) error {
 		return a.unmarshalHeader(d)
 	case "reject":
 		return unmarshalNumber(d, &a.Reject)
+	case "dpop":
+		return unmarshalDPoP(d, &a.DPoP)
+	case "dpop_algs":
+		return unmarshalDPoPAlgs(d, &a.DPoP)
+	case "claims_challenge":
+		return a.unmarshalClaimsChallenge(d)
 	default:
 		return option.Unrecognized(d, "a development server")
 	}
@@ -98,6 +121,29 @@ func (a *API) unmarshalHeader(d *caddyfile.Dispenser) error {
 	}
 	return nil
 }
+
+// unmarshalClaimsChallenge parses JSON, or names of claims that the token must have.
+func (a *API) unmarshalClaimsChallenge(d *caddyfile.Dispenser) error {
+	args := d.RemainingArgs()
+	if len(args) == 0 {
+		return d.Err("claims_challenge takes JSON in backticks, or one or more names of claims")
+	}
+	if len(args) == 1 && strings.HasPrefix(args[0], "{") {
+		a.ClaimsChallenge = json.RawMessage(args[0])
+		return nil
+	}
+	claims := make(map[string]any)
+	for _, name := range args {
+		if !claimName.MatchString(name) {
+			return d.Err("claims_challenge: wrong value: it takes one JSON object in backticks, or names of claims")
+		}
+		claims[name] = map[string]bool{"essential": true}
+	}
+	a.ClaimsChallenge = caddyconfig.JSON(map[string]any{"access_token": claims}, nil)
+	return nil
+}
+
+var claimName = regexp.MustCompile(`^[A-Za-z0-9_.:/-]+$`)
 
 func parseAPI(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	a := new(API)

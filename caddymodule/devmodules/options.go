@@ -56,6 +56,24 @@ func unmarshalOptional(d *caddyfile.Dispenser, into **string) error {
 	return nil
 }
 
+// unmarshalDPoP parses which proofs a server demands.
+func unmarshalDPoP(d *caddyfile.Dispenser, into *devserver.DPoP) error {
+	args := d.RemainingArgs()
+	if len(args) != 1 && len(args) != 2 || len(args) == 2 && args[1] != "nonce" {
+		return d.Err("dpop: wrong number of values: it takes off, optional or required, and nonce after optional or required")
+	}
+	into.Mode, into.Nonce = args[0], len(args) == 2
+	return nil
+}
+
+// unmarshalDPoPAlgs parses the algorithms of proofs.
+func unmarshalDPoPAlgs(d *caddyfile.Dispenser, into *devserver.DPoP) error {
+	if into.Algs = d.RemainingArgs(); len(into.Algs) == 0 {
+		return d.Err("dpop_algs takes one or more algorithms")
+	}
+	return nil
+}
+
 // unmarshalField appends a name with an optional value.
 func unmarshalField(d *caddyfile.Dispenser, into *[]devserver.Field) error {
 	name := d.Val()

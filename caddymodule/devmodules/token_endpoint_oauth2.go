@@ -37,6 +37,9 @@ var repeatableDemands = []string{"assertion_claim", "assertion_json_claim", "par
 //	param                 <name> [<value>]     # repeatable
 //	json_param            <name> <json>        # repeatable; JSON in backticks
 //	header                <name> [<value>]     # repeatable
+//	dpop                  off|optional|required [nonce]
+//	dpop_algs             <algorithm...>
+//	accept_claims
 //	answer                <json>               # in backticks, with $token, $expires_in and others
 //	answer_status         <status>
 //	failure               <json>               # in backticks, with $code
@@ -90,6 +93,12 @@ func unmarshalDemand(d *caddyfile.Dispenser, demands *devserver.Demands) error {
 		return unmarshalJSONField(d, &demands.JSONParams)
 	case "header":
 		return unmarshalField(d, &demands.Headers)
+	case "dpop":
+		return unmarshalDPoP(d, &demands.DPoP)
+	case "dpop_algs":
+		return unmarshalDPoPAlgs(d, &demands.DPoP)
+	case "accept_claims":
+		return unmarshalFlag(d, &demands.AcceptClaims)
 	case "answer":
 		return option.String(d, &demands.Answer)
 	case "answer_status":

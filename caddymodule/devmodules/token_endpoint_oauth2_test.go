@@ -10,9 +10,11 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
 )
@@ -51,6 +53,10 @@ func TestDevOAuth2Caddyfile(t *testing.T) {
 			ClientAuth: "bearer_jwt", ClientKey: "{file./key}", AssertionJSONClaims: []devserver.JSONField{{Name: "n", Value: json.RawMessage("[1]")}},
 			AssertionCertificate: []string{"x5t", "x5c"}, AnswerStatus: 201,
 		}},
+		{"dpop required nonce\ndpop_algs ES256 PS256\naccept_claims", devserver.Demands{
+			DPoP: devserver.DPoP{Mode: "required", Nonce: true, Algs: []string{"ES256", "PS256"}}, AcceptClaims: true,
+		}},
+		{"dpop optional", devserver.Demands{DPoP: devserver.DPoP{Mode: "optional"}}},
 		{"answer `\"$token\"`\nfailure `[\"$code\"]`", devserver.Demands{Answer: `"$token"`, Failure: `["$code"]`}},
 		{"issuer https://a.example\ntoken_endpoint https://b.example/t\nmtls_token_endpoint https://c.example/t", devserver.Demands{
 			Issuer: "https://a.example", TokenURL: "https://b.example/t", MTLSTokenURL: "https://c.example/t",
@@ -101,6 +107,20 @@ func TestDevOAuth2CaddyfileErrors(t *testing.T) {
 		{"oauth2", "client_auth private_key_jwt\nclient_key CANARY", "client_key: must be a key"},
 		{"oauth2", "client_certificate CANARY", "client_certificate: must be a certificate"},
 		{"oauth2", "answer `{\"access_token\":$token}`", "answer: must be JSON"},
+		{"oauth2", "dpop", "dpop: wrong number of values"},
+		{"oauth2", "dpop required CANARY", "dpop: wrong number of values"},
+		{"oauth2", "dpop required nonce nonce", "dpop: wrong number of values"},
+		{"oauth2", "dpop on", `dpop "on": must be off, optional or required`},
+		{"oauth2", "dpop off nonce", "dpop: nonce needs optional or required"},
+		{"oauth2", "dpop off\ndpop required", "dpop is already specified"},
+		{"oauth2", "dpop required\ndpop_algs", "dpop_algs takes one or more"},
+		{"oauth2", "dpop required\ndpop_algs HS256", `dpop_algs "HS256": must be some of RS256`},
+		{"oauth2", "dpop_algs ES256", "dpop_algs: needs dpop"},
+		{"oauth2", "accept_claims yes", "accept_claims takes no value"},
+		{"oauth2", "accept_claims\nparam claims", "accept_claims: contradicts"},
+		{"optoro", "dpop required", "dpop: only oauth2"},
+		{"elastic_path", "dpop_algs ES256", "dpop: only oauth2"},
+		{"optoro", "accept_claims", "accept_claims: only oauth2"},
 		{"oauth2", "hang\nstatus 503", "contradict each other"},
 	}
 	for _, tc := range tests {
@@ -153,5 +173,46 @@ func TestDevOAuth2Files(t *testing.T) {
 	}
 	if err := de.Validate(); err == nil || !strings.HasPrefix(err.Error(), "client_key: ") {
 		t.Errorf("a file without a key: got error %v", err)
+	}
+}
+
+// The options reach the servers.
+func TestDevDPoP(t *testing.T) {
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
+	defer cancel()
+	answer := func(m interface {
+		caddyhttp.MiddlewareHandler
+		caddyfile.Unmarshaler
+	}, config, authorization string) *httptest.ResponseRecorder {
+		t.Helper()
+		if err := m.UnmarshalCaddyfile(caddyfile.NewTestDispenser(config)); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.(caddy.Provisioner).Provision(ctx); err != nil {
+			t.Fatal(err)
+		}
+		r := httptest.NewRequest(http.MethodPost, "/token", strings.NewReader("grant_type=client_credentials&claims={}"))
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		r.Header.Set("Authorization", authorization)
+		r.RemoteAddr = "127.0.0.1:50000"
+		w := httptest.NewRecorder()
+		if err := m.ServeHTTP(w, r, nil); err != nil {
+			t.Fatal(err)
+		}
+		return w
+	}
+	const basic = "Basic ZGV2LWNsaWVudDpkZXYtc2VjcmV0" // the default client
+	w := answer(new(TokenEndpoint), "dev_token_endpoint oauth2 {\ndpop required nonce\naccept_claims\n}", basic)
+	if w.Code != 400 || !strings.Contains(w.Body.String(), "invalid_dpop_proof") || w.Header().Get("DPoP-Nonce") == "" {
+		t.Errorf("token endpoint: got %d %s %v", w.Code, w.Body, w.Header())
+	}
+	w = answer(new(API), "dev_api {\ndpop required nonce\ndpop_algs ES256\n}", "")
+	if got := w.Header().Get("WWW-Authenticate"); w.Code != 401 || !strings.HasPrefix(got, "DPoP ") || !strings.HasSuffix(got, `algs="ES256"`) {
+		t.Errorf("API: got %d %s", w.Code, got)
+	}
+	bearer := "Bearer " + devserver.Default.Issue("claims", time.Minute).Value
+	w = answer(new(API), "dev_api {\nclaims_challenge acrs\n}", bearer)
+	if got := w.Header().Get("WWW-Authenticate"); w.Code != 401 || !strings.Contains(got, "insufficient_claims") {
+		t.Errorf("API with a challenge: got %d %s", w.Code, got)
 	}
 }

@@ -129,11 +129,17 @@ func TestDevTokenEndpointCaddyfileErrors(t *testing.T) {
 
 func TestDevAPICaddyfile(t *testing.T) {
 	for in, want := range map[string]API{
-		`dev_api`:                                       {},
-		"dev_api {\nreject 403\n}":                      {Reject: 403},
-		"dev_api {\nheader X-Token\n}":                  {Header: "X-Token"},
-		"dev_api {\nheader X-Token \"\"\n}":             {Header: "X-Token", Prefix: new("")},
-		"dev_api {\nheader Authorization \"Token \"\n}": {Header: "Authorization", Prefix: new("Token ")},
+		`dev_api`:                                               {},
+		"dev_api {\nreject 403\n}":                              {Reject: 403},
+		"dev_api {\nheader X-Token\n}":                          {Header: "X-Token"},
+		"dev_api {\nheader X-Token \"\"\n}":                     {Header: "X-Token", Prefix: new("")},
+		"dev_api {\nheader Authorization \"Token \"\n}":         {Header: "Authorization", Prefix: new("Token ")},
+		"dev_api {\ndpop required nonce\ndpop_algs ES256\n}":    {DPoP: devserver.DPoP{Mode: "required", Nonce: true, Algs: []string{"ES256"}}},
+		"dev_api {\ndpop off\nheader X-Token\n}":                {DPoP: devserver.DPoP{Mode: "off"}, Header: "X-Token"},
+		"dev_api {\nclaims_challenge `{\"a\":{\"b\":null}}`\n}": {ClaimsChallenge: json.RawMessage(`{"a":{"b":null}}`)},
+		"dev_api {\nclaims_challenge acrs xms_cc\n}": {
+			ClaimsChallenge: json.RawMessage(`{"access_token":{"acrs":{"essential":true},"xms_cc":{"essential":true}}}`),
+		},
 	} {
 		var got API
 		if err := got.UnmarshalCaddyfile(caddyfile.NewTestDispenser(in)); err != nil || !reflect.DeepEqual(got, want) {
@@ -141,15 +147,26 @@ func TestDevAPICaddyfile(t *testing.T) {
 		}
 	}
 	for in, want := range map[string]string{
-		`dev_api optoro`:                       "takes no value",
-		"dev_api {\nnonsense\n}":               "unrecognized option of a development server: it is not shown",
-		"dev_api {\nheader\n}":                 "header: wrong number of values",
-		"dev_api {\nheader \"\"\n}":            "header: wrong number of values",
-		"dev_api {\nheader a b c\n}":           "header: wrong number of values",
-		"dev_api {\nheader a\nheader a\n}":     "header is already specified",
-		"dev_api {\nreject 200\n}":             "reject 200",
-		"dev_api {\nreject no\n}":              "reject: wrong value",
-		"dev_api {\nreject 401\nreject 403\n}": "reject is already specified",
+		`dev_api optoro`:                                       "takes no value",
+		"dev_api {\nnonsense\n}":                               "unrecognized option of a development server: it is not shown",
+		"dev_api {\nheader\n}":                                 "header: wrong number of values",
+		"dev_api {\nheader \"\"\n}":                            "header: wrong number of values",
+		"dev_api {\nheader a b c\n}":                           "header: wrong number of values",
+		"dev_api {\nheader a\nheader a\n}":                     "header is already specified",
+		"dev_api {\nreject 200\n}":                             "reject 200",
+		"dev_api {\nreject no\n}":                              "reject: wrong value",
+		"dev_api {\nreject 401\nreject 403\n}":                 "reject is already specified",
+		"dev_api {\ndpop\n}":                                   "dpop: wrong number of values",
+		"dev_api {\ndpop always\n}":                            `dpop "always": must be off, optional or required`,
+		"dev_api {\ndpop off nonce\n}":                         "dpop: nonce needs optional or required",
+		"dev_api {\ndpop_algs ES256\n}":                        "dpop_algs: needs dpop",
+		"dev_api {\ndpop required\nheader X-Token\n}":          "dpop: the token is in Authorization",
+		"dev_api {\nclaims_challenge\n}":                       "claims_challenge takes JSON in backticks",
+		"dev_api {\nclaims_challenge `{`\n}":                   "claims_challenge: must be names of claims or a JSON object",
+		"dev_api {\nclaims_challenge `[]`\n}":                  "claims_challenge: wrong value",
+		"dev_api {\nclaims_challenge acrs `{}`\n}":             "claims_challenge: wrong value",
+		"dev_api {\nclaims_challenge \"\"\n}":                  "claims_challenge: wrong value",
+		"dev_api {\nclaims_challenge a\nclaims_challenge b\n}": "claims_challenge is already specified",
 	} {
 		checkDevError(t, in, new(API).UnmarshalCaddyfile(caddyfile.NewTestDispenser(in)), want)
 	}
