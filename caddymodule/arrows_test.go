@@ -39,6 +39,7 @@ var arrows = map[string][]string{
 	"caddymodule/internal/caddytest":           {"caddymodule/internal/devserver"},
 	"caddymodule/internal/clienttest":          {},
 	"caddymodule/internal/fleettest":           {},
+	"caddymodule/internal/oidctest":            {},
 	"caddymodule/internal/share/sharetest":     {},
 	"caddymodule/internal/caddytest/apart":     {},
 	"caddymodule/internal/caddytest/redistest": {"caddymodule/internal/caddytest"},
