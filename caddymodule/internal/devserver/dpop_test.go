@@ -6,6 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -614,4 +615,40 @@ func TestDPoPRefusalsRepeatNothing(t *testing.T) {
 	if w.Code != 401 || strings.Contains(all, "CANARY") || strings.Contains(all, token) || strings.Contains(all, compact) {
 		t.Errorf("got %d %s", w.Code, all)
 	}
+}
+
+// The examples of RFC 9449, sections 4.1, 5, 6.1 and 7.1.
+func TestDPoPExamples(t *testing.T) {
+	const (
+		header = "eyJ0eXAiOiJkcG9wK2p3dCIsImFsZyI6IkVTMjU2IiwiandrIjp7Imt0eSI6IkVDIiwieCI6Imw4dEZyaHgtMzR0VjNoUklDUkRZOXpDa0RscEJoRjQyVVFV" +
+			"ZldWQVdCRnMiLCJ5IjoiOVZFNGpmX09rX282NHpiVFRsY3VOSmFqSG10NnY5VERWclUwQ2R2R1JEQSIsImNydiI6IlAtMjU2In19."
+		atEndpoint = header + "eyJqdGkiOiItQndDM0VTYzZhY2MybFRjIiwiaHRtIjoiUE9TVCIsImh0dSI6Imh0dHBzOi8vc2VydmVyLmV4YW1wbGUuY29tL3Rva2VuIiwiaWF0" +
+			"IjoxNTYyMjYyNjE2fQ.2-GxA6T8lP4vfrg8v-FdWP0A0zdrj8igiMLvqRMUvwnQg4PtFLbdLXiOSsX0x7NVY-FNyJK70nfbV37xRZT3Lg"
+		atAPI = header + "eyJqdGkiOiJlMWozVl9iS2ljOC1MQUVCIiwiaHRtIjoiR0VUIiwiaHR1IjoiaHR0cHM6Ly9yZXNvdXJjZS5leGFtcGxlLm9yZy9wcm90ZWN0ZWRyZXNvdXJjZSIs" +
+			"ImlhdCI6MTU2MjI2MjYxOCwiYXRoIjoiZlVIeU8ycjJaM0RaNTNFc05yV0JiMHhXWG9hTnk1OUlpS0NBcWtzbVFFbyJ9." +
+			"2oW9RP35yRqzhrtNP86L-Ey71EOptxRimPPToA1plemAgR6pxHF8y6-yqyVnmcw6Fy1dqd-jfxSYoMxhAJpLjA"
+		token      = "Kz~8mXK1EalYznwH-LC-1fBAo.4Ljp~zsPE_NeO.gxU"
+		thumbprint = "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"
+	)
+	synctest.Test(t, func(t *testing.T) {
+		advance(time.Until(time.Unix(1562262616, 0)))
+		e := oauth2Endpoint(Demands{DPoP: DPoP{Mode: dpopRequired}})
+		r := basicForm("grant_type=client_credentials")
+		r.Host, r.TLS = "server.example.com", new(tls.ConnectionState)
+		r.Header.Set("DPoP", atEndpoint)
+		checkJudgement(t, e, r, "")
+		if got := e.Registry.order[0].Thumbprint; got != thumbprint {
+			t.Errorf("got the thumbprint %s", got)
+		}
+
+		tokens := NewRegistry()
+		tokens.issue(Token{Value: token, Thumbprint: thumbprint}, time.Hour, ModeDefault)
+		r = httptest.NewRequest(http.MethodGet, "https://resource.example.org/protectedresource", nil)
+		r.RemoteAddr = "127.0.0.1:1"
+		r.Header.Set("Authorization", "DPoP "+token)
+		r.Header.Set("DPoP", atAPI)
+		if w := serve(&API{Registry: tokens, DPoP: DPoP{Mode: dpopRequired}}, r); w.Code != 200 {
+			t.Errorf("API: got %d %v", w.Code, w.Header())
+		}
+	})
 }
