@@ -86,8 +86,8 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	a.calls.Add(1)
-	if a.DPoP.Nonce {
-		w.Header().Set("DPoP-Nonce", a.proofs.nonces.now()) // RFC 9449, section 8.2
+	for name, value := range a.proofs.header(&a.DPoP) {
+		w.Header().Set(name, value)
 	}
 	sent, err := a.credential(r)
 	if err != nil {

@@ -41,6 +41,25 @@ type DPoP struct {
 	// The algorithms that a proof may be signed with. Default: RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384,
 	// ES512, EdDSA.
 	Algs []string `json:"algs,omitempty"`
+
+	// Ahead is how far the clock of the server is ahead, for the iat of proofs and for the header field Date. It may be
+	// negative. Default: 0.
+	Ahead time.Duration `json:"-"`
+}
+
+// now is the time of the server.
+func (d *DPoP) now() time.Time { return time.Now().Add(d.Ahead) }
+
+// header returns the header fields of each answer, which tell the client what its next proof needs.
+func (p *proofs) header(d *DPoP) map[string]string {
+	header := make(map[string]string)
+	if d.Nonce {
+		header["DPoP-Nonce"] = p.nonces.now() // RFC 9449, section 8.2
+	}
+	if d.Ahead != 0 {
+		header["Date"] = d.now().UTC().Format(http.TimeFormat)
+	}
+	return header
 }
 
 func (d *DPoP) on() bool { return d.Mode == dpopOptional || d.Mode == dpopRequired }
@@ -98,7 +117,7 @@ func (p *proofs) check(d *DPoP, r *http.Request, token string) (thumbprint strin
 	if why := p.checkNonce(d, claims); why != nil {
 		return "", why
 	}
-	if err := p.checkAge(claims); err != nil {
+	if err := p.checkAge(d, claims); err != nil {
 		return "", refuse(invalidDPoPProof, "%v", err)
 	}
 	return thumbprint, nil
@@ -246,17 +265,17 @@ func (p *proofs) checkNonce(d *DPoP, claims map[string]any) *refusal {
 }
 
 // checkAge demands a recent proof that no earlier request had.
-func (p *proofs) checkAge(claims map[string]any) error {
+func (p *proofs) checkAge(d *DPoP, claims map[string]any) error {
 	iat, ok := timeClaim(claims, "iat")
 	jti, _ := claims["jti"].(string)
 	switch {
 	case !ok:
 		return errors.New("iat is missing or not a number")
-	case time.Since(iat).Abs() > proofWindow:
+	case d.now().Sub(iat).Abs() > proofWindow:
 		return fmt.Errorf("iat is more than %s from the time of the server", proofWindow)
 	case jti == "":
 		return errors.New("jti is missing or not a string")
-	case !p.jtis.firstUse(jti, iat.Add(proofWindow+time.Second)):
+	case !p.jtis.firstUse(jti, time.Now().Add(2*proofWindow+time.Second)):
 		return errors.New("jti was used before")
 	}
 	return nil

@@ -318,6 +318,39 @@ func TestDPoPReplay(t *testing.T) {
 	})
 }
 
+// A server whose clock is wrong refuses proofs by its clock, and its answers have its time.
+func TestDPoPAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, ahead := range []time.Duration{-time.Hour, time.Hour} {
+			tokens := NewRegistry()
+			token := boundToken(t, tokens)
+			dpop := DPoP{Mode: dpopRequired, Ahead: ahead}
+			endpoint, api := oauth2Endpoint(Demands{DPoP: dpop}), &API{Registry: tokens, DPoP: dpop}
+			for name, ask := range map[string]func(iat time.Time) *httptest.ResponseRecorder{
+				"token endpoint": func(iat time.Time) *httptest.ResponseRecorder {
+					p := newProof(t, "POST", dpopTokenURL, "")
+					p.claims["iat"] = iat.Unix()
+					return serve(endpoint, dpopTokenRequest(p.sign(t, "p256")))
+				},
+				"API": func(iat time.Time) *httptest.ResponseRecorder {
+					p := newProof(t, "GET", dpopAPIURL, token)
+					p.claims["iat"] = iat.Unix()
+					return serve(api, dpopAPIRequest(token, p.sign(t, "p256")))
+				},
+			} {
+				w := ask(time.Now())
+				date, err := http.ParseTime(w.Header().Get("Date"))
+				if err != nil || w.Code == 200 || !date.Equal(time.Now().Add(ahead)) {
+					t.Errorf("%s, %s: got %d at %s", name, ahead, w.Code, date)
+				}
+				if w := ask(date); w.Code != 200 {
+					t.Errorf("%s, %s: got %d with the time of the server", name, ahead, w.Code)
+				}
+			}
+		}
+	})
+}
+
 // The servers hand out nonces, and accept the current one and the one before.
 func TestDPoPNonces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

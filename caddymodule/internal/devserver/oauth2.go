@@ -205,12 +205,10 @@ func (o oauth2) success(t Token, _ string, f Fault) []byte {
 	return o.answer(t, f)
 }
 
-// header follows RFC 6749, section 5.1, and RFC 9449, section 8.2.
+// header follows RFC 6749, section 5.1.
 func (o oauth2) header() map[string]string {
-	header := map[string]string{"Content-Type": typeJSON, "Cache-Control": "no-store", "Pragma": "no-cache"}
-	if o.DPoP.Nonce {
-		header["DPoP-Nonce"] = o.proofs.nonces.now()
-	}
+	header := o.proofs.header(&o.DPoP)
+	header["Content-Type"], header["Cache-Control"], header["Pragma"] = typeJSON, "no-store", "no-cache"
 	return header
 }
 
