@@ -1,0 +1,81 @@
+package dpop
+
+import (
+	"net/http"
+	"sync"
+	"time"
+)
+
+// Client is what one source of tokens keeps for its proofs: its key, and what servers have told about proofs. The zero value is
+// ready for use, and it is safe for concurrent use.
+type Client struct {
+	endpoints, apis servers // apart, because a server may be both, with different nonces (RFC 9449 section 9)
+
+	mu        sync.Mutex
+	generated *Key
+}
+
+// Key returns the client's own key, which it generates when it is first asked for it.
+func (c *Client) Key(alg string) (*Key, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.generated != nil && c.generated.alg == alg {
+		return c.generated, nil
+	}
+	key, err := Generate(alg)
+	if err == nil {
+		c.generated = key
+	}
+	return key, err
+}
+
+// ForEndpoint returns the prover of token requests.
+func (c *Client) ForEndpoint(k *Key) *Prover { return &Prover{k, &c.endpoints, &c.endpoints} }
+
+// ForAPI returns the prover of requests that carry a token.
+func (c *Client) ForAPI(k *Key) *Prover { return &Prover{k, &c.apis, &c.endpoints} }
+
+// Prover makes the proofs of requests with one key. It is safe for concurrent use.
+type Prover struct {
+	key     *Key
+	servers *servers
+	clock   *servers // whose clock counts for a server that has not answered yet
+}
+
+// Key returns the key.
+func (p *Prover) Key() *Key { return p.key }
+
+// Proof is the proof of one request.
+type Proof struct {
+	// Field is the value of the header field DPoP.
+	Field string
+
+	origin string
+	sent   time.Time
+	of     server // what was known of the server
+}
+
+// Prove returns a new proof for a request, with the token that it carries or, for a token request, "".
+func (p *Prover) Prove(req *http.Request, token string) (Proof, error) {
+	proof := Proof{origin: Origin(req), sent: time.Now()}
+	known, ok := p.servers.find(proof.origin)
+	if !ok {
+		known.ahead = p.clock.clock()
+	}
+	proof.of = known
+	var err error
+	proof.Field, err = p.key.Proof(Claims{
+		Method: req.Method,
+		Target: proof.origin + normalPath(req.URL),
+		Time:   proof.sent.Add(known.ahead),
+		Token:  token,
+		Nonce:  known.nonce,
+	})
+	return proof, err
+}
+
+// Learn takes the nonce and the time from the answer to a request. It reports whether the next proof is different in more than
+// its jti and the time that has passed, so that a server that has refused this proof may accept the next one.
+func (p *Prover) Learn(from Proof, answer http.Header) (changed bool) {
+	return p.servers.learn(from.origin, answer, from.of, from.sent, time.Now()).differs(from.of)
+}

@@ -1,0 +1,196 @@
+package dpop
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// prove returns the claims of the next proof of a request, and the proof.
+func prove(t *testing.T, p *Prover, url string) (claims, Proof) {
+	t.Helper()
+	proof, err := p.Prove(request(t, http.MethodGet, url), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, _ := verify(t, proof.Field)
+	return c, proof
+}
+
+func wantNonce(t *testing.T, p *Prover, url, nonce string) {
+	t.Helper()
+	if c, _ := prove(t, p, url); c.Nonce != nonce {
+		t.Errorf("the nonce for %s is %q, want %q", url, c.Nonce, nonce)
+	}
+}
+
+func nonce(value string) http.Header { return http.Header{"Dpop-Nonce": {value}} }
+
+// Each origin has a nonce of its own, the same for all of its paths, and the latest answer counts.
+func TestNonces(t *testing.T) {
+	p := new(Client).ForAPI(newKey(t, "ES256"))
+	const a, b = "https://a.example.com/", "https://a.example.com:8443/"
+	wantNonce(t, p, a, "")
+	_, proof := prove(t, p, a)
+	if !p.Learn(proof, nonce("n1")) {
+		t.Error("the first nonce makes no difference")
+	}
+	wantNonce(t, p, "HTTPS://A.example.com:443/path?query", "n1")
+	wantNonce(t, p, b, "")
+
+	_, proof = prove(t, p, a)
+	if p.Learn(proof, nonce("n1")) || p.Learn(proof, http.Header{}) {
+		t.Error("an answer without a new nonce makes a difference")
+	}
+	wantNonce(t, p, a, "n1")
+	if !p.Learn(proof, nonce("n2")) {
+		t.Error("the second nonce makes no difference")
+	}
+	wantNonce(t, p, a, "n2")
+	if !p.Learn(proof, http.Header{}) { // to a proof with n1, while another request has learned n2
+		t.Error("a nonce that another request has learned makes no difference")
+	}
+	wantNonce(t, p, a, "n2")
+}
+
+// A token endpoint and an API of the same origin have different nonces (RFC 9449 section 9).
+func TestNoncesOfEndpointAndAPI(t *testing.T) {
+	client, key := new(Client), newKey(t, "ES256")
+	const url = "https://server.example.com/"
+	_, proof := prove(t, client.ForEndpoint(key), url)
+	client.ForEndpoint(key).Learn(proof, nonce("endpoint"))
+	wantNonce(t, client.ForAPI(key), url, "")
+	_, proof = prove(t, client.ForAPI(key), url)
+	client.ForAPI(key).Learn(proof, nonce("api"))
+	wantNonce(t, client.ForEndpoint(key), url, "endpoint")
+	wantNonce(t, client.ForAPI(key), url, "api")
+}
+
+func TestNonceThatIsNoNonce(t *testing.T) {
+	p := new(Client).ForAPI(newKey(t, "ES256"))
+	const url = "https://a.example.com/"
+	_, proof := prove(t, p, url)
+	for _, value := range []string{"", "a b", `a"b`, `a\b`, "a\tb", "ä", strings.Repeat("x", maxNonce+1)} {
+		if p.Learn(proof, nonce(value)) {
+			t.Errorf("%q is taken for a nonce", value)
+		}
+	}
+	wantNonce(t, p, url, "")
+	for _, value := range []string{"!#$%&'()*+,-./:;<=>?@[]^_`{|}~", strings.Repeat("x", maxNonce)} {
+		p.Learn(proof, nonce(value))
+		wantNonce(t, p, url, value)
+	}
+}
+
+func TestServersAreBounded(t *testing.T) {
+	p := new(Client).ForAPI(newKey(t, "EdDSA"))
+	for i := range 3 * maxServers {
+		url := fmt.Sprintf("https://api%d.example.com/", i)
+		_, proof := prove(t, p, url)
+		p.Learn(proof, nonce(fmt.Sprint(i)))
+		wantNonce(t, p, url, fmt.Sprint(i)) // the latest is never the one that is forgotten
+	}
+	if len(p.servers.known) != maxServers {
+		t.Errorf("%d servers are known", len(p.servers.known))
+	}
+}
+
+// The time of a proof is that of the server, as far as its Date shows that the clocks differ.
+func TestClockOfTheServer(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		ahead  time.Duration // of the server
+		took   time.Duration
+		age    string
+		off    time.Duration // of iat from our clock
+		differ bool
+	}{
+		{"the same time", 0, 0, "", 0, false},
+		{"a slow answer", -3 * time.Second, 4 * time.Second, "", 0, false},
+		{"ahead by an hour", time.Hour, 0, "", time.Hour, true},
+		{"behind by an hour", -time.Hour, 0, "", -time.Hour + time.Second, true},
+		{"behind by an hour, slow", -time.Hour, 10 * time.Second, "", -time.Hour + 11*time.Second, true},
+		{"from a cache", -time.Hour, 0, "3600", 0, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := new(Client).ForAPI(newKey(t, "ES256"))
+				const url = "https://a.example.com/"
+				_, proof := prove(t, p, url)
+				time.Sleep(tc.took)
+				answer := http.Header{"Date": {time.Now().Add(tc.ahead).UTC().Format(http.TimeFormat)}}
+				if tc.age != "" {
+					answer.Set("Age", tc.age)
+				}
+				if differ := p.Learn(proof, answer); differ != tc.differ {
+					t.Errorf("the clock makes a difference: %v", differ)
+				}
+				c, _ := prove(t, p, url)
+				if off := time.Unix(c.Time, 0).Sub(time.Now()); off != tc.off {
+					t.Errorf("iat is off by %v, want %v", off, tc.off)
+				}
+				time.Sleep(time.Hour)
+				_, proof = prove(t, p, url)
+				if !tc.differ {
+					return
+				}
+				answer.Set("Date", time.Now().UTC().Format(http.TimeFormat))
+				if !p.Learn(proof, answer) {
+					t.Error("the server's clock has been set, and that makes no difference")
+				}
+				if c, _ := prove(t, p, url); c.Time != time.Now().Unix() {
+					t.Errorf("iat is %v", time.Unix(c.Time, 0))
+				}
+			})
+		})
+	}
+}
+
+// An API that has not answered yet has the clock of the token endpoint: most likely, it is ours that is wrong.
+func TestClockOfTheEndpointCountsForTheAPI(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, key := new(Client), newKey(t, "ES256")
+		date := func(ahead time.Duration) http.Header {
+			return http.Header{"Date": {time.Now().Add(ahead).UTC().Format(http.TimeFormat)}}
+		}
+		iat := func(url string) time.Duration {
+			c, _ := prove(t, client.ForAPI(key), url)
+			return time.Unix(c.Time, 0).Sub(time.Now())
+		}
+		_, proof := prove(t, client.ForEndpoint(key), "https://login.example.com/")
+		client.ForEndpoint(key).Learn(proof, date(time.Hour))
+		_, proof = prove(t, client.ForAPI(key), "https://a.example.com/")
+		if client.ForAPI(key).Learn(proof, nonce("n1")) != true || iat("https://a.example.com/") != time.Hour {
+			t.Errorf("after an answer without Date: iat is off by %v", iat("https://a.example.com/"))
+		}
+		_, proof = prove(t, client.ForAPI(key), "https://a.example.com/")
+		client.ForAPI(key).Learn(proof, date(0))
+		if iat("https://a.example.com/") != 0 || iat("https://b.example.com/") != time.Hour {
+			t.Errorf("iat is off by %v and %v", iat("https://a.example.com/"), iat("https://b.example.com/"))
+		}
+	})
+}
+
+// A client generates its key once for its algorithm.
+func TestGeneratedKey(t *testing.T) {
+	c := new(Client)
+	first, err := c.Key("ES256")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, _ := c.Key("ES256"); again != first {
+		t.Error("a second key is generated")
+	}
+	if other, _ := c.Key("EdDSA"); other.Alg() != "EdDSA" {
+		t.Errorf("the key of another algorithm signs with %s", other.Alg())
+	}
+	if other, _ := new(Client).Key("ES256"); other.Thumbprint() == first.Thumbprint() {
+		t.Error("two clients have the same key")
+	}
+	if _, err := c.Key("none"); err == nil {
+		t.Error("a key for no algorithm")
+	}
+}

@@ -1,0 +1,112 @@
+package dpop
+
+import (
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	// maxServers bounds how many servers a client remembers. To forget one costs a request that the server answers with a
+	// new nonce.
+	maxServers = 64
+
+	// maxNonce is the length of the longest nonce that is used. It goes into a header field of every request.
+	maxNonce = 1024
+)
+
+// servers is what servers have told a client about proofs: the nonces that they demand, and their clocks. The zero value is
+// ready for use, and it is safe for concurrent use.
+type servers struct {
+	mu    sync.Mutex
+	known map[string]server // by origin
+	ahead time.Duration     // of the server that answered last
+}
+
+// server is what is known of one server.
+type server struct {
+	nonce string
+	ahead time.Duration // by how much its clock is ahead of ours
+}
+
+// differs reports whether a server can accept a proof that it would not have accepted by what was known before.
+func (s server) differs(before server) bool {
+	return s.nonce != before.nonce || (s.ahead-before.ahead).Abs() >= time.Second
+}
+
+// clock returns by how much the clock of the server that answered last is ahead of ours.
+func (s *servers) clock() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ahead
+}
+
+// find returns what is known of a server.
+func (s *servers) find(origin string) (server, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	found, ok := s.known[origin]
+	return found, ok
+}
+
+// learn takes the nonce and the time from an answer to a proof by what was assumed of the server. It returns what is then known
+// of it.
+func (s *servers) learn(origin string, answer http.Header, assumed server, sent, received time.Time) server {
+	nonce := answer.Get("DPoP-Nonce")
+	ahead, hasClock := clockOf(answer, sent, received)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	found, ok := s.known[origin]
+	if !ok {
+		found = assumed
+	}
+	if isNonce(nonce) {
+		found.nonce = nonce
+	}
+	if hasClock {
+		found.ahead, s.ahead = ahead, ahead
+	}
+	s.remember(origin, found)
+	return found
+}
+
+// remember stores what is known of a server. If that is one server too many, it forgets another one.
+func (s *servers) remember(origin string, of server) {
+	if s.known == nil {
+		s.known = make(map[string]server)
+	}
+	if _, ok := s.known[origin]; !ok && len(s.known) >= maxServers {
+		for other := range s.known {
+			delete(s.known, other)
+			break
+		}
+	}
+	s.known[origin] = of
+}
+
+// clockOf returns by how much the clock of a server is ahead of ours; it is negative if that clock is behind. Date has whole
+// seconds and can be from any moment between the request and the answer. So it is 0 unless the clocks must differ. A cache
+// answers with the Date of an earlier time and with Age (RFC 9111 section 5.1).
+func clockOf(answer http.Header, sent, received time.Time) (time.Duration, bool) {
+	date, err := http.ParseTime(answer.Get("Date"))
+	if err != nil || answer.Get("Age") != "" {
+		return 0, false
+	}
+	switch end := date.Add(time.Second); {
+	case date.After(received):
+		return date.Sub(received), true
+	case end.Before(sent):
+		return end.Sub(sent), true
+	default:
+		return 0, true
+	}
+}
+
+// isNonce reports whether a text is a nonce (RFC 9449 section 8.1).
+func isNonce(s string) bool {
+	if s == "" || len(s) > maxNonce {
+		return false
+	}
+	return strings.IndexFunc(s, func(r rune) bool { return r <= ' ' || r > '~' || r == '"' || r == '\\' }) < 0
+}
