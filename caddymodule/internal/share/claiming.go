@@ -58,7 +58,7 @@ func (c *Credential) ways(ctx context.Context) claims {
 
 // bid claims once, and remembers a claim that it wins.
 func (c *Credential) bid(ctx context.Context, ways claims, ring keys, proof func() token.Secret) (token.Claim, Unopened) {
-	at := place{c.names.claimName(thumbprint(c.spec.Certificate())), c.spec.Identity}
+	at := place{c.names.claimName(c.binding().thumbprint()), c.spec.Identity}
 	now := c.share.now()
 	ours := newClaim(now)
 	b := bid{

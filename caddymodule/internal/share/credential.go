@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/dpop"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
@@ -35,6 +36,10 @@ type Spec struct {
 	// Certificate returns the client certificate at present, or nil. A token that is bound to a certificate (RFC 8705) is
 	// shared only by replicas that have the same. Nil: the credential has none. It must not block.
 	Certificate func() *tls.Certificate
+
+	// Prover returns the prover of the key that tokens are bound to (RFC 9449) at present, or nil. A token that is bound to a
+	// key is shared only by replicas that have the same. Nil: the credential has none. It must not block.
+	Prover func() *dpop.Prover
 
 	// Unopened is called when a value of the store cannot be opened, at most once in 10 minutes for each reason.
 	Unopened func(Unopened)
@@ -68,6 +73,9 @@ func (s Share) Credential(spec Spec) *Credential {
 	if spec.Certificate == nil {
 		spec.Certificate = func() *tls.Certificate { return nil }
 	}
+	if spec.Prover == nil {
+		spec.Prover = func() *dpop.Prover { return nil }
+	}
 	if spec.Unopened == nil {
 		spec.Unopened = func(Unopened) {}
 	}
@@ -82,7 +90,10 @@ func (s Share) Credential(spec Spec) *Credential {
 }
 
 // Folder returns where the credential's values are in the store, at present. It reveals nothing.
-func (c *Credential) Folder() string { return c.names.folder(thumbprint(c.spec.Certificate())) }
+func (c *Credential) Folder() string { return c.names.folder(c.binding().thumbprint()) }
+
+// binding returns what the credential's tokens are bound to at present.
+func (c *Credential) binding() binding { return binding{c.spec.Certificate(), c.spec.Prover()} }
 
 // distrust keeps this replica from claims for a while, and reports why.
 func (c *Credential) distrust(reason Unopened) {

@@ -6,6 +6,9 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/dpop"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
 // names is what the replicas that use one credential have in common, by which they find each other. Nothing in it is
@@ -30,11 +33,25 @@ func (n names) recordName(thumbprint string, k *key) string {
 // claimName has no key's id in it: replicas whose keys are being rotated have their claims in common.
 func (n names) claimName(thumbprint string) string { return n.folder(thumbprint) + "/claim" }
 
-// thumbprint returns the x5t#S256 of the certificate (RFC 7515 section 4.1.8), or "" if there is none.
-func thumbprint(c *tls.Certificate) string {
-	if c == nil || len(c.Certificate) == 0 {
-		return ""
-	}
-	sum := sha256.Sum256(c.Certificate[0])
-	return base64.RawURLEncoding.EncodeToString(sum[:])
+// binding is what a token may be bound to: a client certificate (RFC 8705), a key that proofs are made with (RFC 9449), or both.
+type binding struct {
+	certificate *tls.Certificate
+	prover      *dpop.Prover
 }
+
+// thumbprint returns the x5t#S256 of the certificate (RFC 7515 section 4.1.8) and the jkt of the key (RFC 9449 section 6.1), or
+// "" if there is neither.
+func (b binding) thumbprint() string {
+	var thumbprint string
+	if b.certificate != nil && len(b.certificate.Certificate) > 0 {
+		sum := sha256.Sum256(b.certificate.Certificate[0])
+		thumbprint = base64.RawURLEncoding.EncodeToString(sum[:])
+	}
+	if b.prover != nil {
+		thumbprint += "+" + b.prover.Key().Thumbprint()
+	}
+	return thumbprint
+}
+
+// bindingOf returns what a token may be bound to.
+func bindingOf(issued token.Issued) binding { return binding{issued.Certificate, issued.Prover} }

@@ -14,25 +14,27 @@ var longest = token.Policy{}.Trusted(math.MaxInt64)
 
 // record is a token as replicas save it. Times are in milliseconds. A record without a token is a tombstone.
 type record struct {
-	Token       string            `json:"t,omitempty"`
-	Kept        map[string]string `json:"k,omitempty"`
-	Asked       int64             `json:"a"` // by the writer's clock, since 1970
-	Lifetime    int64             `json:"l"`
-	RefreshIn   int64             `json:"r,omitempty"`
-	Certificate string            `json:"c,omitempty"` // x5t#S256
-	Note        string            `json:"n,omitempty"`
-	By          string            `json:"by,omitempty"` // the process that saved it
+	Token     string            `json:"t,omitempty"`
+	Kept      map[string]string `json:"k,omitempty"`
+	Asked     int64             `json:"a"` // by the writer's clock, since 1970
+	Lifetime  int64             `json:"l"`
+	RefreshIn int64             `json:"r,omitempty"`
+	Binding   string            `json:"c,omitempty"` // the thumbprint of what the token may be bound to
+	DPoP      bool              `json:"d,omitempty"` // it is bound to a key
+	Note      string            `json:"n,omitempty"`
+	By        string            `json:"by,omitempty"` // the process that saved it
 }
 
 func newRecord(f token.Found, now time.Time) record {
 	return record{
-		Token:       f.Issued.Token.Reveal(),
-		Kept:        f.Issued.Kept,
-		Asked:       now.Add(-f.Age).UnixMilli(),
-		Lifetime:    f.Lifetime.Milliseconds(),
-		RefreshIn:   f.RefreshIn.Milliseconds(),
-		Certificate: thumbprint(f.Issued.Certificate),
-		Note:        f.Issued.Note,
+		Token:     f.Issued.Token.Reveal(),
+		Kept:      f.Issued.Kept,
+		Asked:     now.Add(-f.Age).UnixMilli(),
+		Lifetime:  f.Lifetime.Milliseconds(),
+		RefreshIn: f.RefreshIn.Milliseconds(),
+		Binding:   bindingOf(f.Issued).thumbprint(),
+		DPoP:      f.Issued.DPoP,
+		Note:      f.Issued.Note,
 	}
 }
 
@@ -64,7 +66,7 @@ func parseRecord(text []byte) (record, bool) {
 func (r record) found(now time.Time) (f token.Found, ahead time.Duration) {
 	age := now.UnixMilli() - max(r.Asked, 0)
 	f = token.Found{
-		Issued:   token.Issued{Token: token.NewSecret(r.Token), Kept: r.Kept, Note: r.Note},
+		Issued:   token.Issued{Token: token.NewSecret(r.Token), Kept: r.Kept, DPoP: r.DPoP, Note: r.Note},
 		Age:      milliseconds(age),
 		Lifetime: milliseconds(r.Lifetime),
 		Purged:   r.Token == "",

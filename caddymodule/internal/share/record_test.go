@@ -124,7 +124,7 @@ func TestMovedRecords(t *testing.T) {
 				t.Errorf("another %s finds the token", what)
 			}
 			folders[c.Folder()] = true
-			store.Put(c.names.recordName(thumbprint(c.spec.Certificate()), here.Ring.current().sealing()), sealed)
+			store.Put(c.names.recordName(c.binding().thumbprint(), here.Ring.current().sealing()), sealed)
 			if loads(ctx, c) != "" {
 				t.Errorf("another %s finds a token that was moved", what)
 			}

@@ -2,7 +2,6 @@ package share
 
 import (
 	"context"
-	"crypto/tls"
 	"time"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
@@ -14,25 +13,25 @@ const recordGrace = time.Minute
 // Load implements token.Shared. It returns the newest record that is not expired, of all keys: while keys are being rotated, a
 // record of the first key can be fresh and yet revoked by the token of another.
 func (c *Credential) Load(ctx context.Context) (token.Found, bool) {
-	certificate := c.spec.Certificate()
+	bound := c.binding()
 	ring := c.share.Ring.current()
-	best, by := c.newest(ctx, *ring, certificate)
+	best, by := c.newest(ctx, *ring, bound)
 	if !fresh(best) { // a replica may have sealed with a key that is new
 		if ring = c.share.Ring.newer(ring); ring != nil {
-			best, by = c.newest(ctx, *ring, certificate)
+			best, by = c.newest(ctx, *ring, bound)
 		}
 	}
 	if !alive(best) {
 		return token.Found{}, false
 	}
 	c.from(by == process)
-	best.Issued.Certificate = certificate
+	best.Issued.Certificate, best.Issued.Prover = bound.certificate, bound.prover
 	return best, true
 }
 
 // newest returns the newest record under the names of these keys, and the process that saved it.
-func (c *Credential) newest(ctx context.Context, ring keys, certificate *tls.Certificate) (best token.Found, by string) {
-	shown := thumbprint(certificate)
+func (c *Credential) newest(ctx context.Context, ring keys, bound binding) (best token.Found, by string) {
+	shown := bound.thumbprint()
 	var latest int64
 	for _, k := range ring {
 		r, ok := c.read(ctx, k, shown)
@@ -48,7 +47,7 @@ func (c *Credential) newest(ctx context.Context, ring keys, certificate *tls.Cer
 	return best, by
 }
 
-// read returns the record of one key. A record that is bound to another certificate is of no use here.
+// read returns the record of one key. A record that is bound to another certificate or key is of no use here.
 func (c *Credential) read(ctx context.Context, k *key, thumbprint string) (record, bool) {
 	at := place{c.names.recordName(thumbprint, k), c.spec.Identity}
 	value, outcome := c.share.Guard.load(ctx, OperationLoad, at.name)
@@ -65,7 +64,7 @@ func (c *Credential) read(ctx context.Context, k *key, thumbprint string) (recor
 		c.distrust(UnopenedVersion)
 		return record{}, false
 	}
-	return r, r.Certificate == thumbprint
+	return r, r.Binding == thumbprint
 }
 
 // Save implements token.Shared.
@@ -88,7 +87,7 @@ func (c *Credential) Save(ctx context.Context, f token.Found) {
 // purgedMeanwhile reports whether an operator has purged the tokens of all replicas since the record's token was asked for. A
 // tombstone from a clock that is ahead does not count: it would keep the replicas from sharing until its time has come.
 func (c *Credential) purgedMeanwhile(ctx context.Context, k *key, r record) bool {
-	at := place{c.names.recordName(r.Certificate, k), c.spec.Identity}
+	at := place{c.names.recordName(r.Binding, k), c.spec.Identity}
 	value, outcome := c.share.Guard.load(ctx, OperationSave, at.name)
 	if outcome != OutcomeOK {
 		return false
@@ -103,7 +102,7 @@ func (c *Credential) purgedMeanwhile(ctx context.Context, k *key, r record) bool
 
 // write saves a record under the name of a key.
 func (c *Credential) write(ctx context.Context, k *key, r record, life time.Duration) bool {
-	at := place{c.names.recordName(r.Certificate, k), c.spec.Identity}
+	at := place{c.names.recordName(r.Binding, k), c.spec.Identity}
 	text := r.text()
 	if text == nil {
 		return false
@@ -115,7 +114,7 @@ func (c *Credential) write(ctx context.Context, k *key, r record, life time.Dura
 // Purge deletes what the replicas have saved, under the names of all keys. Replicas that have a token keep it. It reports
 // whether the store did it.
 func (c *Credential) Purge(ctx context.Context) bool {
-	shown := thumbprint(c.spec.Certificate())
+	shown := c.binding().thumbprint()
 	done := true
 	for _, k := range *c.share.Ring.current() {
 		done = c.share.Guard.delete(ctx, OperationPurge, c.names.recordName(shown, k)) == OutcomeOK && done
@@ -127,7 +126,7 @@ func (c *Credential) Purge(ctx context.Context) bool {
 // next. It reports whether the store has saved that.
 func (c *Credential) PurgeFleet(ctx context.Context) bool {
 	r := newTombstone(c.share.now())
-	r.By, r.Certificate = process, thumbprint(c.spec.Certificate())
+	r.By, r.Binding = process, c.binding().thumbprint()
 	done := true
 	for _, k := range *c.share.Ring.current() {
 		done = c.write(ctx, k, r, longest) && done

@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/tls"
 	"time"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/dpop"
 )
 
 // Served is how a lease came by its token.
@@ -33,7 +35,20 @@ func (l Lease) Value() Secret { return l.token.value }
 func (l Lease) Kept() map[string]string { return l.token.kept }
 
 // Certificate returns the TLS client certificate that the token may be bound to, or nil.
-func (l Lease) Certificate() *tls.Certificate { return l.token.certificate }
+func (l Lease) Certificate() *tls.Certificate {
+	if l.token.bound == nil {
+		return nil
+	}
+	return l.token.bound.certificate
+}
+
+// Prover returns what proves the possession of the key that the token is bound to, or nil if it is a bearer token.
+func (l Lease) Prover() *dpop.Prover {
+	if !l.token.provable() {
+		return nil
+	}
+	return l.token.bound.prover
+}
 
 // Served says how the lease came by its token.
 func (l Lease) Served() Served { return l.served }

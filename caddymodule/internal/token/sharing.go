@@ -89,8 +89,10 @@ func (s *Sharing) save(t *Token, note string) {
 	}
 	now := time.Now()
 	if t.alive(now) {
+		issued := t.content()
+		issued.Note = note
 		s.shared.Save(context.Background(), Found{
-			Issued:    Issued{Token: t.value, Kept: t.kept, Certificate: t.certificate, Note: note},
+			Issued:    issued,
 			Age:       now.Sub(t.issued),
 			Lifetime:  t.expires.Sub(t.issued),
 			RefreshIn: t.refreshAt.Sub(t.issued),

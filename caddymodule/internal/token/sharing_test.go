@@ -273,7 +273,7 @@ func TestAllOfATokenIsShared(t *testing.T) {
 		r.leave("T1", 0, hour, 55*time.Minute)
 		r.found.Issued = saved
 		other := mustAcquire(t, e.sharing(t, r, Policy{}))
-		if !maps.Equal(other.token.kept, kept) || other.token.certificate != certificate || e.lastEvent().Note != "odd" {
+		if !maps.Equal(other.token.kept, kept) || other.Certificate() != certificate || e.lastEvent().Note != "odd" {
 			t.Errorf("adopted %+v", other.token)
 		}
 		e.wantCalls(t, 1)

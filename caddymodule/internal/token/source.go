@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/singleflight"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/dpop"
 )
 
 // Event is something that happened in a Source: a call of the token endpoint or, if Adopted or Rejected is set, a token
@@ -75,6 +77,7 @@ type Source struct {
 	calls   atomic.Int32 // calls that have not returned: the flight's, and abandoned ones
 	proving atomic.Bool  // a comparison of the proof with the refused one is running
 	queued  atomic.Bool  // waits for its turn
+	rare    atomic.Pointer[rare]
 
 	// What follows is touched by the flight only, and flights do not overlap.
 	generation uint64
@@ -82,6 +85,7 @@ type Source struct {
 	retries    *retries
 	failing    bool
 	denied     bool        // by an Admitter
+	resting    bool        // guarded by mu; here, it takes no room
 	refused    atomic.Bool // the token endpoint has refused the credential, and has issued no token since; read everywhere
 
 	made           time.Time
@@ -89,7 +93,6 @@ type Source struct {
 
 	mu            sync.Mutex // guards what follows
 	started       []*Config  // the configurations in force
-	resting       bool
 	timer         *time.Timer
 	invalidations *invalidations // nil until the API rejects a token
 }
@@ -110,6 +113,25 @@ func NewSource(c Config) *Source {
 	s.config.Store(c.withDefaults())
 	return s
 }
+
+// rare is what few sources need, apart because a process may have many sources.
+type rare struct {
+	dpop dpop.Client
+
+	// demanded are the claims that the API demands of the next token; nil if there are none.
+	demanded atomic.Pointer[string]
+}
+
+// needed returns the source's rare, which it makes when it is first needed.
+func (s *Source) needed() *rare {
+	if s.rare.Load() == nil {
+		s.rare.CompareAndSwap(nil, new(rare))
+	}
+	return s.rare.Load()
+}
+
+// DPoP returns what the source keeps for proofs (RFC 9449): the key that it has generated, and what servers demand.
+func (s *Source) DPoP() *dpop.Client { return &s.needed().dpop }
 
 // Fetcher returns the fetcher that the source works with at present.
 func (s *Source) Fetcher() Fetcher { return s.config.Load().Fetcher }

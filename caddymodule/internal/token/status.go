@@ -38,6 +38,9 @@ type Status struct {
 	// when it expires. They are zero in StateNone.
 	Issued, RefreshAt, Expires time.Time
 
+	// DPoP is set if the token is bound to a key (RFC 9449).
+	DPoP bool
+
 	// Dead is set if the token serves no request although it has not expired: the API rejects it, and the token endpoint
 	// refuses the credential. See Source.Ready.
 	Dead bool
@@ -62,7 +65,7 @@ func (s *Source) Status() Status {
 	}
 	now := time.Now()
 	status.State, status.Dead = t.state(now), s.dead(t, now)
-	status.Token = t.value
+	status.Token, status.DPoP = t.value, t.provable()
 	status.Issued, status.RefreshAt, status.Expires = t.issued, t.refreshAt, t.expires
 	return status
 }

@@ -4,6 +4,8 @@ import (
 	"crypto/tls"
 	"sync/atomic"
 	"time"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/dpop"
 )
 
 // UnknownLifetime is the lifetime of an answer that names none; the policy's DefaultLifetime applies.
@@ -32,15 +34,21 @@ type Issued struct {
 	// wherever the token is. Nil if there is none.
 	Certificate *tls.Certificate
 
+	// DPoP is set if the endpoint has bound the token to a key (RFC 9449 section 5), so that it is worthless without proofs.
+	DPoP bool
+
+	// Prover proves that the client has the key that the token request was made with. Nil if it was made with none.
+	Prover *dpop.Prover
+
 	// Note, if not empty, describes in constant words what is odd about a usable answer.
 	Note string
 }
 
 // Token is one issued access token. It is immutable but for its two marks: whatever else changes makes a copy.
 type Token struct {
-	value       Secret
-	kept        map[string]string
-	certificate *tls.Certificate
+	value Secret
+	kept  map[string]string
+	bound *bound // nil if the token is bound to nothing
 
 	generation uint64
 	issued     time.Time
@@ -69,12 +77,29 @@ type Token struct {
 	accepted atomic.Bool
 }
 
+// bound is what a token may be bound to, as in Issued.
+type bound struct {
+	certificate *tls.Certificate
+	dpop        bool
+	prover      *dpop.Prover
+}
+
+func boundTo(answer Issued) *bound {
+	if answer.Certificate == nil && answer.Prover == nil {
+		return nil
+	}
+	return &bound{answer.Certificate, answer.DPoP, answer.Prover}
+}
+
+// provable reports whether requests with the token need proofs.
+func (t *Token) provable() bool { return t.bound != nil && t.bound.dpop && t.bound.prover != nil }
+
 func newToken(answer Issued, generation uint64, issued time.Time, lifetime time.Duration) *Token {
 	expires := issued.Add(lifetime)
 	return &Token{
 		value:         answer.Token,
 		kept:          answer.Kept,
-		certificate:   answer.Certificate,
+		bound:         boundTo(answer),
 		generation:    generation,
 		issued:        issued,
 		expires:       expires,
@@ -98,10 +123,18 @@ type rejections struct {
 	outlived bool
 }
 
+// content returns the part of the answer that requests need.
+func (t *Token) content() Issued {
+	issued := Issued{Token: t.value, Kept: t.kept}
+	if b := t.bound; b != nil {
+		issued.Certificate, issued.DPoP, issued.Prover = b.certificate, b.dpop, b.prover
+	}
+	return issued
+}
+
 // clone returns a copy for later requests. The mark accepted is not copied.
 func (t *Token) clone() *Token {
-	answer := Issued{Token: t.value, Kept: t.kept, Certificate: t.certificate}
-	c := newToken(answer, t.generation, t.issued, t.expires.Sub(t.issued))
+	c := newToken(t.content(), t.generation, t.issued, t.expires.Sub(t.issued))
 	c.margin, c.refreshAt, c.rejected, c.due, c.rejections = t.margin, t.refreshAt, t.rejected, t.due, t.rejections
 	c.used.Store(t.used.Load())
 	return c

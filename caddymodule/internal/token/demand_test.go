@@ -1,0 +1,125 @@
+package token
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/dpop"
+)
+
+// demands returns an answer that writes down what each call is to ask for.
+func demands(of *[]string, then answer) answer {
+	return func(ctx context.Context, e *endpoint) (Issued, error) {
+		*of = append(*of, Demanded(ctx))
+		return then(ctx, e)
+	}
+}
+
+// The claims that the API demands are part of the next call, and end with the token that comes of it.
+func TestDemand(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var asked []string
+		e := newEndpoint(demands(&asked, grants(time.Hour)))
+		s := NewSource(Config{Fetcher: e})
+		l := mustAcquire(t, s)
+		l.Demand(`{"nbf":1}`)
+		other, ok := l.Reject(t.Context(), Certain)
+		if !ok || other.Value().Equal(l.Value()) {
+			t.Fatal("the API gets no other token")
+		}
+		late := l // a request that was under way with the first token
+		late.Demand(`{"nbf":1}`)
+		if again, ok := late.Reject(t.Context(), Certain); !ok || !again.Value().Equal(other.Value()) {
+			t.Error("the late request does not get the second token")
+		}
+		time.Sleep(10 * time.Second)
+		if _, ok := other.Reject(t.Context(), Certain); !ok {
+			t.Error("the API gets no third token")
+		}
+		wantAsked(t, asked, "", `{"nbf":1}`, "")
+	})
+}
+
+// A demand outlives an outage. It does not outlive a refusal, which may be because of it.
+func TestDemandAfterFailure(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		kind Kind
+		want []string
+	}{
+		{"unavailable", Unavailable, []string{"", "c", "c", "c"}},
+		{"refused", Refused, []string{"", "c", ""}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var asked []string
+				e := newEndpoint(demands(&asked, grants(time.Hour)))
+				s := NewSource(Config{Fetcher: e})
+				l := mustAcquire(t, s)
+				e.set(demands(&asked, func(context.Context, *endpoint) (Issued, error) {
+					return Issued{}, &Error{Kind: tc.kind, Status: 503}
+				}))
+				l.Demand("c")
+				if _, ok := l.Reject(t.Context(), Certain); ok {
+					t.Error("the API gets another token")
+				}
+				e.set(demands(&asked, grants(time.Hour)))
+				time.Sleep(time.Minute)
+				if err := s.Refresh(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if len(asked) > len(tc.want) {
+					asked = asked[:len(tc.want)]
+				}
+				wantAsked(t, asked, tc.want...)
+			})
+		})
+	}
+}
+
+func wantAsked(t *testing.T, got []string, want ...string) {
+	t.Helper()
+	if len(got) != len(want) {
+		t.Fatalf("the calls ask for %q, want %q", got, want)
+	}
+	for i := range want {
+		if got[i] != want[i] {
+			t.Errorf("call %d asks for %q, want %q", i+1, got[i], want[i])
+		}
+	}
+}
+
+// A lease proves the key only if the token is bound to it, also after a rejection has made a copy of the token.
+func TestProverOfTheLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		key, err := dpop.Generate(dpop.DefaultAlg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, bound := range []bool{true, false} {
+			var s *Source
+			e := newEndpoint(func(_ context.Context, e *endpoint) (Issued, error) {
+				if n, _ := e.tokens(); n > 0 {
+					return Issued{}, errors.New("no more")
+				}
+				issued := e.issue(time.Hour)
+				issued.DPoP, issued.Prover = bound, s.DPoP().ForAPI(key)
+				return issued, nil
+			})
+			s = NewSource(Config{Fetcher: e})
+			for range 2 {
+				l := mustAcquire(t, s)
+				if (l.Prover() != nil) != bound || s.Status().DPoP != bound {
+					t.Errorf("prover %p, status %v, want bound %v", l.Prover(), s.Status().DPoP, bound)
+				}
+				l.Reject(t.Context(), Certain)
+			}
+			if s.DPoP() != s.DPoP() {
+				t.Error("the source has two clients")
+			}
+		}
+	})
+}
