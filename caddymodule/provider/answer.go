@@ -28,6 +28,7 @@ type Answer = oauth.Answer
 //
 //   - Token, Type and Scope ([]string) are the paths of access_token, token_type and scope.
 //   - Types ([]string) are the token types that Read accepts. The type "any" accepts all. Default: Bearer and its variants.
+//   - DPoP (bool) makes Read accept the type DPoP as well. Set it if the provider is a DPoPHolder that uses DPoP.
 //   - ExpiresIn ([]string) are the paths of the lifetime, and ExpiresInUnit is "s", "ms", "min" or "h". Default: "s".
 //   - ExpiresAt ([]string) are the paths of the time of expiry. Read uses them if the answer has no lifetime or, with
 //     ExpiresAtFirst (bool), before the lifetime. ExpiresAtUnit is "s" or "ms" since the Unix epoch, or "rfc3339" for
@@ -53,8 +54,10 @@ type Layout = oauth.Layout
 //   - RefreshIn (time.Duration) is when the token endpoint advises a refresh. It counts like Lifetime. Zero means no advice.
 //   - Kept (map[string]string) are the values of the placeholders {http.token_proxy.<name>}, by name.
 //   - Note (string) is a warning for operators, such as a narrower scope. It must not quote the token endpoint.
+//   - DPoP (bool) is whether the token type is DPoP, so that the token is bound to a key (RFC 9449). The app adds a proof to
+//     each request with such a token.
 //
-// The app sets Certificate.
+// The app sets Certificate and Prover.
 type Issued = token.Issued
 
 // UnknownLifetime is the Lifetime of a token whose answer has none. The credential's default_lifetime applies.

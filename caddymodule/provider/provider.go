@@ -9,6 +9,7 @@
 //   - [SecretHolder] for secrets of its own,
 //   - [SecretChecker] to check the client secret when Caddy loads the configuration,
 //   - [CertificateHolder] for a TLS client certificate,
+//   - [DPoPHolder] for tokens that are bound to a key,
 //   - [Discoverer] for a token endpoint that the metadata of an issuer names,
 //   - [Learner] to remember something between token requests,
 //   - [Stubber] for SDKs that insist on requesting a token themselves,
@@ -57,6 +58,10 @@ type Client struct {
 
 	// Secrets are the provider's own secrets. It is nil unless the provider is a SecretHolder.
 	Secrets Secrets
+
+	// Claims are the claims that the API demands of the token (a claims challenge), as a JSON object, or "". A provider whose
+	// token endpoint knows the parameter claims of OpenID Connect sends them in it.
+	Claims string
 
 	// Do sends a request that must precede the token request, such as a request for metadata. It uses the transport of the
 	// credential and the limits of a token request. Its errors are of type *Error.

@@ -32,11 +32,12 @@ func (a *Answer) Read(l Layout) (token.Issued, error) {
 	if !ok {
 		return token.Issued{}, a.unreadable(token.CauseNoToken, "the answer holds no token")
 	}
-	if err := a.checkToken(value, fields, l); err != nil {
+	kind, err := a.checkToken(value, fields, l)
+	if err != nil {
 		return token.Issued{}, err
 	}
 	lifetime, note := a.lifetime(fields, l, value)
-	issued := token.Issued{Token: token.NewSecret(value), Lifetime: lifetime}
+	issued := token.Issued{Token: token.NewSecret(value), Lifetime: lifetime, DPoP: isDPoP(kind)}
 	if seconds, ok := fields.number(l.RefreshIn...); ok {
 		issued.RefreshIn = fromSeconds(seconds)
 	}
@@ -56,19 +57,24 @@ func JoinNotes(notes ...string) string {
 	return strings.Join(slices.DeleteFunc(notes, func(note string) bool { return note == "" }), "; ")
 }
 
-func (a *Answer) checkToken(value string, fields fields, l Layout) error {
+// checkToken returns the token type, or "" if the answer has none.
+func (a *Answer) checkToken(value string, fields fields, l Layout) (kind string, err error) {
 	if len(value) > maxToken {
-		return a.unreadable(token.CauseTokenText, "the token is longer than 16 KiB")
+		return "", a.unreadable(token.CauseTokenText, "the token is longer than 16 KiB")
 	}
 	if strings.IndexFunc(value, notVisibleASCII) >= 0 {
-		return a.unreadable(token.CauseTokenText, "the token holds characters that no header field can carry")
+		return "", a.unreadable(token.CauseTokenText, "the token holds characters that no header field can carry")
 	}
-	if kind, ok := fields.text(l.Type...); ok && !l.accepts(kind) {
-		return &token.Error{Kind: token.Refused, Status: a.Status, Cause: token.CauseTokenType, Reason: "the token is of type " + knownType(kind) +
+	kind, ok := fields.text(l.Type...)
+	if ok && !l.accepts(kind) {
+		return "", &token.Error{Kind: token.Refused, Status: a.Status, Cause: token.CauseTokenType, Reason: "the token is of type " + knownType(kind) +
 			", not " + cmp.Or(strings.Join(l.Types, " or "), "Bearer") + "; the option token_type of response can accept other types"}
 	}
-	return nil
+	return kind, nil
 }
+
+// isDPoP reports whether a token of this type is bound to a key (RFC 9449 section 5).
+func isDPoP(kind string) bool { return strings.EqualFold(kind, "DPoP") }
 
 func (a *Answer) unreadable(cause token.Cause, reason string) *token.Error {
 	return &token.Error{Kind: token.Unreadable, Status: a.Status, Cause: cause, Reason: reason}
@@ -84,6 +90,9 @@ func (l Layout) accepts(kind string) bool {
 	types := l.Types
 	if len(types) == 0 {
 		types = bearerTypes
+	}
+	if l.DPoP && isDPoP(kind) {
+		return true
 	}
 	return slices.ContainsFunc(types, func(accepted string) bool {
 		// The length keeps EqualFold from accepting letters beyond ASCII, such as the Kelvin sign for k.

@@ -1,6 +1,7 @@
 package oauth
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
@@ -13,6 +14,8 @@ import (
 	"strings"
 
 	"github.com/go-jose/go-jose/v4"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/dpop"
 )
 
 // SigningKey signs assertions. The zero value cannot sign.
@@ -172,6 +175,12 @@ func (k SigningKey) WithAlg(alg string) (SigningKey, error) {
 	}
 	k.alg = jose.SignatureAlgorithm(alg)
 	return k, nil
+}
+
+// ProofKey returns the key for the proofs of DPoP (RFC 9449). A secret cannot sign proofs.
+func (k SigningKey) ProofKey() (*dpop.Key, error) {
+	private, _ := k.key.(crypto.Signer)
+	return dpop.NewKey(private, string(k.alg))
 }
 
 func names(algs []jose.SignatureAlgorithm) string {

@@ -39,6 +39,9 @@ type Layout struct {
 	Type  []string
 	Types []string
 
+	// DPoP makes Read accept the type DPoP as well (RFC 9449 section 5).
+	DPoP bool
+
 	// ExpiresIn leads to the lifetime. ExpiresInUnit is its unit, which cannot be RFC3339. Default: Seconds.
 	ExpiresIn     []string
 	ExpiresInUnit Unit

@@ -33,6 +33,9 @@ import (
 //	    client_assertion_type  <type>
 //	    client_certificate     {file./path}|{env.NAME}
 //	    client_certificate_key {file./path}|{env.NAME}
+//	    dpop                   on|optional
+//	    dpop_key               {file./path}|{env.NAME}
+//	    dpop_alg               <alg>
 //
 //	    grant           <grant>|""
 //	    scope           <scopes...>
@@ -181,6 +184,12 @@ func (o *Provider) unmarshalOption(d *caddyfile.Dispenser) error {
 		return option.Secret(d, (*string)(&o.ClientCertificate))
 	case "client_certificate_key":
 		return option.Secret(d, (*string)(&o.ClientCertificateKey))
+	case "dpop":
+		return option.Choice(d, &o.DPoP, dpopOn, dpopOptional)
+	case "dpop_key":
+		return option.Secret(d, (*string)(&o.DPoPKey))
+	case "dpop_alg":
+		return option.String(d, &o.DPoPAlg)
 	default:
 		return o.unmarshalRequestOption(d)
 	}

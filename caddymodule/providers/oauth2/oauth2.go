@@ -31,7 +31,7 @@ func init() {
 // (section 4.4). The other fields cover servers that differ.
 //
 // Values may contain global placeholders such as {env.NAME}. A brace that is text needs a backslash only if the text looks like a
-// placeholder. The names of parameters and header fields, JSONParams and Response cannot contain placeholders. SigningKey, ClientCertificate, ClientCertificateKey and the
+// placeholder. The names of parameters and header fields, JSONParams and Response cannot contain placeholders. SigningKey, ClientCertificate, ClientCertificateKey, DPoPKey and the
 // values of Params and Headers may be secret. For a secret, the placeholder {env.NAME} or {file./path} must be the whole
 // value. The provider reads its file again for each token request.
 type Provider struct {
@@ -98,6 +98,18 @@ type Provider struct {
 	ClientCertificate    option.Source `json:"client_certificate,omitempty"`
 	ClientCertificateKey option.Source `json:"client_certificate_key,omitempty"`
 
+	// DPoP binds tokens to a key, so that they are worthless to a thief (RFC 9449). It is "on" or "optional". With optional, the
+	// provider accepts a Bearer token from a server that does not know DPoP. Default: none, so that tokens are not bound.
+	DPoP string `json:"dpop,omitempty"`
+
+	// DPoPKey is the private key that tokens are bound to, in PEM without a passphrase or as a JWK. Replicas with the same key can
+	// share tokens. Default: a key that the proxy generates and never stores, of each credential and tenant its own.
+	DPoPKey option.Source `json:"dpop_key,omitempty"`
+
+	// DPoPAlg is the algorithm (alg) of the proofs: ES256, ES384, ES512, EdDSA, or PS or RS with 256, 384 or 512. Default: ES256,
+	// or for DPoPKey the algorithm that signing_alg would have.
+	DPoPAlg string `json:"dpop_alg,omitempty"`
+
 	// Grant is the grant type. If it is empty, the request has no grant_type. Default: client_credentials.
 	Grant *string `json:"grant,omitempty"`
 
@@ -140,6 +152,7 @@ type Provider struct {
 	methods     []string // the methods of client authentication that a request may use
 	assertions  assertions
 	certificate certificateReader
+	dpopKey     *option.Reader // dpop_key; nil without it
 	request     requestTemplate
 	layout      provider.Layout
 	logger      *zap.Logger
@@ -162,6 +175,7 @@ func (o *Provider) Provision(ctx caddy.Context) error {
 		o.provisionAuth,
 		o.provisionAssertions,
 		o.provisionCertificate,
+		o.provisionDPoP,
 		o.provisionRequest,
 		o.provisionLayout,
 	} {
@@ -188,6 +202,7 @@ func (o *Provider) replacePlaceholders() error {
 		"assertion_typ":         {o.AssertionTyp},
 		"client_assertion_file": {&o.ClientAssertionFile},
 		"client_assertion_type": {&o.ClientAssertionType},
+		"dpop_alg":              {&o.DPoPAlg},
 		"grant":                 {o.Grant},
 		"scope_separator":       {&o.ScopeSeparator},
 	}
@@ -264,6 +279,7 @@ func (o *Provider) NewRequest(ctx context.Context, client provider.Client) (*htt
 	}
 	r := o.request.fill(client.Secrets)
 	r.URL = endpoint
+	addClaims(&r, client.Claims)
 	if err := o.addAssertion(&r, client); err != nil {
 		return nil, provider.Misconfigured(err)
 	}
@@ -316,7 +332,7 @@ func (o *Provider) ReadAnswer(answer *provider.Answer) (provider.Issued, error) 
 // Secrets implements provider.SecretHolder.
 func (o *Provider) Secrets() (provider.Secrets, error) {
 	secrets := make(provider.Secrets)
-	for _, read := range []func(provider.Secrets) error{o.assertions.read, o.certificate.read, o.request.read} {
+	for _, read := range []func(provider.Secrets) error{o.assertions.read, o.certificate.read, o.readDPoPKey, o.request.read} {
 		if err := read(secrets); err != nil {
 			return nil, err
 		}
@@ -359,6 +375,7 @@ var (
 	_ provider.Discoverer        = (*Provider)(nil)
 	_ provider.Learner           = (*Provider)(nil)
 	_ provider.CertificateHolder = (*Provider)(nil)
+	_ provider.DPoPHolder        = (*Provider)(nil)
 	_ provider.Stubber           = (*Provider)(nil)
 	_ caddy.Provisioner          = (*Provider)(nil)
 	_ caddyfile.Unmarshaler      = (*Provider)(nil)

@@ -83,6 +83,7 @@ func (o *Provider) provisionLayout() error {
 		Token:           orDefault(r.Token, "access_token"),
 		Type:            r.standard("token_type"),
 		Types:           r.TokenType,
+		DPoP:            o.DPoP != "",
 		ExpiresIn:       r.standard("expires_in"),
 		RefreshIn:       r.standard("refresh_in"),
 		Scope:           r.standard("scope"),
