@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"encoding/base64"
 	"strings"
 	"testing"
 
@@ -92,11 +93,17 @@ func TestJudgeChallenge(t *testing.T) {
 		{"backslash at the very end", []string{`Bearer error="invalid_token\`}, doubtful},
 		{"equals sign at the very end", []string{`Bearer error=`}, doubtful},
 		{"quote without a name", []string{`"Bearer error=insufficient_scope", Bearer error="invalid_token"`}, certain},
+		{"insufficient_claims", []string{`Bearer error="insufficient_claims", claims="{\"a\":null}"`}, certain},
+		{"insufficient_claims of Entra", []string{`Bearer realm="", authorization_uri="https://login.microsoftonline.com/common/oauth2/authorize", error="insufficient_claims", claims="eyJhY2Nlc3NfdG9rZW4iOnsibmJmIjp7ImVzc2VudGlhbCI6dHJ1ZSwgInZhbHVlIjoiMTYwNDEwNjY1MSJ9fX0="`}, certain},
+		{"insufficient_claims without claims", []string{`Bearer error="insufficient_claims"`}, notOurs},
+		{"insufficient_claims with other text", []string{`Bearer error="insufficient_claims", claims="text"`}, notOurs},
+		{"insufficient_user_authentication (RFC 9470)", []string{`Bearer error="insufficient_user_authentication", acr_values="myACR", max_age="5"`}, notOurs},
+
 		{"not even a scheme", []string{`="x",="y"`}, doubtful},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
-			doubt, ours := judgeChallenge(tc.fields)
+			doubt, ours := readChallenge(tc.fields, false).judge()
 			got := notOurs
 			switch {
 			case ours && doubt == token.Certain:
@@ -108,6 +115,61 @@ func TestJudgeChallenge(t *testing.T) {
 				t.Errorf("%q is %s, want %s", tc.fields, got, tc.want)
 			}
 		})
+	}
+}
+
+// A token that was sent with DPoP is judged by the DPoP challenge, if there is one.
+func TestChallengeOfBoundToken(t *testing.T) {
+	for _, tc := range []struct{ field, bearer, dpop string }{
+		{`Bearer error="invalid_token", DPoP error="use_dpop_nonce"`, "invalid_token", "use_dpop_nonce"},
+		{`DPoP error="use_dpop_nonce", Bearer error="invalid_token"`, "invalid_token", "use_dpop_nonce"},
+		{`Bearer realm="x", DPoP algs="ES256", error="invalid_dpop_proof"`, "", "invalid_dpop_proof"},
+		{`Bearer error="invalid_token", DPoP algs="ES256"`, "invalid_token", ""},
+		{`Bearer error="invalid_token"`, "invalid_token", "invalid_token"},
+		{`DPoP error="invalid_token"`, "invalid_token", "invalid_token"},
+	} {
+		if got := readChallenge([]string{tc.field}, false).errorCode; got != tc.bearer {
+			t.Errorf("%s: a bearer token meets %q, want %q", tc.field, got, tc.bearer)
+		}
+		if got := readChallenge([]string{tc.field}, true).errorCode; got != tc.dpop {
+			t.Errorf("%s: a bound token meets %q, want %q", tc.field, got, tc.dpop)
+		}
+	}
+}
+
+func TestChallengeParameters(t *testing.T) {
+	got := readChallenge([]string{`Bearer error="insufficient_user_authentication", acr_values="a b", max_age=5, scope="x y", ` +
+		`resource_metadata="https://api.example.com/.well-known/oauth-protected-resource", error="invalid_token", claims="e30", unknown=1`}, false)
+	want := challenge{
+		errorCode: errInsufficientAuthentication, acr: "a b", maxAge: "5", scope: "x y", claims: "e30",
+		metadata: "https://api.example.com/.well-known/oauth-protected-resource",
+	}
+	if got != want {
+		t.Errorf("the challenge is %+v", got)
+	}
+}
+
+func TestDemandedClaims(t *testing.T) {
+	const object = `{"access_token":{"x":{"values":["?>~"]}}}`
+	for name, tc := range map[string]struct{ claims, want string }{
+		"JSON":                  {object, object},
+		"base64":                {base64.StdEncoding.EncodeToString([]byte(object)), object},
+		"base64, no padding":    {base64.RawStdEncoding.EncodeToString([]byte(object)), object},
+		"base64url":             {base64.URLEncoding.EncodeToString([]byte(object)), object},
+		"base64url, no padding": {base64.RawURLEncoding.EncodeToString([]byte(object)), object},
+		"missing":               {"", ""},
+		"an array":              {"[]", ""},
+		"null in base64":        {"bnVsbA==", ""},
+		"broken JSON":           {`{"a":`, ""},
+		"broken base64":         {"e30*", ""},
+		"too long":              {`{"a":"` + strings.Repeat("x", maxClaims) + `"}`, ""},
+	} {
+		if got := (challenge{errorCode: errInsufficientClaims, claims: tc.claims}).demandedClaims(); got != tc.want {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+	if got := (challenge{errorCode: "invalid_token", claims: object}).demandedClaims(); got != "" {
+		t.Errorf("with another error: %q", got)
 	}
 }
 
@@ -123,12 +185,17 @@ func FuzzChallenge(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, field string, seed uint64) {
-		judgeChallenge([]string{field})
-		judgeChallenge([]string{field, field})
+		for _, bound := range []bool{false, true} {
+			readChallenge([]string{field}, bound).judge()
+			readChallenge([]string{field, field}, bound).judge()
+			challenge{errorCode: errInsufficientClaims, claims: field}.demandedClaims()
+		}
 
 		wellFormed, code := composeChallenge(seed, field)
-		if got := challengeError([]string{wellFormed}); got != code {
-			t.Errorf("the error in %q is %q, want %q", wellFormed, got, code)
+		for _, bound := range []bool{false, true} {
+			if got := readChallenge([]string{wellFormed}, bound).errorCode; got != code {
+				t.Errorf("the error in %q is %q, want %q", wellFormed, got, code)
+			}
 		}
 	})
 }
@@ -155,7 +222,7 @@ func composeChallenge(seed uint64, text string) (field, code string) {
 	other := func() string {
 		return choose("", `realm=`+quote(text), `error_description=`+quote(text), `scope=plain`, `realm`+equals()+quote(`a, error="x"`))
 	}
-	code = choose("invalid_token", "insufficient_scope", "use_dpop_nonce")
+	code = choose("invalid_token", "insufficient_scope", "use_dpop_nonce", "insufficient_claims")
 
 	var b strings.Builder
 	company := func() string {

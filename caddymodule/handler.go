@@ -229,6 +229,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		}
 		h.credential.header.deleteFrom(r.Header)
 	}
+	delete(r.Header, fieldDPoP) // the proof for a token that is not sent
 	h.credential.header.keepFromTrailer(r)
 
 	tenant, err := h.credential.tenantOf(r, basic)

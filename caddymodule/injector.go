@@ -63,7 +63,7 @@ func (i *injector) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // exchange sends the request, and sends it again if the token is rejected.
 func (i *injector) exchange(req *http.Request, p *proxied, body *replayBody) (*http.Response, error) {
-	res, err := i.send(req, p, body, body.first())
+	res, err := i.sendProved(req, p, body, body.first())
 	if err != nil {
 		body.finish()
 		return nil, err
@@ -152,7 +152,7 @@ func (i *injector) renew(req *http.Request, p *proxied) error {
 // it may whenever it closes an HTTP/2 connection, send sends the request again.
 func (i *injector) send(req *http.Request, p *proxied, body *replayBody, attempt io.ReadCloser) (*http.Response, error) {
 	for resends := 0; ; resends++ {
-		res, err := i.roundTrip(i.transport(p), i.withToken(req, p.lease, attempt), p)
+		res, err := i.sendOnce(req, p, attempt)
 		if err == nil || resends == maxResends || !unprocessed(err) {
 			return res, i.field.withoutEcho(err)
 		}
@@ -162,6 +162,15 @@ func (i *injector) send(req *http.Request, p *proxied, body *replayBody, attempt
 		}
 		attempt = again
 	}
+}
+
+// sendOnce makes one attempt, with a proof of its own if the token is bound to a key.
+func (i *injector) sendOnce(req *http.Request, p *proxied, attempt io.ReadCloser) (*http.Response, error) {
+	out := i.withToken(req, p.lease, attempt)
+	if p.lease.Prover() != nil {
+		return i.sendWithProof(out, p)
+	}
+	return i.roundTrip(i.transport(p), out, p)
 }
 
 // roundTrip sends a request. It denies the request if the transport finds that a network proxy would see the token.
@@ -208,7 +217,8 @@ func (i *injector) copyOf(req *http.Request) *http.Request {
 func (i *injector) withToken(req *http.Request, lease token.Lease, body io.ReadCloser) *http.Request {
 	c := i.copyOf(req)
 	c.Header = maps.Clone(req.Header)
-	i.credential.header.addTo(c, i.field.values(&i.credential.header, lease.Value()))
+	header := i.credential.headerFor(lease)
+	header.addTo(c, i.field.values(header, lease.Value()))
 	c.Body = body
 	if a, ok := body.(*bodyAttempt); ok {
 		c.Trailer = a.trailer
@@ -249,9 +259,13 @@ func (c noClientTrace) Value(key any) any {
 func (i *injector) unauthorized(req *http.Request, res *http.Response, p *proxied, body *replayBody) (*http.Response, error) {
 	defer body.finish()
 	i.credential.status.Unauthorized()
-	doubt, ours := judgeRejection(res)
+	challenge := challengeIn(res, p.lease)
+	doubt, ours := judgeRejection(res, challenge)
 	if !ours {
 		return res, nil
+	}
+	if claims := challenge.demandedClaims(); claims != "" {
+		p.lease.Demand(claims)
 	}
 	if !i.replay || !body.replayable() {
 		p.lease.Discard(doubt)
@@ -275,7 +289,7 @@ func (i *injector) unauthorized(req *http.Request, res *http.Response, p *proxie
 
 // sendAgain sends a replay, and reports to the source whether the API accepts the new token.
 func (i *injector) sendAgain(req *http.Request, p *proxied, body *replayBody, attempt io.ReadCloser) (*http.Response, error) {
-	res, err := i.send(req, p, body, attempt)
+	res, err := i.sendProved(req, p, body, attempt)
 	switch {
 	case err != nil:
 	case i.rejects(res.StatusCode):

@@ -24,6 +24,7 @@ type proxied struct {
 	trusted  bool // the request comes from one of trusted_proxies
 	sent     bool // the first attempt has begun
 	replayed bool
+	proof    bool        // the API may accept another proof, by what its latest answer says
 	denial   *problem    // the injector's reason to deny the request
 	received http.Header // with forwarded off: the application's
 	via      []string    // with forwarded off: what the API gets in Via

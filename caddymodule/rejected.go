@@ -30,10 +30,9 @@ func checkRejectedStatus(statuses []int) error {
 // judgeRejection returns whether an answer that rejects the token may be about something else, and whether it can be about
 // the token at all. The challenge decides. Without one, 401, 403 and all other registered statuses may be about the request
 // or about permissions. A status without a registered meaning, such as 498, has only the meaning that the operator knows.
-func judgeRejection(res *http.Response) (doubt token.Doubt, ours bool) {
-	challenges := res.Header.Values("WWW-Authenticate")
-	doubt, ours = judgeChallenge(challenges)
-	if len(challenges) == 0 && http.StatusText(res.StatusCode) == "" {
+func judgeRejection(res *http.Response, c challenge) (doubt token.Doubt, ours bool) {
+	doubt, ours = c.judge()
+	if len(res.Header.Values("WWW-Authenticate")) == 0 && http.StatusText(res.StatusCode) == "" {
 		return token.Certain, true
 	}
 	return doubt, ours

@@ -40,7 +40,7 @@ func TestJudgeRejection(t *testing.T) {
 		if test.challenge != "" {
 			res.Header.Set("WWW-Authenticate", test.challenge)
 		}
-		if doubt, ours := judgeRejection(res); doubt != test.doubt || ours != test.ours {
+		if doubt, ours := judgeRejection(res, readChallenge(res.Header.Values("WWW-Authenticate"), false)); doubt != test.doubt || ours != test.ours {
 			t.Errorf("%d with %q: doubt %t, ours %t", test.status, test.challenge, doubt, ours)
 		}
 	}

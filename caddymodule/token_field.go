@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/dpop"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
@@ -45,13 +46,13 @@ func (f *tokenField) values(header *TokenHeader, token provider.Secret) []string
 
 var errEcho = errors.New("the upstream sent back the token in place of an answer")
 
-// withoutEcho replaces an error that quotes a token, because errors are logged. Such an error occurs if the upstream sends the
+// withoutEcho replaces an error that quotes a token or a DPoP proof, because errors are logged. Such an error occurs if the upstream sends the
 // token back in place of an answer.
 func (f *tokenField) withoutEcho(err error) error {
 	if err == nil || err == io.EOF {
 		return err
 	}
-	if f.made.Load().in(err.Error()) {
+	if text := err.Error(); f.made.Load().in(text) || dpop.In(text) {
 		return errEcho
 	}
 	return err

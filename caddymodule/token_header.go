@@ -136,11 +136,12 @@ func (t *TokenHeader) deleteFrom(fields http.Header) {
 	}
 }
 
-// deleteFromTrailer removes the application's credentials from a trailer. It also removes Proxy-Authorization, because
-// reverse_proxy removes that field from the header only.
+// deleteFromTrailer removes the application's credentials from a trailer. It also removes DPoP, which
+// belongs to them, and Proxy-Authorization, because reverse_proxy removes that field from the header only.
 func (t *TokenHeader) deleteFromTrailer(trailer http.Header) {
 	t.deleteFrom(trailer)
 	delete(trailer, "Proxy-Authorization")
+	delete(trailer, fieldDPoP)
 	if t.isCookie() {
 		delete(trailer, "Cookie")
 	}
