@@ -29,7 +29,6 @@ type client struct {
 	name     string
 	hosts    hostpattern.List
 	header   TokenHeader
-	source   *token.Source
 	sharing  *token.Sharing // nil: each replica has tokens of its own
 	shared   *sharedToken
 	status   *status.Credential
@@ -63,6 +62,7 @@ func newClient(ctx caddy.Context, name string, config *Credential, join func(*cl
 		func() error { return c.loadProvider(ctx) },
 		c.loadClient,
 		c.loadTransport,
+		c.loadDPoP,
 		c.checkDurations,
 		c.loadDestinations,
 		c.identify,

@@ -68,16 +68,17 @@ func (c *caller) fetch(ctx context.Context, s secrets) (token.Issued, error) {
 		return token.Issued{}, provider.Misconfigured(err)
 	}
 	c.certificate.Store(certificate)
+	proofs, err := c.proofs(s)
+	if err != nil {
+		return token.Issued{}, provider.Misconfigured(err)
+	}
 	client := s.client
 	client.Do = http.Do
-	req, err := c.provider.NewRequest(ctx, client)
-	if e, ok := errors.AsType[*token.Error](err); ok && e != nil {
-		return token.Issued{}, e
+	client.Claims = token.Demanded(ctx)
+	req, issued, sent, err := c.exchange(ctx, http, client, proofs)
+	if err == nil {
+		err = proofs.bind(&issued)
 	}
-	if err != nil {
-		return token.Issued{}, &token.Error{Kind: token.Refused, Cause: token.CauseProvider, Reason: "the token request cannot be built"}
-	}
-	issued, sent, err := c.exchange(http, req)
 	if err == nil && isReflected(issued.Token, req, s.client.Secret, s.all()) {
 		return token.Issued{}, errReflected
 	}
@@ -90,14 +91,39 @@ func (c *caller) fetch(ctx context.Context, s secrets) (token.Issued, error) {
 	return issued, err
 }
 
-// exchange sends the token request and reads the answer. It returns when the request was sent.
-func (c *caller) exchange(client *oauth.Client, req *http.Request) (issued token.Issued, sent time.Time, err error) {
-	answer, err := client.Do(req)
-	if err != nil {
-		return token.Issued{}, time.Time{}, err
+// exchange sends the token request and reads the answer. It returns the request, and when it was sent. If the token endpoint
+// refuses only the DPoP proof and has sent what another proof needs, it makes another request (RFC 9449 section 8). That is not
+// the same request with another proof, because the assertion of a client is also good only once.
+func (c *caller) exchange(ctx context.Context, client *oauth.Client, of provider.Client, proofs *proofs) (req *http.Request, issued token.Issued, sent time.Time, err error) {
+	for tries := 1; ; tries++ {
+		if req, err = c.newRequest(ctx, of); err != nil {
+			return nil, token.Issued{}, time.Time{}, err
+		}
+		proof, err := proofs.prove(req)
+		if err != nil {
+			return nil, token.Issued{}, time.Time{}, err
+		}
+		answer, err := client.Do(req)
+		if err != nil {
+			return nil, token.Issued{}, time.Time{}, err
+		}
+		issued, err = c.provider.ReadAnswer(answer)
+		if another := proofs.learn(proof, answer.Header); !another || tries == 2 || !refusesProof(err) {
+			return req, issued, answer.Sent, err
+		}
 	}
-	issued, err = c.provider.ReadAnswer(answer)
-	return issued, answer.Sent, err
+}
+
+// newRequest returns a token request.
+func (c *caller) newRequest(ctx context.Context, of provider.Client) (*http.Request, error) {
+	req, err := c.provider.NewRequest(ctx, of)
+	if e, ok := errors.AsType[*token.Error](err); ok && e != nil {
+		return nil, e
+	}
+	if err != nil {
+		return nil, &token.Error{Kind: token.Refused, Cause: token.CauseProvider, Reason: "the token request cannot be built"}
+	}
+	return req, nil
 }
 
 // bind attaches the client certificate of the token request to the token, because the API may accept the token only with

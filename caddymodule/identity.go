@@ -32,6 +32,9 @@ func (c *caller) identifyRequest(b *token.KeyBuilder, provider string) error {
 	return nil
 }
 
+// shares reports whether replicas may share the tokens. A token that is bound to a key of this process is of no use to them.
+func (c *caller) shares() bool { return c.Credential.shares() && !c.ownKey }
+
 // identifyClient adds the id and the secret, which completes the identity.
 func (c *caller) identifyClient(b *token.KeyBuilder) (identified, error) {
 	id, err := c.id.Read()

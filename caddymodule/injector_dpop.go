@@ -67,4 +67,3 @@ func (i *injector) sendProved(req *http.Request, p *proxied, body *replayBody, a
 	go res.Body.Close() // as for a replay with another token
 	return i.send(req, p, body, again)
 }
-

@@ -84,7 +84,7 @@ func apiResponse(status int, body string, header ...string) *http.Response {
 // newTestInjector is an injector around next, to 127.0.0.1:8080 only, with the default options.
 func newTestInjector(t testing.TB, f token.Fetcher, next http.RoundTripper) *injector {
 	t.Helper()
-	c := &client{caller: caller{Credential: new(Credential)}, name: "api", source: token.NewSource(token.Config{Fetcher: f}), logger: zap.NewNop(),
+	c := &client{caller: caller{Credential: new(Credential), source: token.NewSource(token.Config{Fetcher: f})}, name: "api", logger: zap.NewNop(),
 		status: status.New("api", nil, zap.NewNop())}
 	if err := c.header.provision(); err != nil {
 		t.Fatal(err)

@@ -150,7 +150,7 @@ func refusedDetail(e *token.Error) string {
 		return "The server has no token endpoint at the configured URL. The log of the proxy has the reason."
 	case e.Status == 0:
 		return "The proxy cannot request a token, because of its configuration or an unreadable secret. The log of the proxy has the reason."
-	case e.Cause == token.CauseTokenType:
+	case e.Cause == token.CauseTokenType || e.Cause == token.CauseNotBound:
 		return "The token endpoint issued a token of a type that the proxy does not accept. The log of the proxy has the reason."
 	default:
 		return "The token endpoint refuses this credential. The log of the proxy has the reason."

@@ -186,7 +186,7 @@ func TestReadinessByPeer(t *testing.T) {
 		{"127.0.0.1:1", "tcp", true}, {"[::1]:1", "tcp", true}, {"[::ffff:127.0.0.1]:1", "tcp", true}, {"@", "unix", true},
 		{"192.0.2.1:1", "tcp", false}, {"10.0.0.1:1", "tcp", false}, {"[2001:db8::1]:1", "tcp", false}, {"", "tcp", false},
 	} {
-		h := &Ready{checked: []*client{{name: "catalog", source: token.NewSource(token.Config{Fetcher: new(failingFetcher)})}}}
+		h := &Ready{checked: []*client{{name: "catalog", caller: caller{source: token.NewSource(token.Config{Fetcher: new(failingFetcher)})}}}}
 		h.checked[0].source.Rest() // so that nothing is fetched
 		w := httptest.NewRecorder()
 		if err := h.ServeHTTP(w, peerRequest(tc.remote, tc.network), nil); err != nil {

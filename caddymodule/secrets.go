@@ -12,6 +12,7 @@ import (
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
@@ -24,6 +25,12 @@ type caller struct {
 
 	// certificate is the client certificate of the latest token request; nil if there is none.
 	certificate *atomic.Pointer[tls.Certificate]
+
+	// binds reports whether tokens are bound to a key, and ownKey that this process has generated it.
+	binds, ownKey bool
+
+	// source is the source of the tokens. It is nil while a configuration is loaded, and in a check.
+	source *token.Source
 }
 
 // secrets are the contents of the files and variables for one token request, read once. The request, the proof, and the list of

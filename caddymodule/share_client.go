@@ -18,6 +18,10 @@ func (s *Share) join(c *client) error {
 	if s == nil {
 		return nil
 	}
+	if c.ownKey && c.Credential.shares() {
+		c.logger.Warn("replicas do not share the tokens of this credential, because each replica has generated a key of its own for DPoP; set dpop_key to one key for all replicas",
+			zap.String("credential", c.name))
+	}
 	if c.template != nil {
 		return s.joinTenants(c)
 	}
@@ -78,6 +82,7 @@ func (s *Share) credential(c *client) *sharedToken {
 		ClientID:    c.clientID,
 		Identity:    c.identity,
 		Certificate: func() *tls.Certificate { return c.certificate.Load() },
+		Prover:      c.prover,
 		Unopened:    c.warnUnopened,
 		Skewed:      c.warnSkewed,
 	})}

@@ -5,6 +5,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/dpop"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/tenants"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
@@ -61,7 +62,10 @@ func (c tenantCaller) Ended() tenants.Caller { return tenantCaller{c.client, end
 // callerOf returns what makes the token requests of one tenant, with a provider of its own. It must be ended by end.
 func (c tenantCaller) callerOf(t *tenants.Tenant) (_ *caller, end func(), err error) {
 	template, all := c.client.template, &c.client.caller
-	of := caller{Credential: all.Credential, id: all.id, secret: all.secret, certificate: &t.Certificate}
+	of := caller{
+		Credential: all.Credential, id: all.id, secret: all.secret, certificate: &t.Certificate,
+		binds: all.binds, ownKey: all.ownKey, source: t.Source,
+	}
 	if of.provider, end, err = template.Instance(c.ctx, t.Name); err != nil {
 		if end != nil {
 			end()
@@ -154,6 +158,22 @@ func (c tenantCaller) ReadCertificate(t *tenants.Tenant) {
 			t.Certificate.Store(certificate)
 		}
 	}
+}
+
+// Prover implements tenants.Caller.
+func (c tenantCaller) Prover(t *tenants.Tenant) *dpop.Prover {
+	if !c.client.binds {
+		return nil
+	}
+	if p := t.Source.DPoP().Latest(); p != nil {
+		return p
+	}
+	of, end, err := c.callerOf(t)
+	if err != nil {
+		return nil
+	}
+	defer end()
+	return of.prover()
 }
 
 // noTenant is the fetcher of a credential whose tokens belong to tenants.

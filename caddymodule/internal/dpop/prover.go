@@ -3,6 +3,7 @@ package dpop
 import (
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -13,6 +14,8 @@ type Client struct {
 
 	mu        sync.Mutex
 	generated *Key
+
+	latest atomic.Pointer[Prover]
 }
 
 // Key returns the client's own key, which it generates when it is first asked for it.
@@ -32,8 +35,18 @@ func (c *Client) Key(alg string) (*Key, error) {
 // ForEndpoint returns the prover of token requests.
 func (c *Client) ForEndpoint(k *Key) *Prover { return &Prover{k, &c.endpoints, &c.endpoints} }
 
-// ForAPI returns the prover of requests that carry a token.
-func (c *Client) ForAPI(k *Key) *Prover { return &Prover{k, &c.apis, &c.endpoints} }
+// ForAPI returns the prover of requests that carry a token. It is the same as before for the same key.
+func (c *Client) ForAPI(k *Key) *Prover {
+	if p := c.latest.Load(); p != nil && p.key.header == k.header {
+		return p
+	}
+	p := &Prover{k, &c.apis, &c.endpoints}
+	c.latest.Store(p)
+	return p
+}
+
+// Latest returns the latest result of ForAPI, or nil.
+func (c *Client) Latest() *Prover { return c.latest.Load() }
 
 // Prover makes the proofs of requests with one key. It is safe for concurrent use.
 type Prover struct {

@@ -181,7 +181,9 @@ func adviseOnAnswer(cause token.Cause, p party) string {
 	case token.CauseTokenText:
 		return "Check that the option token of response leads to the access token, and not to another member. If it does, report this to the service."
 	case token.CauseTokenType:
-		return "If the API accepts this type as a Bearer token, add it to the option token_type of response. Otherwise, ask the service for Bearer tokens."
+		return "If the API accepts this type as a Bearer token, add it to the option token_type of response. Otherwise, ask the service for Bearer tokens. If the type is DPoP, set the option dpop of provider oauth2 to on."
+	case token.CauseNotBound:
+		return "Register the client for DPoP (dpop_bound_access_tokens) in the service's console, and check that the token endpoint supports DPoP. If Bearer tokens will do, set the option dpop of provider oauth2 to optional, or remove it."
 	default:
 		return ""
 	}

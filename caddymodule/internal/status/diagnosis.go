@@ -179,6 +179,10 @@ var refusals = map[string][2]string{
 	"invalid_grant":       {"The token endpoint refuses the grant, which is the assertion or the token in the token request.", "Check the file or key that it comes from, its audience and its expiry, and the clock of this machine."},
 	"unsupported_grant_type": {"The token endpoint does not support this grant.",
 		"Check the option grant, and that the token URL is the right endpoint."},
+	"use_dpop_nonce": {"The token endpoint demands a DPoP proof with its nonce, and has not accepted the proof that it got.",
+		"Set the option dpop of provider oauth2 to on, if it is not set. If it is set, report this to the service: it has demanded another nonce for each of two requests."},
+	"invalid_dpop_proof": {"The token endpoint does not accept the DPoP proof.",
+		"Set the option dpop of provider oauth2 to on, if it is not set. Check that the service supports the algorithm (dpop_alg, default ES256), that the token URL is exactly the one that the service knows itself by, and the clock of this machine."},
 	"invalid_request": {"The token endpoint finds the token request malformed, because a parameter is missing, wrong or not expected.",
 		"Compare scope, audience, param and client_auth with the service's documentation."},
 }

@@ -100,7 +100,7 @@ func TestEachCauseHasAdvice(t *testing.T) {
 			caddytest.WantSentences(t, advice, false)
 			general := []token.Cause{token.CauseNotYetValid, token.CauseVersion, token.CauseExpired, token.CauseLimit, token.CauseClientCertificate, token.CauseClientCertificateRefused, token.CauseRenegotiation}
 			about := strings.HasPrefix(cause, "proxy") || strings.HasPrefix(cause, "metadata") || slices.Contains(general, token.Cause(cause))
-			answered := slices.Contains([]token.Cause{token.CauseNoEndpoint, token.CauseMethod, token.CauseTokenText, token.CauseTokenType, token.CauseRedirect}, token.Cause(cause))
+			answered := slices.Contains([]token.Cause{token.CauseNoEndpoint, token.CauseMethod, token.CauseTokenText, token.CauseTokenType, token.CauseNotBound, token.CauseRedirect}, token.Cause(cause))
 			if !about && !answered && !strings.Contains(advice, place) {
 				t.Errorf("%s, peer %q: the advice does not name %q: %s", cause, peer, place, advice)
 			}

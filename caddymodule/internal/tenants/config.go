@@ -3,6 +3,7 @@ package tenants
 import (
 	"time"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/dpop"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/share"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
@@ -38,6 +39,9 @@ type Caller interface {
 
 	// ReadCertificate sets the tenant's client certificate as it is now, if it has one.
 	ReadCertificate(*Tenant)
+
+	// Prover returns the prover of the key that the tenant's tokens are bound to at present, or nil.
+	Prover(*Tenant) *dpop.Prover
 
 	// Ended returns a Caller for the requests that outlive the configuration. It keeps nothing of what Caddy made for it.
 	Ended() Caller

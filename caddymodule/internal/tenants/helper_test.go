@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/dpop"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
@@ -93,6 +94,9 @@ func (ts *testSet) Identify(*Tenant) (token.Key, token.Secret, string, error) {
 
 // ReadCertificate implements Caller.
 func (ts *testSet) ReadCertificate(*Tenant) {}
+
+// Prover implements Caller.
+func (*testSet) Prover(*Tenant) *dpop.Prover { return nil }
 
 // Ended implements Caller.
 func (ts *testSet) Ended() Caller { return ts }

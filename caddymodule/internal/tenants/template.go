@@ -52,6 +52,7 @@ var allowedUses = map[string]use{
 	"provider.client_certificate":     inFilePath,
 	"provider.client_certificate_key": inFilePath,
 	"provider.client_assertion_file":  inPlainPath,
+	"provider.dpop_key":               inFilePath,
 	"provider.token_url":              inPathsOfURL,
 	"provider.scope":                  inText,
 	"provider.audience":               inText,

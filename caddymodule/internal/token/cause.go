@@ -134,6 +134,9 @@ const (
 	// CauseTokenType: the token is of a type that the configuration does not accept.
 	CauseTokenType Cause = "token_type"
 
+	// CauseNotBound: the token is not bound to the key of the DPoP proof.
+	CauseNotBound Cause = "not_bound"
+
 	// CauseMetadataMissing: the issuer has no metadata.
 	CauseMetadataMissing Cause = "metadata_missing"
 

@@ -1,0 +1,146 @@
+package caddymodule
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/dpop"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
+)
+
+// proofs binds the token of one token request to a key (RFC 9449). Nil binds it to none.
+type proofs struct {
+	endpoint *dpop.Prover // of the token request
+	api      *dpop.Prover // of requests with the token
+	optional bool
+}
+
+// proofs returns what binds the token of a token request with these secrets, or nil.
+func (c *caller) proofs(s secrets) (*proofs, error) {
+	config, err := c.dpopConfig(s.client.Secrets)
+	if err != nil || config == nil {
+		return nil, err
+	}
+	client := new(dpop.Client)
+	if c.source != nil {
+		client = c.source.DPoP()
+	}
+	key, err := proofKey(config, client)
+	if err != nil {
+		return nil, err
+	}
+	return &proofs{client.ForEndpoint(key), client.ForAPI(key), config.Optional}, nil
+}
+
+// dpopConfig returns how the provider binds tokens to a key, or nil.
+func (c *caller) dpopConfig(s provider.Secrets) (*provider.DPoP, error) {
+	holder, ok := c.provider.(provider.DPoPHolder)
+	if !ok {
+		return nil, nil
+	}
+	return holder.ProofOfPossession(s)
+}
+
+// prover returns the prover of the key that tokens are bound to at present, or nil. Without a token request, it reads the key.
+func (c *caller) prover() *dpop.Prover {
+	if !c.binds {
+		return nil
+	}
+	if p := c.source.DPoP().Latest(); p != nil {
+		return p
+	}
+	if s, err := c.readSecrets(); err == nil {
+		_, _ = c.proofs(s)
+	}
+	return c.source.DPoP().Latest()
+}
+
+// proofKey returns the configured key or, without one, that of the source.
+func proofKey(config *provider.DPoP, client *dpop.Client) (*dpop.Key, error) {
+	if config.Key.Empty() {
+		return client.Key(config.Alg)
+	}
+	key, err := oauth.ParseSigningKey(config.Key.Reveal())
+	if err == nil && config.Alg != "" {
+		key, err = key.WithAlg(config.Alg)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the key for DPoP: %w", err)
+	}
+	return key.ProofKey()
+}
+
+// loadDPoP checks the key and the algorithm, and that the token goes to the API as DPoP requires. The keys of tenants are checked
+// at their token requests.
+func (c *client) loadDPoP() error {
+	var s secrets
+	var err error
+	if c.template == nil {
+		if s, err = c.readSecrets(); err != nil {
+			return err
+		}
+	}
+	config, err := c.dpopConfig(s.client.Secrets)
+	switch {
+	case err != nil && c.template != nil: // the key is that of a tenant
+		c.binds = true
+	case err != nil || config == nil:
+		return err
+	case config.Key.Empty():
+		c.binds, c.ownKey = true, true
+		err = dpop.CheckAlg(config.Alg)
+	default:
+		c.binds = true
+		_, err = proofKey(config, nil)
+	}
+	if err != nil && c.template == nil {
+		return fmt.Errorf("dpop: %w", err)
+	}
+	if c.binds && c.Header != nil {
+		return errors.New("header: remove it, because tokens that are bound to a key (dpop) are sent as `Authorization: DPoP <token>`")
+	}
+	return nil
+}
+
+// prove adds a proof to a token request.
+func (p *proofs) prove(req *http.Request) (dpop.Proof, error) {
+	if p == nil {
+		return dpop.Proof{}, nil
+	}
+	proof, err := p.endpoint.Prove(req, "")
+	if err != nil {
+		return proof, &token.Error{Kind: token.Refused, Cause: token.CauseProvider, Reason: "the DPoP proof cannot be signed"}
+	}
+	req.Header[fieldDPoP] = []string{proof.Field}
+	return proof, nil
+}
+
+// learn takes the nonce and the time from an answer of the token endpoint. It reports whether the next proof differs.
+func (p *proofs) learn(proof dpop.Proof, answer http.Header) (another bool) {
+	return p != nil && p.endpoint.Learn(proof, answer)
+}
+
+// refusesProof reports whether the token endpoint refused a request because of its DPoP proof (RFC 9449 sections 5 and 8).
+func refusesProof(err error) bool {
+	e, ok := errors.AsType[*token.Error](err)
+	return ok && e != nil && (e.Code == "use_dpop_nonce" || e.Code == "invalid_dpop_proof")
+}
+
+// errNotBound is the failure of a token endpoint that ignores the proof.
+var errNotBound = &token.Error{Kind: token.Refused, Status: http.StatusOK, Cause: token.CauseNotBound,
+	Reason: "the token endpoint issued a token that is not bound to the key, because its type is not DPoP"}
+
+// bind attaches the key to a token. It returns an error if the token is not bound to the key, but must be.
+func (p *proofs) bind(issued *token.Issued) error {
+	if p == nil {
+		return nil
+	}
+	if !issued.DPoP && !p.optional {
+		return errNotBound
+	}
+	issued.Prover = p.api
+	return nil
+}
