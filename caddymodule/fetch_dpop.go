@@ -110,7 +110,7 @@ func (p *proofs) prove(req *http.Request) (dpop.Proof, error) {
 	if p == nil {
 		return dpop.Proof{}, nil
 	}
-	proof, err := p.endpoint.Prove(req, "")
+	proof, err := p.endpoint.Prove(req, "", "")
 	if err != nil {
 		return proof, &token.Error{Kind: token.Refused, Cause: token.CauseProvider, Reason: "the DPoP proof cannot be signed"}
 	}

@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"net/http/httptrace"
 
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
@@ -26,7 +28,8 @@ func (c *client) headerFor(lease token.Lease) *TokenHeader {
 // lost. It then gets another proof, because the API may have seen the first one (RFC 9449 section 11.1).
 func (i *injector) sendWithProof(out *http.Request, p *proxied) (*http.Response, error) {
 	prover, bound := p.lease.Prover(), p.lease.Value().Reveal()
-	proof, err := prover.Prove(out, bound)
+	di, _ := reverseproxy.GetDialInfo(out.Context())
+	proof, err := prover.Prove(out, di.Address, bound)
 	if err != nil {
 		closeBody(out)
 		return nil, err
@@ -39,7 +42,7 @@ func (i *injector) sendWithProof(out *http.Request, p *proxied) (*http.Response,
 				first = false
 				return
 			}
-			if another, err := prover.Prove(out, bound); err == nil {
+			if another, err := prover.Prove(out, di.Address, bound); err == nil {
 				proof = another
 				out.Header[fieldDPoP] = []string{proof.Field}
 			}

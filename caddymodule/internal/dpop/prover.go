@@ -1,6 +1,7 @@
 package dpop
 
 import (
+	"cmp"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -18,8 +19,9 @@ type Client struct {
 	latest atomic.Pointer[Prover]
 }
 
-// Key returns the client's own key, which it generates when it is first asked for it.
+// Key returns the client's own key, which it generates when it is first asked for it. "" stands for DefaultAlg.
 func (c *Client) Key(alg string) (*Key, error) {
+	alg = cmp.Or(alg, DefaultAlg)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.generated != nil && c.generated.alg == alg {
@@ -63,15 +65,17 @@ type Proof struct {
 	// Field is the value of the header field DPoP.
 	Field string
 
-	origin string
+	server string // by which the client knows it
 	sent   time.Time
 	of     server // what was known of the server
 }
 
-// Prove returns a new proof for a request, with the token that it carries or, for a token request, "".
-func (p *Prover) Prove(req *http.Request, token string) (Proof, error) {
-	proof := Proof{origin: Origin(req), sent: time.Now()}
-	known, ok := p.servers.find(proof.origin)
+// Prove returns a new proof for a request, with the token that it carries or, for a token request, "". The address is the one that
+// is dialed, if it is not in the request: servers at two addresses may get the same Host.
+func (p *Prover) Prove(req *http.Request, address, token string) (Proof, error) {
+	origin := Origin(req)
+	proof := Proof{server: address + " " + origin, sent: time.Now()}
+	known, ok := p.servers.find(proof.server)
 	if !ok {
 		known.ahead = p.clock.clock()
 	}
@@ -79,7 +83,7 @@ func (p *Prover) Prove(req *http.Request, token string) (Proof, error) {
 	var err error
 	proof.Field, err = p.key.Proof(Claims{
 		Method: req.Method,
-		Target: proof.origin + normalPath(req.URL),
+		Target: origin + normalPath(req.URL),
 		Time:   proof.sent.Add(known.ahead),
 		Token:  token,
 		Nonce:  known.nonce,
@@ -90,5 +94,5 @@ func (p *Prover) Prove(req *http.Request, token string) (Proof, error) {
 // Learn takes the nonce and the time from the answer to a request. It reports whether the next proof is different in more than
 // its jti and the time that has passed, so that a server that has refused this proof may accept the next one.
 func (p *Prover) Learn(from Proof, answer http.Header) (changed bool) {
-	return p.servers.learn(from.origin, answer, from.of, from.sent, time.Now()).differs(from.of)
+	return p.servers.learn(from.server, answer, from.of, from.sent, time.Now()).differs(from.of)
 }

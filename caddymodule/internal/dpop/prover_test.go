@@ -12,7 +12,7 @@ import (
 // prove returns the claims of the next proof of a request, and the proof.
 func prove(t *testing.T, p *Prover, url string) (claims, Proof) {
 	t.Helper()
-	proof, err := p.Prove(request(t, http.MethodGet, url), "")
+	proof, err := p.Prove(request(t, http.MethodGet, url), "", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,6 +54,24 @@ func TestNonces(t *testing.T) {
 		t.Error("a nonce that another request has learned makes no difference")
 	}
 	wantNonce(t, p, a, "n2")
+}
+
+// Servers at two addresses may get the same Host.
+func TestNoncesOfAddresses(t *testing.T) {
+	p := new(Client).ForAPI(newKey(t, "ES256"))
+	req := request(t, http.MethodGet, "https://a.example.com/")
+	for _, address := range []string{"10.0.0.1:443", "10.0.0.2:443"} {
+		for _, want := range []string{"", address} {
+			proof, err := p.Prove(req, address, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c, _ := verify(t, proof.Field); c.Nonce != want {
+				t.Errorf("the nonce for %s is %q", address, c.Nonce)
+			}
+			p.Learn(proof, nonce(address))
+		}
+	}
 }
 
 // A token endpoint and an API of the same origin have different nonces (RFC 9449 section 9).

@@ -20,7 +20,7 @@ const (
 // ready for use, and it is safe for concurrent use.
 type servers struct {
 	mu    sync.Mutex
-	known map[string]server // by origin
+	known map[string]server // by address and origin
 	ahead time.Duration     // of the server that answered last
 }
 
@@ -43,21 +43,21 @@ func (s *servers) clock() time.Duration {
 }
 
 // find returns what is known of a server.
-func (s *servers) find(origin string) (server, bool) {
+func (s *servers) find(name string) (server, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	found, ok := s.known[origin]
+	found, ok := s.known[name]
 	return found, ok
 }
 
 // learn takes the nonce and the time from an answer to a proof by what was assumed of the server. It returns what is then known
 // of it.
-func (s *servers) learn(origin string, answer http.Header, assumed server, sent, received time.Time) server {
+func (s *servers) learn(name string, answer http.Header, assumed server, sent, received time.Time) server {
 	nonce := answer.Get("DPoP-Nonce")
 	ahead, hasClock := clockOf(answer, sent, received)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	found, ok := s.known[origin]
+	found, ok := s.known[name]
 	if !ok {
 		found = assumed
 	}
@@ -67,22 +67,22 @@ func (s *servers) learn(origin string, answer http.Header, assumed server, sent,
 	if hasClock {
 		found.ahead, s.ahead = ahead, ahead
 	}
-	s.remember(origin, found)
+	s.remember(name, found)
 	return found
 }
 
 // remember stores what is known of a server. If that is one server too many, it forgets another one.
-func (s *servers) remember(origin string, of server) {
+func (s *servers) remember(name string, of server) {
 	if s.known == nil {
 		s.known = make(map[string]server)
 	}
-	if _, ok := s.known[origin]; !ok && len(s.known) >= maxServers {
+	if _, ok := s.known[name]; !ok && len(s.known) >= maxServers {
 		for other := range s.known {
 			delete(s.known, other)
 			break
 		}
 	}
-	s.known[origin] = of
+	s.known[name] = of
 }
 
 // clockOf returns by how much the clock of a server is ahead of ours; it is negative if that clock is behind. Date has whole

@@ -1,0 +1,461 @@
+package caddymodule
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oidctest"
+)
+
+// dpopServers are a token endpoint and an API that demand proofs and nonces.
+type dpopServers struct {
+	endpoint *devserver.TokenEndpoint
+	tokens   *recordingAPI
+	api      *devserver.API
+	received *recordingAPI
+}
+
+// newDPoPServers starts them. The client id is any, and the secret is a-secret.
+func newDPoPServers(t *testing.T, id string, endpoint, api devserver.DPoP, demands ...func(*devserver.Demands, *devserver.API)) *dpopServers {
+	t.Helper()
+	registry := devserver.NewRegistry()
+	s := &dpopServers{
+		endpoint: &devserver.TokenEndpoint{Dialect: devserver.OAuth2, ClientID: id, ClientSecret: "a-secret", Registry: registry, Demands: devserver.Demands{DPoP: endpoint}},
+		api:      &devserver.API{Registry: registry, DPoP: api},
+	}
+	for _, demand := range demands {
+		demand(&s.endpoint.Demands, s.api)
+	}
+	for _, err := range []error{s.endpoint.Validate(), s.api.Validate()} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.tokens = newRecordingAPI(t, s.endpoint.ServeHTTP)
+	s.received = newRecordingAPI(t, s.api.ServeHTTP)
+	return s
+}
+
+// dpopCredential is the Caddyfile of a credential with `dpop on`.
+func dpopCredential(id, tokenURL string, options ...string) string {
+	return fmt.Sprintf("credential api {\n provider oauth2 {\n token_url %s\n dpop on\n %s\n }\n client_id %s\n client_secret a-secret\n}\n",
+		tokenURL, strings.Join(options, "\n"), id)
+}
+
+var required = devserver.DPoP{Mode: "required", Nonce: true}
+
+// proofIn returns the claims and the key of the proof in a request.
+func proofIn(t *testing.T, header http.Header) (claims, jwk map[string]any) {
+	t.Helper()
+	if fields := header.Values("DPoP"); len(fields) != 1 {
+		t.Fatalf("the request has %d proofs", len(fields))
+	}
+	parts := strings.Split(header.Get("DPoP"), ".")
+	if len(parts) != 3 {
+		t.Fatalf("the proof has %d parts", len(parts))
+	}
+	var head struct {
+		JWK map[string]any `json:"jwk"`
+	}
+	for i, into := range []any{&head, &claims} {
+		text, err := base64.RawURLEncoding.DecodeString(parts[i])
+		if err == nil {
+			err = json.Unmarshal(text, into)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return claims, head.JWK
+}
+
+// keyIn returns a text that identifies the key of the proof in a request.
+func keyIn(t *testing.T, header http.Header) string {
+	t.Helper()
+	_, jwk := proofIn(t, header)
+	return fmt.Sprint(jwk["x"], jwk["y"])
+}
+
+func post(t *testing.T, url, body string, header ...string) clientAnswer {
+	t.Helper()
+	return ask(t, testClient(t), newRequest(t, http.MethodPost, url, strings.NewReader(body), header...))
+}
+
+// A token endpoint and an API demand proofs with their nonces. The application notices nothing of that.
+func TestDPoP(t *testing.T) {
+	id := newClientID()
+	s := newDPoPServers(t, id, required, required)
+	caddy, url := startProxy(t, dpopCredential(id, s.tokens.URL), "token_proxy api "+s.received.URL)
+
+	for range 3 {
+		a := post(t, url+"/v1/orders%2f7/../8?page=2", "two books", "Authorization", "Bearer own", "DPoP", "own")
+		a.wantStatus(t, 200)
+		if !strings.Contains(a.body, `"body_bytes":9`) {
+			t.Errorf("the API got %s", a.body)
+		}
+	}
+	if calls := s.endpoint.Calls(); calls != 2 {
+		t.Errorf("%d token requests, want one without and one with the nonce", calls)
+	}
+	if calls, refused := s.api.Calls(), s.api.Unauthorized(); calls != 4 || refused != 1 {
+		t.Errorf("%d requests, of which %d refused, want 4 and the first one without the nonce", calls, refused)
+	}
+	seen := make(map[any]bool)
+	for _, r := range append(s.tokens.received(), s.received.received()...) {
+		claims, _ := proofIn(t, r.Header)
+		if seen[claims["jti"]] {
+			t.Errorf("the jti %v occurs twice", claims["jti"])
+		}
+		seen[claims["jti"]] = true
+	}
+	for _, r := range s.received.received() {
+		if got := r.Header.Values("Authorization"); len(got) != 1 || !strings.HasPrefix(got[0], "DPoP ") {
+			t.Errorf("Authorization is %q", got)
+		}
+	}
+	for _, message := range []string{"no token", "token rejected by the API"} {
+		if lines := caddy.logged(message); len(lines) > 0 {
+			t.Errorf("a demand for a nonce is logged: %v", lines)
+		}
+	}
+	if strings.Contains(caddy.logs(), "eyJ0eXAiOiJkcG9wK2p3dCIs") {
+		t.Error("a proof is in the log")
+	}
+}
+
+// The nonces of both servers can change at any time, also with a body on its way.
+func TestDPoPNonceChanges(t *testing.T) {
+	id := newClientID()
+	s := newDPoPServers(t, id, required, required)
+	_, url := startProxy(t, dpopCredential(id, s.tokens.URL), "token_proxy api "+s.received.URL+" {\n on_unauthorized pass\n}")
+	post(t, url, "one").wantStatus(t, 200)
+	for range 2 { // the API accepts the latest two
+		s.api.RotateNonce()
+	}
+	before := s.api.Calls()
+	a := post(t, url, "two books")
+	a.wantStatus(t, 200)
+	if !strings.Contains(a.body, `"body_bytes":9`) || s.api.Calls() != before+2 {
+		t.Errorf("%d requests, the API got %s", s.api.Calls()-before, a.body)
+	}
+	if s.endpoint.Calls() != 2 {
+		t.Errorf("%d token requests: the demand for a nonce is taken for a rejected token", s.endpoint.Calls())
+	}
+}
+
+// A revoked token is replaced as without DPoP, with nonces in between.
+func TestDPoPTokenIsRejected(t *testing.T) {
+	id := newClientID()
+	s := newDPoPServers(t, id, required, required)
+	_, url := startProxy(t, dpopCredential(id, s.tokens.URL), "token_proxy api "+s.received.URL)
+	post(t, url, "one").wantStatus(t, 200)
+	s.endpoint.Registry.RevokeAll(id)
+	for range 2 {
+		s.api.RotateNonce()
+		s.endpoint.RotateNonce()
+	}
+	post(t, url, "two").wantStatus(t, 200)
+	all := s.received.received()
+	if keyIn(t, all[0].Header) != keyIn(t, all[len(all)-1].Header) {
+		t.Error("the second token is bound to another key")
+	}
+}
+
+// A server that demands another nonce for ever gets two requests.
+func TestDPoPNonceForEver(t *testing.T) {
+	var n atomic.Int64
+	demand := func(w http.ResponseWriter, status int) {
+		w.Header().Set("DPoP-Nonce", fmt.Sprint("n", n.Add(1)))
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("WWW-Authenticate", `DPoP error="use_dpop_nonce"`)
+		w.WriteHeader(status)
+		fmt.Fprint(w, `{"error":"use_dpop_nonce"}`)
+	}
+	t.Run("API", func(t *testing.T) {
+		id := newClientID()
+		s := newDPoPServers(t, id, required, required)
+		api := newRecordingAPI(t, func(w http.ResponseWriter, _ *http.Request) { demand(w, 401) })
+		_, url := startProxy(t, dpopCredential(id, s.tokens.URL), "token_proxy api "+api.URL)
+		a := post(t, url, "body")
+		a.wantStatus(t, 401)
+		if calls := len(api.received()); calls != 2 || a.Header.Get("WWW-Authenticate") == "" {
+			t.Errorf("%d requests, answer %v", calls, a.Header)
+		}
+		if s.endpoint.Calls() != 2 {
+			t.Errorf("%d token requests", s.endpoint.Calls())
+		}
+	})
+	t.Run("token endpoint", func(t *testing.T) {
+		endpoint := newRecordingAPI(t, func(w http.ResponseWriter, _ *http.Request) { demand(w, 400) })
+		caddy, url := startProxy(t, dpopCredential(newClientID(), endpoint.URL), "token_proxy api "+endpoint.URL)
+		get(t, url).wantStatus(t, 502)
+		if calls := len(endpoint.received()); calls != 2 {
+			t.Errorf("%d token requests", calls)
+		}
+		lines := caddy.logged("no token")
+		if len(lines) != 1 || lines[0]["error_code"] != "use_dpop_nonce" || !strings.Contains(fmt.Sprint(lines[0]["advice"]), "another nonce") {
+			t.Errorf("the log is %v", lines)
+		}
+	})
+}
+
+// A server that does not know DPoP issues a Bearer token, which is of no use with `dpop on`.
+func TestDPoPWithBearerServer(t *testing.T) {
+	for mode, status := range map[string]int{"on": 502, "optional": 200} {
+		t.Run(mode, func(t *testing.T) {
+			id := newClientID()
+			s := newDPoPServers(t, id, devserver.DPoP{}, devserver.DPoP{})
+			caddy, url := startProxy(t, strings.Replace(dpopCredential(id, s.tokens.URL), "dpop on", "dpop "+mode, 1), "token_proxy api "+s.received.URL)
+			get(t, url, "DPoP", "own").wantStatus(t, status)
+			if status != 200 {
+				if len(s.received.received()) != 0 {
+					t.Error("the token is sent")
+				}
+				if lines := caddy.logged("no token"); len(lines) != 1 || lines[0]["cause"] != "not_bound" {
+					t.Errorf("the log is %v", lines)
+				}
+				return
+			}
+			got := s.received.only(t).Header
+			if !strings.HasPrefix(got.Get("Authorization"), "Bearer ") || len(got.Values("DPoP")) != 0 {
+				t.Errorf("the API got %v", got)
+			}
+		})
+	}
+}
+
+// The application's own proof goes nowhere, with bearer tokens either.
+func TestOwnProofIsRemoved(t *testing.T) {
+	endpoint := serveHTTP(t, sendAnswer(200, "application/json", `{"access_token":"T0KEN","expires_in":3600}`))
+	api := newRecordingAPI(t, nil)
+	_, url := startProxy(t, oauth2Credential("api", "token_url "+endpoint.URL, withSecret), "token_proxy api "+api.URL)
+	get(t, url, "dpop", "own").wantStatus(t, 200)
+	if got := api.only(t).Header; got.Get("DPoP") != "" || got.Get("Authorization") != "Bearer T0KEN" {
+		t.Errorf("the API got %v", got)
+	}
+}
+
+// A reload keeps the key, with the token and after it.
+func TestDPoPKeyOutlivesReload(t *testing.T) {
+	id := newClientID()
+	s := newDPoPServers(t, id, required, required)
+	addr := freeAddr(t)
+	config := func(option string) string {
+		return globalOptions(dpopCredential(id, s.tokens.URL)) + siteConfig(addr, "token_proxy api "+s.received.URL+option)
+	}
+	caddy := startCaddy(t, config(""))
+	get(t, "http://"+addr).wantStatus(t, 200)
+	if err := caddy.load(config(" {\n forwarded on\n}")); err != nil {
+		t.Fatal(err)
+	}
+	get(t, "http://"+addr).wantStatus(t, 200)
+	if s.endpoint.Calls() != 2 {
+		t.Errorf("%d token requests", s.endpoint.Calls())
+	}
+	s.endpoint.Registry.RevokeAll(id)
+	get(t, "http://"+addr).wantStatus(t, 200)
+	all := append(s.tokens.received(), s.received.received()...)
+	for _, r := range all {
+		if keyIn(t, r.Header) != keyIn(t, all[0].Header) {
+			t.Error("a request has another key")
+		}
+	}
+	if s.endpoint.Calls() != 3 {
+		t.Errorf("%d token requests, want one more with the nonce that is known", s.endpoint.Calls())
+	}
+}
+
+// A fixed key is read from its file. The token is bound to it.
+func TestDPoPKey(t *testing.T) {
+	for kind, alg := range map[string]string{"P-256": "ES256", "P-384": "ES384", "Ed25519": "EdDSA", "RSA": "PS256"} {
+		t.Run(kind, func(t *testing.T) {
+			key, ok := testKeys()[kind]
+			if !ok {
+				t.Fatalf("no key of the kind %s", kind)
+			}
+			id := newClientID()
+			s := newDPoPServers(t, id, required, required)
+			_, url := startProxy(t, dpopCredential(id, s.tokens.URL, "dpop_key "+inFile(secretPath(t, pkcs8(key[0]))), "dpop_alg "+alg), "token_proxy api "+s.received.URL)
+			get(t, url).wantStatus(t, 200)
+		})
+	}
+}
+
+func TestDPoPMisconfigured(t *testing.T) {
+	ec := inFile(secretPath(t, pkcs8(signingKeyOf("P-256"))))
+	for name, tc := range map[string]struct{ options, credential, want string }{
+		"unknown value":               {"dpop yes", "", "dpop"},
+		"key without dpop":            {"dpop_key " + ec, "", "dpop_key: needs dpop"},
+		"algorithm without dpop":      {"dpop_alg ES256", "", "dpop_alg: needs dpop"},
+		"unknown algorithm":           {"dpop on\ndpop_alg HS256", "", "dpop_alg: unknown algorithm"},
+		"algorithm that does not fit": {"dpop on\ndpop_key " + ec + "\ndpop_alg ES384", "", "dpop_alg: the algorithm does not fit"},
+		"key that is none":            {"dpop on\ndpop_key " + inFile(secretPath(t, "CANARY")), "", "dpop_key: the value is neither"},
+		"public key":                  {"dpop on\ndpop_key " + inFile(secretPath(t, publicPEM(signingKeyOf("P-256")))), "", "dpop_key: the value contains no private key"},
+		"missing file":                {"dpop on\ndpop_key {file./does/not/exist}", "", "dpop_key"},
+		"another header":              {"dpop on", "header X-Token", "header: remove it"},
+		"a header like Authorization": {"dpop optional", `header Authorization "Bearer {token}"`, "header: remove it"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := &caddyServer{t: t, logFile: t.TempDir() + "/caddy.log"}
+			err := s.load(globalOptions(oauth2Credential("api", "token_url http://127.0.0.1:1\n"+tc.options, withSecret, tc.credential)) + siteConfig(freeAddr(t), "token_proxy api 127.0.0.1:2"))
+			if err == nil || !strings.Contains(err.Error(), tc.want) || strings.Contains(err.Error(), "CANARY") {
+				t.Errorf("got %v, want %q", err, tc.want)
+			}
+		})
+	}
+}
+
+// Our clock is wrong, or that of the server. The time of the proofs is that of the server.
+func TestDPoPClock(t *testing.T) {
+	for _, ahead := range []time.Duration{time.Hour, -time.Hour} {
+		t.Run(ahead.String(), func(t *testing.T) {
+			checked := func(h http.HandlerFunc, status int) http.HandlerFunc {
+				return func(w http.ResponseWriter, r *http.Request) {
+					now := time.Now().Add(ahead)
+					w.Header().Set("Date", now.UTC().Format(http.TimeFormat))
+					claims, _ := proofIn(t, r.Header)
+					at, _ := claims["iat"].(float64)
+					if now.Sub(time.Unix(int64(at), 0)).Abs() > 10*time.Second {
+						w.Header().Set("Content-Type", "application/json")
+						w.Header().Set("WWW-Authenticate", `DPoP error="invalid_dpop_proof"`)
+						w.WriteHeader(status)
+						fmt.Fprint(w, `{"error":"invalid_dpop_proof"}`)
+						return
+					}
+					h(w, r)
+				}
+			}
+			endpoint := newRecordingAPI(t, checked(sendAnswer(200, "application/json", `{"access_token":"T0KEN","token_type":"DPoP","expires_in":3600}`), 400))
+			api := newRecordingAPI(t, checked(func(http.ResponseWriter, *http.Request) {}, 401))
+			other := newRecordingAPI(t, func(w http.ResponseWriter, r *http.Request) { // whose clock is that of this machine
+				claims, _ := proofIn(t, r.Header)
+				if at, _ := claims["iat"].(float64); time.Since(time.Unix(int64(at), 0)).Abs() > 10*time.Second {
+					w.Header().Set("WWW-Authenticate", `DPoP error="invalid_dpop_proof"`)
+					w.WriteHeader(401)
+				}
+			})
+			_, url := startProxy(t, dpopCredential(newClientID(), endpoint.URL), "token_proxy /other* api "+other.URL+"\ntoken_proxy api "+api.URL)
+			for range 2 {
+				get(t, url).wantStatus(t, 200)
+				get(t, url+"/other").wantStatus(t, 200)
+			}
+			if a, b, c := len(endpoint.received()), len(api.received()), len(other.received()); a != 2 || b != 2 || c != 3 {
+				t.Errorf("%d token requests, %d and %d requests to the APIs, want 2, 2 and 3", a, b, c)
+			}
+		})
+	}
+}
+
+// net/http sends a request again if the API closes a connection that was idle. The API may have seen the first proof.
+func TestDPoPLostConnection(t *testing.T) {
+	id := newClientID()
+	s := newDPoPServers(t, id, required, devserver.DPoP{})
+	var requests atomic.Int64
+	api := newRecordingAPI(t, func(w http.ResponseWriter, r *http.Request) {
+		if requests.Add(1) == 2 { // on the connection of the first
+			conn, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			_ = conn.Close()
+		}
+	})
+	_, url := startProxy(t, dpopCredential(id, s.tokens.URL), "token_proxy api "+api.URL)
+	for range 2 {
+		get(t, url).wantStatus(t, 200)
+	}
+	seen := make(map[any]bool)
+	for _, r := range api.received() {
+		claims, _ := proofIn(t, r.Header)
+		seen[claims["jti"]] = true
+	}
+	if len(seen) != 3 || len(api.received()) != 3 {
+		t.Errorf("%d proofs for %d requests", len(seen), len(api.received()))
+	}
+}
+
+// Each tenant has a key of its own.
+func TestDPoPTenants(t *testing.T) {
+	var mu sync.Mutex
+	keys := make(map[string]map[string]bool) // by scope
+	tokens := newRecordingAPI(t, func(w http.ResponseWriter, r *http.Request) {
+		if err := r.ParseForm(); err != nil {
+			t.Error(err)
+		}
+		mu.Lock()
+		scope := r.PostForm.Get("scope")
+		if keys[scope] == nil {
+			keys[scope] = make(map[string]bool)
+		}
+		keys[scope][keyIn(t, r.Header)] = true
+		mu.Unlock()
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprintf(w, `{"access_token":"%s-T0KEN","token_type":"DPoP","expires_in":3600}`, scope)
+	})
+	api := newRecordingAPI(t, nil)
+	_, url := startProxy(t, fmt.Sprintf("credential api {\n provider oauth2 {\n token_url %s\n scope {tenant}\n dpop on\n }\n client_id %s\n client_secret a-secret\n tenant {http.request.header.X-Tenant}\n api_hosts %s\n}\n",
+		tokens.URL, newClientID(), api.addr()), "token_proxy api "+api.URL)
+	for range 2 {
+		for _, name := range []string{"a", "b", "c"} {
+			get(t, url, "X-Tenant", name).wantStatus(t, 200)
+		}
+	}
+	all := make(map[string]bool)
+	for scope, of := range keys {
+		if len(of) != 1 {
+			t.Errorf("tenant %s has %d keys", scope, len(of))
+		}
+		for key := range of {
+			all[key] = true
+		}
+	}
+	if len(all) != 3 {
+		t.Errorf("%d keys for 3 tenants", len(all))
+	}
+	for _, r := range api.received() {
+		tenant, _, _ := strings.Cut(strings.TrimPrefix(r.Header.Get("Authorization"), "DPoP "), "-")
+		if !keys[tenant][keyIn(t, r.Header)] {
+			t.Errorf("a request of tenant %s has the key of another", tenant)
+		}
+	}
+}
+
+// oidc-provider issues the token, and oauth4webapi protects the API. Both demand nonces.
+func TestDPoPWithOIDCProvider(t *testing.T) {
+	s := oidctest.Start(t)
+	for name, endpoint := range map[string]string{"token_url": "token_url " + s.TokenURL + "\n assertion_audience " + s.Issuer, "issuer": "issuer " + s.Issuer} {
+		t.Run(name, func(t *testing.T) {
+			before := len(s.Events(t))
+			s.RotateNonce(t)
+			_, url := startProxy(t, fmt.Sprintf("credential api {\n provider oauth2 {\n %s\n client_auth private_key_jwt\n signing_key %s\n scope %s\n dpop on\n }\n client_id %s\n refresh_margin %ds\n}\n",
+				endpoint, inFile(s.KeyFile), s.Scope, s.ClientID, 30+len(name)), "token_proxy api "+s.API)
+			for range 2 {
+				a := post(t, url+"/v1/orders/7?a=1", "two books")
+				a.wantStatus(t, 200)
+				var got oidctest.Answer
+				if err := json.Unmarshal([]byte(a.body), &got); err != nil || got.Body != "two books" || got.URL != "/v1/orders/7?a=1" {
+					t.Errorf("the API got %s: %v", a.body, err)
+				}
+			}
+			s.RotateNonce(t)
+			post(t, url+"/v1", "three").wantStatus(t, 200)
+			var answers []string
+			for _, e := range s.Events(t)[before:] {
+				answers = append(answers, fmt.Sprintf("%s %d %s", e.Server, e.Status, e.Error))
+			}
+			want := "token 400 use_dpop_nonce, token 200 , api 401 use_dpop_nonce, api 200 , api 200 , api 401 use_dpop_nonce, api 200 "
+			if got := strings.Join(answers, ", "); got != want {
+				t.Errorf("the servers answered %s, want %s", got, want)
+			}
+		})
+	}
+}
