@@ -437,7 +437,7 @@ func TestDPoPWithOIDCProvider(t *testing.T) {
 			before := len(s.Events(t))
 			s.RotateNonce(t)
 			_, url := startProxy(t, fmt.Sprintf("credential api {\n provider oauth2 {\n %s\n client_auth private_key_jwt\n signing_key %s\n scope %s\n dpop on\n }\n client_id %s\n refresh_margin %ds\n}\n",
-				endpoint, inFile(s.KeyFile), s.Scope, s.ClientID, 30+len(name)), "token_proxy api "+s.API)
+				endpoint, inFile(s.KeyFile), s.Scope, s.ClientID, 30+len(name)), "token_proxy api "+s.API+" {\n header_up Host {upstream_hostport}\n}")
 			for range 2 {
 				a := post(t, url+"/v1/orders/7?a=1", "two books")
 				a.wantStatus(t, 200)
