@@ -56,6 +56,7 @@ type checked struct {
 	Duration    float64               `json:"duration"`           // seconds
 	Lifetime    float64               `json:"lifetime,omitempty"` // seconds
 	Fingerprint string                `json:"fingerprint,omitempty"`
+	Bound       string                `json:"bound,omitempty"` // "DPoP" if the token is bound to a key
 	Note        string                `json:"note,omitempty"`
 	Error       *status.ReportedError `json:"error,omitempty"`
 	Summary     string                `json:"summary,omitempty"`
@@ -250,7 +251,11 @@ func (c *client) check(ctx context.Context, f token.Fetcher) checked {
 	result.Fingerprint = issued.Token.Fingerprint()
 	result.Note = issued.Note
 	result.Lifetime = max(0, c.policy().Trusted(issued.Lifetime).Seconds())
-	result.header = c.header.Name + ": " + c.header.value(issued.Token)
+	header := &c.header
+	if issued.DPoP {
+		header, result.Bound = &dpopHeader, "DPoP"
+	}
+	result.header = header.Name + ": " + header.value(issued.Token)
 	if why := c.unopened(ctx); why != "" {
 		result.Note = "what other replicas share of it cannot be opened. " + status.AdviceUnopened(why)
 	}
@@ -271,8 +276,12 @@ func (r checked) print(cmd *cobra.Command) {
 		fmt.Fprintf(out, "✗ %s (%.2f s): %s\n  %s\n", name, r.Duration, r.Summary, r.Advice)
 		return
 	}
-	fmt.Fprintf(out, "✓ %s (%.2f s): a token valid for %s, fingerprint %s\n", name, r.Duration,
-		status.Lasting(time.Duration(r.Lifetime*float64(time.Second))), r.Fingerprint)
+	binding := ""
+	if r.Bound != "" {
+		binding = ", bound to a key by " + r.Bound
+	}
+	fmt.Fprintf(out, "✓ %s (%.2f s): a token valid for %s%s, fingerprint %s\n", name, r.Duration,
+		status.Lasting(time.Duration(r.Lifetime*float64(time.Second))), binding, r.Fingerprint)
 	if r.Note != "" {
 		fmt.Fprintf(out, "  but %s\n", r.Note)
 	}

@@ -55,6 +55,7 @@ func (i *injector) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	res, err := i.exchange(req, p, p.keepBody(newReplayBody(req, i.replayBuffer)))
 	if err == nil {
+		i.noticeDemand(res, p)
 		i.field.withoutQuery(res.Header)
 		p.guard(res, &i.field)
 	}

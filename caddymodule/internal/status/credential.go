@@ -30,6 +30,7 @@ type Credential struct {
 	endSharing func() // nil before Begin
 	failures   failureLog
 	tenantLog  tenantLog
+	demands    demands
 	noted      string // the note on the latest token
 	events     *Events
 	logger     *zap.Logger

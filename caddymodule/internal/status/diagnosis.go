@@ -24,6 +24,7 @@ func diagnose(endpoint string, s token.Status, seen history, sharing Sharing, no
 	destination := seen.latest(Destination.is)
 	rejected := rejections(seen.recent, now)
 	call := seen.latest(Outcome.isCall)
+	demand := seen.latest(Demanded.is)
 	shared := diagnoseSharing(sharing)
 	switch {
 	case s.Failure != nil && !valid:
@@ -62,6 +63,9 @@ func diagnose(endpoint string, s token.Status, seen history, sharing Sharing, no
 		return d
 	case shared.Health != "":
 		return shared
+	case valid && now.Sub(demand.At) < recently:
+		return Diagnosis{healthDegraded, causeAPI,
+			"For some requests, the API demands " + demand.Reason + ".", adviceDemand(demand.Code)}
 	case valid && call.slow() && now.Sub(call.At) < recently:
 		return Diagnosis{healthDegraded, causeEndpoint,
 			fmt.Sprintf("The token endpoint is slow. The last call took %.1f s.", call.Duration),

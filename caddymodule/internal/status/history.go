@@ -16,6 +16,7 @@ const (
 	Adopted     Outcome = "adopted"     // another replica obtained the token
 	Rejected    Outcome = "rejected"    // the API rejected the token
 	Destination Outcome = "destination" // the token may not go to an upstream
+	Demanded    Outcome = "demanded"    // the API demands more than the token has
 )
 
 // callOutcomes are the outcomes of token calls.
@@ -24,7 +25,9 @@ var callOutcomes = []Outcome{Obtained, Outcome(token.Unavailable), Outcome(token
 func (o Outcome) is(other Outcome) bool { return o == other }
 
 // isCall reports whether this is the outcome of a token call.
-func (o Outcome) isCall() bool { return o != Adopted && o != Rejected && o != Destination }
+func (o Outcome) isCall() bool {
+	return o != Adopted && o != Rejected && o != Destination && o != Demanded
+}
 
 // isToken reports whether this replica got a token, by a call of its own or from another replica.
 func (o Outcome) isToken() bool { return o == Obtained || o == Adopted }

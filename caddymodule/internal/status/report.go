@@ -19,6 +19,7 @@ type Report struct {
 	Ready       bool           `json:"ready"` // as readiness probes report it: the credential has a valid token, or tenants
 	Fetching    bool           `json:"fetching"`
 	Fingerprint string         `json:"fingerprint,omitempty"`
+	Bound       string         `json:"bound,omitempty"` // "DPoP" if the token is bound to a key
 	Issued      *time.Time     `json:"issued,omitempty"`
 	Refresh     *time.Time     `json:"refresh,omitempty"`
 	Expires     *time.Time     `json:"expires,omitempty"`
@@ -86,6 +87,7 @@ func (c *Credential) Report() Report {
 		Recent:      seen.recent,
 	}
 	r.Fingerprint, r.Issued, r.Refresh, r.Expires = tokenReport(status)
+	r.Bound = bound(status.DPoP)
 	r.NextTry = nextTry(status, now)
 	if e := seen.lastError; e != nil {
 		r.LastError = &ReportedError{e.At, token.Kind(e.Outcome), e.Status, e.Code, e.Cause, e.Peer, e.Reason}
@@ -123,6 +125,14 @@ func tokenReport(s token.Status) (fingerprint string, issued, refresh, expires *
 		return "", nil, nil, nil
 	}
 	return s.Token.Fingerprint(), timeOrNil(s.Issued), timeOrNil(s.RefreshAt), timeOrNil(s.Expires)
+}
+
+// bound returns how a token is bound, or "".
+func bound(dpop bool) string {
+	if dpop {
+		return "DPoP"
+	}
+	return ""
 }
 
 // nextTry returns when calls are no longer held back, or nil if they are not.

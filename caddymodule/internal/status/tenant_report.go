@@ -17,6 +17,7 @@ type TenantReport struct {
 	Advice      string         `json:"advice"`
 	Fetching    bool           `json:"fetching"`
 	Fingerprint string         `json:"fingerprint,omitempty"`
+	Bound       string         `json:"bound,omitempty"` // "DPoP" if the token is bound to a key
 	Issued      *time.Time     `json:"issued,omitempty"`
 	Refresh     *time.Time     `json:"refresh,omitempty"`
 	Expires     *time.Time     `json:"expires,omitempty"`
@@ -38,6 +39,7 @@ func (c *Credential) ReportTenant(name string, s token.Status, now time.Time) Te
 		Fetching:   s.Fetching,
 	}
 	r.Fingerprint, r.Issued, r.Refresh, r.Expires = tokenReport(s)
+	r.Bound = bound(s.DPoP)
 	r.NextTry = nextTry(s, now)
 	if s.Failure != nil {
 		r.LastError = Reported(time.Time{}, s.Failure) // a tenant remembers no time, because it stays small

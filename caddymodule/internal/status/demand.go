@@ -1,0 +1,114 @@
+package status
+
+import (
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+)
+
+// Demand is what an API demands beyond what the token has, in the parameters of its challenge. All but Code are texts of the API.
+type Demand struct {
+	Code     string // insufficient_scope or insufficient_user_authentication, or another or no error code
+	Scope    string // RFC 6750 section 3
+	ACR      string // acr_values, RFC 9470
+	MaxAge   string // RFC 9470
+	Metadata string // resource_metadata, RFC 9728
+}
+
+// demands limits how often a credential reports what its API demands.
+type demands struct {
+	mu     sync.Mutex
+	latest map[string]time.Time // by what is reported
+}
+
+// maxDemands bounds how many demands are remembered.
+const maxDemands = 16
+
+// admit reports whether a text was not reported within the last minute.
+func (d *demands) admit(text string, now time.Time) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if now.Sub(d.latest[text]) < time.Minute {
+		return false
+	}
+	if d.latest == nil || len(d.latest) >= maxDemands {
+		d.latest = make(map[string]time.Time)
+	}
+	d.latest[text] = now
+	return true
+}
+
+// Demanded reports that an API demands more than the token has. It logs each demand at most once a minute.
+func (c *Credential) Demanded(tenant string, d Demand, sent token.Secret) {
+	summary, advice := d.explain(sent)
+	now := time.Now()
+	if summary == "" || !c.demands.admit(tenant+" "+summary, now) {
+		return
+	}
+	c.record.occurred(Occurrence{At: now, Outcome: Demanded, Tenant: tenant, Code: d.Code, Reason: summary})
+	fields := []zap.Field{zap.String("credential", c.Name), zap.String("error_code", d.Code), zap.String("demand", summary), zap.String("advice", advice)}
+	if tenant != "" {
+		fields = append(fields, zap.String("tenant", tenant))
+	}
+	c.logger.Warn("the API demands more than the token has", fields...)
+}
+
+// explain returns what an API demands and what to do, or "" if it demands nothing that is known.
+func (d Demand) explain(sent token.Secret) (summary, advice string) {
+	switch d.Code {
+	case "insufficient_scope":
+		summary = "a token with more rights" + quoted(" (scope ", d.Scope, sent)
+		advice = adviceScope
+	case "insufficient_user_authentication":
+		summary = "that a user has authenticated in another way" + quoted(" (acr_values ", d.ACR, sent) + quoted(" (max_age ", d.MaxAge, sent)
+		advice = adviceUser
+	default:
+		return "", ""
+	}
+	if metadata := metadataURL(d.Metadata, sent); metadata != "" {
+		summary += ", and names its metadata at " + metadata
+	}
+	return summary, advice
+}
+
+const (
+	adviceScope = "If the client may have this scope, allow it in the service's console and add it to the option scope of provider oauth2. If only some paths need it, the client may not be meant to use them."
+	adviceUser  = "No token of a client alone satisfies that, because a user must log in. Use the paths of the API that are meant for clients without a user, or ask the operator of the API to permit this client."
+)
+
+// adviceDemand returns what to do about a demand with this code.
+func adviceDemand(code string) string {
+	_, advice := Demand{Code: code}.explain(token.Secret{})
+	return advice
+}
+
+// maxShown is the length of the longest text of an API that is shown.
+const maxShown = 200
+
+// shown reports whether a text of an API may be shown. An API may send the token back.
+func shown(text string, sent token.Secret) bool {
+	return text != "" && len(text) <= maxShown && !sent.In(text) &&
+		strings.IndexFunc(text, func(r rune) bool { return r < ' ' || r > '~' || strings.ContainsRune(`"\<>`, r) }) < 0
+}
+
+// quoted returns a text of an API in parentheses, or "" if it may not be shown.
+func quoted(before, text string, sent token.Secret) string {
+	if !shown(text, sent) {
+		return ""
+	}
+	return before + text + ")"
+}
+
+// metadataURL returns the URL of an API's metadata (RFC 9728), or "". The proxy never requests it.
+func metadataURL(text string, sent token.Secret) string {
+	u, err := url.Parse(text)
+	if err != nil || !shown(text, sent) || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil {
+		return ""
+	}
+	return text
+}
