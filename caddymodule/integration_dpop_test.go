@@ -4,7 +4,10 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
+	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -12,7 +15,11 @@ import (
 	"time"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/dpop"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oidctest"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/share"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
 // dpopServers are a token endpoint and an API that demand proofs and nonces.
@@ -458,4 +465,186 @@ func TestDPoPWithOIDCProvider(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The API demands claims that only a new token has. They are part of one token request, with those of the configuration.
+func TestClaimsChallenge(t *testing.T) {
+	const own = `{"access_token":{"xms_cc":{"values":["cp1"]}}}`
+	for name, demand := range map[string]devserver.DPoP{"bearer": {}, "DPoP": required} {
+		t.Run(name, func(t *testing.T) {
+			id := newClientID()
+			s := newDPoPServers(t, id, demand, demand, func(d *devserver.Demands, api *devserver.API) {
+				d.AcceptClaims = true
+				api.ClaimsChallenge = json.RawMessage(`{"access_token":{"nbf":{"essential":true,"value":"1604106651"}}}`)
+			})
+			config := dpopCredential(id, s.tokens.URL, "param claims `"+own+"`")
+			if demand.Mode == "" {
+				config = strings.Replace(config, "dpop on", "", 1)
+			}
+			var mu sync.Mutex
+			var asked []string
+			tokens := newRecordingAPI(t, func(w http.ResponseWriter, r *http.Request) {
+				text, _ := io.ReadAll(r.Body)
+				form, _ := url.ParseQuery(string(text))
+				mu.Lock()
+				asked = append(asked, form.Get("claims"))
+				mu.Unlock()
+				r.Body = io.NopCloser(strings.NewReader(string(text)))
+				s.endpoint.ServeHTTP(w, r)
+			})
+			_, url := startProxy(t, strings.Replace(config, s.tokens.URL, tokens.URL, 1), "token_proxy api "+s.received.URL)
+			for range 2 {
+				a := post(t, url, "two books")
+				a.wantStatus(t, 200)
+				if !strings.Contains(a.body, `"body_bytes":9`) {
+					t.Errorf("the API got %s", a.body)
+				}
+			}
+			s.endpoint.Registry.RevokeAll(id)
+			both := `{"access_token":{"nbf":{"essential":true,"value":"1604106651"},"xms_cc":{"values":["cp1"]}}}`
+			eventually(t, "a token request without the claims of the challenge", func() bool {
+				post(t, url, "x")
+				mu.Lock()
+				defer mu.Unlock()
+				got := slices.Compact(slices.Clone(asked))
+				if len(got) < 2 || got[0] != own || got[1] != both {
+					t.Fatalf("the token requests ask for %q", got)
+				}
+				return len(got) > 2 && got[2] == own
+			})
+		})
+	}
+}
+
+// With `on_unauthorized pass`, the answer goes to the application, and the next token has the claims.
+func TestClaimsChallengeIsPassed(t *testing.T) {
+	id := newClientID()
+	s := newDPoPServers(t, id, devserver.DPoP{}, devserver.DPoP{}, func(d *devserver.Demands, api *devserver.API) {
+		d.AcceptClaims = true
+		api.ClaimsChallenge = json.RawMessage(`{"access_token":{"acrs":{"essential":true}}}`)
+	})
+	_, url := startProxy(t, strings.Replace(dpopCredential(id, s.tokens.URL), "dpop on", "", 1), "token_proxy api "+s.received.URL+" {\n on_unauthorized pass\n}")
+	get(t, url).wantStatus(t, 401)
+	eventually(t, "a token with the claims", func() bool { return get(t, url).StatusCode == 200 })
+}
+
+// An API that repeats its demand for every token costs no more token requests than one that rejects every token.
+func TestClaimsChallengeForEver(t *testing.T) {
+	var n atomic.Int64
+	tokens := newRecordingAPI(t, func(w http.ResponseWriter, r *http.Request) {
+		sendAnswer(200, "application/json", fmt.Sprintf(`{"access_token":"T0KEN-%d","expires_in":3600}`, n.Add(1)))(w, r)
+	})
+	api := newRecordingAPI(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("WWW-Authenticate", `Bearer error="insufficient_claims", claims="e30="`)
+		w.WriteHeader(401)
+	})
+	_, url := startProxy(t, oauth2Credential("api", "token_url "+tokens.URL, withSecret), "token_proxy api "+api.URL)
+	began := time.Now()
+	for range 50 {
+		get(t, url).wantStatus(t, 401)
+	}
+	// The first rejection is free, and the pauses between the others double from one second on.
+	most := 3
+	for pause := time.Second; began.Add(pause).Before(time.Now()); pause *= 2 {
+		most++
+	}
+	if got := len(tokens.received()); got > most {
+		t.Errorf("%d token requests in %s, want %d at most", got, time.Since(began), most)
+	}
+}
+
+// A demand that no token of the client meets passes through untouched, and is named in the log and in the report.
+func TestStepUp(t *testing.T) {
+	for code, challenge := range map[string]string{
+		"insufficient_scope":               `Bearer error="insufficient_scope", scope="orders:write", resource_metadata="https://api.example.com/.well-known/oauth-protected-resource"`,
+		"insufficient_user_authentication": `Bearer error="insufficient_user_authentication", acr_values="phr"`,
+	} {
+		t.Run(code, func(t *testing.T) {
+			tokens := newRecordingAPI(t, sendAnswer(200, "application/json", `{"access_token":"T0KEN","expires_in":3600}`))
+			api := newRecordingAPI(t, func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("WWW-Authenticate", challenge)
+				w.WriteHeader(map[bool]int{true: 403, false: 401}[code == "insufficient_scope"])
+				fmt.Fprint(w, "the API's text")
+			})
+			caddy, url := startProxy(t, oauth2Credential("api", "token_url "+tokens.URL, withSecret), "token_proxy api "+api.URL)
+			for range 3 {
+				a := get(t, url)
+				if a.body != "the API's text" || a.Header.Get("WWW-Authenticate") != challenge {
+					t.Errorf("the application got %q with %v", a.body, a.Header)
+				}
+			}
+			if len(tokens.received()) != 1 || len(api.received()) != 3 {
+				t.Errorf("%d token requests and %d requests to the API", len(tokens.received()), len(api.received()))
+			}
+			lines := caddy.logged("the API demands more than the token has")
+			if len(lines) != 1 || lines[0]["error_code"] != code || lines[0]["advice"] == "" {
+				t.Errorf("the log is %v", lines)
+			}
+			if code == "insufficient_scope" && !strings.Contains(fmt.Sprint(lines[0]["demand"]), "orders:write), and names its metadata at https://api.example.com/") {
+				t.Errorf("the demand is %v", lines[0]["demand"])
+			}
+		})
+	}
+}
+
+// A token of another replica that is bound to a key is of use only with that key.
+func TestDPoPSharing(t *testing.T) {
+	for name, tc := range map[string]struct {
+		key    string // of the credential; empty for one that is generated
+		shares bool
+	}{
+		"the same key":  {pkcs8(signingKeyOf("P-256")), true},
+		"another key":   {pkcs8(anotherKeyOf("P-256")), false},
+		"generated key": {"", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			api := newRecordingAPI(t, nil)
+			tokens := newRecordingAPI(t, sendAnswer(200, "application/json", `{"access_token":"OWN","token_type":"DPoP","expires_in":3600}`))
+			option := ""
+			if tc.key != "" {
+				option = "dpop_key " + inFile(secretPath(t, tc.key))
+			}
+			addr := freeAddr(t)
+			caddy := startCaddy(t, globalOptions(sharedThrough(t, newMemory(t)), dpopCredential(newClientID(), tokens.URL, option))+siteConfig(addr, "token_proxy api "+api.URL))
+			key, err := oauth.ParseSigningKey(pkcs8(signingKeyOf("P-256")))
+			if err != nil {
+				t.Fatal(err)
+			}
+			proofKey, err := key.ProofKey()
+			if err != nil {
+				t.Fatal(err)
+			}
+			prover := new(dpop.Client).ForAPI(proofKey)
+			otherReplica(t, "api", func(s *share.Spec, _ *share.Share) { s.Prover = func() *dpop.Prover { return prover } }).Save(t.Context(), token.Found{
+				Issued: token.Issued{Token: token.NewSecret("SHARED"), DPoP: true, Prover: prover}, Lifetime: time.Hour, RefreshIn: 50 * time.Minute,
+			})
+			get(t, "http://"+addr).wantStatus(t, 200)
+			got := api.only(t).Header
+			want := map[bool]string{true: "DPoP SHARED", false: "DPoP OWN"}[tc.shares]
+			if got.Get("Authorization") != want {
+				t.Errorf("the API got %s, want %s", got.Get("Authorization"), want)
+			}
+			if _, jwk := proofIn(t, got); tc.shares && !strings.Contains(proofKeyText(t, proofKey), fmt.Sprint(jwk["x"])) {
+				t.Error("the proof is of another key")
+			}
+			if lines := caddy.logged("replicas do not share the tokens of this credential, because each replica has generated a key of its own for DPoP; set dpop_key to one key for all replicas"); (len(lines) == 1) != (tc.key == "") {
+				t.Errorf("the warning is %v", lines)
+			}
+		})
+	}
+}
+
+// proofKeyText returns the header of a proof of the key.
+func proofKeyText(t *testing.T, key *dpop.Key) string {
+	t.Helper()
+	proof, err := key.Proof(dpop.Claims{Method: "GET", Target: "https://api.example.com/"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	head, _, _ := strings.Cut(proof, ".")
+	text, err := base64.RawURLEncoding.DecodeString(head)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }
