@@ -34,14 +34,18 @@ var particulars = map[string][]string{
 	"commercetools":              {"scope"},
 	"crowdstrike-falcon":         {"client_auth", "grant"},
 	"ebay":                       {"scope"},
+	"entra-cae":                  {"param claims"},
 	"entra-certificate":          {"signing_alg", "assertion_typ", "scope"},
 	"entra-secret":               {"client_auth", "scope"},
 	"entra-workload-identity":    {"scope"},
+	"fapi2-dpop":                 {"assertion_audience", "signing_alg", "dpop"},
+	"fapi2-mtls":                 {"assertion_audience", "signing_alg"},
 	"fedex":                      {"client_auth"},
 	"github-app":                 {"grant", "encoding", "header X-GitHub-Api-Version"},
 	"google-service-account":     {"client_id_param", "assertion_claim scope", "assertion_claim sub"},
 	"mtn-momo":                   {"header Ocp-Apim-Subscription-Key"},
 	"okta":                       {"assertion_typ", "scope"},
+	"okta-dpop":                  {"assertion_typ", "scope", "dpop"},
 	"pingone":                    {"client_auth", "scope"},
 	"salesforce":                 {"client_auth"},
 	"salesforce-marketing-cloud": {"client_auth", "json_param account_id"},
@@ -127,6 +131,9 @@ func newRecipe(t *testing.T, name string) *recipe {
 	if m := describedToken.FindStringSubmatch(description); m != nil {
 		r.tokenField = m[1]
 		api = "dev_api {\n header " + r.tokenField + " \"\"\n}"
+	}
+	if strings.Contains(description, "\tdpop required") {
+		api = "dev_api {\n dpop required nonce\n}"
 	}
 	if m := describedMore.FindStringSubmatch(description); m != nil {
 		r.moreFields = strings.Fields(m[1])
@@ -231,7 +238,7 @@ type tokenRequest struct {
 }
 
 // tokenRequests stops Caddy, which then has logged all, and returns what the token endpoint got, but for requests for
-// metadata.
+// metadata and those that it answered with a nonce for the next.
 func (r *recipe) tokenRequests(t *testing.T) []tokenRequest {
 	t.Helper()
 	if err := caddy.Stop(); err != nil {
@@ -242,6 +249,9 @@ func (r *recipe) tokenRequests(t *testing.T) []tokenRequest {
 		var got tokenRequest
 		if err := json.Unmarshal([]byte(line), &got); err != nil || !strings.HasPrefix(got.Logger, "http.log.access") {
 			continue // another entry, with fields of its own
+		}
+		if strings.HasPrefix(strings.Join(got.Header[devserver.RefusalHeader], ""), "nonce is missing") {
+			continue
 		}
 		if strings.HasSuffix(got.Request.Host, ":"+portNumber(r.tokens)) && got.Request.Method == http.MethodPost {
 			found = append(found, got)
