@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -293,6 +294,29 @@ func TestDPoPKey(t *testing.T) {
 			_, url := startProxy(t, dpopCredential(id, s.tokens.URL, "dpop_key "+inFile(secretPath(t, pkcs8(key[0]))), "dpop_alg "+alg), "token_proxy api "+s.received.URL)
 			get(t, url).wantStatus(t, 200)
 		})
+	}
+}
+
+// The key is replaced in its file. Each token travels with proofs of the key that it is bound to.
+func TestDPoPKeyIsReplaced(t *testing.T) {
+	file := secretPath(t, pkcs8(signingKeyOf("P-256")))
+	id := newClientID()
+	s := newDPoPServers(t, id, required, required)
+	_, url := startProxy(t, dpopCredential(id, s.tokens.URL, "dpop_key "+inFile(file)), "token_proxy api "+s.received.URL)
+	get(t, url).wantStatus(t, 200)
+	if err := os.WriteFile(file, []byte(pkcs8(anotherKeyOf("P-256"))), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	get(t, url).wantStatus(t, 200)
+	s.endpoint.Registry.RevokeAll(id)
+	get(t, url).wantStatus(t, 200)
+	all := s.received.received()
+	first, second, last := all[0].Header, all[len(all)-3].Header, all[len(all)-1].Header
+	if keyIn(t, first) != keyIn(t, second) {
+		t.Error("a request with the first token has the second key")
+	}
+	if keyIn(t, first) == keyIn(t, last) || keyIn(t, last) != keyIn(t, s.tokens.received()[s.endpoint.Calls()-1].Header) {
+		t.Error("the request with the second token has another key than its token request")
 	}
 }
 

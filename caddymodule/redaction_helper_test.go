@@ -338,6 +338,7 @@ func (r *redactionRun) serveTokens(w http.ResponseWriter, req *http.Request) {
 	body, _ := io.ReadAll(req.Body)
 	c := &tokenCall{w, req, r, int(r.tokenCalls.Add(1)), string(body), cmp.Or(secretOf(req, body), r.secret)}
 	r.adoptAssertions(req, string(body))
+	r.adoptProof(req, r.tokenPlace())
 	if r.endpoint == nil {
 		c.issue(3600)
 		return
@@ -358,6 +359,13 @@ func (r *redactionRun) adoptAssertions(req *http.Request, body string) {
 	}
 }
 
+// adoptProof makes a planted text of the signature of a DPoP proof.
+func (r *redactionRun) adoptProof(req *http.Request, place string) {
+	if parts := strings.Split(req.Header.Get("DPoP"), "."); len(parts) == 3 {
+		r.suite.adopt(r.name, "a DPoP proof", parts[2], place)
+	}
+}
+
 func (r *redactionRun) tokenPlace() string { return "the token endpoint of " + r.name }
 
 // serveAPI is the scenario's API.
@@ -367,6 +375,7 @@ func (r *redactionRun) serveAPI(w http.ResponseWriter, req *http.Request) {
 		r.healthChecks.Add(1)
 		return
 	}
+	r.adoptProof(req, r.apiPlace)
 	r.suite.see(r.apiPlace, dump(req))
 	n := int(r.apiCalls.Add(1))
 	if r.api != nil {

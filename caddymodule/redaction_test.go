@@ -337,6 +337,13 @@ var redactionScenarios = []redactionScenario{
 		provider: "oauth2 {\n token_url ENDPOINT\n client_certificate {file.CERTIFICATEFILE}\n client_certificate_key {file.KEYFILE}\n}"},
 	{name: "oauth2, literal certificate key", plant: plantKey(configurationPlaces...), status: 200, served: true,
 		provider: "oauth2 {\n token_url ENDPOINT\n client_certificate {file.CERTIFICATEFILE}\n client_certificate_key `KEYTEXT`\n}"},
+	{name: "oauth2, DPoP", provider: ofDPoP("{file.KEYFILE}"), plant: plantKey(), endpoint: issueBound, status: 200, served: true},
+	{name: "oauth2, literal DPoP key", provider: ofDPoP("`KEYTEXT`"), plant: plantKey(configurationPlaces...), endpoint: issueBound, status: 200, served: true},
+	{name: "oauth2, DPoP proof as the code", provider: ofDPoP("{file.KEYFILE}"), plant: plantKey(), status: 502,
+		endpoint: func(c *tokenCall) { c.fail(400, c.r.Header.Get("DPoP")) }},
+	{name: "oauth2, DPoP proof that the API sends back", provider: ofDPoP("{file.KEYFILE}"), plant: plantKey(), endpoint: issueBound, status: 502, served: true,
+		api: func(w http.ResponseWriter, r *http.Request, _ int) { cutOff(r.Header.Get("DPoP")+"\r\n\r\n")(w, r) }},
+	{name: "oauth2, damaged DPoP key", provider: ofDPoP("{file.KEYFILE}"), plant: plantKey(), run: damageKey},
 	{name: "oauth2, client assertion", instead: true, provider: ofAssertion, status: 200, served: true},
 	{name: "oauth2, client assertion, refused", instead: true, provider: ofAssertion, endpoint: failWith(401, "invalid_client"), status: 502},
 	{name: "oauth2, client assertion as the code", instead: true, codeLike: true, provider: ofAssertion, endpoint: codeFrom(justTheSecret), status: 502},
@@ -396,6 +403,12 @@ const (
 func ofKey(key, endpoint string) string {
 	return "oauth2 {\n token_url " + endpoint + "\n client_auth private_key_jwt\n signing_key " + key + "\n assertion_audience AUDIENCE\n}"
 }
+
+func ofDPoP(key string) string {
+	return "oauth2 {\n token_url ENDPOINT\n dpop on\n dpop_key " + key + "\n}"
+}
+
+func issueBound(c *tokenCall) { c.issue(3600, "token_type", "DPoP") }
 
 func ofNone(options string) string {
 	return "oauth2 {\n token_url ENDPOINT\n client_auth none\n" + options + "\n}"

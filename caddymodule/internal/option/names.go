@@ -17,7 +17,7 @@ var Names = strings.Fields(`
 	prefetch transport ca server_name proxy dial_timeout tls_renegotiation
 	token_url issuer client_auth basic_encoding client_id_param client_secret_param signing_key signing_key_id signing_alg
 	assertion_audience assertion_typ assertion_certificate assertion_claim client_assertion_file client_assertion_type client_certificate
-	client_certificate_key grant scope scope_separator audience resource param json_param method encoding response
+	client_certificate_key dpop dpop_key dpop_alg grant scope scope_separator audience resource param json_param method encoding response
 	token token_type expires_in expires_at refresh_in default keep error retry retry_text retry_after
 	store
 	address cluster username password database master_name sentinel_username sentinel_password tls
