@@ -92,7 +92,7 @@ func startBrowser(t *testing.T) *browser {
 			"binary": chromium,
 			"args": []string{
 				"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-				"--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--lang=en", "--host-resolver-rules=MAP *.example 127.0.0.1", "--user-data-dir=" + profile,
+				"--disable-component-update", "--disable-features=SpareRendererForSitePerProcess", "--disable-sync", "--disable-dev-shm-usage", "--lang=en", "--host-resolver-rules=MAP *.example 127.0.0.1", "--user-data-dir=" + profile,
 			},
 		},
 		"goog:loggingPrefs": map[string]string{"browser": "ALL", "performance": "ALL"},
@@ -172,6 +172,14 @@ func (b *browser) scheme(name string) {
 func (b *browser) navigate(to string) {
 	b.t.Helper()
 	b.call(http.MethodPost, "/url", map[string]string{"url": to}, nil)
+}
+
+// stayAt is navigate, unless the browser shows that page already. A navigation takes much more of the processor than a look.
+func (b *browser) stayAt(page string) {
+	b.t.Helper()
+	if b.eval("location.href") != page {
+		b.navigate(page)
+	}
 }
 
 // eval gives the value of a JavaScript expression, and run runs statements.
