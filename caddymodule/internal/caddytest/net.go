@@ -90,17 +90,16 @@ func ServeHTTP(t *testing.T, h http.Handler, configure ...func(*httptest.Server)
 	return srv
 }
 
-// Eventually polls what only a real socket can bring about.
+// Eventually polls what only a real socket can bring about. It polls seldom if that takes long, because a condition may start a
+// process.
 func Eventually(t *testing.T, what string, condition func() bool) {
 	t.Helper()
 	deadline := time.After(20 * time.Second)
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for !condition() {
+	for pause := 2 * time.Millisecond; !condition(); pause = min(pause+pause/4, 20*time.Millisecond) {
 		select {
 		case <-deadline:
 			t.Fatalf("waited in vain for: %s", what)
-		case <-tick.C:
+		case <-time.After(pause):
 		}
 	}
 }

@@ -50,7 +50,7 @@ func TestPlannedFailover(t *testing.T) {
 	sentinel.Await("127.0.0.1", "SENTINEL", "REPLICAS", "main")
 	e := open(t, at(sentinel.Addr).with("master_name", "main"))
 	exercise(t, e)
-	caddytest.Eventually(t, "the replica has lost what it had", func() bool { return replica.Do("EXISTS", name) == "0" })
+	replica.Await("0", "EXISTS", name)
 	sentinel.Await("OK", "SENTINEL", "FAILOVER", "main")
 	replica.Await("role:master", "INFO", "replication")
 	caddytest.Eventually(t, "it works with the new primary", func() bool {
