@@ -2,6 +2,7 @@ package share
 
 import (
 	"context"
+	"runtime/debug"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -13,8 +14,12 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// TestMain fails the package if a test leaves a goroutine behind.
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain fails the package if a test leaves a goroutine behind. The garbage collector runs seldom, because fleets make much
+// garbage and no test measures memory.
+func TestMain(m *testing.M) {
+	debug.SetGCPercent(800)
+	goleak.VerifyTestMain(m)
+}
 
 var (
 	keyA = token.NewSecret(strings.Repeat("a", 32))
