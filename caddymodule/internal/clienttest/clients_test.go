@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -182,14 +183,24 @@ func javaHome(t *testing.T) string {
 	return filepath.Dir(filepath.Dir(java))
 }
 
+// orderFolder is where the application in Go is built.
+var orderFolder = filepath.Join(os.TempDir(), fmt.Sprint("clienttest-", os.Getpid()))
+
+// orderBuilt builds the application in Go, once.
+var orderBuilt = sync.OnceValue(func() error {
+	if out, err := exec.Command("go", "build", "-o", orderFolder+string(filepath.Separator), testdata("order.go")).CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
+})
+
 // buildOrder builds the application in Go, and puts it into the PATH.
 func buildOrder(t *testing.T) {
 	t.Helper()
-	folder := t.TempDir()
-	if out, err := exec.Command("go", "build", "-o", folder+string(filepath.Separator), testdata("order.go")).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
+	if err := orderBuilt(); err != nil {
+		t.Fatal(err)
 	}
-	t.Setenv("PATH", folder+string(filepath.ListSeparator)+os.Getenv("PATH"))
+	t.Setenv("PATH", orderFolder+string(filepath.ListSeparator)+os.Getenv("PATH"))
 }
 
 // TestClients sends a request with each client, whose settings are those of the reference. The API gets it with a token. A

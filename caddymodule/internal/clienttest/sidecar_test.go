@@ -35,7 +35,9 @@ func TestMain(m *testing.M) {
 		caddycmd.Main()
 		return
 	}
-	os.Exit(m.Run())
+	status := m.Run()
+	_ = os.RemoveAll(orderFolder)
+	os.Exit(status)
 }
 
 // sidecar is examples/unchangeable-apps/https-proxy.caddyfile with a development token endpoint, and an API over TLS.
