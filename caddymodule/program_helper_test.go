@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"testing"
 
@@ -27,9 +28,11 @@ var binary = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// TestMain builds the product beside the first tests, if all of them run.
+// TestMain builds the product beside the first tests, if all of them run. The garbage collector runs seldom, because Caddy's
+// configurations make much garbage. A test that measures memory collects it first.
 func TestMain(m *testing.M) {
 	flag.Parse()
+	debug.SetGCPercent(400)
 	apart.WaitTogether()
 	var build sync.WaitGroup
 	if flag.Lookup("test.run").Value.String() == "" && !testing.Short() {
