@@ -26,7 +26,7 @@ func (c *caller) proofs(s secrets) (*proofs, error) {
 	}
 	client := new(dpop.Client)
 	if c.source != nil {
-		client = c.source.DPoP()
+		client = dpopClient(c.source)
 	}
 	key, err := proofKey(config, client)
 	if err != nil {
@@ -44,18 +44,31 @@ func (c *caller) dpopConfig(s provider.Secrets) (*provider.DPoP, error) {
 	return holder.ProofOfPossession(s)
 }
 
+// dpopClient returns what a source keeps for proofs: the key that it has generated, and what servers demand.
+func dpopClient(s *token.Source) *dpop.Client {
+	return s.Attached(func() any { return new(dpop.Client) }).(*dpop.Client)
+}
+
+// latestProver returns the prover of the latest token request of a source, or nil.
+func latestProver(s *token.Source) token.Prover {
+	if p := dpopClient(s).Latest(); p != nil {
+		return p
+	}
+	return nil
+}
+
 // prover returns the prover of the key that tokens are bound to at present, or nil. Without a token request, it reads the key.
-func (c *caller) prover() *dpop.Prover {
+func (c *caller) prover() token.Prover {
 	if !c.binds {
 		return nil
 	}
-	if p := c.source.DPoP().Latest(); p != nil {
+	if p := latestProver(c.source); p != nil {
 		return p
 	}
 	if s, err := c.readSecrets(); err == nil {
 		_, _ = c.proofs(s)
 	}
-	return c.source.DPoP().Latest()
+	return latestProver(c.source)
 }
 
 // proofKey returns the configured key or, without one, that of the source.
@@ -70,7 +83,7 @@ func proofKey(config *provider.DPoP, client *dpop.Client) (*dpop.Key, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the key for DPoP: %w", err)
 	}
-	return key.ProofKey()
+	return dpop.NewKey(key.Signer())
 }
 
 // loadDPoP checks the key and the algorithm, and that the token goes to the API as DPoP requires. The keys of tenants are checked
@@ -91,7 +104,7 @@ func (c *client) loadDPoP() error {
 		return err
 	case config.Key.Empty():
 		c.binds, c.ownKey = true, true
-		err = dpop.CheckAlg(config.Alg)
+		err = oauth.CheckAlg(config.Alg)
 	default:
 		c.binds = true
 		_, err = proofKey(config, nil)

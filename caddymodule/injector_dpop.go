@@ -7,6 +7,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/dpop"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
@@ -27,7 +28,7 @@ func (c *client) headerFor(lease token.Lease) *TokenHeader {
 // sendWithProof sends a request whose token is bound to a key. net/http sends a request again by itself if the connection is
 // lost. It then gets another proof, because the API may have seen the first one (RFC 9449 section 11.1).
 func (i *injector) sendWithProof(out *http.Request, p *proxied) (*http.Response, error) {
-	prover, bound := p.lease.Prover(), p.lease.Value().Reveal()
+	prover, bound := p.lease.Prover().(*dpop.Prover), p.lease.Value().Reveal()
 	di, _ := reverseproxy.GetDialInfo(out.Context())
 	proof, err := prover.Prove(out, di.Address, bound)
 	if err != nil {

@@ -634,12 +634,12 @@ func TestDPoPSharing(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			proofKey, err := key.ProofKey()
+			proofKey, err := dpop.NewKey(key.Signer())
 			if err != nil {
 				t.Fatal(err)
 			}
 			prover := new(dpop.Client).ForAPI(proofKey)
-			otherReplica(t, "api", func(s *share.Spec, _ *share.Share) { s.Prover = func() *dpop.Prover { return prover } }).Save(t.Context(), token.Found{
+			otherReplica(t, "api", func(s *share.Spec, _ *share.Share) { s.Prover = func() token.Prover { return prover } }).Save(t.Context(), token.Found{
 				Issued: token.Issued{Token: token.NewSecret("SHARED"), DPoP: true, Prover: prover}, Lifetime: time.Hour, RefreshIn: 50 * time.Minute,
 			})
 			get(t, "http://"+addr).wantStatus(t, 200)

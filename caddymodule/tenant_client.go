@@ -5,7 +5,6 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
-	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/dpop"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/tenants"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
@@ -161,11 +160,11 @@ func (c tenantCaller) ReadCertificate(t *tenants.Tenant) {
 }
 
 // Prover implements tenants.Caller.
-func (c tenantCaller) Prover(t *tenants.Tenant) *dpop.Prover {
+func (c tenantCaller) Prover(t *tenants.Tenant) token.Prover {
 	if !c.client.binds {
 		return nil
 	}
-	if p := t.Source.DPoP().Latest(); p != nil {
+	if p := latestProver(t.Source); p != nil {
 		return p
 	}
 	of, end, err := c.callerOf(t)

@@ -55,16 +55,6 @@ func NewKey(private crypto.Signer, alg string) (*Key, error) {
 	return k, nil
 }
 
-// CheckAlg returns an error if no key can be generated for the algorithm. "" stands for DefaultAlg.
-func CheckAlg(alg string) error {
-	_, isEC := curves[alg]
-	_, isRSA := rsaHashes[alg]
-	if isEC || isRSA || alg == algEdDSA || alg == "" {
-		return nil
-	}
-	return errors.New("unknown algorithm, must be ES256, ES384, ES512, EdDSA, PS256, PS384, PS512, RS256, RS384 or RS512")
-}
-
 // Generate returns a new key for the algorithm.
 func Generate(alg string) (*Key, error) {
 	private, err := generate(alg)

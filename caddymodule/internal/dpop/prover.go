@@ -60,6 +60,9 @@ type Prover struct {
 // Key returns the key.
 func (p *Prover) Key() *Key { return p.key }
 
+// Thumbprint implements token.Prover.
+func (p *Prover) Thumbprint() string { return p.key.thumbprint }
+
 // Proof is the proof of one request.
 type Proof struct {
 	// Field is the value of the header field DPoP.

@@ -14,8 +14,6 @@ import (
 	"strings"
 
 	"github.com/go-jose/go-jose/v4"
-
-	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/dpop"
 )
 
 // SigningKey signs assertions. The zero value cannot sign.
@@ -177,10 +175,21 @@ func (k SigningKey) WithAlg(alg string) (SigningKey, error) {
 	return k, nil
 }
 
-// ProofKey returns the key for the proofs of DPoP (RFC 9449). A secret cannot sign proofs.
-func (k SigningKey) ProofKey() (*dpop.Key, error) {
-	private, _ := k.key.(crypto.Signer)
-	return dpop.NewKey(private, string(k.alg))
+// Signer returns the private key and the name of its algorithm (alg). The key of SecretKey is not one.
+func (k SigningKey) Signer() (private crypto.Signer, alg string) {
+	private, _ = k.key.(crypto.Signer)
+	return private, string(k.alg)
+}
+
+// CheckAlg returns an error if an algorithm (alg) has no private keys. "" stands for the default.
+func CheckAlg(alg string) error {
+	known := []jose.SignatureAlgorithm{
+		jose.ES256, jose.ES384, jose.ES512, jose.EdDSA, jose.PS256, jose.PS384, jose.PS512, jose.RS256, jose.RS384, jose.RS512,
+	}
+	if alg == "" || slices.Contains(known, jose.SignatureAlgorithm(alg)) {
+		return nil
+	}
+	return fmt.Errorf("unknown algorithm, must be one of %s", names(known))
 }
 
 func names(algs []jose.SignatureAlgorithm) string {

@@ -5,7 +5,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/dpop"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
@@ -39,7 +38,7 @@ type Spec struct {
 
 	// Prover returns the prover of the key that tokens are bound to (RFC 9449) at present, or nil. A token that is bound to a
 	// key is shared only by replicas that have the same. Nil: the credential has none. It must not block.
-	Prover func() *dpop.Prover
+	Prover func() token.Prover
 
 	// Unopened is called when a value of the store cannot be opened, at most once in 10 minutes for each reason.
 	Unopened func(Unopened)
@@ -74,7 +73,7 @@ func (s Share) Credential(spec Spec) *Credential {
 		spec.Certificate = func() *tls.Certificate { return nil }
 	}
 	if spec.Prover == nil {
-		spec.Prover = func() *dpop.Prover { return nil }
+		spec.Prover = func() token.Prover { return nil }
 	}
 	if spec.Unopened == nil {
 		spec.Unopened = func(Unopened) {}

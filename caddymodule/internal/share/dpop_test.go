@@ -4,20 +4,14 @@ import (
 	"context"
 	"testing"
 
-	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/dpop"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/share/sharetest"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// prover returns the prover of a new key.
-func prover(t *testing.T) *dpop.Prover {
-	t.Helper()
-	key, err := dpop.Generate(dpop.DefaultAlg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return new(dpop.Client).ForAPI(key)
-}
+// prover is a key with this thumbprint.
+type prover string
+
+func (p *prover) Thumbprint() string { return string(*p) }
 
 // A token that is bound to a key is of no use to a replica with another. It stays bound in the store, and so does the token of
 // `dpop optional` that is not bound.
@@ -25,12 +19,12 @@ func TestKeyBoundTokens(t *testing.T) {
 	stores(t, func(t *testing.T, s Store, memory *sharetest.Store) {
 		bubble(t, func(t *testing.T, ctx context.Context) {
 			share := Share{Ring: ring(t, keyA), Guard: guard(ctx, s)}
-			with := func(p *dpop.Prover) *Credential {
-				return share.Credential(spec(func(s *Spec) { s.Prover = func() *dpop.Prover { return p } }))
+			with := func(p token.Prover) *Credential {
+				return share.Credential(spec(func(s *Spec) { s.Prover = func() token.Prover { return p } }))
 			}
-			present := prover(t)
-			same := new(dpop.Client).ForAPI(present.Key()) // another replica's
-			one, another, other, none := with(present), with(same), with(prover(t)), with(nil)
+			present := new(prover("present"))
+			same := new(prover("present")) // another replica's
+			one, another, other, none := with(present), with(same), with(new(prover("other"))), with(nil)
 
 			for _, bound := range []bool{true, false} {
 				f := found("T1")
@@ -53,9 +47,9 @@ func TestKeyBoundTokens(t *testing.T) {
 
 // A certificate and a key of the same client are no other's certificate alone.
 func TestBindingsDiffer(t *testing.T) {
-	p := prover(t)
+	p := new(prover("one"))
 	seen := make(map[string]bool)
-	for _, b := range []binding{{}, {certificate("one")(), nil}, {certificate("two")(), nil}, {nil, p}, {certificate("one")(), p}, {nil, prover(t)}} {
+	for _, b := range []binding{{}, {certificate("one")(), nil}, {certificate("two")(), nil}, {nil, p}, {certificate("one")(), p}, {nil, new(prover("two"))}} {
 		seen[b.thumbprint()] = true
 	}
 	if len(seen) != 6 {

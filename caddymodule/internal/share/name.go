@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 
-	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/dpop"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
@@ -36,7 +35,7 @@ func (n names) claimName(thumbprint string) string { return n.folder(thumbprint)
 // binding is what a token may be bound to: a client certificate (RFC 8705), a key that proofs are made with (RFC 9449), or both.
 type binding struct {
 	certificate *tls.Certificate
-	prover      *dpop.Prover
+	prover      token.Prover
 }
 
 // thumbprint returns the x5t#S256 of the certificate (RFC 7515 section 4.1.8) and the jkt of the key (RFC 9449 section 6.1), or
@@ -48,7 +47,7 @@ func (b binding) thumbprint() string {
 		thumbprint = base64.RawURLEncoding.EncodeToString(sum[:])
 	}
 	if b.prover != nil {
-		thumbprint += "+" + b.prover.Key().Thumbprint()
+		thumbprint += "+" + b.prover.Thumbprint()
 	}
 	return thumbprint
 }

@@ -3,7 +3,6 @@ package tenants
 import (
 	"time"
 
-	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/dpop"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/share"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
@@ -41,7 +40,7 @@ type Caller interface {
 	ReadCertificate(*Tenant)
 
 	// Prover returns the prover of the key that the tenant's tokens are bound to at present, or nil.
-	Prover(*Tenant) *dpop.Prover
+	Prover(*Tenant) token.Prover
 
 	// Ended returns a Caller for the requests that outlive the configuration. It keeps nothing of what Caddy made for it.
 	Ended() Caller

@@ -13,7 +13,6 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/dpop"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
@@ -96,7 +95,7 @@ func (ts *testSet) Identify(*Tenant) (token.Key, token.Secret, string, error) {
 func (ts *testSet) ReadCertificate(*Tenant) {}
 
 // Prover implements Caller.
-func (*testSet) Prover(*Tenant) *dpop.Prover { return nil }
+func (*testSet) Prover(*Tenant) token.Prover { return nil }
 
 // Ended implements Caller.
 func (ts *testSet) Ended() Caller { return ts }

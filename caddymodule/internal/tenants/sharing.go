@@ -6,7 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/dpop"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/share"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
@@ -91,7 +90,7 @@ func (t *Tenant) sharedIn(c *Config) *share.Credential {
 		ClientID:    string(token.NewKeyBuilder().Field("tenant", t.Name).Field("client_id", clientID).Identity().Reveal()),
 		Identity:    identity,
 		Certificate: func() *tls.Certificate { return t.Certificate.Load() },
-		Prover:      func() *dpop.Prover { return t.of.Config().Caller.Prover(t) }, // not c, as below
+		Prover:      func() token.Prover { return t.of.Config().Caller.Prover(t) }, // not c, as below
 
 		// The configuration in force logs them. An earlier one would keep everything that Caddy made for that
 		// configuration in memory.

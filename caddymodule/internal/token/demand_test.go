@@ -6,8 +6,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/dpop"
 )
 
 // demands returns an answer that writes down what each call is to ask for.
@@ -95,31 +93,36 @@ func wantAsked(t *testing.T, got []string, want ...string) {
 // A lease proves the key only if the token is bound to it, also after a rejection has made a copy of the token.
 func TestProverOfTheLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		key, err := dpop.Generate(dpop.DefaultAlg)
-		if err != nil {
-			t.Fatal(err)
-		}
 		for _, bound := range []bool{true, false} {
-			var s *Source
 			e := newEndpoint(func(_ context.Context, e *endpoint) (Issued, error) {
 				if n, _ := e.tokens(); n > 0 {
 					return Issued{}, errors.New("no more")
 				}
 				issued := e.issue(time.Hour)
-				issued.DPoP, issued.Prover = bound, s.DPoP().ForAPI(key)
+				issued.DPoP, issued.Prover = bound, prover{}
 				return issued, nil
 			})
-			s = NewSource(Config{Fetcher: e})
+			s := NewSource(Config{Fetcher: e})
 			for range 2 {
 				l := mustAcquire(t, s)
 				if (l.Prover() != nil) != bound || s.Status().DPoP != bound {
-					t.Errorf("prover %p, status %v, want bound %v", l.Prover(), s.Status().DPoP, bound)
+					t.Errorf("prover %v, status %v, want bound %v", l.Prover(), s.Status().DPoP, bound)
 				}
 				l.Reject(t.Context(), Certain)
 			}
-			if s.DPoP() != s.DPoP() {
-				t.Error("the source has two clients")
-			}
 		}
 	})
+}
+
+type prover struct{}
+
+func (prover) Thumbprint() string { return "thumbprint" }
+
+// The first call makes what is attached to a source.
+func TestAttached(t *testing.T) {
+	s := NewSource(Config{Fetcher: newEndpoint(grants(time.Hour))})
+	one, other := s.Attached(func() any { return 1 }), s.Attached(func() any { return 2 })
+	if one != 1 || other != 1 {
+		t.Errorf("attached are %v and %v, want 1", one, other)
+	}
 }

@@ -4,8 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"time"
-
-	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/dpop"
 )
 
 // Served is how a lease came by its token.
@@ -43,7 +41,7 @@ func (l Lease) Certificate() *tls.Certificate {
 }
 
 // Prover returns what proves the possession of the key that the token is bound to, or nil if it is a bearer token.
-func (l Lease) Prover() *dpop.Prover {
+func (l Lease) Prover() Prover {
 	if !l.token.provable() {
 		return nil
 	}

@@ -7,8 +7,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/singleflight"
-
-	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/dpop"
 )
 
 // Event is something that happened in a Source: a call of the token endpoint or, if Adopted or Rejected is set, a token
@@ -116,7 +114,8 @@ func NewSource(c Config) *Source {
 
 // rare is what few sources need, apart because a process may have many sources.
 type rare struct {
-	dpop dpop.Client
+	attached  any
+	attaching sync.Once
 
 	// demanded are the claims that the API demands of the next token; nil if there are none.
 	demanded atomic.Pointer[string]
@@ -130,8 +129,12 @@ func (s *Source) needed() *rare {
 	return s.rare.Load()
 }
 
-// DPoP returns what the source keeps for proofs (RFC 9449): the key that it has generated, and what servers demand.
-func (s *Source) DPoP() *dpop.Client { return &s.needed().dpop }
+// Attached returns a value that lives as long as the source and that the engine does not touch. The first call makes it.
+func (s *Source) Attached(make func() any) any {
+	r := s.needed()
+	r.attaching.Do(func() { r.attached = make() })
+	return r.attached
+}
 
 // Fetcher returns the fetcher that the source works with at present.
 func (s *Source) Fetcher() Fetcher { return s.config.Load().Fetcher }

@@ -4,8 +4,6 @@ import (
 	"crypto/tls"
 	"sync/atomic"
 	"time"
-
-	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/dpop"
 )
 
 // UnknownLifetime is the lifetime of an answer that names none; the policy's DefaultLifetime applies.
@@ -38,10 +36,17 @@ type Issued struct {
 	DPoP bool
 
 	// Prover proves that the client has the key that the token request was made with. Nil if it was made with none.
-	Prover *dpop.Prover
+	Prover Prover
 
 	// Note, if not empty, describes in constant words what is odd about a usable answer.
 	Note string
+}
+
+// Prover proves to an API that the client has the key that a token is bound to (RFC 9449). The engine only hands it on from the
+// token request to the requests that carry the token.
+type Prover interface {
+	// Thumbprint returns the SHA-256 thumbprint of the public key (RFC 7638).
+	Thumbprint() string
 }
 
 // Token is one issued access token. It is immutable but for its two marks: whatever else changes makes a copy.
@@ -81,7 +86,7 @@ type Token struct {
 type bound struct {
 	certificate *tls.Certificate
 	dpop        bool
-	prover      *dpop.Prover
+	prover      Prover
 }
 
 func boundTo(answer Issued) *bound {

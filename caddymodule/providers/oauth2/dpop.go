@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/dpop"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
@@ -32,7 +31,7 @@ func (o *Provider) provisionDPoP() error {
 		return fmt.Errorf("dpop: unknown value, must be %s or %s", dpopOn, dpopOptional)
 	}
 	if o.DPoPKey == "" {
-		if err := dpop.CheckAlg(o.DPoPAlg); err != nil {
+		if err := oauth.CheckAlg(o.DPoPAlg); err != nil {
 			return fmt.Errorf("dpop_alg: %w", err)
 		}
 		return nil
