@@ -31,6 +31,8 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/yaml"
 )
 
@@ -228,7 +230,7 @@ func TestChartLint(t *testing.T) {
 }
 
 // ofHelm are the lines that only the chart has.
-var ofHelm = regexp.MustCompile(`(?m)^ +(app\.kubernetes\.io/(instance|version|managed-by)|helm\.sh/chart|namespace): .*\n|^ +annotations:\n +#.*\n +checksum/caddyfile: .*\n`)
+var ofHelm = regexp.MustCompile(`(?m)^ +(app\.kubernetes\.io/(version|managed-by)|helm\.sh/chart|namespace): .*\n|^ +annotations:\n +#.*\n +checksum/caddyfile: .*\n`)
 
 // TestChartIsTheGateway compares the gateway of the chart with that of the folder gateway.
 func TestChartIsTheGateway(t *testing.T) {
@@ -663,6 +665,33 @@ func TestChartIngress(t *testing.T) {
 		}
 		if strings.Contains(notes, policy.Name+`-client: "true"`) != strings.Contains(want, "-client") {
 			t.Errorf("%q: the notes are %s", values, notes)
+		}
+	}
+}
+
+// TestGatewaysAreApart checks that gateways in one namespace select their own replicas only. A NetworkPolicy that selects
+// those of another gateway would open its credential to more pods, and two PodDisruptionBudgets of one pod block a drain.
+func TestGatewaysAreApart(t *testing.T) {
+	gateways := map[string]gateway{"the folder": gatewayIn(t, loadGateway(t), "token-proxy-gateway")}
+	for _, name := range []string{"catalog", "catalog-eu"} {
+		objects, _ := render(t, release{name: name})
+		gateways["the release "+name] = gatewayIn(t, objects, name)
+	}
+	for name, g := range gateways {
+		selectors := map[string]*metav1.LabelSelector{
+			"Deployment": g.deployment.Spec.Selector, "PodDisruptionBudget": g.budget.Spec.Selector, "NetworkPolicy": &g.policy.Spec.PodSelector,
+			"Service": {MatchLabels: g.service.Spec.Selector},
+		}
+		for kind, s := range selectors {
+			selector, err := metav1.LabelSelectorAsSelector(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for other, o := range gateways {
+				if selector.Matches(labels.Set(o.deployment.Spec.Template.Labels)) != (name == other) {
+					t.Errorf("the %s of %s selects the replicas of %s, or not its own", kind, name, other)
+				}
+			}
 		}
 	}
 }
