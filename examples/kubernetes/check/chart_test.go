@@ -379,7 +379,7 @@ monitoring:
 // TestChartCombinations renders combinations of values. All objects are valid, and a gateway has no faults.
 func TestChartCombinations(t *testing.T) {
 	switches := []string{
-		"gateway: {enabled: false}\ninjector: {enabled: true}", "injector: {enabled: true}",
+		"gateway: {enabled: false}\ninjector: {enabled: true}",
 		"gateway: {share: {enabled: false}}", "gateway: {replicas: 1}",
 		"gateway: {share: {username: '', passwordKey: '', keys: [key], address: 'redis.cache:6380', options: \"tls {\\n  server_name redis\\n}\"}}",
 		"gateway: {sites: [{port: 8080, upstream: 'https://a.optiturn.com'}, {port: 8443, upstream: 'https://b.optiturn.com:8443', options: cross_site allow}]}",
@@ -504,7 +504,7 @@ func TestChartDenies(t *testing.T) {
 		sites("{port: 8080, host: a}"):                         "additional properties 'host' not allowed",
 
 		// What is missing.
-		"gateway: {enabled: false}": "The release would be empty. Set gateway.enabled, injector.enabled, or both.",
+		"gateway: {enabled: false}": "The release would be empty. Set gateway.enabled or injector.enabled.",
 		"gateway: {enabled: false}\nmonitoring: {podMonitor: {enabled: true}, dashboard: {enabled: true}}": "monitoring.podMonitor scrapes the gateway.",
 		"gateway: {credential: {secretName: ''}}":                                                          "gateway.credential.secretName is missing. Set it to the name of the Secret",
 		"gateway: {credential: {options: ' '}}":                                                            "gateway.credential.options is missing. Set it to the lines of the credential",
@@ -515,6 +515,7 @@ func TestChartDenies(t *testing.T) {
 		"monitoring: {from: []}":                                                                           "monitoring.from is missing. An empty list would permit",
 
 		// What is dangerous or cannot work.
+		"injector: {enabled: true}":                              "The gateway and the injector cannot be in one release.",
 		"gateway: {clients: [any]}":                              `gateway.clients: "any" is neither an address nor a CIDR range such as 10.244.0.0/16.`,
 		"gateway: {clients: [private_ranges]}":                   `gateway.clients: "private_ranges" is neither`,
 		"gateway: {clients: [\"10.0.0.0/8 }\"]}":                 "is neither an address",

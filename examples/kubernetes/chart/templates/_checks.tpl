@@ -2,7 +2,10 @@
 {{- define "token-proxy.checks" -}}
 {{- $gateway := .Values.gateway -}}
 {{- if not (or $gateway.enabled .Values.injector.enabled .Values.monitoring.prometheusRule.enabled .Values.monitoring.dashboard.enabled) }}
-{{- fail "The release would be empty. Set gateway.enabled, injector.enabled, or both." }}
+{{- fail "The release would be empty. Set gateway.enabled or injector.enabled." }}
+{{- end }}
+{{- if and $gateway.enabled .Values.injector.enabled }}
+{{- fail "The gateway and the injector cannot be in one release. The release of the injector sets the image of all injected sidecars, which have the Secrets of all teams. Install the injector in a namespace of its own, which only the administrator of the cluster can change." }}
 {{- end }}
 {{- if and .Values.monitoring.podMonitor.enabled (not $gateway.enabled) }}
 {{- fail "monitoring.podMonitor scrapes the gateway. Set gateway.enabled, or disable it." }}
