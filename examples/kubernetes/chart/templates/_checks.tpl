@@ -56,6 +56,9 @@
 {{- fail (printf "gateway.sites: two sites have the port %d. Give each API a port of its own." $port) }}
 {{- end }}
 {{- $ports = append $ports $port }}
+{{- if contains "@" .upstream }}
+{{- fail (printf "gateway.sites, port %d: the URL of upstream contains a user name or a password. Helm stores all values in the cluster, and they must not contain a secret." $port) }}
+{{- end }}
 {{- if not (regexMatch "^https://[^/?#@{}\\s]+$" .upstream) }}
 {{- fail (printf "gateway.sites: the upstream %q is not https:// with a host, as in https://api.example.com. A path belongs to the requests of the pods. The gateway sends tokens over https:// only." .upstream) }}
 {{- end }}
@@ -67,8 +70,14 @@
 {{- if not $gateway.share.keys }}
 {{- fail "gateway.share.keys is missing. Name at least one key of the Secret that seals the token." }}
 {{- end }}
+{{- /* The messages of the schema would contain the value, which can be a secret by mistake. */}}
+{{- range prepend $gateway.share.keys ($gateway.share.passwordKey | default "none") }}
+{{- if or (not (regexMatch "^[-._a-zA-Z0-9]+$" .)) (regexMatch "^[0-9a-fA-F]{64}$" .) }}
+{{- fail "gateway.share.keys and passwordKey are the names of keys of the Secret, such as redis-password. A value is not such a name. Helm stores all values in the cluster, and they must not contain a secret." }}
+{{- end }}
+{{- end }}
 {{- if not (regexMatch "^[^\\s{}/]+:[0-9]+$" $gateway.share.address) }}
-{{- fail (printf "gateway.share.address: %q is not <host>:<port>." $gateway.share.address) }}
+{{- fail "gateway.share.address is not <host>:<port>, such as token-proxy-redis:6379. The password is a key of the Secret." }}
 {{- end }}
 {{- if not $gateway.share.to }}
 {{- fail "gateway.share.to is missing. An empty list would permit connections to all addresses. Set where Redis is, as in a NetworkPolicy." }}
@@ -93,7 +102,7 @@
 {{- end }}
 {{- end }}
 {{- end }}
-{{- if and (regexMatch "(?i)^(param|header|header_up)\\s+[\"`]?\\+?[a-z0-9._-]*(secret|passw|token|assertion|authorization|cookie|api-?_?key)[a-z0-9._-]*[\"`]?\\s+\\S" $line) (not (contains "{" $line)) }}
+{{- if and (regexMatch "(?i)^(param|json_param|header|header_up)\\s+[\"`]?\\+?[a-z0-9._-]*(secret|passw|token|assertion|authorization|cookie|api-?_?key)[a-z0-9._-]*[\"`]?\\s+\\S" $line) (not (contains "{" $line)) }}
 {{- fail (printf "%s: %s %s has a literal value, which looks like a secret. Use a file of a Secret, such as {file./run/secrets/token-proxy/name}." $value $option (index $words 1)) }}
 {{- end }}
 {{- if regexMatch "://[^/\\s]*@" $line }}
