@@ -701,3 +701,50 @@ func TestGatewaysAreApart(t *testing.T) {
 		}
 	}
 }
+
+// TestChartNull sets each value to null, with which a user removes a default. The chart renders a gateway without faults, or
+// denies the value with a message about it.
+func TestChartNull(t *testing.T) {
+	text, err := os.ReadFile(chartFolder + "/values.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var values map[string]any
+	if err := yaml.UnmarshalStrict(text, &values); err != nil {
+		t.Fatal(err)
+	}
+	var walk func(path []string, values map[string]any)
+	walk = func(path []string, values map[string]any) {
+		for name, value := range values {
+			path := append(slices.Clip(path), name)
+			t.Run(strings.Join(path, "."), func(t *testing.T) { checkNull(t, path) })
+			if inner, ok := value.(map[string]any); ok && path[len(path)-1] != "resources" {
+				walk(path, inner)
+			}
+		}
+	}
+	walk(nil, values)
+}
+
+func checkNull(t *testing.T, path []string) {
+	t.Helper()
+	r := release{values: strings.Join(path, ": {") + ": null" + strings.Repeat("}", len(path)-1)}
+	full, values := r.withDefaults(t)
+	_, err := renderers["Helm 4"](full, values)
+	if err == nil {
+		objects, _ := render(t, r)
+		if path[len(path)-1] == "resources" {
+			return // the user wants none
+		}
+		for _, complaint := range complainOfGateway(gatewayIn(t, objects, "token-proxy-gateway")) {
+			t.Error(complaint)
+		}
+		return
+	}
+	for _, message := range deny(t, r) {
+		last := path[len(path)-1]
+		if !strings.Contains(message, "missing property '"+last+"'") && !strings.Contains(message, strings.Join(path, ".")+" is missing") {
+			t.Errorf("the message does not name the value: %s", message)
+		}
+	}
+}
