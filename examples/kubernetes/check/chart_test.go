@@ -389,7 +389,7 @@ func TestChartCombinations(t *testing.T) {
 		"gateway: {drainSeconds: 60, graceSeconds: 300}",
 		"gateway: {nodeSelector: {a: b}, tolerations: [{operator: Exists}], priorityClassName: high, podAnnotations: {a: b}}",
 		"image: {digest: 'sha256:" + strings.Repeat("0a", 32) + "'}\nimagePullSecrets: [{name: registry}]",
-		"image: {repository: other.example.com/a/token-proxy, tag: v9.9.9}", "fullnameOverride: egress",
+		"image: {repository: 'other.example.com:5000/a/token-proxy', tag: v9.9.9}", "fullnameOverride: egress",
 		"monitoring: {podMonitor: {enabled: true}}", "monitoring: {prometheusRule: {enabled: true}}", "monitoring: {dashboard: {enabled: true}}",
 		"gateway: {enabled: false}\nmonitoring: {prometheusRule: {enabled: true}, dashboard: {enabled: true}}",
 		"global: {imageRegistry: registry.example.com}",
@@ -524,10 +524,20 @@ func TestChartDenies(t *testing.T) {
 		"fullnameOverride: Catalog":                              `The name of the gateway, "Catalog", cannot be the name of a Service.`,
 		"fullnameOverride: " + strings.Repeat("a", 57):           "cannot be the name of a Service",
 		sites("{port: 8082, upstream: 'https://a.example.com'}"): "gateway.sites: port 8082 is taken.",
-		sites("{port: 8080, upstream: 'https://a.example.com'}, {port: 8080, upstream: 'https://b.example.com'}"): "two sites have the port 8080. Give each API a port of its own.",
-		sites("{port: 8080, upstream: 'http://a.example.com'}"):                                                   `the upstream "http://a.example.com" is not https:// with a host`,
-		sites("{port: 8080, upstream: 'https://a.example.com/v2'}"):                                               "A path belongs to the requests of the pods.",
-		sites("{port: 8080, upstream: 'https://user:hunter2@a.example.com'}"):                                     "gateway.sites, port 8080: the URL of upstream contains a user name or a password.",
+		sites("{port: 8080, upstream: 'https://a.example.com'}, {port: 8080, upstream: 'https://b.example.com'}"):                             "two sites have the port 8080. Give each API a port of its own.",
+		sites("{port: 8080, upstream: 'http://a.example.com'}"):                                                                               `the upstream "http://a.example.com" is not https:// with a host`,
+		sites("{port: 8080, upstream: 'https://a.example.com/v2'}"):                                                                           "A path belongs to the requests of the pods.",
+		sites("{port: 8080, upstream: 'https://user:hunter2@a.example.com'}"):                                                                 "gateway.sites, port 8080: the URL of upstream contains a user name or a password.",
+		options("client_id a\n}\ncredential other {\n\tclient_id b"):                                                                          "gateway.credential.options: a line is }, and no line before it opens this block.",
+		options("provider oauth2 {\n\tissuer https://login.example.com"):                                                                      "gateway.credential.options: a line ends with {, and no line } closes this block.",
+		sites("{port: 8080, upstream: 'https://a.example.com', options: \"}\\ntoken_proxy catalog https://b.example.com {\\n clients any\"}"): "gateway.sites, port 8080: a line is }",
+		"gateway: {share: {options: 'tls {'}}":                                                                                                "gateway.share.options: a line ends with {",
+		"gateway: {share: {username: '\"a'}}":                                                                                                 "gateway/share/username",
+		"gateway: {share: {username: '#a'}}":                                                                                                  "gateway/share/username",
+		"gateway: {share: {address: '`redis:6379'}}":                                                                                          "gateway.share.address is not <host>:<port>",
+		"gateway: {networkPolicy: {egress: [{ports: [{port: 80}]}]}}":                                                                         "gateway.networkPolicy.egress: a rule has no destination",
+		"gateway: {networkPolicy: {egress: [{to: []}]}}":                                                                                      "It would permit connections to all addresses",
+		"image: {repository: 'registry.example.com/token-proxy:v1'}":                                                                          "image/repository",
 
 		// Secrets.
 		options("client_secret hunter2"):                                                                   "gateway.credential.options: client_secret is not a file of a Secret, such as {file./run/secrets/token-proxy/client-secret}.",
@@ -568,6 +578,7 @@ func TestChartAllows(t *testing.T) {
 		"header Authorization \"Token {token}\"", "param audience https://api.example.com/", "param scope \"tokens:read\"",
 		"provider oauth2 {\n  token_url https://login.example.com/oauth/token\n  signing_key {file./run/secrets/token-proxy/key.pem}\n}",
 		"provider oauth2 {\n  param refresh_token {file./run/secrets/token-proxy/refresh-token}\n}", "# client_secret is a file",
+		"# provider oauth2 {", "param audience {file./run/secrets/token-proxy/audience}",
 	} {
 		objects, _ := render(t, release{values: fmt.Sprintf("gateway: {credential: {options: %q}}", lines)})
 		caddyfile := gatewayIn(t, objects, "token-proxy-gateway").config.Data["Caddyfile"]

@@ -62,10 +62,10 @@
 {{- if not (regexMatch "^https://[^/?#@{}\\s]+$" .upstream) }}
 {{- fail (printf "gateway.sites: the upstream %q is not https:// with a host, as in https://api.example.com. A path belongs to the requests of the pods. The gateway sends tokens over https:// only." .upstream) }}
 {{- end }}
-{{- include "token-proxy.noSecret" (list (printf "gateway.sites, port %d" $port) (.options | default "")) }}
+{{- include "token-proxy.checkLines" (list (printf "gateway.sites, port %d" $port) (.options | default "")) }}
 {{- end }}
-{{- include "token-proxy.noSecret" (list "gateway.credential.options" $gateway.credential.options) }}
-{{- include "token-proxy.noSecret" (list "gateway.share.options" $gateway.share.options) }}
+{{- include "token-proxy.checkLines" (list "gateway.credential.options" $gateway.credential.options) }}
+{{- include "token-proxy.checkLines" (list "gateway.share.options" $gateway.share.options) }}
 {{- if $gateway.share.enabled }}
 {{- if not $gateway.share.keys }}
 {{- fail "gateway.share.keys is missing. Name at least one key of the Secret that seals the token." }}
@@ -76,11 +76,16 @@
 {{- fail "gateway.share.keys and passwordKey are the names of keys of the Secret, such as redis-password. A value is not such a name. Helm stores all values in the cluster, and they must not contain a secret." }}
 {{- end }}
 {{- end }}
-{{- if not (regexMatch "^[^\\s{}/]+:[0-9]+$" $gateway.share.address) }}
+{{- if not (regexMatch "^[^\\s{}/\"`#][^\\s{}/]*:[0-9]+$" $gateway.share.address) }}
 {{- fail "gateway.share.address is not <host>:<port>, such as token-proxy-redis:6379. The password is a key of the Secret." }}
 {{- end }}
 {{- if not $gateway.share.to }}
 {{- fail "gateway.share.to is missing. An empty list would permit connections to all addresses. Set where Redis is, as in a NetworkPolicy." }}
+{{- end }}
+{{- end }}
+{{- range $gateway.networkPolicy.egress }}
+{{- if not .to }}
+{{- fail "gateway.networkPolicy.egress: a rule has no destination in `to`. It would permit connections to all addresses, also to the metadata service of the cloud." }}
 {{- end }}
 {{- end }}
 {{- if not .Values.monitoring.from }}
@@ -88,13 +93,24 @@
 {{- end }}
 {{- end }}
 
-{{/* Denies secrets in the lines of a Caddyfile. Arguments: the name of the value, the lines. */}}
-{{- define "token-proxy.noSecret" -}}
+{{/*
+Denies secrets in the lines of a block of the Caddyfile, and lines that end the block. Arguments: the name of the value, the
+lines.
+*/}}
+{{- define "token-proxy.checkLines" -}}
 {{- $value := index . 0 -}}
+{{- $depth := 0 -}}
 {{- range splitList "\n" (index . 1) }}
 {{- $line := trim . }}
 {{- $words := regexSplit "\\s+" $line -1 }}
 {{- $option := first $words }}
+{{- if not (hasPrefix "#" $line) }}
+{{- if eq $option "}" }}{{ $depth = sub $depth 1 }}{{ end }}
+{{- if lt (int $depth) 0 }}
+{{- fail (printf "%s: a line is }, and no line before it opens this block. The chart itself closes the block around these lines." $value) }}
+{{- end }}
+{{- if eq (last $words) "{" }}{{ $depth = add $depth 1 }}{{ end }}
+{{- end }}
 {{- if has $option (list "client_secret" "password" "sentinel_password" "key" "signing_key" "client_certificate" "client_certificate_key") }}
 {{- range rest $words }}
 {{- if not (regexMatch "^\"?\\{file\\./run/secrets/[^{}]*\\}\"?$" .) }}
@@ -108,5 +124,8 @@
 {{- if regexMatch "://[^/\\s]*@" $line }}
 {{- fail (printf "%s: the URL of %s contains a user name or a password. Helm stores all values in the cluster, and they must not contain a secret." $value $option) }}
 {{- end }}
+{{- end }}
+{{- if $depth }}
+{{- fail (printf "%s: a line ends with {, and no line } closes this block." $value) }}
 {{- end }}
 {{- end }}
