@@ -592,10 +592,10 @@ func TestChartAllows(t *testing.T) {
 
 // TestChartFormats checks that the lines of the values are written as `caddy fmt` writes them. Caddy warns of others.
 func TestChartFormats(t *testing.T) {
-	const written = "\nprovider oauth2 {\r\n  token_url      https://login.example.com/oauth/token\n\n    param  audience\t\"a  b\"\n  }\n" +
+	const written = "\n# provider optoro {\nprovider oauth2 {\r\n  token_url      https://login.example.com/oauth/token\n\n    param  audience\t\"a  b\"\n  }\n" +
 		"client_id {file./run/secrets/token-proxy/client-id}\n\ttransport  {\n dial_timeout 1s\n }\n\n"
 	const want = "\t\tcredential catalog {\n" +
-		"\t\t\tprovider oauth2 {\n\t\t\t\ttoken_url https://login.example.com/oauth/token\n\t\t\t\tparam  audience\t\"a  b\"\n\t\t\t}\n" +
+		"\t\t\t# provider optoro {\n\t\t\tprovider oauth2 {\n\t\t\t\ttoken_url https://login.example.com/oauth/token\n\t\t\t\tparam  audience\t\"a  b\"\n\t\t\t}\n" +
 		"\t\t\tclient_id {file./run/secrets/token-proxy/client-id}\n\t\t\ttransport {\n\t\t\t\tdial_timeout 1s\n\t\t\t}\n\t\t}\n\t}\n}\n"
 	objects, _ := render(t, release{values: fmt.Sprintf("gateway: {credential: {options: %q}}", written)})
 	if caddyfile := gatewayIn(t, objects, "token-proxy-gateway").config.Data["Caddyfile"]; !strings.Contains(caddyfile, want) {

@@ -33,6 +33,6 @@ Further lines of a block, as `caddy fmt` writes them, because Caddy warns of oth
 {{- if not (regexMatch "[\"`]" $line) }}{{ $line = regexReplaceAll "\\s+" $line " " }}{{ end }}
 {{- if hasPrefix "}" $line }}{{ $depth = sub $depth 1 }}{{ end }}
 {{- if $line }}{{ print "\n" (repeat (int $depth) "\t") $line }}{{ end }}
-{{- if hasSuffix "{" $line }}{{ $depth = add $depth 1 }}{{ end }}
+{{- if and (hasSuffix "{" $line) (not (hasPrefix "#" $line)) }}{{ $depth = add $depth 1 }}{{ end }}
 {{- end }}
 {{- end }}
