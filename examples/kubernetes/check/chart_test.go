@@ -759,3 +759,29 @@ func checkNull(t *testing.T, path []string) {
 		}
 	}
 }
+
+// TestChartEgress checks that the gateway can connect to the ports of its APIs.
+func TestChartEgress(t *testing.T) {
+	for upstreams, want := range map[string][]string{
+		"https://a.example.com": {"443"}, "https://[fd00::1]": {"443"}, "https://a.example.com:443 https://b.example.com": {"443"},
+		"https://a.example.com:8443 https://[fd00::1]:9443 https://b.example.com:8443": {"443", "8443", "9443"},
+	} {
+		var sites []string
+		for i, upstream := range strings.Fields(upstreams) {
+			sites = append(sites, fmt.Sprintf("{port: %d, upstream: %q}", 8083+i, upstream))
+		}
+		objects, _ := render(t, release{values: "gateway: {sites: [" + strings.Join(sites, ", ") + "]}"})
+		var got []string
+		for _, rule := range find[*networkingv1.NetworkPolicy](objects, "").Spec.Egress {
+			if rule.To[0].IPBlock == nil || rule.To[0].IPBlock.CIDR != "0.0.0.0/0" {
+				continue
+			}
+			for _, port := range rule.Ports {
+				got = append(got, port.Port.String())
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: got the ports %v, want %v", upstreams, got, want)
+		}
+	}
+}
