@@ -392,7 +392,7 @@ func TestChartCombinations(t *testing.T) {
 		"image: {repository: 'other.example.com:5000/a/token-proxy', tag: v9.9.9}", "fullnameOverride: egress",
 		"monitoring: {podMonitor: {enabled: true}}", "monitoring: {prometheusRule: {enabled: true}}", "monitoring: {dashboard: {enabled: true}}",
 		"gateway: {enabled: false}\nmonitoring: {prometheusRule: {enabled: true}, dashboard: {enabled: true}}",
-		"global: {imageRegistry: registry.example.com}",
+		"global: {imageRegistry: registry.example.com}", "enabled: true",
 	}
 	for i, one := range switches {
 		for _, other := range switches[i:] {
@@ -656,7 +656,7 @@ func TestChartSchema(t *testing.T) {
 				t.Errorf("%s.%s has the description %q", path, name, description)
 			}
 			described++
-			if _, ok := known[name]; !ok && path+name != "global" && !strings.Contains(path, "[]") {
+			if _, ok := known[name]; !ok && path+name != "global" && path+name != "enabled" && !strings.Contains(path, "[]") {
 				t.Errorf("values.yaml lacks %s.%s", path, name)
 			}
 			walk(path+"."+name, property, known[name])
