@@ -67,6 +67,9 @@
 {{- include "token-proxy.checkLines" (list "gateway.credential.options" $gateway.credential.options) }}
 {{- include "token-proxy.checkLines" (list "gateway.share.options" $gateway.share.options) }}
 {{- if $gateway.share.enabled }}
+{{- if not $gateway.share.secretName }}
+{{- fail "gateway.share.secretName is missing. Set it to the name of the Secret with the keys and the password of Redis." }}
+{{- end }}
 {{- if not $gateway.share.keys }}
 {{- fail "gateway.share.keys is missing. Name at least one key of the Secret that seals the token." }}
 {{- end }}
@@ -104,6 +107,9 @@ lines.
 {{- $line := trim . }}
 {{- $words := regexSplit "\\s+" $line -1 }}
 {{- $option := first $words }}
+{{- if regexMatch "[\\x00-\\x08\\x0a-\\x1f\\x7f\\x{85}\\x{2028}\\x{2029}]" $line }}
+{{- fail (printf "%s: a line contains a control character, which would end it." $value) }}
+{{- end }}
 {{- if not (hasPrefix "#" $line) }}
 {{- if eq $option "}" }}{{ $depth = sub $depth 1 }}{{ end }}
 {{- if lt (int $depth) 0 }}
