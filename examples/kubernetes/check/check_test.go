@@ -29,7 +29,7 @@ import (
 
 const sidecarName = "token-proxy"
 
-var variants = []string{"secret", "jobs", "secretless", "unix-socket", "several-credentials", "sharing", "tenants", "many-tenants"}
+var variants = []string{"secret", "jobs", "secretless", "unix-socket", "several-credentials", "sharing", "tenants", "many-tenants", "rehearsal"}
 
 // manifests are the objects that kustomize builds from a folder.
 type manifests struct {
@@ -40,6 +40,7 @@ type manifests struct {
 	accounts    []*corev1.ServiceAccount
 	policies    []*networkingv1.NetworkPolicy
 	redis       *manifests // those of Redis, apart from the others
+	development *developmentServers
 }
 
 // workload is an object that makes pods.
@@ -117,6 +118,11 @@ func build(t *testing.T, fs filesys.FileSystem, folder string) *manifests {
 		case *appsv1.StatefulSet, *appsv1.DaemonSet, *appsv1.ReplicaSet, *batchv1.Job, *batchv1.CronJob:
 		case *corev1.ConfigMap:
 			m.configMaps[object.Name] = object
+		case *corev1.Secret:
+			// The client of the development servers is public.
+			if folder != "../rehearsal" || string(object.Data["client-secret"]) != "dev-secret" {
+				t.Errorf("%s: the manifests contain the Secret %s", folder, object.Name)
+			}
 		case *corev1.Service:
 			m.services = append(m.services, object)
 		case *corev1.ServiceAccount:
@@ -124,7 +130,7 @@ func build(t *testing.T, fs filesys.FileSystem, folder string) *manifests {
 		case *networkingv1.NetworkPolicy:
 			m.policies = append(m.policies, object)
 		default:
-			t.Errorf("%s: unexpected %s; the manifests must not contain a Secret", folder, resource.CurId())
+			t.Errorf("%s: unexpected %s", folder, resource.CurId())
 		}
 	}
 	return m
@@ -206,8 +212,12 @@ func load(t *testing.T, variant string) *manifests {
 	m := build(t, filesys.MakeFsOnDisk(), "../"+variant)
 	m.redis = m.takeRedis()
 	workloads, services := 1, 1
-	if variant == "jobs" {
+	switch variant {
+	case "jobs":
 		workloads, services = 2, 0
+	case "rehearsal":
+		services = 0
+		m.development = m.takeDevelopmentServers(t)
 	}
 	if len(m.workloads) != workloads || len(m.configMaps) != 1 || len(m.policies) != 1 || len(m.services) != services {
 		t.Fatalf("got %d workloads, %d ConfigMaps, %d NetworkPolicies, %d Services, want %d, 1, 1, %d",
