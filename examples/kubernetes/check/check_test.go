@@ -41,6 +41,8 @@ type manifests struct {
 	policies    []*networkingv1.NetworkPolicy
 	redis       *manifests // those of Redis, apart from the others
 	development *developmentServers
+	custom      map[string][]byte   // the objects of other APIs, by kind
+	delivered   map[string][]string // the files that something other than Kubernetes writes, by volume
 }
 
 // workload is an object that makes pods.
@@ -99,11 +101,15 @@ func build(t *testing.T, fs filesys.FileSystem, folder string) *manifests {
 	if err != nil {
 		t.Fatalf("%s: %v", folder, err)
 	}
-	m := &manifests{configMaps: make(map[string]*corev1.ConfigMap)}
+	m := &manifests{configMaps: make(map[string]*corev1.ConfigMap), custom: make(map[string][]byte)}
 	for _, resource := range built.Resources() {
 		text, err := resource.AsYAML()
 		if err != nil {
 			t.Fatal(err)
+		}
+		if group := resource.GetGvk().Group; group == "external-secrets.io" || group == "secrets-store.csi.x-k8s.io" {
+			m.custom[resource.GetKind()] = text
+			continue
 		}
 		object, err := decode(text)
 		if err != nil {
@@ -364,7 +370,8 @@ func complainOf(m *manifests, i int) (complaints []string) {
 			bad("%s: the mount is writable, or has a subPath, which hides a rotated secret", file[1])
 		}
 		v := volume(&pod, mount.Name)
-		if v == nil || !provides(v, strings.TrimPrefix(file[1], mount.MountPath+"/")) {
+		name := strings.TrimPrefix(file[1], mount.MountPath+"/")
+		if v == nil || !provides(v, name) && !slices.Contains(m.delivered[v.Name], name) {
 			bad("%s: the volume lacks the file, or the user of the sidecar cannot read it", file[1])
 		}
 	}

@@ -201,6 +201,9 @@ type vaultAgent struct {
 	AutoAuth []struct {
 		Method []map[string]any `json:"method"`
 	} `json:"auto_auth"`
+	TemplateConfig []struct {
+		StaticSecretRenderInterval string `json:"static_secret_render_interval"`
+	} `json:"template_config"`
 	Template []struct {
 		Destination       string `json:"destination"`
 		Perms             string `json:"perms"`
@@ -244,19 +247,8 @@ func TestVaultAgent(t *testing.T) {
 		if file.Perms != "0400" || !file.ErrorOnMissingKey {
 			t.Errorf("%s: got %+v", file.Destination, file)
 		}
-		entry := func(key string) (map[string]any, error) {
-			if key != "secret/data/stores/"+store {
-				return nil, fmt.Errorf("%s comes from the entry %s", file.Destination, key)
-			}
-			return map[string]any{"Data": map[string]any{"data": map[string]string{"client_id": "the client_id", "client_secret": "the client_secret"}}}, nil
-		}
-		contents, err := template.New("").Option("missingkey=error").Funcs(template.FuncMap{"secret": entry}).Parse(file.Contents)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var got strings.Builder
-		if err := contents.Execute(&got, nil); err != nil || got.String() != "the "+name {
-			t.Errorf("%s: got %q, %v", file.Destination, got.String(), err)
+		if got, err := render(file.Contents, "stores/"+store, "client_id", "client_secret"); err != nil || got != "the "+name {
+			t.Errorf("%s: got %q, %v", file.Destination, got, err)
 		}
 		written = append(written, file.Destination)
 	}
@@ -265,4 +257,25 @@ func TestVaultAgent(t *testing.T) {
 	}; !slices.Equal(written, want) {
 		t.Errorf("the agent writes %q, want %q", written, want)
 	}
+}
+
+// render returns the output of a template of Vault Agent, for an entry of the KV store, version 2, with these keys.
+func render(contents, entry string, keys ...string) (string, error) {
+	data := make(map[string]any)
+	for _, key := range keys {
+		data[key] = "the " + key
+	}
+	secret := func(path string) (map[string]any, error) {
+		if path != "secret/data/"+entry {
+			return nil, fmt.Errorf("the template reads the entry %s, not %s", path, entry)
+		}
+		return map[string]any{"Data": map[string]any{"data": data}}, nil
+	}
+	parsed, err := template.New("").Option("missingkey=error").Funcs(template.FuncMap{"secret": secret}).Parse(contents)
+	if err != nil {
+		return "", err
+	}
+	var out strings.Builder
+	err = parsed.Execute(&out, nil)
+	return out.String(), err
 }
