@@ -341,15 +341,18 @@ func dockerfile(content string) (stages [][]instruction) {
 
 var (
 	execForm   = regexp.MustCompile(`\["[^"]+"(, "[^"]+")*\]$`)
-	pinnedBase = regexp.MustCompile(`^(--platform=\$BUILDPLATFORM )?golang:1\.\d+\.\d+ AS build$`)
+	pinnedBase = regexp.MustCompile(`(?m)^ARG GO_IMAGE=golang:1\.\d+\.\d+(@sha256:[0-9a-f]{64})?$`)
 )
 
 // complainOfDockerfile says what is wrong with the image. Nothing on a machine without a container engine builds it.
 func complainOfDockerfile(content string) (complaints []string) {
 	bad := func(text string) { complaints = append(complaints, text) }
 	stages := dockerfile(content)
-	if len(stages) != 2 || !pinnedBase.MatchString(stages[0][0].args) || stages[1][0].args != "scratch" {
-		return []string{"the stages are not a pinned golang and scratch"}
+	if len(stages) != 2 || stages[0][0].args != "--platform=$BUILDPLATFORM $GO_IMAGE AS build" || stages[1][0].args != "scratch" {
+		return []string{"the stages are not golang, for the platform of the build, and scratch"}
+	}
+	if !pinnedBase.MatchString(content) {
+		bad("the default of GO_IMAGE is not one release of Go")
 	}
 	got := make(map[string]string)
 	for _, i := range stages[1] {
@@ -373,25 +376,32 @@ func complainOfDockerfile(content string) (complaints []string) {
 		"ENTRYPOINT":  `["/usr/bin/token-proxy"]`,
 		"CMD":         `"--config", "/etc/token-proxy/Caddyfile"]`,
 		"HEALTHCHECK": `CMD ["/usr/bin/token-proxy", "tokens", "list", "--ready", `,
-		"LABEL":       `org.opencontainers.image.version="$VERSION"`,
-		"ARG":         "VERSION",
-		"ENV":         "HOME=/run/token-proxy",
-		"COPY":        "/etc/ssl/certs/ca-certificates.crt",
+		"LABEL": `org.opencontainers.image.documentation="https://github.com/tokenproxy/caddy-token-proxy#readme" ` +
+			`org.opencontainers.image.licenses="Apache-2.0" org.opencontainers.image.version="$VERSION" ` +
+			`org.opencontainers.image.revision="$REVISION"`,
+		"ARG":  "VERSION\nREVISION\n",
+		"ENV":  "HOME=/run/token-proxy",
+		"COPY": "/etc/ssl/certs/ca-certificates.crt",
 	} {
 		if !strings.Contains(got[name], want) {
 			bad(name + " does not have " + want)
 		}
 	}
-	built := false
+	built, listed := false, false
 	for _, i := range stages[0] {
 		if i.name == "ADD" || i.name == "COPY" && i.args != "go.mod go.sum ./" && i.args != ".git .git" {
 			bad("the build has files that are not committed: " + i.args)
 		}
 		built = built || i.name == "RUN" &&
 			strings.Contains(i.args, "GOOS=$TARGETOS GOARCH=$TARGETARCH cmd/token-proxy/release.sh binary /root-of-image/usr/bin/token-proxy")
+		listed = listed || built && i.name == "RUN" &&
+			i.args == "cmd/token-proxy/release.sh sbom /root-of-image/usr/bin/token-proxy /root-of-image/usr/share/doc/token-proxy/sbom.cdx.json"
 	}
 	if !built {
 		bad("the binary is not that of the release")
+	}
+	if !listed {
+		bad("the image has no SBOM, or one of something else")
 	}
 	return complaints
 }
@@ -402,7 +412,7 @@ func TestDockerfile(t *testing.T) {
 		t.Error(complaint)
 	}
 	mod := regexp.MustCompile(`(?m)^go (\d+\.\d+)`).FindStringSubmatch(readExample(t, "../go.mod"))
-	if mod == nil || !strings.Contains(content, " golang:"+mod[1]+".") {
+	if mod == nil || !strings.Contains(content, "ARG GO_IMAGE=golang:"+mod[1]+".") {
 		t.Errorf("the image is built with another Go than %v", mod)
 	}
 	for from, to := range map[string]string{
@@ -419,7 +429,12 @@ func TestDockerfile(t *testing.T) {
 		"ENV HOME":                            "ENV H",
 		`"list", "--ready"`:                   `"list"`,
 		"COPY .git .git":                      "COPY . .",
-		"image.version":                       "image.revision",
+		"image.version":                       "image.vendor",
+		"ARG REVISION":                        "ARG VERSION",
+		`"$REVISION"`:                         `"$VERSION"`,
+		"release.sh sbom":                     "release.sh documents",
+		"sbom /root-of-image/usr/bin":         "sbom /src",
+		"--platform=$BUILDPLATFORM $GO_IMAGE": "$GO_IMAGE",
 	} {
 		if !strings.Contains(content, from) {
 			t.Fatalf("there is no %q", from)

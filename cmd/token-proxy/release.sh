@@ -4,6 +4,7 @@
 #
 #	cmd/token-proxy/release.sh [<os>/<arch>...]        a release, for all six platforms by default
 #	cmd/token-proxy/release.sh binary <output file>    the binary alone, for GOOS and GOARCH, as the Dockerfile needs it
+#	cmd/token-proxy/release.sh sbom <binary> <output file>    the SBOM of a binary alone
 #	cmd/token-proxy/release.sh documents <folder>      the documents alone, as they are in an archive
 #	cmd/token-proxy/release.sh archive <os> <folder> <output file without extension>    an archive of a folder alone
 #
@@ -32,6 +33,13 @@ build_binary() {
 	CGO_ENABLED=0 GOAMD64=v1 GOARM64=v8.0 GOFLAGS='' GOWORK=off go build -trimpath -buildvcs=true \
 		-ldflags "-s -w -buildid= -X $caddy.CustomVersion=$version -X $caddy.CustomBinaryName=token-proxy" \
 		-o "$1" ./cmd/token-proxy
+}
+
+# make_sbom lists the modules in a binary. The tool is built for this machine, whatever GOOS and GOARCH are.
+make_sbom() {
+	[ -x "$scratch/bin/cyclonedx-gomod" ] || env -u GOOS -u GOARCH CGO_ENABLED=0 GOBIN="$scratch/bin" go install "$sbom_tool"
+	mkdir -p "$(dirname "$2")"
+	"$scratch/bin/cyclonedx-gomod" bin -json -std -noserial -notimestamp -version "$version" -output "$2" "$1"
 }
 
 # copy_documents copies the documents into a folder.
@@ -86,7 +94,14 @@ make_archive() {
 	(cd "$folder/.." && find "$name" -type f | LC_ALL=C sort | zip -9 -X -D -q "$archive.zip" -@)
 }
 
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
 case ${1:-} in
+sbom)
+	make_sbom "$(cd "$here" && realpath "$2")" "$(cd "$here" && realpath -m "$3")"
+	exit
+	;;
 binary)
 	build_binary "$(cd "$here" && realpath -m "$2")"
 	exit
@@ -108,12 +123,8 @@ output=$(cd "$here" && realpath -m "${OUTPUT:-$root/.build/release}")
 if [ -n "$(git status --porcelain)" ]; then
 	echo "release.sh: the tree has changes that are not committed. The binaries report this, and cannot be built again" >&2
 fi
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
 rm -rf "$output"
 mkdir -p "$output"
-
-GOBIN=$scratch/bin go install "$sbom_tool" # `go run` would build it for the platform of the release
 
 for platform in "${platforms[@]}"; do
 	export GOOS=${platform%/*} GOARCH=${platform#*/}
@@ -125,8 +136,7 @@ for platform in "${platforms[@]}"; do
 	build_binary "$scratch/$name/$binary"
 	copy_documents "$scratch/$name"
 	make_archive "$GOOS" "$scratch/$name" "$output/$name"
-	"$scratch/bin/cyclonedx-gomod" bin -json -std -noserial -notimestamp -version "$version" \
-		-output "$output/$name.cdx.json" "$scratch/$name/$binary"
+	make_sbom "$scratch/$name/$binary" "$output/$name.cdx.json"
 done
 
 (cd "$output" && sha256sum -- * >"$scratch/checksums" && mv "$scratch/checksums" "token-proxy_${version}_checksums.txt")
