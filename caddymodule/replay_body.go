@@ -39,7 +39,10 @@ func newReplayBody(req *http.Request, limit int) *replayBody {
 	if req.Body == nil || req.Body == http.NoBody {
 		return nil
 	}
-	b := &replayBody{source: req.Body, trailer: req.Trailer, names: maps.Clone(req.Trailer), limit: limit}
+	b := &replayBody{source: req.Body, trailer: req.Trailer, limit: limit}
+	if len(req.Trailer) > 0 {
+		b.names = maps.Clone(req.Trailer)
+	}
 	b.arrived.L = &b.mu
 	return b
 }
@@ -49,7 +52,7 @@ func (b *replayBody) first() io.ReadCloser {
 	if b == nil {
 		return nil
 	}
-	b.initial = bodyAttempt{body: b, trailer: maps.Clone(b.names)}
+	b.initial = bodyAttempt{body: b, trailer: b.announced()}
 	b.attempt = &b.initial
 	return b.attempt
 }
@@ -76,7 +79,7 @@ func (b *replayBody) again() (io.ReadCloser, bool) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.next(maps.Clone(b.names))
+	return b.next(b.announced())
 }
 
 // rewind is again in the form of Request.GetBody. net/http sends the same request once more, so the attempt uses the same map
@@ -89,6 +92,14 @@ func (b *replayBody) rewind() (io.ReadCloser, error) {
 		return nil, errNotKept
 	}
 	return body, nil
+}
+
+// announced returns a trailer of its own for an attempt. It is nil only if that of the request is nil.
+func (b *replayBody) announced() http.Header {
+	if b.names == nil && b.trailer != nil {
+		return make(http.Header)
+	}
+	return maps.Clone(b.names)
 }
 
 var errNotKept = errors.New("the request cannot be sent again: its body is not kept")
@@ -228,6 +239,14 @@ func (a *bodyAttempt) Close() error {
 		b.release()
 	}
 	return nil
+}
+
+// replayBuffer returns how many bytes of a request body are kept: none if no request is replayed.
+func (h *Handler) replayBuffer() int {
+	if h.OnUnauthorized == unauthorizedPass {
+		return 0
+	}
+	return int(*h.ReplayBuffer)
 }
 
 const (

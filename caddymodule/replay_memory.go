@@ -53,13 +53,20 @@ const chunkSize = 4 << 10
 
 type chunk [chunkSize]byte
 
-var chunks = sync.Pool{New: func() any { return new(chunk) }}
+// chunks is the pool of chunks, and lists is the pool of their slices, so that a request allocates neither. A chunk still has
+// the bytes of an earlier request, because clearing it would cost as much as filling it. Only the bytes from keptBytes.start
+// to keptBytes.end are ever read, and write has written all of them.
+var (
+	chunks = sync.Pool{New: func() any { return new(chunk) }}
+	lists  = sync.Pool{New: func() any { return new([]*chunk) }}
+)
 
-// keptBytes are the latest bytes of a stream up to now, or none.
+// keptBytes are the latest bytes of a stream up to now, or none. No reader holds a chunk, because copyFrom copies, so that
+// free is possible at any time.
 type keptBytes struct {
 	start, end int // in the stream
 	chunks     []*chunk
-	inline     [1]*chunk // the beginning of chunks
+	list       *[]*chunk // where chunks goes back to; nil if nothing is kept
 }
 
 // tryAppend adds bytes, if replayMemory has room for them.
@@ -85,8 +92,9 @@ func (k *keptBytes) missing(n int) int64 {
 }
 
 func (k *keptBytes) write(p []byte, missing int64) {
-	if k.chunks == nil {
-		k.chunks = k.inline[:0]
+	if missing > 0 && k.list == nil {
+		k.list = lists.Get().(*[]*chunk)
+		k.chunks = *k.list
 	}
 	for range missing {
 		k.chunks = append(k.chunks, chunks.Get().(*chunk))
@@ -124,13 +132,18 @@ func (k *keptBytes) skip(p []byte) {
 
 // free frees the kept bytes and gives their memory back.
 func (k *keptBytes) free() {
-	for i, c := range k.chunks {
+	k.start = k.end
+	if k.list == nil {
+		return
+	}
+	for _, c := range k.chunks {
 		chunks.Put(c)
-		k.chunks[i] = nil
 	}
 	replayMemory.give(int64(len(k.chunks)) * chunkSize)
-	k.chunks = nil
-	k.start = k.end
+	clear(k.chunks)
+	*k.list = k.chunks[:0]
+	lists.Put(k.list)
+	k.chunks, k.list = nil, nil
 }
 
 var (

@@ -3,10 +3,14 @@ package caddymodule
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 )
 
@@ -228,9 +232,108 @@ func TestRequestsGiveReplayMemoryBack(t *testing.T) {
 	}
 }
 
+// The memory of a body goes to the body of another request, without being cleared, and transports may read a body after its
+// request has ended. Each body here consists of a word of its own, and no other word may arrive with it: after a 401 that
+// comes early or late, an upload that breaks off, and a body beyond the buffer, all at the same time.
+func TestNoByteReachesAnotherRequest(t *testing.T) {
+	for name, configure := range map[string]func(*httptest.Server){"HTTP/1.1": func(*httptest.Server) {}, "HTTP/2": serveH2C} {
+		t.Run(name, func(t *testing.T) {
+			var received wordCounts
+			tokens := newTokenServer(t)
+			api := newRecordingAPI(t, func(w http.ResponseWriter, r *http.Request) { received.answer(t, w, r) }, configure)
+			upstream := api.URL
+			if name == "HTTP/2" {
+				upstream = "h2c://" + api.addr()
+			}
+			_, base := startProxy(t, tokens.credential("api"), "token_proxy api "+upstream)
+			client := testClient(t)
+			var clients sync.WaitGroup
+			for n := range 8 {
+				random := rand.New(rand.NewPCG(20, uint64(n)))
+				clients.Go(func() {
+					for range 25 {
+						sendWords(t, client, base, random)
+					}
+				})
+			}
+			clients.Wait()
+			if whole, second := received.whole.Load(), received.second.Load(); whole == 0 || second == 0 {
+				t.Errorf("%d bodies arrived whole, %d attempts were second ones", whole, second)
+			}
+			eventually(t, "the memory is given back", func() bool { return replayMemory.used.Load() == 0 })
+		})
+	}
+}
+
+// wordCounts counts the requests with a body of words.
+type wordCounts struct {
+	whole, second atomic.Int64
+	seen          sync.Map // the words of earlier attempts
+}
+
+// answer reads a body of words, and rejects most first attempts, before or after it reads.
+func (c *wordCounts) answer(t *testing.T, w http.ResponseWriter, r *http.Request) {
+	word := r.Header.Get("X-Word")
+	_, again := c.seen.LoadOrStore(word, true)
+	if again {
+		c.second.Add(1)
+	}
+	if !again && word[0] < '5' {
+		refuseEarly(w, r)
+		return
+	}
+	content, err := io.ReadAll(r.Body)
+	if want := strings.Repeat(word, len(content)/len(word)+1)[:len(content)]; string(content) != want {
+		t.Errorf("the body of %s has bytes of another request, or of another place", word)
+	}
+	if err != nil {
+		return
+	}
+	c.whole.Add(1)
+	if !again && word[0] < 'a' {
+		w.Header().Set("WWW-Authenticate", invalidToken)
+		w.WriteHeader(http.StatusUnauthorized)
+	}
+}
+
+// sendWords sends a body of one word, or a part of it.
+func sendWords(t *testing.T, client *http.Client, base string, random *rand.Rand) {
+	word := fmt.Sprintf("%016x", random.Uint64())
+	content := strings.NewReader(strings.Repeat(word, 1+random.IntN(6<<10)))
+	var body io.Reader = content
+	if random.IntN(5) == 0 {
+		body = io.MultiReader(io.LimitReader(content, random.Int64N(content.Size())), errorReader{})
+	}
+	req := newRequest(t, http.MethodPost, base, body, "X-Word", word)
+	req.ContentLength = content.Size()
+	a, err := tryAsk(client, req)
+	if err == nil && a.StatusCode != http.StatusOK && a.StatusCode != http.StatusUnauthorized {
+		t.Errorf("got %d with %q", a.StatusCode, a.body)
+	}
+}
+
 type errorReader struct{}
 
 func (errorReader) Read([]byte) (int, error) { return 0, errors.New("broken off") }
+
+// With on_unauthorized pass, no body takes memory.
+func TestPassKeepsNoBody(t *testing.T) {
+	for option, keeps := range map[string]bool{"replay": true, "pass": false} {
+		t.Run(option, func(t *testing.T) {
+			var kept atomic.Int64
+			tokens := newTokenServer(t)
+			api := newRecordingAPI(t, tokens.guarded(func(w http.ResponseWriter, r *http.Request) {
+				_, _ = io.Copy(io.Discard, r.Body)
+				kept.Store(replayMemory.used.Load())
+			}))
+			_, base := startProxy(t, tokens.credential("api"), "token_proxy api "+api.URL+" {\n on_unauthorized "+option+"\n}")
+			ask(t, testClient(t), newRequest(t, http.MethodPost, base, strings.NewReader(strings.Repeat("x", 10_000)))).wantStatus(t, 200)
+			if n := kept.Load(); n > 0 != keeps {
+				t.Errorf("%d bytes of replay_memory were in use while the API had the request", n)
+			}
+		})
+	}
+}
 
 // A body for which there is no room is sent; if its token is rejected then, the 401 passes, and the next request has another
 // token.

@@ -49,7 +49,7 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 		marks:        !h.Forwarded && h.Headers != nil && h.Headers.Request != nil,
 		rejected:     h.RejectedStatus,
 		replay:       h.OnUnauthorized == unauthorizedReplay,
-		replayBuffer: int(*h.ReplayBuffer),
+		replayBuffer: h.replayBuffer(),
 		logger:       h.logger,
 		denials:      rate.Sometimes{Interval: status.DestinationInterval},
 	}

@@ -11,8 +11,21 @@ import (
 // certificate copies (Caddy 2.11.9). Without the race detector, the test runs.
 func SkipRaceOfCertificates(t testing.TB) {
 	t.Helper()
-	info, _ := debug.ReadBuildInfo()
-	if slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
+	if raceDetector() {
 		t.Skip("SKIPPED: the race detector finds a race of Caddy's own")
 	}
+}
+
+// SkipRaceOfPools skips a test that measures what sync.Pool saves, if the race detector is on, because a sync.Pool then drops
+// some of its content at random. Without the race detector, the test runs.
+func SkipRaceOfPools(t testing.TB) {
+	t.Helper()
+	if raceDetector() {
+		t.Skip("SKIPPED: with the race detector, pools drop some of their content")
+	}
+}
+
+func raceDetector() bool {
+	info, _ := debug.ReadBuildInfo()
+	return slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
 }
