@@ -11,11 +11,12 @@ import (
 // runs often, and takes a tenth of the CPU time. This binary lets the heap grow to five times the memory in use, with
 // at most maxGarbage of garbage. If more than maxGarbage is in use, it permits as much garbage as memory in use, as Go
 // does. The binary measures the memory in use after each collection only, so a sudden change has its effect one or two
-// collections later. Caddy's own limit, nine tenths of the memory of the container, takes precedence.
+// collections later. Caddy's own limit, nine tenths of the memory of the container, takes precedence: near the limit, Go
+// collects as often as the limit needs.
 const (
 	defaultPercent = 100 // Go's default of GOGC
 	relaxedPercent = 400
-	maxGarbage     = 64 << 20
+	maxGarbage     = 32 << 20
 )
 
 // relaxCollector sets the pace of the collector, unless GOGC sets it.

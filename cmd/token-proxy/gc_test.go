@@ -18,7 +18,7 @@ import (
 
 func TestPercentFor(t *testing.T) {
 	const mib = 1 << 20
-	for inUse, want := range map[uint64]int{0: 400, 1: 400, 10 * mib: 400, 16 * mib: 400, 32 * mib: 200, 64 * mib: 100, 1 << 40: 100, 1 << 63: 100} {
+	for inUse, want := range map[uint64]int{0: 400, 1: 400, 5 * mib: 400, 8 * mib: 400, 16 * mib: 200, 32 * mib: 100, 1 << 40: 100, 1 << 63: 100} {
 		if got := percentFor(inUse); got != want {
 			t.Errorf("%d bytes in use: %d %%, want %d %%", inUse, got, want)
 		}
@@ -105,26 +105,38 @@ func TestProgramSetsThePace(t *testing.T) {
 	}
 }
 
-// startProgram runs the program until the test ends, and returns the address of its admin API.
+// startProgram runs the program with an admin API until the test ends, and returns the address of that API.
 func startProgram(t *testing.T, env string) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	admin := l.Addr().String()
-	_ = l.Close()
+	admin := freeAddr(t)
 	config := filepath.Join(t.TempDir(), "caddy.json")
 	if err := os.WriteFile(config, fmt.Appendf(nil, `{"admin": {"listen": %q, "config": {"persist": false}}}`, admin), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	program := exec.Command(os.Args[0], "run", "--config", config)
+	runProgram(t, env, "--config", config)
+	return admin
+}
+
+// runProgram runs the program with these arguments and one more variable until the test ends.
+func runProgram(t *testing.T, env string, args ...string) *os.Process {
+	t.Helper()
+	program := exec.Command(os.Args[0], append([]string{"run"}, args...)...)
 	program.Env = append(os.Environ(), "TEST_PROGRAM=1", "HOME="+t.TempDir(), env)
 	if err := program.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _, _ = program.Process.Kill(), program.Wait() })
-	return admin
+	return program.Process
+}
+
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
 }
 
 // page returns the content of a URL, or "" if no server answers.
