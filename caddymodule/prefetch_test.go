@@ -2,12 +2,15 @@ package caddymodule
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest/apart"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
@@ -81,5 +84,48 @@ func TestManyCredentialsTakeTurns(t *testing.T) {
 				t.Errorf("%d calls for %d credentials, and %d at the same time, want %d at most (in %v)", calls, many, most, atOnce, time.Since(began))
 			}
 		})
+	}
+}
+
+// With prefetch, the token call runs beside Caddy's own start, which does not wait for it. A request that comes meanwhile waits
+// for the rest of that call. Provisioning alone, as `caddy validate` does it, calls nothing.
+func TestPrefetchOverlapsTheStart(t *testing.T) {
+	answer := make(chan struct{})
+	release := sync.OnceFunc(func() { close(answer) })
+	defer release() // before the endpoint closes, which waits for its calls
+	var calls atomic.Int64
+	endpoint := serveHTTP(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		calls.Add(1)
+		<-answer
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, `{"access_token": "token-1", "token_type": "Bearer", "expires_in": 3600}`)
+	}))
+	api := newRecordingAPI(t, nil)
+	addr := freeAddr(t)
+	config := globalOptions(credentialConfig("api", endpoint.URL+"/oauth/token", newClientID(), "prefetch on")) +
+		siteConfig(addr, "token_proxy api "+api.URL)
+	adapted, err := caddytest.Adapt(config)
+	if err == nil {
+		err = validateJSON(string(adapted))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := calls.Load(); n != 0 {
+		t.Errorf("%d token calls before the start", n)
+	}
+	startCaddy(t, config)
+	eventually(t, "the token call, without a request", func() bool { return calls.Load() == 1 })
+	served := make(chan int)
+	go func() {
+		a, err := tryAsk(testClient(t), newRequest(t, http.MethodGet, "http://"+addr, nil))
+		if err != nil {
+			t.Error(err)
+		}
+		served <- a.StatusCode
+	}()
+	release()
+	if status := wantReceived(t, "the answer", served); status != http.StatusOK || calls.Load() != 1 {
+		t.Errorf("got %d after %d token calls", status, calls.Load())
 	}
 }
