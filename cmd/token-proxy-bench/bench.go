@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -14,8 +15,13 @@ type bench struct {
 	settings settings
 	scratch  string
 	services string // the address of the API and the token endpoint
+	secure   string // the address of the same API behind TLS
 	show     *progress
 	order    *rand.Rand // of the contenders
+
+	certificate certificate // of the API
+	redis       string      // its address
+	shareKey    string      // the file of the key with which records in Redis are sealed
 }
 
 func newBench(s settings, scratch string, show *progress) *bench {
@@ -38,7 +44,7 @@ type entrant struct {
 }
 
 // together runs f while all contenders run and have served one request.
-func (b *bench) together(ctx context.Context, f func([]*entrant) error) error {
+func (b *bench) together(ctx context.Context, s setup, f func([]*entrant) error) error {
 	var all []*entrant
 	defer func() {
 		for _, e := range all {
@@ -46,7 +52,7 @@ func (b *bench) together(ctx context.Context, f func([]*entrant) error) error {
 		}
 	}()
 	for _, c := range b.draw() {
-		e, err := b.enter(ctx, c, lasting)
+		e, err := b.enter(ctx, c, s)
 		if err != nil {
 			return fmt.Errorf("%s: %w", c.name, err)
 		}
@@ -65,8 +71,8 @@ func (b *bench) with(ctx context.Context, c contender, s setup, f func(*entrant)
 	return f(e)
 }
 
-// enter starts a contender, and waits until it has served one request.
-func (b *bench) enter(ctx context.Context, c contender, s setup) (*entrant, error) {
+// launch starts a contender.
+func (b *bench) launch(ctx context.Context, c contender, s setup) (*child, error) {
 	b.show.phase("starting " + c.name)
 	var err error
 	if s.listen, err = freeAddr(); err != nil {
@@ -75,8 +81,19 @@ func (b *bench) enter(ctx context.Context, c contender, s setup) (*entrant, erro
 	if s.admin, err = freeAddr(); err != nil {
 		return nil, err
 	}
-	s.services, s.binary, s.scratch = b.services, b.settings.binary, b.scratch
+	s.services, s.secure, s.authority = b.services, b.secure, b.certificate.chain
+	s.binary, s.scratch, s.redis, s.shareKey = b.settings.binary, b.scratch, b.redis, b.shareKey
 	p, err := start(ctx, s.listen, func(ctx context.Context) (*exec.Cmd, error) { return c.command(ctx, s) })
+	if err != nil {
+		return nil, err
+	}
+	p.admin = s.admin
+	return p, nil
+}
+
+// enter starts a contender, and waits until it has served one request.
+func (b *bench) enter(ctx context.Context, c contender, s setup) (*entrant, error) {
+	p, err := b.launch(ctx, c, s)
 	if err != nil {
 		return nil, err
 	}
@@ -85,11 +102,10 @@ func (b *bench) enter(ctx context.Context, c contender, s setup) (*entrant, erro
 		p.stop()
 		return nil, err
 	}
-	p.admin = s.admin
 	return &entrant{
 		contender: c,
 		child:     p,
-		load:      newLoad(ctx, p.addr, apiPath, b.settings.connections),
+		load:      newLoad(ctx, p.addr, cmp.Or(s.workload.connections, b.settings.connections), s.workload.requests(p.addr)...),
 		figures:   figures{keyStart: millis(took), keyFailed: 0},
 	}, nil
 }

@@ -89,12 +89,12 @@ func (c *child) served(ctx context.Context) (time.Duration, error) {
 }
 
 func servedOnce(ctx context.Context, addr string) bool {
-	c, err := dial(ctx, addr, apiPath)
+	c, err := dial(ctx, addr)
 	if err != nil {
 		return false
 	}
 	defer c.close()
-	return c.get() == nil
+	return c.send(requestFor(addr, apiPath, 0)) == nil
 }
 
 // tail keeps the end of the output of a process.

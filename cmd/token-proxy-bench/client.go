@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -13,24 +14,31 @@ import (
 // that it measures.
 type connection struct {
 	net.Conn
-	request []byte
-	answer  *bufio.Reader
-	forget  func() bool // stops the wait for the end of the context
+	answer *bufio.Reader
+	forget func() bool // stops the wait for the end of the context
 }
 
 // dial opens a connection, which closes at the end of ctx at the latest.
-func dial(ctx context.Context, addr, path string) (*connection, error) {
+func dial(ctx context.Context, addr string) (*connection, error) {
 	c, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
 	}
-	request := fmt.Sprintf("GET %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: token-proxy-bench\r\nAccept: application/json\r\n\r\n", path, addr)
 	return &connection{
-		Conn:    c,
-		request: []byte(request),
-		answer:  bufio.NewReader(c),
-		forget:  context.AfterFunc(ctx, func() { _ = c.Close() }),
+		Conn:   c,
+		answer: bufio.NewReader(c),
+		forget: context.AfterFunc(ctx, func() { _ = c.Close() }),
 	}, nil
+}
+
+// requestFor returns the bytes of a request: a GET, or a POST if it has a body.
+func requestFor(addr, path string, body int) []byte {
+	method, length := http.MethodGet, ""
+	if body > 0 {
+		method, length = http.MethodPost, fmt.Sprintf("Content-Length: %d\r\n", body)
+	}
+	request := fmt.Appendf(nil, "%s %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: token-proxy-bench\r\nAccept: application/json\r\n%s\r\n", method, path, addr, length)
+	return append(request, bytes.Repeat([]byte("x"), body)...)
 }
 
 func (c *connection) close() {
@@ -38,20 +46,24 @@ func (c *connection) close() {
 	_ = c.Close()
 }
 
-// get sends the request, and reads the whole answer.
-func (c *connection) get() error {
-	if _, err := c.Write(c.request); err != nil {
-		return err
-	}
-	res, err := http.ReadResponse(c.answer, nil)
+// send sends a request, and reads the whole answer.
+func (c *connection) send(request []byte) error {
+	res, err := c.open(request)
 	if err != nil {
 		return err
 	}
-	if _, err := io.Copy(io.Discard, res.Body); err != nil {
-		return err
+	_, err = io.Copy(io.Discard, res.Body)
+	return err
+}
+
+// open sends a request, and reads the header of the answer.
+func (c *connection) open(request []byte) (*http.Response, error) {
+	if _, err := c.Write(request); err != nil {
+		return nil, err
 	}
-	if res.StatusCode != http.StatusOK {
-		return fmt.Errorf("status %d", res.StatusCode)
+	res, err := http.ReadResponse(c.answer, nil)
+	if err == nil && res.StatusCode != http.StatusOK {
+		err = fmt.Errorf("status %d", res.StatusCode)
 	}
-	return nil
+	return res, err
 }

@@ -10,12 +10,14 @@ import (
 // missing.
 type figures map[string]float64
 
-// metric is a row of the report. The plot and the short table contain the headline metrics only.
+// metric is a row of the report. The first plot and the first short table contain the headline metrics only, and the
+// others those of the workloads.
 type metric struct {
 	Key      string `json:"key"`
 	Title    string `json:"title"`
 	Unit     string `json:"unit"`
 	Headline bool   `json:"headline,omitempty"`
+	Theme    string `json:"theme,omitempty"` // the metric of a workload, whose title is that of the metric
 }
 
 // The keys of all metrics but the latencies.
@@ -28,7 +30,29 @@ const (
 	keyCalls      = "token_calls"
 	keyFailed     = "failed"
 	keyRefresh    = "refresh_ratio"
+	keyClosedP99  = "closed_p99" // at full load; no row of its own
+	keyLateFirst  = "late_first"
+	keyPrefetched = "late_first_prefetch"
+
+	keySharedCold    = "start_redis_empty"
+	keySharedWarm    = "start_redis"
+	keySharedRefresh = "refresh_ratio_redis"
 )
+
+// The metrics of each workload. Each is the theme of a plot.
+const (
+	metricCPU        = "cpu"
+	metricMemory     = "memory"
+	metricThroughput = "throughput"
+	metricP99        = "p99"
+)
+
+var themes = []struct{ metric, title, unit string }{
+	{metricCPU, "CPU per request", "µs"},
+	{metricMemory, "memory", "MiB"},
+	{metricP99, "latency p99 at full load", "µs"},
+	{metricThroughput, "throughput", "req/s"},
+}
 
 var latencyPhases = []struct{ key, title string }{
 	{phaseSteady, "latency"},
@@ -50,23 +74,34 @@ var percentiles = []struct {
 // metrics returns the rows of the report, in its order.
 func metrics() []metric {
 	all := []metric{
-		{keyThroughput, "throughput", "req/s", true},
-		{keyCPU, "CPU per request", "µs", true},
+		{Key: keyThroughput, Title: "throughput", Unit: "req/s", Headline: true},
+		{Key: keyCPU, Title: "CPU per request", Unit: "µs", Headline: true},
 	}
 	for _, phase := range latencyPhases {
 		for _, p := range percentiles {
 			headline := phase.key == phaseSteady && (p.key == "p50" || p.key == "p99")
-			all = append(all, metric{latencyKey(phase.key, p.key), phase.title + " " + p.key, "µs", headline})
+			all = append(all, metric{Key: latencyKey(phase.key, p.key), Title: phase.title + " " + p.key, Unit: "µs", Headline: headline})
 		}
 	}
-	return append(all,
-		metric{keyRefresh, "p99 inside / outside refreshes", "", true},
-		metric{keyIdle, "memory, idle", "MiB", true},
-		metric{keyLoad, "memory, under load", "MiB", true},
-		metric{keyStart, "start to first request", "ms", true},
-		metric{keyCalls, "token calls while refreshing", "", false},
-		metric{keyFailed, "failed requests", "", true},
+	all = append(all,
+		metric{Key: keyRefresh, Title: "p99 inside / outside refreshes", Headline: true},
+		metric{Key: keySharedRefresh, Title: "the same with Redis", Headline: true},
+		metric{Key: keyIdle, Title: "memory, idle", Unit: "MiB", Headline: true},
+		metric{Key: keyLoad, Title: "memory, under load", Unit: "MiB", Headline: true},
+		metric{Key: keyStart, Title: "start to first request", Unit: "ms", Headline: true},
+		metric{Key: keySharedCold, Title: "the same, no token in Redis", Unit: "ms", Headline: true},
+		metric{Key: keySharedWarm, Title: "the same, a token in Redis", Unit: "ms", Headline: true},
+		metric{Key: keyLateFirst, Title: "first request, 50 ms after a start", Unit: "ms", Headline: true},
+		metric{Key: keyPrefetched, Title: "the same with prefetch", Unit: "ms", Headline: true},
+		metric{Key: keyCalls, Title: "token calls while refreshing"},
+		metric{Key: keyFailed, Title: "failed requests", Headline: true},
 	)
+	for _, t := range themes {
+		for _, w := range workloads {
+			all = append(all, metric{Key: w.key(t.metric), Title: w.title, Unit: t.unit, Theme: t.metric})
+		}
+	}
+	return all
 }
 
 func latencyKey(phase, percentile string) string { return phase + "_" + percentile }

@@ -11,10 +11,8 @@ import (
 	"golang.org/x/oauth2/clientcredentials"
 )
 
-// fortyLines returns the proxy that a developer would write by hand. It has the defaults of its libraries, except that
-// it keeps as many idle connections to a host as Caddy does. With Go's default of 2, most requests would open a
-// connection.
-func fortyLines(upstream, tokenURL, margin string) (http.Handler, error) {
+// fortyLines returns the proxy that a developer would write by hand, with the defaults of its libraries.
+func fortyLines(upstream, tokenURL, margin, clientID string, transport *http.Transport) (http.Handler, error) {
 	target, err := url.Parse(upstream)
 	if err != nil {
 		return nil, err
@@ -30,8 +28,6 @@ func fortyLines(upstream, tokenURL, margin string) (http.Handler, error) {
 		AuthStyle:    oauth2.AuthStyleInHeader,
 	}
 	source := config.TokenSource(context.Background())
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.MaxIdleConnsPerHost = 32
 	return &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(target)

@@ -13,10 +13,11 @@ type load struct {
 	workers []*worker
 }
 
-func newLoad(ctx context.Context, addr, path string, connections int) *load {
+// newLoad returns a load generator whose connections send the requests in turn.
+func newLoad(ctx context.Context, addr string, connections int, requests ...[]byte) *load {
 	l := new(load)
 	for range connections {
-		l.workers = append(l.workers, &worker{ctx: ctx, addr: addr, path: path})
+		l.workers = append(l.workers, &worker{ctx: ctx, addr: addr, requests: requests})
 	}
 	return l
 }
@@ -32,18 +33,28 @@ const drain = 10 * time.Second
 
 // closedLoop sends the next request on each connection when the last one is answered, and counts the answers.
 func (l *load) closedLoop(d time.Duration) (served, failed int64) {
-	var good atomic.Int64
 	end := time.Now().Add(d)
 	failed = l.onEach(d, func(w *worker) {
-		var n int64
-		for time.Now().Before(end) && w.ctx.Err() == nil {
-			if w.get() {
-				n++
+		for began := time.Now(); began.Before(end) && w.ctx.Err() == nil; {
+			ok, now := w.send(), time.Now()
+			if ok {
+				w.took = append(w.took, now.Sub(began))
 			}
+			began = now
 		}
-		good.Add(n)
 	})
-	return good.Load(), failed
+	for _, w := range l.workers {
+		served += int64(len(w.took))
+	}
+	return served, failed
+}
+
+// latencies returns what each request of the last closed loop took.
+func (l *load) latencies() (all []time.Duration) {
+	for _, w := range l.workers {
+		all = append(all, w.took...)
+	}
+	return all
 }
 
 // sample is one request of the open loop. Its latency runs from the intended time, not from the time of sending.
@@ -60,7 +71,7 @@ func (l *load) openLoop(ctx context.Context, d time.Duration, rate float64) (sam
 	go pace(ctx, samples, rate, queue)
 	failed = l.onEach(d, func(w *worker) {
 		for i := range queue {
-			if w.get() {
+			if w.send() {
 				samples[i].latency = time.Since(samples[i].intended)
 			}
 		}
@@ -107,24 +118,29 @@ func (l *load) onEach(d time.Duration, f func(*worker)) int64 {
 
 // worker sends requests on one connection at a time. It opens a new connection after a failure.
 type worker struct {
-	ctx        context.Context
-	addr, path string
-	conn       *connection
-	deadline   time.Time
-	failed     int64
+	ctx      context.Context
+	addr     string
+	requests [][]byte
+	next     int // of the requests
+	conn     *connection
+	deadline time.Time
+	failed   int64
+	took     []time.Duration // by each request of the closed loop that was answered
 }
 
 func (w *worker) begin(deadline time.Time) {
-	w.deadline, w.failed = deadline, 0
+	w.deadline, w.failed, w.took = deadline, 0, w.took[:0]
 	if w.conn != nil {
 		_ = w.conn.SetDeadline(deadline)
 	}
 }
 
-func (w *worker) get() bool {
+func (w *worker) send() bool {
+	request := w.requests[w.next]
+	w.next = (w.next + 1) % len(w.requests)
 	err := w.connect()
 	if err == nil {
-		err = w.conn.get()
+		err = w.conn.send(request)
 	}
 	if err != nil {
 		w.failed++
@@ -137,7 +153,7 @@ func (w *worker) connect() (err error) {
 	if w.conn != nil {
 		return nil
 	}
-	if w.conn, err = dial(w.ctx, w.addr, w.path); err != nil {
+	if w.conn, err = dial(w.ctx, w.addr); err != nil {
 		return err
 	}
 	return w.conn.SetDeadline(w.deadline)

@@ -15,7 +15,8 @@ func loadOn(ctx context.Context, t *testing.T, connections int, handler http.Han
 	t.Helper()
 	s := httptest.NewServer(handler)
 	t.Cleanup(s.Close)
-	l := newLoad(ctx, s.Listener.Addr().String(), apiPath, connections)
+	addr := s.Listener.Addr().String()
+	l := newLoad(ctx, addr, connections, requestFor(addr, apiPath, 0))
 	t.Cleanup(l.close)
 	return l
 }

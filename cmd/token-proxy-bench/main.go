@@ -6,9 +6,11 @@
 //
 // Each is a process of its own in front of the same small API on loopback. They take turns at each tenth of a phase, in
 // a new random order, so that other work of the machine affects all of them. Each ratio is taken within one round. The
-// command prints a table, and writes report.json, a short table (report.md) and a plot (report.svg).
+// command prints a table, and writes report.json, short tables (report.md) and a plot (report.svg). With -loads it measures
+// other loads as well, such as uploads to an API behind TLS, each with all contenders, and writes a plot for each theme.
 //
 //	go run ./cmd/token-proxy-bench -rounds 7 -duration 2s -out bench
+//	go run ./cmd/token-proxy-bench -rounds 15 -duration 1s -loads all -out bench
 //
 // Load generator, API and proxy share one machine, so only the ratios carry over to other machines.
 package main

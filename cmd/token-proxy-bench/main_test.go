@@ -122,6 +122,59 @@ func wantXML(t *testing.T, path string) {
 	}
 }
 
+// TestLoads measures each load once, the first requests after a start, and token_proxy with Redis if it is installed.
+func TestLoads(t *testing.T) {
+	s := tinySettings(t)
+	if err := s.choose("all"); err != nil {
+		t.Fatal(err)
+	}
+	if s.notTaken != "" {
+		t.Log(s.notTaken)
+	}
+	for i := range s.loads { // fewer than in earnest
+		s.loads[i].connections = min(s.loads[i].connections, 20)
+		s.loads[i].credentials = min(s.loads[i].credentials, 5)
+	}
+	r := measureTiny(t, s)
+	if err := r.verdict(); err != nil {
+		t.Error(err)
+	}
+	for _, w := range s.loads {
+		want := []string{metricCPU, metricMemory, metricThroughput, metricP99}
+		if w.streams {
+			want = []string{metricMemory}
+		}
+		if runtime.GOOS != "linux" {
+			want = slices.DeleteFunc(want, func(m string) bool { return m == metricCPU || m == metricMemory })
+		}
+		for _, metric := range want {
+			for _, c := range contenders {
+				if v := r.Summary[w.key(metric)].Contenders[c.name]; v.Median <= 0 {
+					t.Errorf("%s: the %s of %s is %+v", w.title, metric, c.name, v)
+				}
+			}
+		}
+		if !strings.Contains(r.short(), "| "+w.title+" |") && runtime.GOOS == "linux" {
+			t.Errorf("the short report lacks %s:\n%s", w.title, r.short())
+		}
+	}
+	once := []string{keyLateFirst, keyPrefetched}
+	if s.redis {
+		once = append(once, keySharedCold, keySharedWarm)
+	}
+	for _, key := range once {
+		if v := r.Summary[key].Contenders[sidecarName]; v.Median <= 0 {
+			t.Errorf("%s is %+v", key, v)
+		}
+	}
+	if err := r.write(s.out); err != nil {
+		t.Fatal(err)
+	}
+	for name := range r.plots() {
+		wantXML(t, filepath.Join(s.out, name))
+	}
+}
+
 // TestRefreshing checks that tokens with a short lifetime are refreshed, by each contender that has tokens.
 func TestRefreshing(t *testing.T) {
 	b := runningBench(t.Context(), t)
@@ -219,7 +272,7 @@ func TestFlags(t *testing.T) {
 	if err != nil || s.rounds != 3 || s.duration != time.Second || s.connections != 32 || s.seed == 0 {
 		t.Errorf("got %+v, %v", s, err)
 	}
-	for _, args := range [][]string{{"-rounds", "0"}, {"-rounds", "-1", "-profile"}, {"-duration", "0s"}, {"-connections", "0"}, {"-rate", "-1"}, {"-token-latency", "-1s"}, {"surplus"}} {
+	for _, args := range [][]string{{"-rounds", "0"}, {"-rounds", "-1", "-profile"}, {"-duration", "0s"}, {"-connections", "0"}, {"-rate", "-1"}, {"-token-latency", "-1s"}, {"-loads", "unknown"}, {"surplus"}} {
 		if _, err := parseFlags(args); err == nil {
 			t.Errorf("%v: got no error", args)
 		}

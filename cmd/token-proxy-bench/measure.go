@@ -22,6 +22,11 @@ func measureAll(ctx context.Context, s settings, scratch string, show *progress)
 		return nil, err
 	}
 	defer services.stop()
+	stopRedis, err := b.startRedis(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer stopRedis()
 	if s.rounds == 0 {
 		return nil, b.profiles(ctx)
 	}
@@ -38,9 +43,11 @@ func measureAll(ctx context.Context, s settings, scratch string, show *progress)
 	if r.Conditions.Direct, err = b.direct(ctx, rate); err != nil {
 		return nil, err
 	}
+	others := watchOthers(services)
 	if err := b.rounds(ctx, r); err != nil {
 		return nil, err
 	}
+	r.Conditions.Others = others()
 	r.summarize()
 	return r, b.profiles(ctx)
 }
@@ -51,8 +58,15 @@ func (b *bench) startServices(ctx context.Context) (*child, error) {
 		return nil, err
 	}
 	b.services = addr
+	if b.secure, err = freeAddr(); err != nil {
+		return nil, err
+	}
+	if b.certificate, err = newCertificate(b.scratch); err != nil {
+		return nil, err
+	}
 	c, err := start(ctx, addr, func(ctx context.Context) (*exec.Cmd, error) {
-		return self(ctx, roleServices, addr, latencyVariable+"="+b.settings.latency.String())
+		return self(ctx, roleServices, addr, latencyVariable+"="+b.settings.latency.String(),
+			secureVariable+"="+b.secure, authorityVariable+"="+b.certificate.chain, keyVariable+"="+b.certificate.key)
 	})
 	if err != nil {
 		return nil, err
@@ -94,7 +108,7 @@ func (b *bench) rounds(ctx context.Context, r *report) error {
 // runs alone with tokens that it must refresh, because an idle contender would let its token expire.
 func (b *bench) round(ctx context.Context, rate float64) (round, error) {
 	done := round{Figures: map[string]figures{}}
-	err := b.together(ctx, func(all []*entrant) error {
+	err := b.together(ctx, lasting, func(all []*entrant) error {
 		for _, e := range all {
 			done.Order = append(done.Order, e.name)
 			done.Figures[e.name] = e.figures
@@ -117,5 +131,11 @@ func (b *bench) round(ctx context.Context, rate float64) (round, error) {
 			return done, fmt.Errorf("%s: %w", c.name, err)
 		}
 	}
-	return done, nil
+	if err := b.loads(ctx, done); err != nil {
+		return done, err
+	}
+	if err := b.starts(ctx, done); err != nil {
+		return done, err
+	}
+	return done, b.shared(ctx, rate, done)
 }

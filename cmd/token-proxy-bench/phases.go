@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 )
 
@@ -28,6 +29,7 @@ func (b *bench) throughput(all []*entrant) error {
 		took   time.Duration
 		cpu    time.Duration
 		memory int64
+		waits  []time.Duration
 	}
 	sums := map[*entrant]*sum{}
 	for _, e := range all {
@@ -44,6 +46,7 @@ func (b *bench) throughput(all []*entrant) error {
 		s.cpu += after - before
 		s.served += served
 		s.memory = max(s.memory, peak())
+		s.waits = append(s.waits, e.load.latencies()...)
 		e.figures[keyFailed] += float64(failed)
 	})
 	if err != nil {
@@ -56,6 +59,10 @@ func (b *bench) throughput(all []*entrant) error {
 		}
 		if s.cpu > 0 && s.served > 0 {
 			e.figures[keyCPU] = micros(s.cpu) / float64(s.served)
+		}
+		if len(s.waits) > 0 {
+			slices.Sort(s.waits)
+			e.figures[keyClosedP99] = micros(percentile(s.waits, 0.99))
 		}
 	}
 	return nil
@@ -129,7 +136,7 @@ func (b *bench) calibrate(ctx context.Context) (float64, error) {
 	}
 	b.show.status("calibrating")
 	slowest := math.Inf(1)
-	err := b.together(ctx, func(all []*entrant) error {
+	err := b.together(ctx, lasting, func(all []*entrant) error {
 		if err := b.throughput(all); err != nil {
 			return err
 		}
@@ -149,7 +156,7 @@ func (b *bench) calibrate(ctx context.Context) (float64, error) {
 func (b *bench) direct(ctx context.Context, rate float64) (figures, error) {
 	b.show.status("calibrating: no proxy")
 	d := b.settings.duration
-	l := newLoad(ctx, b.services, directPath, b.settings.connections)
+	l := newLoad(ctx, b.services, b.settings.connections, requestFor(b.services, directPath, 0))
 	defer l.close()
 	l.closedLoop(d / slicesOfPhase)
 	began := time.Now()

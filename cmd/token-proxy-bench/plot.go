@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"html"
+	"slices"
 	"strings"
 )
 
@@ -20,17 +21,29 @@ const (
 // The colours are distinct for colour-blind readers (Okabe and Ito).
 var plotColours = map[string]string{sidecarName: "#0072b2", staticName: "#d55e00", fortyName: "#009e73"}
 
-func (r *report) plot() string {
+// plots returns the plots by the names of their files: one of the headline metrics, and one for each theme that has figures.
+func (r *report) plots() map[string]string {
+	plots := map[string]string{plotName: r.plot("token_proxy beside other proxies", func(m metric) bool { return m.Headline })}
+	for _, t := range themes {
+		of := func(m metric) bool { return m.Theme == t.metric }
+		if slices.ContainsFunc(r.Metrics, func(m metric) bool { return of(m) && r.Summary[m.Key].most() > 0 }) {
+			plots[t.metric+".svg"] = r.plot(t.title+" of token_proxy and other proxies, by load", of)
+		}
+	}
+	return plots
+}
+
+func (r *report) plot(title string, includes func(metric) bool) string {
 	var body strings.Builder
 	y := headHeight
 	for _, m := range r.Metrics {
-		if s, ok := r.Summary[m.Key]; ok && m.Headline && s.most() > 0 {
+		if s, ok := r.Summary[m.Key]; ok && includes(m) && s.most() > 0 {
 			y = r.plotMetric(&body, m, s, y)
 		}
 	}
 	var plot strings.Builder
 	fmt.Fprintf(&plot, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="11">`+"\n", plotWidth, y)
-	fmt.Fprintf(&plot, "<title>token_proxy beside other proxies</title>\n<rect width=\"%d\" height=\"%d\" fill=\"white\"/>\n", plotWidth, y)
+	fmt.Fprintf(&plot, "<title>%s</title>\n<rect width=\"%d\" height=\"%d\" fill=\"white\"/>\n", html.EscapeString(title), plotWidth, y)
 	r.plotHead(&plot)
 	plot.WriteString(body.String())
 	plot.WriteString("</svg>\n")
@@ -59,8 +72,8 @@ func (r *report) plotMetric(w *strings.Builder, m metric, s summary, y int) int 
 	for _, c := range contenders {
 		if v, ok := s.Contenders[c.name]; ok {
 			plotStrip(w, plotColours[c.name], y, s.most(), v, valuesOf(r.Rounds, c.name, m.Key))
+			y += stripHeight
 		}
-		y += stripHeight
 	}
 	return y + metricGap
 }

@@ -43,6 +43,40 @@ func residentMemory(pid int) (int64, bool) {
 	return n << 10, found && err == nil
 }
 
+// busyTime returns the CPU time that all processes of the machine have used since it started.
+func busyTime() (time.Duration, bool) {
+	const hertz = 100 // USER_HZ, in which /proc counts
+	stat, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, false
+	}
+	line, _, _ := bytes.Cut(stat, []byte("\n"))
+	var ticks int64
+	for i, field := range bytes.Fields(line) {
+		if idle, guest := i == 4 || i == 5, i > 8; i == 0 || idle || guest { // guests count as user time, too
+			continue
+		}
+		n, err := strconv.ParseInt(string(field), 10, 64)
+		if err != nil {
+			return 0, false
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * time.Second / hertz, true
+}
+
+// ownTime returns the CPU time that this process and its children that have ended have used.
+func ownTime() time.Duration {
+	var sum time.Duration
+	for _, of := range []int{syscall.RUSAGE_SELF, syscall.RUSAGE_CHILDREN} {
+		var usage syscall.Rusage
+		if syscall.Getrusage(of, &usage) == nil {
+			sum += time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+		}
+	}
+	return sum
+}
+
 // sleepUntil sleeps in the kernel, because Go's timers are up to a millisecond late on an idle processor.
 func sleepUntil(t time.Time) {
 	if d := time.Until(t); d > 0 {

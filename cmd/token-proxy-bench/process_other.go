@@ -17,3 +17,7 @@ func cpuTime(int) (time.Duration, bool) { return 0, false }
 func residentMemory(int) (int64, bool) { return 0, false }
 
 func sleepUntil(t time.Time) { time.Sleep(time.Until(t)) }
+
+func busyTime() (time.Duration, bool) { return 0, false }
+
+func ownTime() time.Duration { return 0 }

@@ -11,10 +11,11 @@ import (
 	"sync"
 )
 
-// profiles writes a CPU profile of each contender with an admin API, if the settings request it. It runs after the
-// rounds, because profiling takes CPU.
+// profiles writes a CPU profile of each contender with an admin API, if the settings request it, and one more for each
+// load. It runs after the rounds, because profiling takes CPU.
 //
 //	go tool pprof -top -diff_base reverse_proxy.pprof token_proxy.pprof
+//	go tool pprof -top -diff_base reverse_proxy-post_64k.pprof token_proxy-post_64k.pprof
 func (b *bench) profiles(ctx context.Context) error {
 	if !b.settings.profile {
 		return nil
@@ -23,17 +24,31 @@ func (b *bench) profiles(ctx context.Context) error {
 		if !c.hasAdmin {
 			continue
 		}
-		b.show.status("profiling: " + c.name)
-		path := filepath.Join(b.settings.out, c.name+".pprof")
-		if err := b.profile(ctx, c, path); err != nil {
-			return fmt.Errorf("profiling %s: %w", c.name, err)
+		if err := b.profile(ctx, c, lasting, c.name); err != nil {
+			return err
+		}
+		for _, w := range b.settings.loads {
+			s := lasting
+			s.workload = w
+			if err := b.profile(ctx, c, s, c.name+"-"+w.name); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-func (b *bench) profile(ctx context.Context, c contender, path string) error {
-	return b.with(ctx, c, lasting, func(e *entrant) error {
+func (b *bench) profile(ctx context.Context, c contender, s setup, name string) error {
+	b.show.status("profiling: " + name)
+	err := b.profileTo(ctx, c, s, filepath.Join(b.settings.out, name+".pprof"))
+	if err != nil {
+		return fmt.Errorf("profiling %s: %w", name, err)
+	}
+	return nil
+}
+
+func (b *bench) profileTo(ctx context.Context, c contender, s setup, path string) error {
+	return b.with(ctx, c, s, func(e *entrant) error {
 		b.warmUp(e)
 		seconds := math.Ceil(b.settings.duration.Seconds())
 		var busy sync.WaitGroup

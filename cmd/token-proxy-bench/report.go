@@ -42,13 +42,14 @@ type conditions struct {
 	TokenLatency string    `json:"token_call"` // the duration of a token call
 	Lifetime     string    `json:"lifetime"`   // of tokens in the phase with refreshes
 	Seed         uint64    `json:"seed"`
+	Others       float64   `json:"others,omitempty"` // the share of the processors that other processes used, in per cent
 	NotTaken     string    `json:"not_taken,omitempty"`
 }
 
 const (
 	jsonName  = "report.json"
 	shortName = "report.md"
-	plotName  = "report.svg"
+	plotName  = "report.svg" // and one for each theme
 )
 
 func newReport(s settings, binary string, rate float64, began time.Time) *report {
@@ -66,7 +67,7 @@ func newReport(s settings, binary string, rate float64, began time.Time) *report
 			TokenLatency: s.latency.String(),
 			Lifetime:     (shortLife * time.Second).String(),
 			Seed:         s.seed,
-			NotTaken:     notTaken,
+			NotTaken:     strings.TrimSpace(notTaken + " " + s.notTaken),
 		},
 		Metrics: metrics(),
 	}
@@ -99,10 +100,18 @@ func (c conditions) describe() string {
 		figure(c.Direct[latencyKey(phaseSteady, "p99")]), c.Lifetime, c.TokenLatency, refreshWindow)
 }
 
+// describeNoise returns how much the figures are worth, if that is known.
+func (c conditions) describeNoise() string {
+	if c.Others == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" Other processes used %s %% of the processors.", figure(c.Others))
+}
+
 // table returns the report as a table for a terminal.
 func (r *report) table() string {
 	var text strings.Builder
-	fmt.Fprintf(&text, "\n%s\n", r.Conditions.describe())
+	fmt.Fprintf(&text, "\n%s%s\n", r.Conditions.describe(), r.Conditions.describeNoise())
 	if r.Conditions.NotTaken != "" {
 		fmt.Fprintln(&text, r.Conditions.NotTaken)
 	}
@@ -114,7 +123,7 @@ func (r *report) table() string {
 	fmt.Fprintf(w, "\t\t%s\t%s\t%s\tratio to %s\tratio to %s\n", sidecarName, staticName, fortyName, staticName, fortyName)
 	for _, m := range r.Metrics {
 		if s, ok := r.Summary[m.Key]; ok {
-			fmt.Fprintf(w, "%s\t%s\t%s\n", m.Title, m.Unit, strings.Join(s.cells(), "\t"))
+			fmt.Fprintf(w, "%s\t%s\t%s\n", m.fullTitle(), m.Unit, strings.Join(s.cells(), "\t"))
 		}
 	}
 	w.Flush()
@@ -131,8 +140,47 @@ func (r *report) short() string {
 			fmt.Fprintf(&text, "| %s | %s | %s |\n", m.Title, m.Unit, strings.Join(s.cells(), " | "))
 		}
 	}
-	fmt.Fprintf(&text, "\n%s\n", r.Conditions.describe())
+	r.shortLoads(&text)
+	fmt.Fprintf(&text, "\n%s%s\n", r.Conditions.describe(), r.Conditions.describeNoise())
 	return text.String()
+}
+
+// shortLoads writes a table of the workloads that were measured: of the CPU time, only the ratios.
+func (r *report) shortLoads(text *strings.Builder) {
+	var rows strings.Builder
+	for _, w := range workloads {
+		cpu, memory, p99 := r.Summary[w.key(metricCPU)], r.Summary[w.key(metricMemory)], r.Summary[w.key(metricP99)]
+		if len(memory.Contenders)+len(cpu.Contenders) == 0 {
+			continue
+		}
+		fmt.Fprintf(&rows, "| %s | %s | %s | %s, %s, %s | %s |\n", w.title, cpu.Ratios[staticName].cell(), cpu.Ratios[fortyName].cell(),
+			memory.Contenders[sidecarName].middle(), memory.Contenders[staticName].middle(), memory.Contenders[fortyName].middle(),
+			p99.Ratios[staticName].cell())
+	}
+	if rows.Len() == 0 {
+		return
+	}
+	fmt.Fprintf(text, "\n| load | CPU: ratio to %s | CPU: ratio to %s | memory in MiB: %s, %s, %s | p99: ratio to %s |\n",
+		staticName, fortyName, sidecarName, staticName, fortyName, staticName)
+	fmt.Fprintf(text, "| --- | --- | --- | --- | --- |\n%s", rows.String())
+}
+
+// fullTitle returns the title of a metric with its theme.
+func (m metric) fullTitle() string {
+	for _, t := range themes {
+		if t.metric == m.Theme {
+			return m.Title + ": " + t.title
+		}
+	}
+	return m.Title
+}
+
+// middle returns the median, or "–".
+func (s spread) middle() string {
+	if s.Rounds == 0 {
+		return "–"
+	}
+	return figure(s.Median)
 }
 
 func (s summary) cells() []string {
@@ -159,7 +207,9 @@ func (r *report) write(dir string) error {
 	if err != nil {
 		return err
 	}
-	for name, content := range map[string]string{jsonName: string(text) + "\n", shortName: r.short(), plotName: r.plot()} {
+	files := r.plots()
+	files[jsonName], files[shortName] = string(text)+"\n", r.short()
+	for name, content := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
 			return err
 		}

@@ -85,12 +85,17 @@ func TestREADMEShowsTheReport(t *testing.T) {
 			t.Errorf("the README of the repository has a line that is not in the report: %s", row)
 		}
 	}
-	plot, err := os.ReadFile(filepath.Join("latest", plotName))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if string(plot) != r.plot() {
-		t.Error("the plot differs from the one that this code draws of the report")
+	for name, want := range r.plots() {
+		plot, err := os.ReadFile(filepath.Join("latest", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(plot) != want {
+			t.Errorf("%s differs from the plot that this code draws of the report", name)
+		}
+		if !strings.Contains(string(readme), "(latest/"+name+")") {
+			t.Errorf("the README does not show %s", name)
+		}
 	}
 }
 

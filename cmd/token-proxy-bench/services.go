@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -12,16 +13,19 @@ import (
 	"time"
 )
 
-// The services demand these values. They are no secrets, because only the services of one run accept them.
+// The services demand these values. With many credentials, a number follows the client id. They are no secrets, because only the services of one run accept them.
 const (
 	clientID     = "bench-client"
 	clientSecret = "bench-secret"
 	tokenPrefix  = "bench-token-"
 )
 
-// The paths of the API. apiPath requires a token. directPath, for requests without a proxy, does not.
+// The paths of the API. directPath, for requests without a proxy, requires no token. All others do.
 const (
-	apiPath    = "/orders/4e1b9c"
+	ordersPath = "/orders/"
+	apiPath    = ordersPath + "4e1b9c"
+	answerPath = "/answers/" // and the size of the answer, in bytes
+	streamPath = "/events"   // an event stream that stays silent after its first event
 	directPath = "/direct"
 )
 
@@ -54,22 +58,49 @@ func newServices(latency string) (http.Handler, error) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /token/{lifetime}", s.token)
 	mux.HandleFunc("GET /calls", s.report)
-	mux.HandleFunc("GET "+apiPath, serveAPI)
+	mux.HandleFunc(ordersPath, guarded(answer))
+	mux.HandleFunc("GET "+answerPath+"{size}", guarded(largeAnswer))
+	mux.HandleFunc("GET "+streamPath, guarded(stream))
 	mux.HandleFunc("GET "+directPath, answer)
 	return mux, nil
 }
 
-func serveAPI(w http.ResponseWriter, r *http.Request) {
-	if !strings.HasPrefix(r.Header.Get("Authorization"), "Bearer "+tokenPrefix) {
-		w.WriteHeader(http.StatusUnauthorized)
-		return
+// guarded demands a token.
+func guarded(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if !strings.HasPrefix(r.Header.Get("Authorization"), "Bearer "+tokenPrefix) {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		next(w, r)
 	}
-	answer(w, r)
 }
 
-func answer(w http.ResponseWriter, _ *http.Request) {
+func answer(w http.ResponseWriter, r *http.Request) {
+	_, _ = io.Copy(io.Discard, r.Body)
 	w.Header().Set("Content-Type", "application/json")
 	_, _ = io.WriteString(w, apiAnswer)
+}
+
+var largeContent = bytes.Repeat([]byte("0123456789abcdef"), 1<<20/16)
+
+// largeAnswer answers with as many bytes as the path sets, at most 1 MiB.
+func largeAnswer(w http.ResponseWriter, r *http.Request) {
+	size, err := strconv.Atoi(r.PathValue("size"))
+	if err != nil || size < 0 || size > len(largeContent) {
+		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
+	w.Header().Set("Content-Length", strconv.Itoa(size))
+	_, _ = w.Write(largeContent[:size])
+}
+
+// stream answers with one event, and stays open until the client leaves.
+func stream(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "text/event-stream")
+	_, _ = io.WriteString(w, "data: hello\n\n")
+	_ = http.NewResponseController(w).Flush()
+	<-r.Context().Done()
 }
 
 // token answers with a token. The path sets its lifetime.
@@ -77,7 +108,7 @@ func (s *services) token(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
 	defer func() { s.remember(began, time.Now()) }()
 	lifetime, err := strconv.Atoi(r.PathValue("lifetime"))
-	if id, secret, _ := r.BasicAuth(); err != nil || id != clientID || secret != clientSecret {
+	if id, secret, _ := r.BasicAuth(); err != nil || !strings.HasPrefix(id, clientID) || secret != clientSecret {
 		w.WriteHeader(http.StatusUnauthorized)
 		return
 	}

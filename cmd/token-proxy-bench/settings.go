@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -23,9 +25,16 @@ type settings struct {
 	out         string        // the folder for the report
 	binary      string        // the token-proxy to measure; "" to build it
 	profile     bool          // whether to write CPU profiles
+	loads       []workload    // beside the phases of each round
+	starts      bool          // whether to measure requests soon after a start
+	redis       bool          // whether to measure token_proxy with Redis
+	notTaken    string        // which figures are missing, and why
 }
 
 const (
+	// idleConnections is how many idle connections to the API all contenders keep. It is the default of token_proxy.
+	idleConnections = 256
+
 	// longLife is the lifetime of tokens in the phases without refreshes, in seconds.
 	longLife = 3600
 
@@ -53,7 +62,11 @@ func parseFlags(args []string) (settings, error) {
 	f.StringVar(&s.out, "out", ".", "the folder for report.json, report.md and report.svg")
 	f.StringVar(&s.binary, "binary", "", "the token-proxy to measure (default: build it from this module)")
 	f.BoolVar(&s.profile, "profile", false, "after the rounds, write CPU profiles of token_proxy and reverse_proxy, each as long as a phase")
+	loads := f.String("loads", "", "what to measure as well, with commas between the names, or all: "+loadNames())
 	if err := f.Parse(args); err != nil {
+		return s, err
+	}
+	if err := s.choose(*loads); err != nil {
 		return s, err
 	}
 	if f.NArg() > 0 {
@@ -63,6 +76,36 @@ func parseFlags(args []string) (settings, error) {
 		s.seed = rand.Uint64()
 	}
 	return s, s.check()
+}
+
+// choose sets what is measured beside the phases of each round: names with commas between them, "all", or none.
+func (s *settings) choose(names string) error {
+	switch names {
+	case "":
+		return nil
+	case "all":
+		names = loadNames()
+	}
+	for name := range strings.SplitSeq(names, ",") {
+		i := slices.IndexFunc(workloads, func(w workload) bool { return w.name == name })
+		switch {
+		case i >= 0:
+			s.loads = append(s.loads, workloads[i])
+		case name == startsName:
+			s.starts = true
+		case name == redisName:
+			s.redis = true
+		default:
+			return fmt.Errorf("-loads: unknown load %q; the loads are %s", name, loadNames())
+		}
+	}
+	if s.redis {
+		if _, err := exec.LookPath("redis-server"); err != nil {
+			s.redis, s.notTaken = false, noRedis
+			fmt.Fprintln(os.Stderr, noRedis)
+		}
+	}
+	return nil
 }
 
 func (s *settings) check() error {
