@@ -31,16 +31,21 @@ func (l *load) close() {
 // drain is the time that answers may take beyond the end of a loop.
 const drain = 10 * time.Second
 
-// closedLoop sends the next request on each connection when the last one is answered, and counts the answers.
+// closedLoop sends the next request on each connection when the last one is answered, and counts the answers. Each connection
+// sends one request at least, however late the system lets it begin.
 func (l *load) closedLoop(d time.Duration) (served, failed int64) {
 	end := time.Now().Add(d)
 	failed = l.onEach(d, func(w *worker) {
-		for began := time.Now(); began.Before(end) && w.ctx.Err() == nil; {
-			ok, now := w.send(), time.Now()
+		for now := time.Now(); ; {
+			began := now
+			ok := w.send()
+			now = time.Now()
 			if ok {
 				w.took = append(w.took, now.Sub(began))
 			}
-			began = now
+			if !now.Before(end) || w.ctx.Err() != nil {
+				return
+			}
 		}
 	})
 	for _, w := range l.workers {

@@ -28,7 +28,7 @@ func (b *bench) loads(ctx context.Context, done round) error {
 func (b *bench) loaded(all []*entrant, w workload, done round) error {
 	if w.credentials > 0 {
 		for _, e := range all {
-			e.load.once()
+			done.Figures[e.name][keyFailed] += float64(e.load.once())
 		}
 	}
 	if err := b.throughput(all); err != nil {
@@ -80,9 +80,9 @@ func (l *load) openStreams() (failed int64) {
 	})
 }
 
-// once sends each request once, so that each credential has its token.
-func (l *load) once() {
-	l.onEach(drain, func(w *worker) {
+// once sends each request once, so that each credential has its token. It returns how many requests failed.
+func (l *load) once() int64 {
+	return l.onEach(drain, func(w *worker) {
 		if w != l.workers[0] {
 			return
 		}
