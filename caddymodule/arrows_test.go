@@ -36,12 +36,10 @@ var arrows = map[string][]string{
 	"caddymodule/internal/launch":      {},
 
 	// for tests
-	"caddymodule/internal/browsertest":         {},
 	"caddymodule/internal/caddytest":           {"caddymodule/internal/devserver"},
-	"caddymodule/internal/clienttest":          {},
-	"caddymodule/internal/fleettest":           {},
 	"caddymodule/internal/oidctest":            {},
 	"caddymodule/internal/share/sharetest":     {},
+	"caddymodule/internal/systemtest":          {},
 	"caddymodule/internal/caddytest/apart":     {},
 	"caddymodule/internal/caddytest/redistest": {"caddymodule/internal/caddytest"},
 }

@@ -1,4 +1,4 @@
-package clienttest
+package systemtest
 
 import (
 	"crypto/tls"
@@ -52,6 +52,7 @@ func newFarServer(t *testing.T) *farServer {
 // TestBystanders lets git and apt reach a server by a tunnel, with the settings of the reference. The server proves itself
 // with its own certificate, and gets no token. The proxy denies another server, which the bystanders could reach without it.
 func TestBystanders(t *testing.T) {
+	t.Parallel()
 	allowed, other := newFarServer(t), newFarServer(t)
 	s := newSidecar(t, "tunnel "+allowed.Listener.Addr().String())
 	s.start()

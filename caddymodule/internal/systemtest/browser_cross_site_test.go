@@ -1,4 +1,4 @@
-package browsertest
+package systemtest
 
 import (
 	"crypto/sha1" // RFC 6455 section 1.3
@@ -11,13 +11,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 
-	_ "github.com/caddyserver/caddy/v2/modules/standard"
-
-	_ "github.com/tokenproxy/caddy-token-proxy/caddymodule"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest/apart"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
 )
 
@@ -41,7 +38,7 @@ func openAPI(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write([]byte("orders"))
 }
 
-func port(addr string) string {
+func portOf(addr string) string {
 	_, port, _ := net.SplitHostPort(addr)
 	return port
 }
@@ -66,7 +63,7 @@ func servePageOf(t *testing.T) string {
 		w.Header().Set("Content-Type", "text/html")
 		_, _ = w.Write([]byte("<title>a page</title>"))
 	}))
-	return port(srv.Listener.Addr().String())
+	return portOf(srv.Listener.Addr().String())
 }
 
 type siteAttack struct {
@@ -125,17 +122,10 @@ func fetch(t *testing.T, url string) string {
 	return string(body)
 }
 
-// oneCaddy is held by a test that boots Caddy, which has one configuration per process. TestPage goes on beside it.
-var oneCaddy sync.Mutex
-
-func takeCaddy(t *testing.T) {
-	t.Parallel()
-	oneCaddy.Lock()
-	t.Cleanup(oneCaddy.Unlock) // after Caddy has been stopped
-}
-
 func TestBrowserCrossSite(t *testing.T) {
-	takeCaddy(t)
+	if apart.Run(t) {
+		return
+	}
 	b := startBrowser(t)
 	tokens, tokenURL := caddytest.NewTokenEndpoint(t)
 	api := caddytest.NewRecordingAPI(t, openAPI)
@@ -144,7 +134,7 @@ func TestBrowserCrossSite(t *testing.T) {
 	directive := "token_proxy " + name + " " + api.URL
 	caddytest.StartOperated(t, admin, credentialOptions(name, tokenURL, tokens.ClientID)+caddytest.SiteConfig(denying, directive)+
 		caddytest.SiteConfig(allowing, directive+" {\n cross_site allow\n}")+
-		"http://"+named+", http://localhost:"+port(named)+" {\n bind 127.0.0.1\n "+directive+"\n}\n")
+		"http://"+named+", http://localhost:"+portOf(named)+" {\n bind 127.0.0.1\n "+directive+"\n}\n")
 	pages := servePageOf(t)
 
 	attack := func(t *testing.T, page, url string, a siteAttack) string {
@@ -173,7 +163,7 @@ func TestBrowserCrossSite(t *testing.T) {
 					}
 					t.Run(target.host+" from "+page+" "+a.name, func(t *testing.T) {
 						check(t, a, func() string {
-							return attack(t, "http://"+page+":"+pages+"/", "http://"+target.host+":"+port(proxy)+"/orders", a)
+							return attack(t, "http://"+page+":"+pages+"/", "http://"+target.host+":"+portOf(proxy)+"/orders", a)
 						})
 					})
 				}
@@ -217,7 +207,7 @@ func TestBrowserCrossSite(t *testing.T) {
 	for _, host := range []string{"127.0.0.1", "localhost", "proxy.example"} {
 		t.Run("own page at "+host, func(t *testing.T) {
 			b.t = t
-			own, denials := "http://"+host+":"+port(denying)+"/orders", crossSiteDenials(t, admin, name)
+			own, denials := "http://"+host+":"+portOf(denying)+"/orders", crossSiteDenials(t, admin, name)
 			for _, a := range siteAttacks {
 				requests := len(api.Received())
 				attack(t, own, own+"?again", a)
@@ -237,7 +227,7 @@ func TestBrowserCrossSite(t *testing.T) {
 		b.t = t
 		for addr, want := range map[string]string{denying: "orders", named: ""} {
 			requests := len(api.Received())
-			b.navigate("http://evil.example:" + port(addr) + "/")
+			b.navigate("http://evil.example:" + portOf(addr) + "/")
 			if got := b.eval(`fetch("/orders").then(r => r.text())`); got != want {
 				t.Errorf("%s: the page reads %q, want %q", addr, got, want)
 			}
@@ -250,15 +240,17 @@ func TestBrowserCrossSite(t *testing.T) {
 
 // The README's site for the page, in a browser: people get in, pages of other sites do not.
 func TestBrowserAdmin(t *testing.T) {
-	takeCaddy(t)
+	if apart.Run(t) {
+		return
+	}
 	b := startBrowser(t)
 	tokens, tokenURL := caddytest.NewTokenEndpoint(t)
 	name := caddytest.NewClientID()
 	admin, site := caddytest.FreeAddr(t), caddytest.FreeAddr(t)
 	caddytest.StartOperated(t, admin, credentialOptions(name, tokenURL, tokens.ClientID)+caddytest.PageSiteAt(t, reference, admin, site))
 	b.t = t
-	adminPort := port(admin)
-	page := "http://localhost:" + port(site)
+	adminPort := portOf(admin)
+	page := "http://localhost:" + portOf(site)
 
 	b.navigate(page + "/token_proxy/")
 	b.wait("an answer", `shownAt > 0`)

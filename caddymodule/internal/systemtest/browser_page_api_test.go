@@ -1,4 +1,4 @@
-package browsertest
+package systemtest
 
 import (
 	"cmp"
@@ -13,8 +13,6 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-
-	_ "github.com/tokenproxy/caddy-token-proxy/caddymodule"
 )
 
 // pageCredential is a credential as the admin API shows it.

@@ -1,5 +1,4 @@
-// Package fleettest tests replicas as whole processes that share their tokens.
-package fleettest
+package systemtest
 
 import (
 	"bytes"
@@ -14,23 +13,8 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/caddyserver/caddy/v2"
-	caddycmd "github.com/caddyserver/caddy/v2/cmd"
-	_ "github.com/caddyserver/caddy/v2/modules/standard"
-
-	_ "github.com/tokenproxy/caddy-token-proxy/caddymodule"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest"
 )
-
-// TestMain also runs the program, for the tests that start it. So a process has the tests' own storage module as well.
-func TestMain(m *testing.M) {
-	if os.Getenv("TEST_PROGRAM") != "" {
-		caddy.CustomBinaryName = "token-proxy"
-		caddycmd.Main()
-		return
-	}
-	os.Exit(m.Run())
-}
 
 // replica is a process of the program.
 type replica struct {

@@ -1,8 +1,7 @@
-package clienttest
+package systemtest
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,9 +15,6 @@ import (
 
 // order is the body that each client sends.
 const order = `{"quantity":1}`
-
-// patience is the deadline of what must happen. No test waits for it to pass.
-const patience = 2 * time.Minute
 
 // client is an application that knows only a URL with https:// and the host of the API.
 type client struct {
@@ -81,7 +77,7 @@ func clients() []client {
 
 // testdata returns the absolute path of an application.
 func testdata(name string) string {
-	path, _ := filepath.Abs(filepath.Join("testdata", name))
+	path, _ := filepath.Abs(filepath.Join("testdata", "clients", name))
 	return path
 }
 
@@ -123,9 +119,8 @@ var (
 // settings does what the reference tells the operator to do for an application, and returns its environment.
 func (s *sidecar) settings(t *testing.T, row string) []string {
 	t.Helper()
-	_, port, _ := net.SplitHostPort(s.addr)
 	cells := strings.NewReplacer(
-		"127.0.0.1:3128", s.addr, "proxyPort=3128", "proxyPort="+port, "bundle.pem", filepath.Join(s.folder, "bundle.pem"),
+		"127.0.0.1:3128", s.addr, "proxyPort=3128", "proxyPort="+portOf(s.addr), "bundle.pem", filepath.Join(s.folder, "bundle.pem"),
 	).Replace(referenceRow(t, row))
 
 	environment := append(s.environment(), "APT_CONFIG=apt.conf", "PHPRC="+s.folder)
@@ -155,11 +150,11 @@ func (s *sidecar) settings(t *testing.T, row string) []string {
 // referenceRow returns the settings of a row of the table of applications.
 func referenceRow(t *testing.T, row string) string {
 	t.Helper()
-	reference, err := os.ReadFile("../../README.md")
+	text, err := os.ReadFile(reference)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, table, _ := strings.Cut(string(reference), "| application | proxy | authorities |\n")
+	_, table, _ := strings.Cut(string(text), "| application | proxy | authorities |\n")
 	table, _, _ = strings.Cut(table, "\n\n")
 	for line := range strings.Lines(table) {
 		if cells, ok := strings.CutPrefix(line, "| "+row+" | "); ok {
@@ -184,7 +179,7 @@ func javaHome(t *testing.T) string {
 }
 
 // orderFolder is where the application in Go is built.
-var orderFolder = filepath.Join(os.TempDir(), fmt.Sprint("clienttest-", os.Getpid()))
+var orderFolder = filepath.Join(os.TempDir(), fmt.Sprint("systemtest-", os.Getpid()))
 
 // orderBuilt builds the application in Go, once.
 var orderBuilt = sync.OnceValue(func() error {
@@ -194,18 +189,18 @@ var orderBuilt = sync.OnceValue(func() error {
 	return nil
 })
 
-// buildOrder builds the application in Go, and puts it into the PATH.
+// buildOrder builds the application in Go, which the environment of each sidecar has in its PATH.
 func buildOrder(t *testing.T) {
 	t.Helper()
 	if err := orderBuilt(); err != nil {
 		t.Fatal(err)
 	}
-	t.Setenv("PATH", orderFolder+string(filepath.ListSeparator)+os.Getenv("PATH"))
 }
 
 // TestClients sends a request with each client, whose settings are those of the reference. The API gets it with a token. A
 // host without a site is denied, and the client reports it.
 func TestClients(t *testing.T) {
+	t.Parallel()
 	buildOrder(t)
 	s := newSidecar(t, "")
 	s.start()
@@ -236,6 +231,7 @@ func TestClients(t *testing.T) {
 
 // TestClientsOfExec runs each client by exec, with no other settings, unless it needs a file.
 func TestClientsOfExec(t *testing.T) {
+	t.Parallel()
 	buildOrder(t)
 	s := newSidecar(t, "")
 	for _, c := range clients() {

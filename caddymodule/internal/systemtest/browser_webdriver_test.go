@@ -1,4 +1,4 @@
-package browsertest
+package systemtest
 
 import (
 	"bufio"

@@ -1,4 +1,4 @@
-package browsertest
+package systemtest
 
 import (
 	"cmp"
@@ -13,8 +13,6 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/httpsproxy"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest"
 )
-
-const reference = "../../README.md"
 
 // screenshotsVariable names a folder for pictures of the page. They are for people: nothing compares them.
 const screenshotsVariable = "TOKEN_PROXY_SCREENSHOTS"

@@ -1,12 +1,10 @@
-// Package clienttest tests https_proxy with real HTTP clients that run unchanged.
-package clienttest
+package systemtest
 
 import (
 	"bytes"
 	"crypto/tls"
 	"encoding/pem"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -16,29 +14,12 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/caddyserver/caddy/v2"
-	caddycmd "github.com/caddyserver/caddy/v2/cmd"
-	_ "github.com/caddyserver/caddy/v2/modules/standard"
-
-	_ "github.com/tokenproxy/caddy-token-proxy/caddymodule"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
 )
 
 // apiHost is the host of the API, as the example has it.
 const apiHost = "catalogs.sandbox.optiturn.com"
-
-// TestMain also runs the program, for the tests that start it.
-func TestMain(m *testing.M) {
-	if os.Getenv("TEST_PROGRAM") != "" {
-		caddy.CustomBinaryName = "token-proxy"
-		caddycmd.Main()
-		return
-	}
-	status := m.Run()
-	_ = os.RemoveAll(orderFolder)
-	os.Exit(status)
-}
 
 // sidecar is examples/unchangeable-apps/https-proxy.caddyfile with a development token endpoint, and an API over TLS.
 type sidecar struct {
@@ -74,14 +55,13 @@ func newSidecar(t *testing.T, tunnel string) *sidecar {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, port, _ := net.SplitHostPort(s.addr)
 	s.write("Caddyfile", replace(t, string(example),
 		"\n{\n", "\n{\n admin off\n",
 		"127.0.0.1:3128 {", s.addr+" {",
 		"https_proxy {", "https_proxy {\n"+tunnel,
 		"provider optoro sandbox", "provider optoro {\n token_url "+tokenURL+"\n }",
 		"/run/secrets/optoro", filepath.Join(s.folder, "client-secret"),
-		apiHost+":3128", apiHost+":"+port,
+		apiHost+":3128", apiHost+":"+portOf(s.addr),
 		"token_proxy catalog https://"+apiHost, "token_proxy catalog "+s.api.URL,
 	))
 	return s
@@ -115,9 +95,9 @@ func (s *sidecar) command(args ...string) *exec.Cmd {
 	return cmd
 }
 
-// environment is what the sidecar and its applications have in common.
+// environment is what the sidecar and its applications have in common. The application in Go is in the PATH.
 func (s *sidecar) environment() []string {
-	return []string{"PATH=" + os.Getenv("PATH"), "NODE_PATH=" + os.Getenv("NODE_PATH"), "HOME=" + s.folder}
+	return []string{"PATH=" + orderFolder + string(filepath.ListSeparator) + os.Getenv("PATH"), "NODE_PATH=" + os.Getenv("NODE_PATH"), "HOME=" + s.folder}
 }
 
 // start makes the trust bundle, and runs the sidecar until the test ends.
