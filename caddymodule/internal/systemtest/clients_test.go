@@ -103,7 +103,7 @@ func (s *sidecar) run(t *testing.T, environment []string, command ...string) (st
 		cmd = exec.CommandContext(t.Context(), "env", command...) // finds it in the PATH of the environment
 	}
 	cmd.Dir, cmd.Env = s.folder, environment
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = 10 * time.Second
 	ended := time.AfterFunc(patience, func() { _ = cmd.Cancel() })
 	defer ended.Stop()
 	out, err := cmd.CombinedOutput()

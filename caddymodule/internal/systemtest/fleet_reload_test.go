@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest/redistest"
 )
@@ -25,7 +24,7 @@ func TestReloadInAFlight(t *testing.T) {
 	}
 	f := newFleet(t, 2, stores[0], names...)
 	f.start()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	for i, s := range f.services {
 		done := make(chan *outcome)

@@ -233,7 +233,7 @@ func (f *fleet) killCaller(t *testing.T, s *service) {
 	last := len(f.replicas) - 1
 	caller := f.replicas[last]
 	go caller.get("/" + s.name)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if err := s.endpoint.WaitCalls(ctx, 1); err != nil {
 		t.Fatal(err)
