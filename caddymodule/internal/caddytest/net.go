@@ -94,7 +94,7 @@ func ServeHTTP(t *testing.T, h http.Handler, configure ...func(*httptest.Server)
 // process.
 func Eventually(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(2 * time.Minute)
 	for pause := 2 * time.Millisecond; !condition(); pause = min(pause+pause/4, 20*time.Millisecond) {
 		select {
 		case <-deadline:
