@@ -56,13 +56,15 @@ func TestRedisFleet(t *testing.T) {
 				r.reload(f.config(r))
 			}
 		}
+		outcomes := make(map[*service]*outcome)
 		for s, end := range ends {
-			f.want(t, end(), s, 2, 6)
+			outcomes[s] = end()
 		}
+		f.wantEach(t, outcomes, 2, 6)
 	})
 	t.Run("caller is killed in its call", func(t *testing.T) {
 		s := f.service("dies")
-		s.endpoint.SetFault(devserver.Fault{Latency: 3 * time.Second, Count: 1})
+		s.endpoint.SetFault(devserver.Fault{Latency: 8 * time.Second, Count: 1})
 		f.killCaller(t, s)
 		f.want(t, f.all(s), s, 2, 2)
 	})
@@ -71,25 +73,25 @@ func TestRedisFleet(t *testing.T) {
 	others := f.load(f.service("cold"))
 	n := len(f.replicas)
 	t.Run("Redis hangs", func(t *testing.T) {
-		s := f.service("paused")
+		s, recovered := f.service("paused"), f.awaitRecovery()
 		server.Pause()
 		f.want(t, f.all(s), s, n, n)
 		server.Resume()
-		f.await(storeUp, 1)
+		recovered()
 	})
 	t.Run("Redis is full", func(t *testing.T) {
-		s := f.service("full")
+		s, recovered := f.service("full"), f.awaitRecovery()
 		server.Do("CONFIG", "SET", "maxmemory", "1")
 		f.want(t, f.all(s), s, 1, n)
 		server.Do("CONFIG", "SET", "maxmemory", "0")
-		f.await(storeUp, 2)
+		recovered()
 	})
 	t.Run("Redis is killed", func(t *testing.T) {
-		s := f.service("killed")
+		s, recovered := f.service("killed"), f.awaitRecovery()
 		server.Kill()
 		f.want(t, f.all(s), s, n, n)
 		server.Restart()
-		f.await(storeUp, 3)
+		recovered()
 	})
 	t.Run("Redis is back", func(t *testing.T) {
 		s := f.service("back")

@@ -116,7 +116,7 @@ func TestFileStorage(t *testing.T) {
 	dies := f.service("dies")
 	f.wantShared(t)
 
-	dies.endpoint.SetFault(devserver.Fault{Latency: 3 * time.Second, Count: 1})
+	dies.endpoint.SetFault(devserver.Fault{Latency: 8 * time.Second, Count: 1})
 	f.killCaller(t, dies)
 	f.want(t, f.all(dies), dies, 2, 3)
 
