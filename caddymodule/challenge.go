@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"strings"
 
-	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
@@ -66,21 +65,6 @@ func (c challenge) judge() (doubt token.Doubt, ours bool) {
 // demandsProof reports whether the API asks for another proof (RFC 9449 sections 7.1 and 9).
 func (c challenge) demandsProof() bool {
 	return c.errorCode == "use_dpop_nonce" || c.errorCode == "invalid_dpop_proof"
-}
-
-// noticeDemand reports to operators that the API demands more than any token of the client has. The answer passes through as it
-// is, and the proxy requests nothing that the challenge names.
-func (i *injector) noticeDemand(res *http.Response, p *proxied) {
-	if res.StatusCode != http.StatusUnauthorized && res.StatusCode != http.StatusForbidden {
-		return
-	}
-	c := challengeIn(res, p.lease)
-	if c.errorCode != errInsufficientScope && c.errorCode != errInsufficientAuthentication {
-		return
-	}
-	i.credential.status.Demanded(p.tenant.nameOrNone(), status.Demand{
-		Code: c.errorCode, Scope: c.scope, ACR: c.acr, MaxAge: c.maxAge, Metadata: c.metadata,
-	}, p.lease.Value())
 }
 
 // The error codes of APIs that ask for more than the token has.

@@ -226,6 +226,38 @@ func (c *client) loadDestinations() (err error) {
 	return nil
 }
 
+// loadDPoP checks the key and the algorithm, and that the token goes to the API as DPoP requires. The keys of tenants are checked
+// at their token requests.
+func (c *client) loadDPoP() error {
+	var s secrets
+	var err error
+	if c.template == nil {
+		if s, err = c.readSecrets(); err != nil {
+			return err
+		}
+	}
+	config, err := c.dpopConfig(s.client.Secrets)
+	switch {
+	case err != nil && c.template != nil: // the key is that of a tenant
+		c.binds = true
+	case err != nil || config == nil:
+		return err
+	case config.Key.Empty():
+		c.binds, c.ownKey = true, true
+		err = oauth.CheckAlg(config.Alg)
+	default:
+		c.binds = true
+		_, err = proofKey(config, nil)
+	}
+	if err != nil && c.template == nil {
+		return fmt.Errorf("dpop: %w", err)
+	}
+	if c.binds && c.Header != nil {
+		return errors.New("header: remove it, because tokens that are bound to a key (dpop) are sent as `Authorization: DPoP <token>`")
+	}
+	return nil
+}
+
 // identify sets the key of the source. Credentials whose tokens are the same share a source.
 func (c *client) identify() (err error) {
 	b := token.NewKeyBuilder()

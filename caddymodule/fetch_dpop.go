@@ -86,38 +86,6 @@ func proofKey(config *provider.DPoP, client *dpop.Client) (*dpop.Key, error) {
 	return dpop.NewKey(key.Signer())
 }
 
-// loadDPoP checks the key and the algorithm, and that the token goes to the API as DPoP requires. The keys of tenants are checked
-// at their token requests.
-func (c *client) loadDPoP() error {
-	var s secrets
-	var err error
-	if c.template == nil {
-		if s, err = c.readSecrets(); err != nil {
-			return err
-		}
-	}
-	config, err := c.dpopConfig(s.client.Secrets)
-	switch {
-	case err != nil && c.template != nil: // the key is that of a tenant
-		c.binds = true
-	case err != nil || config == nil:
-		return err
-	case config.Key.Empty():
-		c.binds, c.ownKey = true, true
-		err = oauth.CheckAlg(config.Alg)
-	default:
-		c.binds = true
-		_, err = proofKey(config, nil)
-	}
-	if err != nil && c.template == nil {
-		return fmt.Errorf("dpop: %w", err)
-	}
-	if c.binds && c.Header != nil {
-		return errors.New("header: remove it, because tokens that are bound to a key (dpop) are sent as `Authorization: DPoP <token>`")
-	}
-	return nil
-}
-
 // prove adds a proof to a token request.
 func (p *proofs) prove(req *http.Request) (dpop.Proof, error) {
 	if p == nil {

@@ -168,10 +168,35 @@ func (i *injector) send(req *http.Request, p *proxied, body *replayBody, attempt
 // sendOnce makes one attempt, with a proof of its own if the token is bound to a key.
 func (i *injector) sendOnce(req *http.Request, p *proxied, attempt io.ReadCloser) (*http.Response, error) {
 	out := i.withToken(req, p.lease, attempt)
-	if p.lease.Prover() != nil {
-		return i.sendWithProof(out, p)
+	if p.lease.Prover() == nil {
+		return i.roundTrip(i.transport(p), out, p)
 	}
-	return i.roundTrip(i.transport(p), out, p)
+	proven, err := proveRequest(out, p.lease)
+	if err != nil {
+		closeBody(out)
+		return nil, err
+	}
+	res, err := i.roundTrip(i.transport(p), proven.request, p)
+	if err == nil {
+		p.proof = proven.learn(res)
+	}
+	return res, err
+}
+
+// sendProved sends a request, and sends it once more if the API refuses only its proof and has just sent the nonce or the time for
+// another one. The token is the same, because the API has not judged it (RFC 9449 section 9).
+func (i *injector) sendProved(req *http.Request, p *proxied, body *replayBody, attempt io.ReadCloser) (*http.Response, error) {
+	p.proof = false
+	res, err := i.send(req, p, body, attempt)
+	if err != nil || !p.proof || res.StatusCode != http.StatusUnauthorized || !challengeIn(res, p.lease).demandsProof() {
+		return res, err
+	}
+	again, ok := body.again()
+	if !ok { // more of the body has been sent than is kept
+		return res, nil
+	}
+	go res.Body.Close() // as for a replay with another token
+	return i.send(req, p, body, again)
 }
 
 // roundTrip sends a request. It denies the request if the transport finds that a network proxy would see the token.
@@ -218,7 +243,10 @@ func (i *injector) copyOf(req *http.Request) *http.Request {
 func (i *injector) withToken(req *http.Request, lease token.Lease, body io.ReadCloser) *http.Request {
 	c := i.copyOf(req)
 	c.Header = maps.Clone(req.Header)
-	header := i.credential.headerFor(lease)
+	header := &i.credential.header
+	if lease.Prover() != nil {
+		header = &dpopHeader
+	}
 	header.addTo(c, i.field.values(header, lease.Value()))
 	c.Body = body
 	if a, ok := body.(*bodyAttempt); ok {
@@ -286,6 +314,21 @@ func (i *injector) unauthorized(req *http.Request, res *http.Response, p *proxie
 	// read of the first attempt's body is running, which may last until the client sends more.
 	go res.Body.Close()
 	return i.sendAgain(req, p, body, again)
+}
+
+// noticeDemand reports to operators that the API demands more than any token of the client has. The answer passes through as it
+// is, and the proxy requests nothing that the challenge names.
+func (i *injector) noticeDemand(res *http.Response, p *proxied) {
+	if res.StatusCode != http.StatusUnauthorized && res.StatusCode != http.StatusForbidden {
+		return
+	}
+	c := challengeIn(res, p.lease)
+	if c.errorCode != errInsufficientScope && c.errorCode != errInsufficientAuthentication {
+		return
+	}
+	i.credential.status.Demanded(p.tenant.nameOrNone(), status.Demand{
+		Code: c.errorCode, Scope: c.scope, ACR: c.acr, MaxAge: c.maxAge, Metadata: c.metadata,
+	}, p.lease.Value())
 }
 
 // sendAgain sends a replay, and reports to the source whether the API accepts the new token.

@@ -1,7 +1,6 @@
 package caddymodule
 
 import (
-	"io"
 	"net/http"
 	"net/http/httptrace"
 
@@ -11,63 +10,46 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// fieldDPoP is the header field with the proof (RFC 9449 section 4.1), as http.CanonicalHeaderKey spells it.
-const fieldDPoP = "Dpop"
-
-// dpopHeader carries the tokens that are bound to a key (RFC 9449 section 7.1).
-var dpopHeader = TokenHeader{Name: "Authorization", Format: "DPoP " + placeholderToken, prefix: "DPoP "}
-
-// headerFor returns the header field that carries a lease's token.
-func (c *client) headerFor(lease token.Lease) *TokenHeader {
-	if lease.Prover() != nil {
-		return &dpopHeader
-	}
-	return &c.header
+// provenRequest is a request whose token is bound to a key, with a proof of the key.
+type provenRequest struct {
+	request  *http.Request
+	prover   *dpop.Prover
+	token    string
+	address  string // that is dialed
+	proof    dpop.Proof
+	attempts int
 }
 
-// sendWithProof sends a request whose token is bound to a key. net/http sends a request again by itself if the connection is
+// proveRequest adds a proof to a request with this lease's token. net/http sends a request again by itself if the connection is
 // lost. It then gets another proof, because the API may have seen the first one (RFC 9449 section 11.1).
-func (i *injector) sendWithProof(out *http.Request, p *proxied) (*http.Response, error) {
-	prover, bound := p.lease.Prover().(*dpop.Prover), p.lease.Value().Reveal()
-	di, _ := reverseproxy.GetDialInfo(out.Context())
-	proof, err := prover.Prove(out, di.Address, bound)
-	if err != nil {
-		closeBody(out)
+func proveRequest(req *http.Request, lease token.Lease) (*provenRequest, error) {
+	di, _ := reverseproxy.GetDialInfo(req.Context())
+	p := &provenRequest{request: req, prover: lease.Prover().(*dpop.Prover), token: lease.Value().Reveal(), address: di.Address}
+	if err := p.prove(); err != nil {
 		return nil, err
 	}
-	out.Header[fieldDPoP] = []string{proof.Field}
-	first := true
-	out = out.WithContext(httptrace.WithClientTrace(out.Context(), &httptrace.ClientTrace{
-		GotConn: func(httptrace.GotConnInfo) { // once for each attempt; net/http is done with the attempt before
-			if first {
-				first = false
-				return
-			}
-			if another, err := prover.Prove(out, di.Address, bound); err == nil {
-				proof = another
-				out.Header[fieldDPoP] = []string{proof.Field}
-			}
-		},
-	}))
-	res, err := i.roundTrip(i.transport(p), out, p)
-	if err == nil {
-		p.proof = prover.Learn(proof, res.Header)
-	}
-	return res, err
+	p.request = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{GotConn: p.gotConn}))
+	return p, nil
 }
 
-// sendProved sends a request, and sends it once more if the API refuses only its proof and has just sent the nonce or the time for
-// another one. The token is the same, because the API has not judged it (RFC 9449 section 9).
-func (i *injector) sendProved(req *http.Request, p *proxied, body *replayBody, attempt io.ReadCloser) (*http.Response, error) {
-	p.proof = false
-	res, err := i.send(req, p, body, attempt)
-	if err != nil || !p.proof || res.StatusCode != http.StatusUnauthorized || !challengeIn(res, p.lease).demandsProof() {
-		return res, err
+// prove replaces the proof.
+func (p *provenRequest) prove() error {
+	proof, err := p.prover.Prove(p.request, p.address, p.token)
+	if err != nil {
+		return err
 	}
-	again, ok := body.again()
-	if !ok { // more of the body has been sent than is kept
-		return res, nil
-	}
-	go res.Body.Close() // as for a replay with another token
-	return i.send(req, p, body, again)
+	p.proof = proof
+	p.request.Header[fieldDPoP] = []string{proof.Field}
+	return nil
 }
+
+// gotConn implements the field GotConn of httptrace.ClientTrace. net/http calls it once for each attempt, when it is done with the
+// attempt before.
+func (p *provenRequest) gotConn(httptrace.GotConnInfo) {
+	if p.attempts++; p.attempts > 1 {
+		_ = p.prove() // the first proof was made, so this one is, too
+	}
+}
+
+// learn takes the nonce and the time from the answer. It reports whether the API may accept another proof, if it refuses this one.
+func (p *provenRequest) learn(res *http.Response) bool { return p.prover.Learn(p.proof, res.Header) }

@@ -31,6 +31,12 @@ type TokenHeader struct {
 	cookies        []string // the names in Format, if Name is Cookie
 }
 
+// dpopHeader carries the tokens that are bound to a key (RFC 9449 section 7.1).
+var dpopHeader = TokenHeader{Name: "Authorization", Format: "DPoP " + placeholderToken, prefix: "DPoP "}
+
+// fieldDPoP is the header field with the proof of the key (RFC 9449 section 4.1), as http.CanonicalHeaderKey spells it.
+const fieldDPoP = "Dpop"
+
 // placeholderToken stands for the token in TokenHeader.Format.
 const placeholderToken = "{token}"
 
