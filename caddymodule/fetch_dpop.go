@@ -59,7 +59,7 @@ func latestProver(s *token.Source) token.Prover {
 
 // prover returns the prover of the key that tokens are bound to at present, or nil. Without a token request, it reads the key.
 func (c *caller) prover() token.Prover {
-	if !c.binds {
+	if !c.binds || c.source == nil {
 		return nil
 	}
 	if p := latestProver(c.source); p != nil {
