@@ -30,6 +30,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/dpop"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/hostpattern"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
@@ -41,6 +42,7 @@ type numberedTokens struct {
 	lifetime time.Duration                             // default: 1 h
 	long     bool                                      // 1111…, 2222…, instead
 	before   func(ctx context.Context, call int) error // may fail the call
+	prover   *dpop.Prover                              // of the key that they are bound to; nil: they are not
 }
 
 func (n *numberedTokens) Fetch(ctx context.Context) (token.Issued, error) {
@@ -58,7 +60,7 @@ func (n *numberedTokens) Fetch(ctx context.Context) (token.Issued, error) {
 	if n.long {
 		value = strings.Repeat(fmt.Sprint(call), 20)
 	}
-	return token.Issued{Token: token.NewSecret(value), Lifetime: lifetime}, nil
+	return token.Issued{Token: token.NewSecret(value), Lifetime: lifetime, DPoP: n.prover != nil, Prover: n.prover}, nil
 }
 
 func (n *numberedTokens) Prepare() token.Call {
@@ -895,6 +897,19 @@ func BenchmarkInjection(b *testing.B) {
 			b.Run("injected", func(b *testing.B) { benchmarkRoundTrip(b, i, req) })
 		})
 	}
+}
+
+// BenchmarkInjectionOfBoundToken is what a proof adds to BenchmarkInjection: its signature, most of all.
+func BenchmarkInjectionOfBoundToken(b *testing.B) {
+	key, err := dpop.Generate(dpop.DefaultAlg)
+	if err != nil {
+		b.Fatal(err)
+	}
+	bare := roundTrip(func(*http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: 200, Body: http.NoBody}, nil
+	})
+	i := newTestInjector(b, &numberedTokens{prover: new(dpop.Client).ForAPI(key)}, bare)
+	benchmarkRoundTrip(b, i, asProxied(b, i, outbound(http.MethodGet, nil, 7), "127.0.0.1"))
 }
 
 func benchmarkRoundTrip(b *testing.B, rt http.RoundTripper, req *http.Request) {
