@@ -28,6 +28,9 @@ type replica struct {
 
 	process *exec.Cmd
 	ended   chan struct{}
+
+	downs int  // how often it had reported its store when fleet.troubled was called last
+	down  bool // whether it could not use its store then
 }
 
 // newReplica makes a replica that has yet to start.

@@ -28,7 +28,6 @@ type fleet struct {
 	secret   string // file
 	services []*service
 	replicas []*replica
-	troubles int // how often replicas have reported their store, so far
 }
 
 // service is an API with a token endpoint and a credential of its own. The tests of one fleet use different services, so that
@@ -40,6 +39,8 @@ type service struct {
 	api      *devserver.API
 	tokenURL string
 	apiURL   string
+
+	troubled bool // replicas could not use their store while they got its requests, so that they may have several tokens
 
 	mu    sync.Mutex
 	shown map[string]bool // the tokens that reached the API
@@ -182,36 +183,37 @@ func (f *fleet) wantEach(t *testing.T, outcomes map[*service]*outcome, least, mo
 // revokes the one before.
 func (s *service) want(t *testing.T, o *outcome, least, most int, troubled bool) {
 	t.Helper()
+	s.troubled = s.troubled || troubled
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	calls := s.endpoint.Calls()
 	t.Logf("%s: %d token calls, %d requests, failed: %v, %d answers 401, longest wait %v",
 		s.name, calls, o.requests, o.failed, s.api.Unauthorized(), o.longest.Round(time.Millisecond))
-	if troubled && s.endpoint.Mode == devserver.ModeRevokePrevious {
+	if s.troubled && s.endpoint.Mode == devserver.ModeRevokePrevious {
 		delete(o.failed, "401 Unauthorized")
 	}
 	if o.requests == 0 || len(o.failed) > 0 {
 		t.Errorf("%s: of %d requests, these failed: %v", s.name, o.requests, o.failed)
 	}
 	switch {
-	case calls > most && troubled:
+	case calls > most && s.troubled:
 		t.Logf("%s: this machine is too busy for the store to answer within its time, so that the number of calls shows nothing", s.name)
 	case calls < least || calls > most:
 		t.Errorf("%s: %d token calls, want %d to %d", s.name, calls, least, most)
 	}
 }
 
-// troubled reports whether a replica cannot use its store, or could not at a time since the last call of troubled.
-func (f *fleet) troubled() bool {
-	downs, ups := 0, 0
+// troubled reports whether a replica cannot use its store, or could not at a time since the last call of troubled, which the
+// waits for a message about the store call, too.
+func (f *fleet) troubled() (troubled bool) {
 	for _, r := range f.replicas {
 		logs := r.logs()
-		downs += strings.Count(logs, storeDown)
-		ups += strings.Count(logs, storeUp)
+		downs := strings.Count(logs, storeDown)
+		down := downs > strings.Count(logs, storeUp)
+		troubled = troubled || down || r.down || downs > r.downs
+		r.downs, r.down = downs, down
 	}
-	before := f.troubles
-	f.troubles = downs
-	return downs > before || downs > ups
+	return troubled
 }
 
 // all sends a request through each replica at the same time.
@@ -272,6 +274,7 @@ func (f *fleet) await(message string, times int) {
 	f.each(func(r *replica) {
 		caddytest.Eventually(f.t, message, func() bool { return strings.Count(r.logs(), message) >= times })
 	})
+	f.troubled()
 }
 
 // awaitRecovery returns a function that waits until each replica has logged that its store works again, since awaitRecovery was
@@ -290,6 +293,7 @@ func (f *fleet) awaitRecovery() (await func()) {
 				return strings.Count(logs, storeUp) > before[r] && strings.LastIndex(logs, storeUp) > strings.LastIndex(logs, storeDown)
 			})
 		})
+		f.troubled()
 	}
 }
 
