@@ -10,10 +10,11 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest"
 )
 
 // browser is a headless browser under the control of the W3C WebDriver protocol.
@@ -47,7 +48,8 @@ func startBrowser(t *testing.T) *browser {
 		t.Skip("starts a browser")
 	}
 	chromium := find("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-	driver := exec.Command(find("chromedriver"), "--port=0")
+	addr := caddytest.FreeAddr(t) // with port 0, chromedriver ends if another program has its IPv6 port in IPv4
+	driver := exec.Command(find("chromedriver"), "--port="+portOf(addr))
 	output, err := driver.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -55,13 +57,15 @@ func startBrowser(t *testing.T) *browser {
 	if err := driver.Start(); err != nil {
 		t.Fatal(err)
 	}
-	ports, ended := make(chan string, 1), make(chan struct{})
+	listens, ended := make(chan struct{}), make(chan struct{})
+	var written strings.Builder // read once the driver has ended
 	go func() {
 		defer close(ended)
 		lines := bufio.NewScanner(output)
 		for lines.Scan() {
-			if m := regexp.MustCompile(`started successfully on port (\d+)`).FindStringSubmatch(lines.Text()); m != nil {
-				ports <- m[1]
+			fmt.Fprintln(&written, lines.Text())
+			if strings.Contains(lines.Text(), "started successfully") {
+				close(listens)
 			}
 		}
 		_ = driver.Wait()
@@ -73,10 +77,10 @@ func startBrowser(t *testing.T) *browser {
 		<-ended
 	})
 	select {
-	case port := <-ports:
-		b.session = "http://127.0.0.1:" + port + "/session"
+	case <-listens:
+		b.session = "http://" + addr + "/session"
 	case <-ended:
-		t.Fatal("chromedriver ended before it listened")
+		t.Fatalf("chromedriver ended before it listened: %s", &written)
 	case <-time.After(patience):
 		t.Fatal("chromedriver does not listen")
 	}
