@@ -42,7 +42,7 @@ type numberedTokens struct {
 	lifetime time.Duration                             // default: 1 h
 	long     bool                                      // 1111…, 2222…, instead
 	before   func(ctx context.Context, call int) error // may fail the call
-	prover   *dpop.Prover                              // of the key that they are bound to; nil: they are not
+	prover   token.Prover                              // of the key that they are bound to; nil: they are not
 }
 
 func (n *numberedTokens) Fetch(ctx context.Context) (token.Issued, error) {
