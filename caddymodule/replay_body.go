@@ -241,14 +241,6 @@ func (a *bodyAttempt) Close() error {
 	return nil
 }
 
-// replayBuffer returns how many bytes of a request body are kept: none if no request is replayed.
-func (h *Handler) replayBuffer() int {
-	if h.OnUnauthorized == unauthorizedPass {
-		return 0
-	}
-	return int(*h.ReplayBuffer)
-}
-
 const (
 	defaultReplayBuffer = 64 << 10
 	maxReplayBuffer     = 64 << 20 // of memory, for each request in flight

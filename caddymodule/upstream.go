@@ -215,3 +215,11 @@ func (h *Handler) routeTo(transport http.RoundTripper, d *destinations) (*route,
 	}
 	return newRoute(transport, d, static)
 }
+
+// replayBuffer returns how many bytes of a request body are kept: none if no request is replayed.
+func (h *Handler) replayBuffer() int {
+	if h.OnUnauthorized == unauthorizedPass {
+		return 0
+	}
+	return int(*h.ReplayBuffer)
+}

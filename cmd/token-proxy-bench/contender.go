@@ -165,3 +165,13 @@ func (s *setup) caddy(ctx context.Context, caddyfile string) (*exec.Cmd, error) 
 		"BENCH_CLIENT_SECRET="+clientSecret)
 	return cmd, nil
 }
+
+// shareBlock lets token_proxy keep its token in Redis. Each group begins with an empty store.
+const shareBlock = `share {
+			store redis {
+				address %s
+			}
+			key {file.%s}
+			group %s
+		}
+		`

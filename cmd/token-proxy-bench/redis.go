@@ -10,19 +10,6 @@ import (
 	"strings"
 )
 
-// noRedis explains which figures are missing without redis-server.
-const noRedis = "SKIPPED: redis-server is not installed, so the figures with Redis are missing."
-
-// shareBlock lets token_proxy keep its token in Redis. Each group begins with an empty store.
-const shareBlock = `share {
-			store redis {
-				address %s
-			}
-			key {file.%s}
-			group %s
-		}
-		`
-
 // startRedis starts the Redis of the run, if it is needed.
 func (b *bench) startRedis(ctx context.Context) (stop func(), err error) {
 	if !b.settings.redis {

@@ -132,3 +132,6 @@ func build(ctx context.Context, dir string) (string, error) {
 	}
 	return binary, nil
 }
+
+// noRedis explains which figures are missing without redis-server.
+const noRedis = "SKIPPED: redis-server is not installed, so the figures with Redis are missing."

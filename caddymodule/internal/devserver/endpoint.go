@@ -78,13 +78,6 @@ type dialect interface {
 	refuse(status int, code string) answer
 }
 
-// granted is what a token is issued for.
-type granted struct {
-	grant      string
-	thumbprint string // of the key that the token is bound to, or empty
-	claims     string // the parameter claims, or empty
-}
-
 // Validate returns an error that names the first wrong option. It does not check keys and certificates; see
 // ValidateKeys.
 func (e *TokenEndpoint) Validate() error {

@@ -180,3 +180,12 @@ func WarnOfReaders(logger *zap.Logger, name string, r Reader) {
 		logger.Warn(name+": users other than the owner can read the file; "+advice, zap.String("file", path), found)
 	}
 }
+
+// WarnOfKey logs a warning if a private key is a literal, or if other users can read its file. The name is that of the option.
+func WarnOfKey(logger *zap.Logger, name string, r Reader) {
+	if r.IsLiteral() {
+		WarnOfLiteral(logger, name)
+		return
+	}
+	WarnOfReaders(logger, name, r)
+}

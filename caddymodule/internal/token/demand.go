@@ -2,17 +2,6 @@ package token
 
 import "context"
 
-// Demand reports which claims the API demands of the token (a claims challenge). The next call asks for them, unless the token
-// has been replaced already. Call it before Reject or Discard.
-func (l Lease) Demand(claims string) {
-	s := l.source
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if t := s.current.Load(); t == nil || t.generation == l.token.generation {
-		s.needed().demanded.Store(&claims)
-	}
-}
-
 type demandedKey struct{}
 
 // Demanded returns the claims that the API demands of the token, or "". The context is that of Call.Fetch.

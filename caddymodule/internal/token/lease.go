@@ -61,3 +61,14 @@ func (l Lease) Renew(ctx context.Context) (Lease, error) {
 
 // Expired reports whether the token has expired since it was leased.
 func (l Lease) Expired() bool { return !l.token.alive(time.Now()) }
+
+// Demand reports which claims the API demands of the token (a claims challenge). The next call asks for them, unless the token
+// has been replaced already. Call it before Reject or Discard.
+func (l Lease) Demand(claims string) {
+	s := l.source
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t := s.current.Load(); t == nil || t.generation == l.token.generation {
+		s.needed().demanded.Store(&claims)
+	}
+}

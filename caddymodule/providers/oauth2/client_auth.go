@@ -166,7 +166,7 @@ func (o *Provider) provisionAssertions() error {
 	if _, err := a.signingKey(secrets); err != nil {
 		return err
 	}
-	o.warnOfReaders("signing_key", *a.key)
+	option.WarnOfKey(o.logger, "signing_key", *a.key)
 	return nil
 }
 
@@ -391,7 +391,7 @@ func (o *Provider) provisionCertificate() error {
 	if _, err := o.certificate.parse(secrets); err != nil {
 		return err
 	}
-	o.warnOfReaders("client_certificate_key", key)
+	option.WarnOfKey(o.logger, "client_certificate_key", key)
 	return nil
 }
 
@@ -427,13 +427,4 @@ func (c certificateReader) read(into provider.Secrets) (err error) {
 		return fmt.Errorf("client_certificate_key: %w", err)
 	}
 	return nil
-}
-
-// warnOfReaders logs a warning if the configuration contains the private key, or if other users can read its file.
-func (o *Provider) warnOfReaders(name string, key option.Reader) {
-	if key.IsLiteral() {
-		option.WarnOfLiteral(o.logger, name)
-		return
-	}
-	option.WarnOfReaders(o.logger, name, key)
 }

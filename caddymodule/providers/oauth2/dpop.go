@@ -15,61 +15,65 @@ const (
 	dpopOptional = "optional"
 )
 
-// provisionDPoP checks the options of DPoP, and that the key can be read and fits the algorithm.
-func (o *Provider) provisionDPoP() error {
-	switch o.DPoP {
+// proofKey is the key that tokens are bound to, as the options dpop, dpop_key and dpop_alg set it.
+type proofKey struct {
+	mode, alg string
+	reader    *option.Reader // dpop_key; nil without it
+}
+
+// newProofKey checks the options, and that the key can be read and fits the algorithm.
+func newProofKey(mode string, source option.Source, alg string) (k proofKey, err error) {
+	switch mode {
 	case dpopOn, dpopOptional:
 	case "":
-		if o.DPoPKey != "" {
-			return errors.New("dpop_key: needs dpop")
+		if source != "" {
+			return k, errors.New("dpop_key: needs dpop")
 		}
-		if o.DPoPAlg != "" {
-			return errors.New("dpop_alg: needs dpop")
+		if alg != "" {
+			return k, errors.New("dpop_alg: needs dpop")
 		}
-		return nil
+		return k, nil
 	default:
-		return fmt.Errorf("dpop: unknown value, must be %s or %s", dpopOn, dpopOptional)
+		return k, fmt.Errorf("dpop: unknown value, must be %s or %s", dpopOn, dpopOptional)
 	}
-	if o.DPoPKey == "" {
-		if err := oauth.CheckAlg(o.DPoPAlg); err != nil {
-			return fmt.Errorf("dpop_alg: %w", err)
+	k.mode, k.alg = mode, alg
+	if source == "" {
+		if err := oauth.CheckAlg(alg); err != nil {
+			return k, fmt.Errorf("dpop_alg: %w", err)
 		}
-		return nil
+		return k, nil
 	}
-	key, err := option.NewReader(string(o.DPoPKey))
+	reader, err := option.NewReader(string(source))
 	if err != nil {
-		return fmt.Errorf("dpop_key: %w", err)
+		return k, fmt.Errorf("dpop_key: %w", err)
 	}
-	o.dpopKey = &key
+	k.reader = &reader
 	secrets := make(provider.Secrets)
-	if err := o.readDPoPKey(secrets); err != nil {
-		return err
+	if err := k.read(secrets); err != nil {
+		return k, err
 	}
-	if _, err := o.ProofOfPossession(secrets); err != nil {
-		return err
-	}
-	o.warnOfReaders("dpop_key", key)
-	return nil
+	_, err = k.parse(secrets)
+	return k, err
 }
 
-// readDPoPKey reads the key into the secrets.
-func (o *Provider) readDPoPKey(into provider.Secrets) (err error) {
-	if o.dpopKey == nil {
+// read reads the key into the secrets.
+func (k proofKey) read(into provider.Secrets) (err error) {
+	if k.reader == nil {
 		return nil
 	}
-	if into["dpop_key"], err = o.dpopKey.ReadLines(); err != nil {
+	if into["dpop_key"], err = k.reader.ReadLines(); err != nil {
 		return fmt.Errorf("dpop_key: %w", err)
 	}
 	return nil
 }
 
-// ProofOfPossession implements provider.DPoPHolder.
-func (o *Provider) ProofOfPossession(secrets provider.Secrets) (*provider.DPoP, error) {
-	if o.DPoP == "" {
+// parse returns how tokens are bound, by the secrets that read has read. It returns nil if they are not.
+func (k proofKey) parse(secrets provider.Secrets) (*provider.DPoP, error) {
+	if k.mode == "" {
 		return nil, nil
 	}
-	d := &provider.DPoP{Key: secrets["dpop_key"], Alg: o.DPoPAlg, Optional: o.DPoP == dpopOptional}
-	if o.dpopKey == nil {
+	d := &provider.DPoP{Key: secrets["dpop_key"], Alg: k.alg, Optional: k.mode == dpopOptional}
+	if k.reader == nil {
 		return d, nil
 	}
 	key, err := oauth.ParseSigningKey(d.Key.Reveal()) // the app parses it again; its errors do not name the option

@@ -31,9 +31,9 @@ func init() {
 // (section 4.4). The other fields cover servers that differ.
 //
 // Values may contain global placeholders such as {env.NAME}. A brace that is text needs a backslash only if the text looks like a
-// placeholder. The names of parameters and header fields, JSONParams and Response cannot contain placeholders. SigningKey, ClientCertificate, ClientCertificateKey, DPoPKey and the
-// values of Params and Headers may be secret. For a secret, the placeholder {env.NAME} or {file./path} must be the whole
-// value. The provider reads its file again for each token request.
+// placeholder. The names of parameters and header fields, JSONParams and Response cannot contain placeholders. SigningKey,
+// ClientCertificate, ClientCertificateKey, DPoPKey and the values of Params and Headers may be secret. For a secret, the
+// placeholder {env.NAME} or {file./path} must be the whole value. The provider reads its file again for each token request.
 type Provider struct {
 	// TokenURL is the URL of the token endpoint. Either TokenURL or Issuer is required.
 	TokenURL string `json:"token_url,omitempty"`
@@ -152,7 +152,7 @@ type Provider struct {
 	methods     []string // the methods of client authentication that a request may use
 	assertions  assertions
 	certificate certificateReader
-	dpopKey     *option.Reader // dpop_key; nil without it
+	proofKey    proofKey
 	request     requestTemplate
 	layout      provider.Layout
 	logger      *zap.Logger
@@ -184,6 +184,15 @@ func (o *Provider) Provision(ctx caddy.Context) error {
 		}
 	}
 	return nil
+}
+
+// provisionDPoP checks the key that tokens are bound to.
+func (o *Provider) provisionDPoP() (err error) {
+	o.proofKey, err = newProofKey(o.DPoP, o.DPoPKey, o.DPoPAlg)
+	if err == nil && o.proofKey.reader != nil {
+		option.WarnOfKey(o.logger, "dpop_key", *o.proofKey.reader)
+	}
+	return err
 }
 
 // replacePlaceholders replaces global placeholders in values that are not secret.
@@ -332,7 +341,7 @@ func (o *Provider) ReadAnswer(answer *provider.Answer) (provider.Issued, error) 
 // Secrets implements provider.SecretHolder.
 func (o *Provider) Secrets() (provider.Secrets, error) {
 	secrets := make(provider.Secrets)
-	for _, read := range []func(provider.Secrets) error{o.assertions.read, o.certificate.read, o.readDPoPKey, o.request.read} {
+	for _, read := range []func(provider.Secrets) error{o.assertions.read, o.certificate.read, o.proofKey.read, o.request.read} {
 		if err := read(secrets); err != nil {
 			return nil, err
 		}
@@ -343,6 +352,11 @@ func (o *Provider) Secrets() (provider.Secrets, error) {
 // Certificate implements provider.CertificateHolder.
 func (o *Provider) Certificate(secrets provider.Secrets) (*tls.Certificate, error) {
 	return o.certificate.parse(secrets)
+}
+
+// ProofOfPossession implements provider.DPoPHolder.
+func (o *Provider) ProofOfPossession(secrets provider.Secrets) (*provider.DPoP, error) {
+	return o.proofKey.parse(secrets)
 }
 
 // Stub implements provider.Stubber.
