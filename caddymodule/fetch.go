@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/dpop"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
@@ -95,12 +96,12 @@ func (c *caller) fetch(ctx context.Context, s secrets) (token.Issued, error) {
 // refuses only the DPoP proof and has sent what another proof needs, it makes another request (RFC 9449 section 8). That is not
 // the same request with another proof, because the assertion of a client is also good only once.
 func (c *caller) exchange(ctx context.Context, client *oauth.Client, of provider.Client, proofs *proofs) (req *http.Request, issued token.Issued, sent time.Time, err error) {
+	var proof *dpop.Proof
 	for tries := 1; ; tries++ {
 		if req, err = c.newRequest(ctx, of); err != nil {
 			return nil, token.Issued{}, time.Time{}, err
 		}
-		proof, err := proofs.prove(req)
-		if err != nil {
+		if proof, err = proofs.prove(req, proof); err != nil {
 			return nil, token.Issued{}, time.Time{}, err
 		}
 		answer, err := client.Do(req)

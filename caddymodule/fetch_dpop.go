@@ -86,21 +86,22 @@ func proofKey(config *provider.DPoP, client *dpop.Client) (*dpop.Key, error) {
 	return dpop.NewKey(key.Signer())
 }
 
-// prove adds a proof to a token request.
-func (p *proofs) prove(req *http.Request) (dpop.Proof, error) {
+// prove adds a proof to a token request. It goes by the answer to the proof that the token endpoint has refused, which is nil for the
+// first request.
+func (p *proofs) prove(req *http.Request, refused *dpop.Proof) (*dpop.Proof, error) {
 	if p == nil {
-		return dpop.Proof{}, nil
+		return nil, nil
 	}
-	proof, err := p.endpoint.Prove(req, "", "")
+	proof, err := p.endpoint.Prove(req, "", "", refused)
 	if err != nil {
-		return proof, &token.Error{Kind: token.Refused, Cause: token.CauseProvider, Reason: "the DPoP proof cannot be signed"}
+		return nil, &token.Error{Kind: token.Refused, Cause: token.CauseProvider, Reason: "the DPoP proof cannot be signed"}
 	}
 	req.Header[fieldDPoP] = []string{proof.Field}
-	return proof, nil
+	return &proof, nil
 }
 
 // learn takes the nonce and the time from an answer of the token endpoint. It reports whether the next proof differs.
-func (p *proofs) learn(proof dpop.Proof, answer http.Header) (another bool) {
+func (p *proofs) learn(proof *dpop.Proof, answer http.Header) (another bool) {
 	return p != nil && p.endpoint.Learn(proof, answer)
 }
 

@@ -171,7 +171,7 @@ func (i *injector) sendOnce(req *http.Request, p *proxied, attempt io.ReadCloser
 	if p.lease.Prover() == nil {
 		return i.roundTrip(i.transport(p), out, p)
 	}
-	proven, err := proveRequest(out, p.lease)
+	proven, err := proveRequest(out, p.lease, p.proof)
 	if err != nil {
 		closeBody(out)
 		return nil, err
@@ -186,9 +186,9 @@ func (i *injector) sendOnce(req *http.Request, p *proxied, attempt io.ReadCloser
 // sendProved sends a request, and sends it once more if the API refuses only its proof and has just sent the nonce or the time for
 // another one. The token is the same, because the API has not judged it (RFC 9449 section 9).
 func (i *injector) sendProved(req *http.Request, p *proxied, body *replayBody, attempt io.ReadCloser) (*http.Response, error) {
-	p.proof = false
+	p.proof = nil
 	res, err := i.send(req, p, body, attempt)
-	if err != nil || !p.proof || res.StatusCode != http.StatusUnauthorized || !challengeIn(res, p.lease).demandsProof() {
+	if err != nil || p.proof == nil || res.StatusCode != http.StatusUnauthorized || !challengeIn(res, p.lease).demandsProof() {
 		return res, err
 	}
 	again, ok := body.again()

@@ -15,16 +15,19 @@ type provenRequest struct {
 	request  *http.Request
 	prover   *dpop.Prover
 	token    string
-	address  string // that is dialed
+	address  string      // that is dialed
+	refused  *dpop.Proof // of the attempt before; nil if this is the first one
 	proof    dpop.Proof
 	attempts int
 }
 
 // proveRequest adds a proof to a request with this lease's token. net/http sends a request again by itself if the connection is
 // lost. It then gets another proof, because the API may have seen the first one (RFC 9449 section 11.1).
-func proveRequest(req *http.Request, lease token.Lease) (*provenRequest, error) {
+func proveRequest(req *http.Request, lease token.Lease, refused *dpop.Proof) (*provenRequest, error) {
 	di, _ := reverseproxy.GetDialInfo(req.Context())
-	p := &provenRequest{request: req, prover: lease.Prover().(*dpop.Prover), token: lease.Value().Reveal(), address: di.Address}
+	p := &provenRequest{
+		request: req, prover: lease.Prover().(*dpop.Prover), token: lease.Value().Reveal(), address: di.Address, refused: refused,
+	}
 	if err := p.prove(); err != nil {
 		return nil, err
 	}
@@ -34,7 +37,7 @@ func proveRequest(req *http.Request, lease token.Lease) (*provenRequest, error) 
 
 // prove replaces the proof.
 func (p *provenRequest) prove() error {
-	proof, err := p.prover.Prove(p.request, p.address, p.token)
+	proof, err := p.prover.Prove(p.request, p.address, p.token, p.refused)
 	if err != nil {
 		return err
 	}
@@ -51,5 +54,11 @@ func (p *provenRequest) gotConn(httptrace.GotConnInfo) {
 	}
 }
 
-// learn takes the nonce and the time from the answer. It reports whether the API may accept another proof, if it refuses this one.
-func (p *provenRequest) learn(res *http.Response) bool { return p.prover.Learn(p.proof, res.Header) }
+// learn takes the nonce and the time from the answer. If the API may accept another proof after it has refused this one, learn
+// returns this one.
+func (p *provenRequest) learn(res *http.Response) *dpop.Proof {
+	if p.prover.Learn(&p.proof, res.Header) {
+		return &p.proof
+	}
+	return nil
+}

@@ -10,6 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/dpop"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
@@ -24,7 +25,7 @@ type proxied struct {
 	trusted  bool // the request comes from one of trusted_proxies
 	sent     bool // the first attempt has begun
 	replayed bool
-	proof    bool        // the API may accept another proof, by what its latest answer says
+	proof    *dpop.Proof // which the API may have refused; nil unless its answer says that it can accept another one
 	denial   *problem    // the injector's reason to deny the request
 	received http.Header // with forwarded off: the application's
 	via      []string    // with forwarded off: what the API gets in Via

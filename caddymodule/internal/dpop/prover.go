@@ -71,31 +71,44 @@ type Proof struct {
 	server string // by which the client knows it
 	sent   time.Time
 	of     server // what was known of the server
+	told   server // what is known of it since its answer
 }
 
 // Prove returns a new proof for a request, with the token that it carries or, for a token request, "". The address is the one that
 // is dialed, if it is not in the request: servers at two addresses may get the same Host.
-func (p *Prover) Prove(req *http.Request, address, token string) (Proof, error) {
+//
+// A request that is sent again goes by the answer to its refused proof, which is nil for the first attempt. Meanwhile, another
+// request may have got an answer with a nonce that the server has replaced, or with that of another server behind the same address.
+func (p *Prover) Prove(req *http.Request, address, token string, refused *Proof) (Proof, error) {
 	origin := Origin(req)
 	proof := Proof{server: address + " " + origin, sent: time.Now()}
-	known, ok := p.servers.find(proof.server)
-	if !ok {
-		known.ahead = p.clock.clock()
-	}
-	proof.of = known
+	proof.of = p.expected(proof.server, refused)
 	var err error
 	proof.Field, err = p.key.Proof(Claims{
 		Method: req.Method,
 		Target: origin + normalPath(req.URL),
-		Time:   proof.sent.Add(known.ahead),
+		Time:   proof.sent.Add(proof.of.ahead),
 		Token:  token,
-		Nonce:  known.nonce,
+		Nonce:  proof.of.nonce,
 	})
 	return proof, err
 }
 
+// expected returns what a proof for a server goes by.
+func (p *Prover) expected(name string, refused *Proof) server {
+	if refused != nil && refused.server == name {
+		return refused.told
+	}
+	known, ok := p.servers.find(name)
+	if !ok {
+		known.ahead = p.clock.clock()
+	}
+	return known
+}
+
 // Learn takes the nonce and the time from the answer to a request. It reports whether the next proof is different in more than
 // its jti and the time that has passed, so that a server that has refused this proof may accept the next one.
-func (p *Prover) Learn(from Proof, answer http.Header) (changed bool) {
-	return p.servers.learn(from.server, answer, from.of, from.sent, time.Now()).differs(from.of)
+func (p *Prover) Learn(from *Proof, answer http.Header) (changed bool) {
+	from.told = p.servers.learn(from.server, answer, from.of, from.sent, time.Now())
+	return from.told.differs(from.of)
 }

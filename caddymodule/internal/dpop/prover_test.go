@@ -12,7 +12,7 @@ import (
 // prove returns the claims of the next proof of a request, and the proof.
 func prove(t *testing.T, p *Prover, url string) (claims, Proof) {
 	t.Helper()
-	proof, err := p.Prove(request(t, http.MethodGet, url), "", "")
+	proof, err := p.Prove(request(t, http.MethodGet, url), "", "", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,25 +35,49 @@ func TestNonces(t *testing.T) {
 	const a, b = "https://a.example.com/", "https://a.example.com:8443/"
 	wantNonce(t, p, a, "")
 	_, proof := prove(t, p, a)
-	if !p.Learn(proof, nonce("n1")) {
+	if !p.Learn(&proof, nonce("n1")) {
 		t.Error("the first nonce makes no difference")
 	}
 	wantNonce(t, p, "HTTPS://A.example.com:443/path?query", "n1")
 	wantNonce(t, p, b, "")
 
 	_, proof = prove(t, p, a)
-	if p.Learn(proof, nonce("n1")) || p.Learn(proof, http.Header{}) {
+	if p.Learn(&proof, nonce("n1")) || p.Learn(&proof, http.Header{}) {
 		t.Error("an answer without a new nonce makes a difference")
 	}
 	wantNonce(t, p, a, "n1")
-	if !p.Learn(proof, nonce("n2")) {
+	if !p.Learn(&proof, nonce("n2")) {
 		t.Error("the second nonce makes no difference")
 	}
 	wantNonce(t, p, a, "n2")
-	if !p.Learn(proof, http.Header{}) { // to a proof with n1, while another request has learned n2
+	if !p.Learn(&proof, http.Header{}) { // to a proof with n1, while another request has learned n2
 		t.Error("a nonce that another request has learned makes no difference")
 	}
 	wantNonce(t, p, a, "n2")
+}
+
+// A request that is sent again has the nonce of its own answer. The one of another request may be older, or of another server
+// behind the same address.
+func TestNonceOfTheRefusal(t *testing.T) {
+	p := new(Client).ForAPI(newKey(t, "ES256"))
+	const url = "https://a.example.com/"
+	_, refused := prove(t, p, url)
+	_, accepted := prove(t, p, url)
+	if !p.Learn(&refused, nonce("n2")) {
+		t.Fatal("the nonce makes no difference")
+	}
+	p.Learn(&accepted, nonce("n1"))
+	again, err := p.Prove(request(t, http.MethodGet, url), "", "", &refused)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c, _ := verify(t, again.Field); c.Nonce != "n2" {
+		t.Errorf("the nonce of the second attempt is %q", c.Nonce)
+	}
+	if other, err := p.Prove(request(t, http.MethodGet, "https://b.example.com/"), "", "", &refused); err != nil || other.of.nonce != "" {
+		t.Errorf("the nonce for another server is %q: %v", other.of.nonce, err)
+	}
+	wantNonce(t, p, url, "n1")
 }
 
 // Servers at two addresses may get the same Host.
@@ -62,14 +86,14 @@ func TestNoncesOfAddresses(t *testing.T) {
 	req := request(t, http.MethodGet, "https://a.example.com/")
 	for _, address := range []string{"10.0.0.1:443", "10.0.0.2:443"} {
 		for _, want := range []string{"", address} {
-			proof, err := p.Prove(req, address, "")
+			proof, err := p.Prove(req, address, "", nil)
 			if err != nil {
 				t.Fatal(err)
 			}
 			if c, _ := verify(t, proof.Field); c.Nonce != want {
 				t.Errorf("the nonce for %s is %q", address, c.Nonce)
 			}
-			p.Learn(proof, nonce(address))
+			p.Learn(&proof, nonce(address))
 		}
 	}
 }
@@ -79,10 +103,10 @@ func TestNoncesOfEndpointAndAPI(t *testing.T) {
 	client, key := new(Client), newKey(t, "ES256")
 	const url = "https://server.example.com/"
 	_, proof := prove(t, client.ForEndpoint(key), url)
-	client.ForEndpoint(key).Learn(proof, nonce("endpoint"))
+	client.ForEndpoint(key).Learn(&proof, nonce("endpoint"))
 	wantNonce(t, client.ForAPI(key), url, "")
 	_, proof = prove(t, client.ForAPI(key), url)
-	client.ForAPI(key).Learn(proof, nonce("api"))
+	client.ForAPI(key).Learn(&proof, nonce("api"))
 	wantNonce(t, client.ForEndpoint(key), url, "endpoint")
 	wantNonce(t, client.ForAPI(key), url, "api")
 }
@@ -92,13 +116,13 @@ func TestNonceThatIsNoNonce(t *testing.T) {
 	const url = "https://a.example.com/"
 	_, proof := prove(t, p, url)
 	for _, value := range []string{"", "a b", `a"b`, `a\b`, "a\tb", "ä", strings.Repeat("x", maxNonce+1)} {
-		if p.Learn(proof, nonce(value)) {
+		if p.Learn(&proof, nonce(value)) {
 			t.Errorf("%q is taken for a nonce", value)
 		}
 	}
 	wantNonce(t, p, url, "")
 	for _, value := range []string{"!#$%&'()*+,-./:;<=>?@[]^_`{|}~", strings.Repeat("x", maxNonce)} {
-		p.Learn(proof, nonce(value))
+		p.Learn(&proof, nonce(value))
 		wantNonce(t, p, url, value)
 	}
 }
@@ -108,7 +132,7 @@ func TestServersAreBounded(t *testing.T) {
 	for i := range 3 * maxServers {
 		url := fmt.Sprintf("https://api%d.example.com/", i)
 		_, proof := prove(t, p, url)
-		p.Learn(proof, nonce(fmt.Sprint(i)))
+		p.Learn(&proof, nonce(fmt.Sprint(i)))
 		wantNonce(t, p, url, fmt.Sprint(i)) // the latest is never the one that is forgotten
 	}
 	if len(p.servers.known) != maxServers {
@@ -143,7 +167,7 @@ func TestClockOfTheServer(t *testing.T) {
 				if tc.age != "" {
 					answer.Set("Age", tc.age)
 				}
-				if differ := p.Learn(proof, answer); differ != tc.differ {
+				if differ := p.Learn(&proof, answer); differ != tc.differ {
 					t.Errorf("the clock makes a difference: %v", differ)
 				}
 				c, _ := prove(t, p, url)
@@ -156,7 +180,7 @@ func TestClockOfTheServer(t *testing.T) {
 					return
 				}
 				answer.Set("Date", time.Now().UTC().Format(http.TimeFormat))
-				if !p.Learn(proof, answer) {
+				if !p.Learn(&proof, answer) {
 					t.Error("the server's clock has been set, and that makes no difference")
 				}
 				if c, _ := prove(t, p, url); c.Time != time.Now().Unix() {
@@ -179,13 +203,13 @@ func TestClockOfTheEndpointCountsForTheAPI(t *testing.T) {
 			return time.Unix(c.Time, 0).Sub(time.Now())
 		}
 		_, proof := prove(t, client.ForEndpoint(key), "https://login.example.com/")
-		client.ForEndpoint(key).Learn(proof, date(time.Hour))
+		client.ForEndpoint(key).Learn(&proof, date(time.Hour))
 		_, proof = prove(t, client.ForAPI(key), "https://a.example.com/")
-		if client.ForAPI(key).Learn(proof, nonce("n1")) != true || iat("https://a.example.com/") != time.Hour {
+		if client.ForAPI(key).Learn(&proof, nonce("n1")) != true || iat("https://a.example.com/") != time.Hour {
 			t.Errorf("after an answer without Date: iat is off by %v", iat("https://a.example.com/"))
 		}
 		_, proof = prove(t, client.ForAPI(key), "https://a.example.com/")
-		client.ForAPI(key).Learn(proof, date(0))
+		client.ForAPI(key).Learn(&proof, date(0))
 		if iat("https://a.example.com/") != 0 || iat("https://b.example.com/") != time.Hour {
 			t.Errorf("iat is off by %v and %v", iat("https://a.example.com/"), iat("https://b.example.com/"))
 		}
