@@ -2,6 +2,13 @@ package token
 
 import "context"
 
+// demand is what the API demands instead of the token of this generation. Requests with that token repeat it while the call for
+// the next one is under way.
+type demand struct {
+	claims     string
+	generation uint64
+}
+
 type demandedKey struct{}
 
 // Demanded returns the claims that the API demands of the token, or "". The context is that of Call.Fetch.
@@ -21,7 +28,11 @@ func (s *Source) tryDemanded(ctx context.Context, f Fetcher) attempt {
 	if demanded == nil {
 		return s.try(ctx, f)
 	}
-	a := s.try(context.WithValue(ctx, demandedKey{}, *demanded), f)
+	if demanded.generation != s.generation {
+		rare.demanded.CompareAndSwap(demanded, nil)
+		return s.try(ctx, f)
+	}
+	a := s.try(context.WithValue(ctx, demandedKey{}, demanded.claims), f)
 	if a.err == nil || a.err.Kind == Refused {
 		rare.demanded.CompareAndSwap(demanded, nil)
 	}

@@ -41,6 +41,28 @@ func TestDemand(t *testing.T) {
 	})
 }
 
+// Requests with the old token repeat the demand while the call for it is under way. It ends with the new token all the same.
+func TestDemandIsRepeated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var asked []string
+		e := newEndpoint(demands(&asked, grants(time.Hour)))
+		s := NewSource(Config{Fetcher: e})
+		l := mustAcquire(t, s)
+		e.set(demands(&asked, func(ctx context.Context, e *endpoint) (Issued, error) {
+			l.Demand("c")
+			return grants(time.Hour)(ctx, e)
+		}))
+		l.Demand("c")
+		if _, ok := l.Reject(t.Context(), Certain); !ok {
+			t.Fatal("the API gets no other token")
+		}
+		if err := s.Refresh(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		wantAsked(t, asked, "", "c", "")
+	})
+}
+
 // A demand outlives an outage. It does not outlive a refusal, which may be because of it.
 func TestDemandAfterFailure(t *testing.T) {
 	for _, tc := range []struct {

@@ -69,6 +69,6 @@ func (l Lease) Demand(claims string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if t := s.current.Load(); t == nil || t.generation == l.token.generation {
-		s.needed().demanded.Store(&claims)
+		s.needed().demanded.Store(&demand{claims, l.token.generation})
 	}
 }

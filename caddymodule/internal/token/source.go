@@ -118,7 +118,7 @@ type rare struct {
 	attaching sync.Once
 
 	// demanded are the claims that the API demands of the next token; nil if there are none.
-	demanded atomic.Pointer[string]
+	demanded atomic.Pointer[demand]
 }
 
 // needed returns the source's rare, which it makes when it is first needed.
