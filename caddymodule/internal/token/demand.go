@@ -1,6 +1,9 @@
 package token
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // demand is what the API demands instead of the token of this generation. Requests with that token repeat it while the call for
 // the next one is under way.
@@ -18,8 +21,10 @@ func Demanded(ctx context.Context) string {
 }
 
 // tryDemanded makes a call that asks for what the API demands. The demand ends with the token that comes of it. It also ends
-// if the token endpoint refuses, so that no later call fails because of it: the API repeats a demand that still stands.
-func (s *Source) tryDemanded(ctx context.Context, f Fetcher) attempt {
+// if the token endpoint refuses, so that no later call fails because of it: the API repeats a demand that still stands. If that
+// may be because of the demand, another call asks for a token without it, which other paths of the API may accept.
+func (s *Source) tryDemanded(ctx context.Context, config *Config) attempt {
+	f := config.Fetcher
 	rare := s.rare.Load()
 	if rare == nil {
 		return s.try(ctx, f)
@@ -35,6 +40,11 @@ func (s *Source) tryDemanded(ctx context.Context, f Fetcher) attempt {
 	a := s.try(context.WithValue(ctx, demandedKey{}, demanded.claims), f)
 	if a.err == nil || a.err.Kind == Refused {
 		rare.demanded.CompareAndSwap(demanded, nil)
+	}
+	if a.err != nil && a.err.Kind == Refused && a.err.Code != "invalid_client" && !a.rotated {
+		s.failing = true
+		s.observe(config, Event{Err: a.err, Duration: time.Since(a.sent)})
+		return s.try(ctx, f)
 	}
 	return a
 }

@@ -63,6 +63,35 @@ func TestDemandIsRepeated(t *testing.T) {
 	})
 }
 
+// The token endpoint does not issue tokens with the claims that one path of an API demands. All other paths need a token
+// nevertheless. A client that the token endpoint does not know gets none, and is not sent again.
+func TestDemandIsRefused(t *testing.T) {
+	for code, want := range map[string][]string{"invalid_request": {"", "c", ""}, "invalid_client": {"", "c"}} {
+		t.Run(code, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var asked []string
+				e := newEndpoint(demands(&asked, grants(time.Hour)))
+				s := NewSource(e.config(Policy{}))
+				l := mustAcquire(t, s)
+				e.set(demands(&asked, func(ctx context.Context, e *endpoint) (Issued, error) {
+					if Demanded(ctx) != "" {
+						return Issued{}, &Error{Kind: Refused, Status: 400, Code: code}
+					}
+					return grants(time.Hour)(ctx, e)
+				}))
+				l.Demand("c")
+				if _, ok := l.Reject(t.Context(), Certain); ok != (code == "invalid_request") {
+					t.Errorf("the API gets another token: %v", ok)
+				}
+				wantAsked(t, asked, want...)
+				if told := e.told(); len(told) != 3+len(want)-2 || told[2].Err == nil || told[2].Err.Code != code {
+					t.Errorf("operators learn of %+v", told)
+				}
+			})
+		})
+	}
+}
+
 // A demand outlives an outage. It does not outlive a refusal, which may be because of it.
 func TestDemandAfterFailure(t *testing.T) {
 	for _, tc := range []struct {

@@ -85,7 +85,7 @@ func (s *Source) admit(config *Config, forced bool) error {
 func (s *Source) fetch(ctx context.Context, config *Config) (*Token, *Error) {
 	quick := s.retries.failedRounds(time.Now()) == 0
 	for n := 1; ; n++ {
-		a := s.tryDemanded(ctx, config.Fetcher)
+		a := s.tryDemanded(ctx, config)
 		if a.err == nil {
 			return s.succeed(a.issued, a.sent, config), nil
 		}
