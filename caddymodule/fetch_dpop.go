@@ -102,7 +102,7 @@ func (p *proofs) prove(req *http.Request, refused *dpop.Proof) (*dpop.Proof, err
 
 // learn takes the nonce and the time from an answer of the token endpoint. It reports whether the next proof differs.
 func (p *proofs) learn(proof *dpop.Proof, answer http.Header) (another bool) {
-	return p != nil && p.endpoint.Learn(proof, answer)
+	return p != nil && p.endpoint.Learn(proof, answer, false)
 }
 
 // refusesProof reports whether the token endpoint refused a request because of its DPoP proof (RFC 9449 sections 5 and 8).

@@ -57,7 +57,7 @@ func (p *provenRequest) gotConn(httptrace.GotConnInfo) {
 // learn takes the nonce and the time from the answer. If the API may accept another proof after it has refused this one, learn
 // returns this one.
 func (p *provenRequest) learn(res *http.Response) *dpop.Proof {
-	if p.prover.Learn(&p.proof, res.Header) {
+	if p.prover.Learn(&p.proof, res.Header, res.StatusCode != http.StatusUnauthorized) {
 		return &p.proof
 	}
 	return nil

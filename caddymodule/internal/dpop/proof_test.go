@@ -92,7 +92,7 @@ func TestProofAllocations(t *testing.T) {
 	key := newKey(t, "ES256")
 	prover := new(Client).ForAPI(key)
 	req := request(t, "GET", "https://api.example.com/v1/orders/4711?expand=lines")
-	prover.Learn(&Proof{server: " " + Origin(req)}, http.Header{"Dpop-Nonce": {"eyJ7S_zG.eyJH0-Z.HX4w-7v"}})
+	prover.Learn(&Proof{server: " " + Origin(req)}, http.Header{"Dpop-Nonce": {"eyJ7S_zG.eyJH0-Z.HX4w-7v"}}, false)
 	text := []byte(strings.Repeat("x", 512))
 	signature := testing.AllocsPerRun(100, func() {
 		if _, err := key.sign(text); err != nil {

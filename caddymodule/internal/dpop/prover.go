@@ -106,9 +106,11 @@ func (p *Prover) expected(name string, refused *Proof) server {
 	return known
 }
 
-// Learn takes the nonce and the time from the answer to a request. It reports whether the next proof is different in more than
-// its jti and the time that has passed, so that a server that has refused this proof may accept the next one.
-func (p *Prover) Learn(from *Proof, answer http.Header) (changed bool) {
-	from.told = p.servers.learn(from.server, answer, from.of, from.sent, time.Now())
+// Learn takes the nonce from the answer to a request and, unless the server has accepted the proof, the time: a proof that was
+// accepted has the right one, and the Date of the answer can be that of a cache or of another server behind a gateway. It reports
+// whether the next proof is different in more than its jti and the time that has passed, so that a server that has refused this
+// proof may accept the next one.
+func (p *Prover) Learn(from *Proof, answer http.Header, accepted bool) (changed bool) {
+	from.told = p.servers.learn(from, answer, accepted)
 	return from.told.differs(from.of)
 }

@@ -35,22 +35,22 @@ func TestNonces(t *testing.T) {
 	const a, b = "https://a.example.com/", "https://a.example.com:8443/"
 	wantNonce(t, p, a, "")
 	_, proof := prove(t, p, a)
-	if !p.Learn(&proof, nonce("n1")) {
+	if !p.Learn(&proof, nonce("n1"), false) {
 		t.Error("the first nonce makes no difference")
 	}
 	wantNonce(t, p, "HTTPS://A.example.com:443/path?query", "n1")
 	wantNonce(t, p, b, "")
 
 	_, proof = prove(t, p, a)
-	if p.Learn(&proof, nonce("n1")) || p.Learn(&proof, http.Header{}) {
+	if p.Learn(&proof, nonce("n1"), false) || p.Learn(&proof, http.Header{}, false) {
 		t.Error("an answer without a new nonce makes a difference")
 	}
 	wantNonce(t, p, a, "n1")
-	if !p.Learn(&proof, nonce("n2")) {
+	if !p.Learn(&proof, nonce("n2"), false) {
 		t.Error("the second nonce makes no difference")
 	}
 	wantNonce(t, p, a, "n2")
-	if !p.Learn(&proof, http.Header{}) { // to a proof with n1, while another request has learned n2
+	if !p.Learn(&proof, http.Header{}, false) { // to a proof with n1, while another request has learned n2
 		t.Error("a nonce that another request has learned makes no difference")
 	}
 	wantNonce(t, p, a, "n2")
@@ -63,10 +63,10 @@ func TestNonceOfTheRefusal(t *testing.T) {
 	const url = "https://a.example.com/"
 	_, refused := prove(t, p, url)
 	_, accepted := prove(t, p, url)
-	if !p.Learn(&refused, nonce("n2")) {
+	if !p.Learn(&refused, nonce("n2"), false) {
 		t.Fatal("the nonce makes no difference")
 	}
-	p.Learn(&accepted, nonce("n1"))
+	p.Learn(&accepted, nonce("n1"), false)
 	again, err := p.Prove(request(t, http.MethodGet, url), "", "", &refused)
 	if err != nil {
 		t.Fatal(err)
@@ -93,7 +93,7 @@ func TestNoncesOfAddresses(t *testing.T) {
 			if c, _ := verify(t, proof.Field); c.Nonce != want {
 				t.Errorf("the nonce for %s is %q", address, c.Nonce)
 			}
-			p.Learn(&proof, nonce(address))
+			p.Learn(&proof, nonce(address), false)
 		}
 	}
 }
@@ -103,10 +103,10 @@ func TestNoncesOfEndpointAndAPI(t *testing.T) {
 	client, key := new(Client), newKey(t, "ES256")
 	const url = "https://server.example.com/"
 	_, proof := prove(t, client.ForEndpoint(key), url)
-	client.ForEndpoint(key).Learn(&proof, nonce("endpoint"))
+	client.ForEndpoint(key).Learn(&proof, nonce("endpoint"), false)
 	wantNonce(t, client.ForAPI(key), url, "")
 	_, proof = prove(t, client.ForAPI(key), url)
-	client.ForAPI(key).Learn(&proof, nonce("api"))
+	client.ForAPI(key).Learn(&proof, nonce("api"), false)
 	wantNonce(t, client.ForEndpoint(key), url, "endpoint")
 	wantNonce(t, client.ForAPI(key), url, "api")
 }
@@ -116,13 +116,13 @@ func TestNonceThatIsNoNonce(t *testing.T) {
 	const url = "https://a.example.com/"
 	_, proof := prove(t, p, url)
 	for _, value := range []string{"", "a b", `a"b`, `a\b`, "a\tb", "ä", strings.Repeat("x", maxNonce+1)} {
-		if p.Learn(&proof, nonce(value)) {
+		if p.Learn(&proof, nonce(value), false) {
 			t.Errorf("%q is taken for a nonce", value)
 		}
 	}
 	wantNonce(t, p, url, "")
 	for _, value := range []string{"!#$%&'()*+,-./:;<=>?@[]^_`{|}~", strings.Repeat("x", maxNonce)} {
-		p.Learn(&proof, nonce(value))
+		p.Learn(&proof, nonce(value), false)
 		wantNonce(t, p, url, value)
 	}
 }
@@ -132,7 +132,7 @@ func TestServersAreBounded(t *testing.T) {
 	for i := range 3 * maxServers {
 		url := fmt.Sprintf("https://api%d.example.com/", i)
 		_, proof := prove(t, p, url)
-		p.Learn(&proof, nonce(fmt.Sprint(i)))
+		p.Learn(&proof, nonce(fmt.Sprint(i)), false)
 		wantNonce(t, p, url, fmt.Sprint(i)) // the latest is never the one that is forgotten
 	}
 	if len(p.servers.known) != maxServers {
@@ -167,7 +167,7 @@ func TestClockOfTheServer(t *testing.T) {
 				if tc.age != "" {
 					answer.Set("Age", tc.age)
 				}
-				if differ := p.Learn(&proof, answer); differ != tc.differ {
+				if differ := p.Learn(&proof, answer, false); differ != tc.differ {
 					t.Errorf("the clock makes a difference: %v", differ)
 				}
 				c, _ := prove(t, p, url)
@@ -180,7 +180,7 @@ func TestClockOfTheServer(t *testing.T) {
 					return
 				}
 				answer.Set("Date", time.Now().UTC().Format(http.TimeFormat))
-				if !p.Learn(&proof, answer) {
+				if !p.Learn(&proof, answer, false) {
 					t.Error("the server's clock has been set, and that makes no difference")
 				}
 				if c, _ := prove(t, p, url); c.Time != time.Now().Unix() {
@@ -189,6 +189,21 @@ func TestClockOfTheServer(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A proof that is accepted has the right time, whatever the Date of the answer. The nonce counts nevertheless.
+func TestClockOfAcceptedProof(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := new(Client).ForAPI(newKey(t, "ES256"))
+		const url = "https://a.example.com/"
+		answer := nonce("n1")
+		answer.Set("Date", time.Now().Add(-time.Hour).UTC().Format(http.TimeFormat))
+		_, proof := prove(t, p, url)
+		p.Learn(&proof, answer, true)
+		if c, _ := prove(t, p, url); c.Time != time.Now().Unix() || c.Nonce != "n1" {
+			t.Errorf("the next proof is of %v with the nonce %q", time.Unix(c.Time, 0), c.Nonce)
+		}
+	})
 }
 
 // An API that has not answered yet has the clock of the token endpoint: most likely, it is ours that is wrong.
@@ -203,13 +218,13 @@ func TestClockOfTheEndpointCountsForTheAPI(t *testing.T) {
 			return time.Unix(c.Time, 0).Sub(time.Now())
 		}
 		_, proof := prove(t, client.ForEndpoint(key), "https://login.example.com/")
-		client.ForEndpoint(key).Learn(&proof, date(time.Hour))
+		client.ForEndpoint(key).Learn(&proof, date(time.Hour), false)
 		_, proof = prove(t, client.ForAPI(key), "https://a.example.com/")
-		if client.ForAPI(key).Learn(&proof, nonce("n1")) != true || iat("https://a.example.com/") != time.Hour {
+		if client.ForAPI(key).Learn(&proof, nonce("n1"), false) != true || iat("https://a.example.com/") != time.Hour {
 			t.Errorf("after an answer without Date: iat is off by %v", iat("https://a.example.com/"))
 		}
 		_, proof = prove(t, client.ForAPI(key), "https://a.example.com/")
-		client.ForAPI(key).Learn(&proof, date(0))
+		client.ForAPI(key).Learn(&proof, date(0), false)
 		if iat("https://a.example.com/") != 0 || iat("https://b.example.com/") != time.Hour {
 			t.Errorf("iat is off by %v and %v", iat("https://a.example.com/"), iat("https://b.example.com/"))
 		}

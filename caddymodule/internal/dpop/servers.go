@@ -50,24 +50,23 @@ func (s *servers) find(name string) (server, bool) {
 	return found, ok
 }
 
-// learn takes the nonce and the time from an answer to a proof by what was assumed of the server. It returns what is then known
-// of it.
-func (s *servers) learn(name string, answer http.Header, assumed server, sent, received time.Time) server {
+// learn does the work of Prover.Learn. It returns what is then known of the server.
+func (s *servers) learn(from *Proof, answer http.Header, accepted bool) server {
 	nonce := answer.Get("DPoP-Nonce")
-	ahead, hasClock := clockOf(answer, sent, received)
+	ahead, hasClock := clockOf(answer, from.sent, time.Now())
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	found, ok := s.known[name]
+	found, ok := s.known[from.server]
 	if !ok {
-		found = assumed
+		found = from.of
 	}
 	if isNonce(nonce) {
 		found.nonce = nonce
 	}
-	if hasClock {
+	if hasClock && !accepted {
 		found.ahead, s.ahead = ahead, ahead
 	}
-	s.remember(name, found)
+	s.remember(from.server, found)
 	return found
 }
 

@@ -1,0 +1,72 @@
+package caddymodule
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// boundTokens is a token endpoint that issues tokens of the type DPoP and checks nothing.
+func boundTokens(t *testing.T) *recordingAPI {
+	return newRecordingAPI(t, sendAnswer(200, "application/json", `{"access_token":"T0KEN","token_type":"DPoP","expires_in":3600}`))
+}
+
+// refuseProof answers as an API that demands another proof.
+func refuseProof(w http.ResponseWriter, code, nonce string) {
+	if nonce != "" {
+		w.Header().Set("DPoP-Nonce", nonce)
+	}
+	w.Header().Set("WWW-Authenticate", fmt.Sprintf("DPoP error=%q", code))
+	w.WriteHeader(http.StatusUnauthorized)
+	fmt.Fprint(w, `{"error":"the proof is refused"}`)
+}
+
+// Many requests run at the same time. Answers with a nonce from before its last change arrive between a refusal and the second attempt.
+func TestDPoPLateNonces(t *testing.T) {
+	api := newRecordingAPI(t, func(w http.ResponseWriter, r *http.Request) {
+		if claims, _ := proofIn(t, r.Header); claims["nonce"] != "present" {
+			refuseProof(w, "use_dpop_nonce", "present")
+			return
+		}
+		w.Header().Set("DPoP-Nonce", "past")
+	})
+	_, url := startProxy(t, dpopCredential(newClientID(), boundTokens(t).URL), "token_proxy api "+api.URL)
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 10 {
+				res, err := testClient(t).Get(url)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				_ = res.Body.Close()
+				if res.StatusCode != 200 {
+					t.Errorf("the application got %d", res.StatusCode)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// A gateway checks the proofs, and passes on the answers of a server whose clock is wrong.
+func TestDPoPDateOfAnotherServer(t *testing.T) {
+	api := newRecordingAPI(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		claims, _ := proofIn(t, r.Header)
+		if at, _ := claims["iat"].(float64); time.Since(time.Unix(int64(at), 0)).Abs() > 5*time.Minute {
+			refuseProof(w, "invalid_dpop_proof", "")
+			return
+		}
+		w.Header().Set("Date", time.Now().Add(-time.Hour).UTC().Format(http.TimeFormat))
+	})
+	_, url := startProxy(t, dpopCredential(newClientID(), boundTokens(t).URL), "token_proxy api "+api.URL)
+	for range 2 {
+		post(t, url, strings.Repeat("x", defaultReplayBuffer+1)).wantStatus(t, 200)
+	}
+}
