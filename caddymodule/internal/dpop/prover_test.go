@@ -140,6 +140,20 @@ func TestServersAreBounded(t *testing.T) {
 	}
 }
 
+// The application can choose the host, so its length is no reason to remember it.
+func TestLongNamesAreNotRemembered(t *testing.T) {
+	p := new(Client).ForAPI(newKey(t, "EdDSA"))
+	url := "https://" + strings.Repeat("a", maxName) + ".example.com/"
+	_, proof := prove(t, p, url)
+	if !p.Learn(&proof, nonce("n1"), false) || proof.told.nonce != "n1" {
+		t.Error("the second attempt does not have the nonce")
+	}
+	wantNonce(t, p, url, "")
+	if len(p.servers.known) != 0 {
+		t.Error("the server is remembered")
+	}
+}
+
 // The time of a proof is that of the server, as far as its Date shows that the clocks differ.
 func TestClockOfTheServer(t *testing.T) {
 	for _, tc := range []struct {

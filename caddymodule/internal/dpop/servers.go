@@ -14,6 +14,9 @@ const (
 
 	// maxNonce is the length of the longest nonce that is used. It goes into a header field of every request.
 	maxNonce = 1024
+
+	// maxName is the length of the longest name of a server that is remembered. The application can choose the host in it.
+	maxName = 512
 )
 
 // servers is what servers have told a client about proofs: the nonces that they demand, and their clocks. The zero value is
@@ -72,6 +75,9 @@ func (s *servers) learn(from *Proof, answer http.Header, accepted bool) server {
 
 // remember stores what is known of a server. If that is one server too many, it forgets another one.
 func (s *servers) remember(name string, of server) {
+	if len(name) > maxName {
+		return
+	}
 	if s.known == nil {
 		s.known = make(map[string]server)
 	}
