@@ -8,6 +8,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
 // boundTokens is a token endpoint that issues tokens of the type DPoP and checks nothing.
@@ -68,5 +70,19 @@ func TestDPoPDateOfAnotherServer(t *testing.T) {
 	_, url := startProxy(t, dpopCredential(newClientID(), boundTokens(t).URL), "token_proxy api "+api.URL)
 	for range 2 {
 		post(t, url, strings.Repeat("x", defaultReplayBuffer+1)).wantStatus(t, 200)
+	}
+}
+
+// The same token travels in the field that goes with its type.
+func TestFieldOfTheType(t *testing.T) {
+	var f tokenField
+	token, bearer := provider.NewSecret("T0KEN"), &TokenHeader{Name: "Authorization", prefix: "Bearer "}
+	for range 2 {
+		if got := f.values(bearer, token)[0]; got != "Bearer T0KEN" {
+			t.Errorf("the bearer token is sent as %s", got)
+		}
+		if got := f.values(&dpopHeader, token)[0]; got != "DPoP T0KEN" {
+			t.Errorf("the bound token is sent as %s", got)
+		}
 	}
 }

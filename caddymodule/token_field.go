@@ -18,6 +18,7 @@ type tokenField struct {
 }
 
 type madeField struct {
+	header  *TokenHeader
 	token   provider.Secret
 	values  []string
 	query   bool            // the token is a query parameter, which an upstream often sends back in a well-formed answer
@@ -28,11 +29,11 @@ type madeField struct {
 // values returns the values of the field for a token, as they are sent. Requests share them.
 func (f *tokenField) values(header *TokenHeader, token provider.Secret) []string {
 	before := f.made.Load()
-	if before != nil && before.token == token {
+	if before != nil && before.header == header && before.token == token {
 		return before.values
 	}
 	made := &madeField{
-		token: token, values: []string{header.encoded(token)},
+		header: header, token: token, values: []string{header.encoded(token)},
 		query: header.parameter != "", encoded: provider.NewSecret(url.QueryEscape(token.Reveal())),
 	}
 	if before != nil {
