@@ -191,6 +191,9 @@ func (i *injector) sendProved(req *http.Request, p *proxied, body *replayBody, a
 	if err != nil || p.proof == nil || res.StatusCode != http.StatusUnauthorized || !challengeIn(res, p.lease).demandsProof() {
 		return res, err
 	}
+	if res.ProtoMajor == 1 && 0 <= req.ContentLength && req.ContentLength <= int64(i.replayBuffer) { // so that all of the body is kept
+		readAhead(res)
+	}
 	again, ok := body.again()
 	if !ok { // more of the body has been sent than is kept
 		return res, nil

@@ -1,6 +1,8 @@
 package caddymodule
 
 import (
+	"bytes"
+	"io"
 	"net/http"
 	"net/http/httptrace"
 
@@ -61,4 +63,17 @@ func (p *provenRequest) learn(res *http.Response) *dpop.Proof {
 		return &p.proof
 	}
 	return nil
+}
+
+// maxAhead is how much of a refusal is read before the next attempt. Answers that demand a nonce are shorter.
+const maxAhead = 4 << 10
+
+// readAhead reads the beginning of an answer before its reader does. After a short answer over HTTP/1, net/http sends the next attempt
+// on the same connection. On another one, a load balancer may choose another server, which has its own nonces.
+func readAhead(res *http.Response) {
+	beginning, _ := io.ReadAll(io.LimitReader(res.Body, maxAhead))
+	res.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(beginning), res.Body), res.Body}
 }

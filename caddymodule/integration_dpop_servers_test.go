@@ -1,11 +1,15 @@
 package caddymodule
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -54,6 +58,25 @@ func TestDPoPLateNonces(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// The servers behind a load balancer have their own nonces. The load balancer chooses one for each connection.
+func TestDPoPLoadBalancer(t *testing.T) {
+	type serverKey struct{}
+	var connections atomic.Int64
+	api := newRecordingAPI(t, func(w http.ResponseWriter, r *http.Request) {
+		own := fmt.Sprint("nonce-", r.Context().Value(serverKey{}))
+		if claims, _ := proofIn(t, r.Header); claims["nonce"] != own {
+			refuseProof(w, "use_dpop_nonce", own)
+		}
+	}, func(srv *httptest.Server) {
+		srv.Config.ConnContext = func(ctx context.Context, _ net.Conn) context.Context {
+			return context.WithValue(ctx, serverKey{}, connections.Add(1))
+		}
+	})
+	_, url := startProxy(t, dpopCredential(newClientID(), boundTokens(t).URL), "token_proxy api "+api.URL)
+	// net/http keeps a connection only if it has sent the request soon enough, which depends on the load of this machine.
+	eventually(t, "a second attempt with a body on the same connection", func() bool { return post(t, url, "two books").StatusCode == 200 })
 }
 
 // A gateway checks the proofs, and passes on the answers of a server whose clock is wrong.
