@@ -86,7 +86,7 @@ func (p *Prover) Prove(req *http.Request, address, token string, refused *Proof)
 	var err error
 	proof.Field, err = p.key.Proof(Claims{
 		Method: req.Method,
-		Target: origin + normalPath(req.URL),
+		Target: origin + sentPath(req.URL),
 		Time:   proof.sent.Add(proof.of.ahead),
 		Token:  token,
 		Nonce:  proof.of.nonce,
