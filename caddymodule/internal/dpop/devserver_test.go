@@ -59,9 +59,10 @@ func TestDevelopmentServersAcceptProofs(t *testing.T) {
 // sendTwice sends a request, and sends another one if the server's answer has something new for its proof.
 func sendTwice(t *testing.T, prover *dpop.Prover, token string, request func() *http.Request) *http.Response {
 	t.Helper()
+	var refused *dpop.Proof
 	for tries := 1; ; tries++ {
 		req := request()
-		proof, err := prover.Prove(req, "", token)
+		proof, err := prover.Prove(req, "", token, refused)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -71,8 +72,10 @@ func sendTwice(t *testing.T, prover *dpop.Prover, token string, request func() *
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = res.Body.Close() })
-		if another := prover.Learn(proof, res.Header); res.StatusCode == http.StatusOK || !another || tries == 2 {
+		accepted := res.StatusCode == http.StatusOK
+		if another := prover.Learn(&proof, res.Header, accepted); accepted || !another || tries == 2 {
 			return res
 		}
+		refused = &proof
 	}
 }
