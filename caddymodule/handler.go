@@ -48,7 +48,8 @@ type Handler struct {
 	RejectedStatus []int `json:"rejected_status,omitempty"`
 
 	// ReplayBuffer is how many bytes of a request body the handler keeps for a replay. If it has sent more of the body than
-	// that, it cannot replay the request. With OnUnauthorized "pass" it keeps none. Default: 65536 (64 KiB).
+	// that, it cannot replay the request. With OnUnauthorized "pass" it keeps none, unless the tokens are bound to a key (DPoP).
+	// Default: 65536 (64 KiB).
 	ReplayBuffer *int64 `json:"replay_buffer,omitempty"`
 
 	// Clients are the clients that may use the handler: "loopback", which includes unix sockets, IP addresses, CIDR ranges,

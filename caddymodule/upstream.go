@@ -216,9 +216,10 @@ func (h *Handler) routeTo(transport http.RoundTripper, d *destinations) (*route,
 	return newRoute(transport, d, static)
 }
 
-// replayBuffer returns how many bytes of a request body are kept: none if no request is replayed.
+// replayBuffer returns how many bytes of a request body are kept: none if no request is replayed. An API that demands another DPoP
+// proof has not rejected the token, so that request is repeated in any case.
 func (h *Handler) replayBuffer() int {
-	if h.OnUnauthorized == unauthorizedPass {
+	if h.OnUnauthorized == unauthorizedPass && !h.credential.binds {
 		return 0
 	}
 	return int(*h.ReplayBuffer)
