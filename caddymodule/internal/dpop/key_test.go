@@ -96,7 +96,7 @@ func TestLeadingZeros(t *testing.T) {
 func TestKeyIsNotPrinted(t *testing.T) {
 	key := newKey(t, "ES256")
 	for _, text := range []string{fmt.Sprint(key), fmt.Sprintf("%v %+v %#v %s %q %x", key, key, key, key, key, key)} {
-		if strings.Trim(text, "[redacted] ") != "" {
+		if strings.ReplaceAll(strings.ReplaceAll(text, "[redacted]", ""), " ", "") != "" {
 			t.Errorf("the key is printed as %s", text)
 		}
 	}

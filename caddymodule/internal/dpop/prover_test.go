@@ -185,7 +185,7 @@ func TestClockOfTheServer(t *testing.T) {
 					t.Errorf("the clock makes a difference: %v", differ)
 				}
 				c, _ := prove(t, p, url)
-				if off := time.Unix(c.Time, 0).Sub(time.Now()); off != tc.off {
+				if off := time.Until(time.Unix(c.Time, 0)); off != tc.off {
 					t.Errorf("iat is off by %v, want %v", off, tc.off)
 				}
 				time.Sleep(time.Hour)
@@ -229,7 +229,7 @@ func TestClockOfTheEndpointCountsForTheAPI(t *testing.T) {
 		}
 		iat := func(url string) time.Duration {
 			c, _ := prove(t, client.ForAPI(key), url)
-			return time.Unix(c.Time, 0).Sub(time.Now())
+			return time.Until(time.Unix(c.Time, 0))
 		}
 		_, proof := prove(t, client.ForEndpoint(key), "https://login.example.com/")
 		client.ForEndpoint(key).Learn(&proof, date(time.Hour), false)
