@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -25,6 +26,7 @@ const roleVariable = "LAUNCH_TEST_ROLE"
 func TestMain(m *testing.M) {
 	switch role := os.Getenv(roleVariable); role {
 	case "":
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP) // under nohup, the processes would inherit that it is ignored
 		os.Exit(m.Run())
 	case "exec":
 		runExec()
