@@ -23,7 +23,7 @@ import (
 
 func checkCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "check [<credentials...>] [--tenant <tenant>] [--config <path> [--adapter <name>]] [--json] [--print-header <credential>]",
+		Use:   "check [<credentials...>] [--tenant <tenant>] [--config <path> [--adapter <name>]] [--api <url>] [--json] [--print-header <credential>]",
 		Short: "Fetches one token for each credential of a configuration, without starting a server",
 		Long: `
 Fetches one token for each named credential of a configuration, or for all of
@@ -37,6 +37,11 @@ The tokens of a credential with tenants belong to its tenants. --tenant fetches
 one for the named tenant, of all credentials with tenants or of the named ones.
 Without --tenant, the command fetches no token for these credentials.
 
+--api also sends a request without a token to this URL of an API, and prints
+what the API demands of tokens: the scope and the URL of its metadata
+(resource_metadata, RFC 9728) in the challenge. The command does not request
+that metadata.
+
 --print-header also prints the header field that an API would get, with the
 token in it. It works on a terminal only, so that the token does not end up in
 a file or a log.`,
@@ -44,6 +49,7 @@ a file or a log.`,
 	}
 	addConfigFlags(cmd)
 	addTenantFlag(cmd, "Fetch the token of this tenant")
+	cmd.Flags().String("api", "", "Print what the API at this URL demands of tokens")
 	cmd.Flags().String("print-header", "", "Print the header field with the token of this credential, on a terminal")
 	return cmd
 }
@@ -83,6 +89,10 @@ func check(cmd *cobra.Command, names []string) error {
 	if names, err = app.namesToCheck(names, tenant); err != nil { // before any call
 		return err
 	}
+	api, err := apiFlag(cmd)
+	if err != nil {
+		return err
+	}
 	results := []any{}
 	failed := 0
 	if app.sharesAny(names) {
@@ -103,6 +113,13 @@ func check(cmd *cobra.Command, names []string) error {
 		}
 		if name == shown && result.OK {
 			fmt.Fprintln(cmd.OutOrStdout(), result.header)
+		}
+	}
+	if api != "" {
+		result := checkAPI(cmd.Context(), api)
+		results = append(results, result)
+		if !asJSON(cmd) {
+			result.print(cmd)
 		}
 	}
 	if asJSON(cmd) {

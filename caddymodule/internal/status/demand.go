@@ -52,6 +52,14 @@ func (d Demand) explain(sent token.Secret) (summary, advice string) {
 	return summary, advice
 }
 
+// Shown returns the scope and the URL of the metadata, as far as they may be shown, of a challenge to a request without a token.
+func (d Demand) Shown() (scope, metadata string) {
+	if shown(d.Scope, token.Secret{}) {
+		scope = d.Scope
+	}
+	return scope, metadataURL(d.Metadata, token.Secret{})
+}
+
 const (
 	adviceScope = "If the client may have this scope, allow it in the service's console and add it to the option scope of provider oauth2. If only some paths need it, the client may not be meant to use them."
 	adviceUser  = "No token of a client alone satisfies that, because a user must log in. Use the paths of the API that are meant for clients without a user, or ask the operator of the API to permit this client."
