@@ -10,6 +10,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -63,6 +64,12 @@ func TestRecipes(t *testing.T) {
 	recipes := caddyfilesIn(t, "../examples/providers")
 	if described := caddyfilesIn(t, "testdata/providers"); !slices.Equal(recipes, described) {
 		t.Fatalf("the recipes are %q,\nthe descriptions %q", recipes, described)
+	}
+	for _, document := range []string{"../README.md", "../examples/README.md"} {
+		text, err := os.ReadFile(document)
+		if count := fmt.Sprintf("%d recipes", len(recipes)); err != nil || !strings.Contains(string(text), count) {
+			t.Errorf("%s does not mention %s: %v", document, count, err)
+		}
 	}
 	index := readExample(t, "../examples/providers/README.md")
 	for _, name := range recipes {
