@@ -157,12 +157,12 @@ func TestVaultAgentDelivery(t *testing.T) {
 		if mount == nil || mount.Name != "token-proxy-secret" || mountOf(&vault, template.Destination).Name != mount.Name || mountOf(&vault, template.Destination).ReadOnly {
 			t.Errorf("the agent cannot write %s, or the sidecar does not see it", template.Destination)
 		}
-		got, err := render(template.Contents, "shop/token-proxy", "client_id", "client_secret")
+		got, err := renderAgentTemplate(template.Contents, "shop/token-proxy", "client_id", "client_secret")
 		if err != nil || got != "the "+strings.ReplaceAll(name, "-", "_") || template.Perms != "0400" || !template.ErrorOnMissingKey {
 			t.Errorf("%s: got %q, %v of %+v", name, got, err, template)
 		}
 		// `index` would write "<no value>", in spite of error_on_missing_key.
-		if got, err := render(template.Contents, "shop/token-proxy"); err == nil {
+		if got, err := renderAgentTemplate(template.Contents, "shop/token-proxy"); err == nil {
 			t.Errorf("%s: the agent writes %q if the entry lacks the key", name, got)
 		}
 		delivered = append(delivered, name)

@@ -247,7 +247,7 @@ func TestVaultAgent(t *testing.T) {
 		if file.Perms != "0400" || !file.ErrorOnMissingKey {
 			t.Errorf("%s: got %+v", file.Destination, file)
 		}
-		if got, err := render(file.Contents, "stores/"+store, "client_id", "client_secret"); err != nil || got != "the "+name {
+		if got, err := renderAgentTemplate(file.Contents, "stores/"+store, "client_id", "client_secret"); err != nil || got != "the "+name {
 			t.Errorf("%s: got %q, %v", file.Destination, got, err)
 		}
 		written = append(written, file.Destination)
@@ -259,8 +259,8 @@ func TestVaultAgent(t *testing.T) {
 	}
 }
 
-// render returns the output of a template of Vault Agent, for an entry of the KV store, version 2, with these keys.
-func render(contents, entry string, keys ...string) (string, error) {
+// renderAgentTemplate returns the output of a template of Vault Agent, for an entry of the KV store, version 2, with these keys.
+func renderAgentTemplate(contents, entry string, keys ...string) (string, error) {
 	data := make(map[string]any)
 	for _, key := range keys {
 		data[key] = "the " + key
