@@ -62,7 +62,6 @@ func newClient(ctx caddy.Context, name string, config *Credential, join func(*cl
 		func() error { return c.loadProvider(ctx) },
 		c.loadClient,
 		c.loadTransport,
-		c.loadDPoP,
 		c.checkDurations,
 		c.loadDestinations,
 		c.identify,
@@ -141,7 +140,8 @@ func (c *client) providerModule(ctx caddy.Context) (any, error) {
 	return ctx.LoadModule(c.Credential, "ProviderRaw")
 }
 
-// loadTransport reads the files and variables of the transport once, so that a mistyped name is an error at load.
+// loadTransport reads the files and variables of the transport and of the provider once, so that a mistyped name is an error at
+// load.
 func (c *client) loadTransport() error {
 	if c.Transport == nil {
 		c.Transport = new(TokenTransport)
@@ -150,16 +150,21 @@ func (c *client) loadTransport() error {
 		return fmt.Errorf("transport: %w", err)
 	}
 	if c.template != nil { // the secrets are those of the tenants
-		_, err := c.Transport.check()
-		return err
+		if _, err := c.Transport.check(); err != nil {
+			return err
+		}
+		return c.loadDPoP(secrets{})
 	}
-	secrets, err := c.readSecrets()
+	s, err := c.readSecrets()
 	if err != nil {
 		return err
 	}
-	_, certificate, err := c.httpClient(secrets)
+	_, certificate, err := c.httpClient(s)
 	c.certificate.Store(certificate)
-	return err
+	if err != nil {
+		return err
+	}
+	return c.loadDPoP(s)
 }
 
 // loadClient reads the id and the secret once, so that a mistyped name is an error at load, not at the first request.
@@ -228,14 +233,7 @@ func (c *client) loadDestinations() (err error) {
 
 // loadDPoP checks the key and the algorithm, and that the token goes to the API as DPoP requires. The keys of tenants are checked
 // at their token requests.
-func (c *client) loadDPoP() error {
-	var s secrets
-	var err error
-	if c.template == nil {
-		if s, err = c.readSecrets(); err != nil {
-			return err
-		}
-	}
+func (c *client) loadDPoP(s secrets) error {
 	config, err := c.dpopConfig(s.client.Secrets)
 	switch {
 	case err != nil && c.template != nil: // the key is that of a tenant
