@@ -42,10 +42,11 @@ type basicClient struct {
 // parseBasic returns the client in the credentials of the scheme Basic (RFC 7617). It takes id and secret as they are,
 // because most clients do not encode them as RFC 6749 section 2.3.1 demands.
 func parseBasic(encoded string) (*basicClient, bool) {
-	if len(encoded) > base64.StdEncoding.EncodedLen(MaxBasic) {
+	// A pair must have one spelling, so Strict, and no line break: package base64 passes over them.
+	if len(encoded) > base64.StdEncoding.EncodedLen(MaxBasic) || strings.ContainsAny(encoded, "\r\n") {
 		return nil, false
 	}
-	pair, err := base64.StdEncoding.Strict().DecodeString(encoded) // so that a pair has one spelling
+	pair, err := base64.StdEncoding.Strict().DecodeString(encoded)
 	if err != nil || len(pair) > MaxBasic || !utf8.Valid(pair) || strings.ContainsFunc(string(pair), unicode.IsControl) {
 		return nil, false
 	}
