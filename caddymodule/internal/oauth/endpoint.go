@@ -72,12 +72,15 @@ var secretWords = []string{
 var publicKeys = []string{"client", "app", "consumer", "public", "tenant", "site", "project", "partition"}
 
 // namesSecret reports whether the last word of a name is one of secretWords, in any case and with or without a number at the
-// end. The names client_secret and subscription-key qualify, but requested_token_type, keyspace and app_key do not.
+// end. The names client_secret and subscription-key qualify, but requested_token_type, keyspace and app_key do not. A capital
+// letter can begin a word, as in clientSecret, or it does not matter, as in CLIENT_SeCRET.
 func namesSecret(name string) bool {
-	words := strings.FieldsFunc(camelCase.ReplaceAllString(name, "$1 $2"), func(r rune) bool { return !unicode.IsLetter(r) })
-	for i := range words {
-		words[i] = strings.ToLower(words[i])
-	}
+	return endsInSecret(name) || endsInSecret(camelCase.ReplaceAllString(name, "$1 $2"))
+}
+
+// endsInSecret is namesSecret for a name in which only characters that are no letters separate words.
+func endsInSecret(name string) bool {
+	words := strings.FieldsFunc(strings.ToLower(name), func(r rune) bool { return !unicode.IsLetter(r) })
 	if len(words) == 0 || !slices.Contains(secretWords, words[len(words)-1]) {
 		return false
 	}

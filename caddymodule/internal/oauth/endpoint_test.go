@@ -86,6 +86,7 @@ func TestParseEndpoint(t *testing.T) {
 		{"https://login.example/?secret[]=" + canary, "secret"},
 		{"https://login.example/?key=" + canary, "secret"},
 		{"https://login.example/?ＴＯＫＥＮ&Client.Secret=" + canary, "secret"},
+		{"https://login.example/?CLIENT_SeCRET=" + canary, "secret"},
 		// words joined by hyphens
 		{"https://login.example/?api-key=" + canary, "secret"},
 		{"https://login.example/?subscription-key=" + canary, "secret"},
@@ -108,7 +109,7 @@ func TestParseEndpoint(t *testing.T) {
 func FuzzEndpoint(f *testing.F) {
 	for _, raw := range []string{
 		"https://login.example/oauth/token", "http://[::1]:80/?a=b", "https://u:p@h/", "https://h/?client_secret=x%zz",
-		"https://h/?a;token=1", "https://h/#f", "http://localhost.", "HTTPS://h?%53ecret", "https:opaque", "://", "https://h\\@x/",
+		"https://h/?a;token=1", "https://h/#f", "http://localhost.", "HTTPS://h?%53ecret", "https://h?Client_seCrEt", "https:opaque", "://", "https://h\\@x/",
 	} {
 		f.Add(raw)
 	}
@@ -123,7 +124,7 @@ func FuzzEndpoint(f *testing.F) {
 		if u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" || u.User != nil || u.Fragment != "" {
 			t.Fatalf("%q is accepted as %#v", raw, u)
 		}
-		if name := secretName(u.RawQuery); name != "" && !harmless.MatchString(u.Query().Get(name)) {
+		if name := secretName(u.RawQuery); name != "" {
 			t.Fatalf("%q is accepted with %q in its query", raw, name)
 		}
 		again, err := ParseEndpoint(u.String())
@@ -140,12 +141,12 @@ func FuzzEndpoint(f *testing.F) {
 // separators and names that cannot be unescaped.
 func secretName(query string) string {
 	for _, pair := range strings.FieldsFunc(query, func(r rune) bool { return r == '&' || r == ';' }) {
-		name, _, _ := strings.Cut(pair, "=")
+		name, value, _ := strings.Cut(pair, "=")
 		if plain, err := url.QueryUnescape(name); err == nil {
 			name = plain
 		}
 		for _, secret := range []string{"client_secret", "client-secret", "password", "client_assertion", "access_token", "api_key", "apikey"} {
-			if strings.EqualFold(name, secret) {
+			if strings.ToLower(name) == secret && !harmless.MatchString(value) {
 				return name
 			}
 		}
