@@ -597,7 +597,8 @@ func TestConfigCredentialsOfOneClientKeepTheirPolicies(t *testing.T) {
 	for range 10 { // the app starts its credentials in any order
 		hasty, calm := freeAddr(t), freeAddr(t)
 		tokens := newTokenServer(t)
-		tokens.SetFault(devserver.Fault{Latency: 20 * time.Millisecond})
+		answered := make(chan struct{}) // the hasty request
+		tokens.OnRequest = func(*http.Request, []byte) { <-answered }
 		upstream := serveHTTP(t, tokens.api())
 		err := s.load(globalOptions(tokens.credential("calm"), tokens.credential("hasty", "max_wait 1ms")) +
 			siteConfig(hasty, "token_proxy hasty "+upstream.URL) + siteConfig(calm, "token_proxy calm "+upstream.URL))
@@ -605,6 +606,7 @@ func TestConfigCredentialsOfOneClientKeepTheirPolicies(t *testing.T) {
 			t.Fatal(err)
 		}
 		get(t, "http://"+hasty).wantProblem(t, http.StatusGatewayTimeout, "http_response_timeout")
+		close(answered)
 		get(t, "http://"+calm).wantStatus(t, http.StatusOK)
 		if calls := tokens.Calls(); calls != 1 {
 			t.Fatalf("the token endpoint was called %d times, want once", calls)

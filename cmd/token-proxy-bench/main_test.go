@@ -180,17 +180,26 @@ func TestRefreshing(t *testing.T) {
 	b := runningBench(t.Context(), t)
 	b.settings.duration = shortLife * time.Second
 	for _, c := range contenders {
-		var f figures
+		var refreshed bool
 		err := b.with(t.Context(), c, brief, func(e *entrant) error {
-			f = e.figures
-			return b.refreshing(t.Context(), e, b.settings.rate)
+			// On a busy machine, it can take a few runs until a request falls into a token call.
+			for run := 0; run < 5 && !refreshed; run++ {
+				if err := b.refreshing(t.Context(), e, b.settings.rate); err != nil {
+					return err
+				}
+				_, inside := e.figures[latencyKey(phaseInside, "p50")]
+				refreshed = inside && e.figures[keyCalls] > 0
+				if c.name == staticName {
+					break
+				}
+			}
+			return nil
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, inside := f[latencyKey(phaseInside, "p50")]
-		if want := c.name != staticName; f[keyCalls] > 0 != want || inside != want {
-			t.Errorf("%s: %v token calls; latencies inside of them: %v", c.name, f[keyCalls], inside)
+		if refreshed != (c.name != staticName) {
+			t.Errorf("%s: refreshed: %t", c.name, refreshed)
 		}
 	}
 }
