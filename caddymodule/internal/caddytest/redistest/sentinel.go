@@ -41,6 +41,9 @@ func StartSentinel(t *testing.T, name string, primary *Server, config ...string)
 	}
 	s.args = []string{file, "--sentinel"}
 	s.Restart()
+	// Sentinel looks every 10 seconds which servers there are, and waits for 8 until it makes an old primary a replica. Redis 7.0
+	// and later can do it sooner.
+	s.try("SENTINEL", "DEBUG", "INFO-PERIOD", "200", "PUBLISH-PERIOD", "200")
 	t.Cleanup(s.Kill)
 	return s
 }
