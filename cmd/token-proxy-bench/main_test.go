@@ -53,6 +53,7 @@ func measureTiny(t *testing.T, s settings) *report {
 
 // TestRound runs one round, from the first child to the files.
 func TestRound(t *testing.T) {
+	t.Parallel()
 	s := tinySettings(t)
 	r := measureTiny(t, s)
 	wantFigures(t, r)
@@ -124,6 +125,7 @@ func wantXML(t *testing.T, path string) {
 
 // TestLoads measures each load once, the first requests after a start, and token_proxy with Redis if it is installed.
 func TestLoads(t *testing.T) {
+	t.Parallel()
 	s := tinySettings(t)
 	if err := s.choose("all"); err != nil {
 		t.Fatal(err)
@@ -177,6 +179,7 @@ func TestLoads(t *testing.T) {
 
 // TestRefreshing checks that tokens with a short lifetime are refreshed, by each contender that has tokens.
 func TestRefreshing(t *testing.T) {
+	t.Parallel()
 	b := runningBench(t.Context(), t)
 	b.settings.duration = shortLife * time.Second
 	for _, c := range contenders {
@@ -206,6 +209,7 @@ func TestRefreshing(t *testing.T) {
 
 // TestProfiles checks that each contender with an admin API has a profile.
 func TestProfiles(t *testing.T) {
+	t.Parallel()
 	s := tinySettings(t)
 	s.rounds, s.profile = 0, true
 	if r := measureTiny(t, s); r != nil {

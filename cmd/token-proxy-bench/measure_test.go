@@ -83,6 +83,7 @@ func TestContendersRunWithTheirDefaults(t *testing.T) {
 
 // TestProfilesFail checks that the report survives a failure of the profiles.
 func TestProfilesFail(t *testing.T) {
+	t.Parallel()
 	s := tinySettings(t)
 	s.profile = true
 	s.out = filepath.Join(s.out, "missing")
