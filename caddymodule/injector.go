@@ -176,11 +176,7 @@ func (i *injector) sendOnce(req *http.Request, p *proxied, attempt io.ReadCloser
 		closeBody(out)
 		return nil, err
 	}
-	res, err := i.roundTrip(i.transport(p), proven.request, p)
-	if err == nil {
-		p.proof = proven.learn(res)
-	}
-	return res, err
+	return i.roundTripProved(i.transport(p), proven, p)
 }
 
 // sendProved sends a request, and sends it once more if the API refuses only its proof and has just sent the nonce or the time for

@@ -2,9 +2,11 @@ package caddymodule
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptrace"
+	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
@@ -63,6 +65,41 @@ func (p *provenRequest) learn(res *http.Response) *dpop.Proof {
 		return &p.proof
 	}
 	return nil
+}
+
+// errExpectation is the error of an attempt that the API has refused unread, with 417, because it has no 100 (Continue).
+var errExpectation = errors.New("the API refuses `Expect: 100-continue`")
+
+// roundTripProved sends a request with a proof. The API may demand another nonce, and it is too late for another attempt if more of
+// the body has been sent than is kept. So the attempt asks to send such a body, and does so after continueTimeout if the API does not
+// answer (RFC 9110 section 10.1.1).
+func (i *injector) roundTripProved(transport http.RoundTripper, proven *provenRequest, p *proxied) (*http.Response, error) {
+	req := proven.request
+	asks := proven.proof.Risky() && (req.ContentLength < 0 || req.ContentLength > int64(i.replayBuffer))
+	if asks {
+		req.Header["Expect"] = []string{"100-continue"}
+	}
+	res, err := i.roundTrip(transport, req, p)
+	if err != nil {
+		return nil, err
+	}
+	p.proof = proven.learn(res)
+	if asks && res.StatusCode == http.StatusExpectationFailed {
+		_ = res.Body.Close()
+		return nil, errExpectation
+	}
+	return res, nil
+}
+
+// continueTimeout is how long an attempt waits for 100 (Continue), unless the transport has an expect_continue_timeout. Go's servers
+// and many others answer at once.
+const continueTimeout = time.Second
+
+// awaitContinue makes continueTimeout the default of a transport, which does not wait by default.
+func awaitContinue(transport http.RoundTripper) {
+	if t, ok := transport.(*reverseproxy.HTTPTransport); ok && t.Transport.ExpectContinueTimeout == 0 {
+		t.Transport.ExpectContinueTimeout = continueTimeout
+	}
 }
 
 // maxAhead is how much of a refusal is read before the next attempt. Answers that demand a nonce are shorter.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"slices"
@@ -156,6 +157,61 @@ func TestDPoPNonceChanges(t *testing.T) {
 	}
 	if s.endpoint.Calls() != 2 {
 		t.Errorf("%d token requests: the demand for a nonce is taken for a rejected token", s.endpoint.Calls())
+	}
+}
+
+// The first body is larger than what is kept. The proxy learns the nonce before it sends the body, also from an API that refuses to be
+// asked.
+func TestDPoPNonceBeforeALargeBody(t *testing.T) {
+	const size = 1 << 20
+	demand := func(next http.HandlerFunc) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			if claims, _ := proofIn(t, r.Header); claims["nonce"] != "present" {
+				refuseProof(w, "use_dpop_nonce", "present")
+				return
+			}
+			next(w, r)
+		}
+	}
+	whole := func(w http.ResponseWriter, r *http.Request) {
+		n, err := io.Copy(io.Discard, r.Body)
+		fmt.Fprintf(w, "%d bytes, %v", n, err)
+	}
+	unwilling := func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Expect") != "" {
+			w.WriteHeader(http.StatusExpectationFailed)
+			return
+		}
+		whole(w, r)
+	}
+	for name, tc := range map[string]struct {
+		api       http.HandlerFunc
+		configure func(*httptest.Server)
+		requests  int
+	}{
+		"nonce":          {demand(whole), func(*httptest.Server) {}, 3},
+		"HTTP/2":         {demand(whole), serveHTTPS, 3},
+		"no nonce":       {whole, func(*httptest.Server) {}, 2},
+		"no expectation": {unwilling, func(*httptest.Server) {}, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			api := newRecordingAPI(t, tc.api, tc.configure)
+			directive := "token_proxy api " + api.URL
+			if api.Certificate() != nil {
+				directive += " {\n" + trusting(t, api.Server) + "}"
+			}
+			_, url := startProxy(t, dpopCredential(newClientID(), boundTokens(t).URL), directive)
+			for range 2 {
+				a := post(t, url, strings.Repeat("b", size))
+				a.wantStatus(t, 200)
+				if want := fmt.Sprintf("%d bytes, <nil>", size); a.body != want {
+					t.Errorf("the API got %s, want %s", a.body, want)
+				}
+			}
+			if n := len(api.received()); n != tc.requests {
+				t.Errorf("the API got %d requests, want %d", n, tc.requests)
+			}
+		})
 	}
 }
 

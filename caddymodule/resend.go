@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"errors"
 	"net/http"
 	"strings"
 )
@@ -22,6 +23,9 @@ const (
 // well, which does not mean that (RFC 9113 section 5.1.2), and a POST could be applied twice. golang.org/x/net/http2, which
 // Caddy uses, would not.
 func unprocessed(err error) bool {
+	if errors.Is(err, errExpectation) {
+		return true
+	}
 	reason, ok := strings.CutPrefix(err.Error(), cannotRetry)
 	return ok && (strings.HasPrefix(reason, goAway) || strings.Contains(reason, refusedStream))
 }

@@ -26,6 +26,9 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 		return err
 	}
 	keepConnections(transport, config)
+	if h.credential.binds {
+		awaitContinue(transport)
+	}
 	wrapConnections(transport)
 	d, err := h.destinations(transport, config)
 	if err != nil {

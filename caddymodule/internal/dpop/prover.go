@@ -74,6 +74,9 @@ type Proof struct {
 	told   server // what is known of it since its answer
 }
 
+// Risky reports whether the server may refuse the proof because it demands a nonce that the client does not know.
+func (p *Proof) Risky() bool { return p.of.mayDemandNonce(p.sent) }
+
 // Prove returns a new proof for a request, with the token that it carries or, for a token request, "". The address is the one that
 // is dialed, if it is not in the request: servers at two addresses may get the same Host.
 //

@@ -245,6 +245,33 @@ func TestClockOfTheEndpointCountsForTheAPI(t *testing.T) {
 	})
 }
 
+// A proof is risky before the first answer of a server, and if its nonce may be an old one by now.
+func TestRiskyProofs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := new(Client).ForAPI(newKey(t, "ES256"))
+		want := func(server string, risky bool) Proof {
+			t.Helper()
+			_, proof := prove(t, p, server)
+			if proof.Risky() != risky {
+				t.Errorf("risky: %t, want %t", proof.Risky(), risky)
+			}
+			return proof
+		}
+		const demanding, other = "https://demanding.example/", "https://other.example/"
+		first, second := want(demanding, true), want(other, true)
+		p.Learn(&first, http.Header{"Dpop-Nonce": {"a-nonce"}}, false)
+		p.Learn(&second, http.Header{}, true)
+		for range 2 {
+			want(demanding, false)
+			want(other, false)
+			time.Sleep(freshNonce)
+			latest := want(demanding, true)
+			want(other, false) // it demands none
+			p.Learn(&latest, http.Header{}, true)
+		}
+	})
+}
+
 // A client generates its key once for its algorithm.
 func TestGeneratedKey(t *testing.T) {
 	c := new(Client)

@@ -17,6 +17,9 @@ const (
 
 	// maxName is the length of the longest name of a server that is remembered. The application can choose the host in it.
 	maxName = 512
+
+	// freshNonce is how long after the last answer of a server its nonce still counts as the current one.
+	freshNonce = time.Minute
 )
 
 // servers is what servers have told a client about proofs: the nonces that they demand, and their clocks. The zero value is
@@ -29,8 +32,14 @@ type servers struct {
 
 // server is what is known of one server.
 type server struct {
-	nonce string
-	ahead time.Duration // by how much its clock is ahead of ours
+	nonce    string
+	ahead    time.Duration // by how much its clock is ahead of ours
+	answered time.Time     // the last time
+}
+
+// mayDemandNonce reports whether the server may demand a nonce other than the one that is known.
+func (s server) mayDemandNonce(now time.Time) bool {
+	return s.answered.IsZero() || s.nonce != "" && now.Sub(s.answered) >= freshNonce
 }
 
 // differs reports whether a server can accept a proof that it would not have accepted by what was known before.
@@ -56,7 +65,8 @@ func (s *servers) find(name string) (server, bool) {
 // learn does the work of Prover.Learn. It returns what is then known of the server.
 func (s *servers) learn(from *Proof, answer http.Header, accepted bool) server {
 	nonce := answer.Get("DPoP-Nonce")
-	ahead, hasClock := clockOf(answer, from.sent, time.Now())
+	now := time.Now()
+	ahead, hasClock := clockOf(answer, from.sent, now)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	found, ok := s.known[from.server]
@@ -69,6 +79,7 @@ func (s *servers) learn(from *Proof, answer http.Header, accepted bool) server {
 	if hasClock && !accepted {
 		found.ahead, s.ahead = ahead, ahead
 	}
+	found.answered = now
 	s.remember(from.server, found)
 	return found
 }
