@@ -33,6 +33,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"sigs.k8s.io/yaml"
 )
 
@@ -380,14 +381,14 @@ monitoring:
 func TestChartCombinations(t *testing.T) {
 	switches := []string{
 		"gateway: {enabled: false}\ninjector: {enabled: true}",
-		"gateway: {share: {enabled: false}}", "gateway: {replicas: 1}",
+		"gateway: {share: {enabled: false}}", "gateway: {replicas: 1}", "gateway: {replicas: null}",
 		"gateway: {share: {username: '', passwordKey: '', keys: [key], address: 'redis.cache:6380', options: \"tls {\\n  server_name redis\\n}\"}}",
 		"gateway: {sites: [{port: 8080, upstream: 'https://a.optiturn.com'}, {port: 8443, upstream: 'https://b.optiturn.com:8443', options: cross_site allow}]}",
 		"gateway: {clients: [10.1.2.3, 'fd00::/8', 10.0.0.0/8]}",
 		"gateway: {networkPolicy: {from: [{namespaceSelector: {}, podSelector: {matchLabels: {a: b}}}, {ipBlock: {cidr: 10.0.0.0/8}}]}}",
 		"gateway: {networkPolicy: {egress: [{to: [{podSelector: {}}], ports: [{port: 8443}]}]}}",
 		"gateway: {drainSeconds: 60, graceSeconds: 300}",
-		"gateway: {nodeSelector: {a: b}, tolerations: [{operator: Exists}], priorityClassName: high, podAnnotations: {a: b}}",
+		"gateway: {nodeSelector: {a: b}, tolerations: [{operator: Exists}], priorityClassName: high, podLabels: {a: 'true'}, podAnnotations: {a: b}}",
 		"image: {digest: 'sha256:" + strings.Repeat("0a", 32) + "'}\nimagePullSecrets: [{name: registry}]",
 		"image: {repository: 'other.example.com:5000/a/token-proxy', tag: v9.9.9}", "fullnameOverride: egress",
 		"monitoring: {podMonitor: {enabled: true}}", "monitoring: {prometheusRule: {enabled: true}}", "monitoring: {dashboard: {enabled: true}}",
@@ -492,7 +493,7 @@ func TestChartDenies(t *testing.T) {
 		"monitoring: {podMonitor: {enabled: 'yes'}}":           "got string, want boolean",
 		"monitoring: {podMonitor: {interval: 5m}}":             "monitoring/podMonitor/interval",
 		"gateway: {replicas: 0}":                               "minimum: got 0, want 1",
-		"gateway: {replicas: many}":                            "got string, want integer",
+		"gateway: {replicas: many}":                            "got string, want null or integer",
 		"gateway: {drainSeconds: 0}":                           "minimum: got 0, want 1",
 		"gateway: {credential: {secretName: 'a b'}}":           "gateway/credential/secretName",
 		"gateway: {credential: {name: 'a b'}}":                 "gateway/credential/name",
@@ -520,6 +521,11 @@ func TestChartDenies(t *testing.T) {
 		"gateway: {clients: [\"10.0.0.0/8 }\"]}":                 "is neither an address",
 		"gateway: {clients: [0.0.0.0/0]}":                        "gateway.clients: 0.0.0.0/0 admits every address. Set the networks of the pods.",
 		"gateway: {clients: [10.0.0.0/8, '::/0']}":               "gateway.clients: ::/0 admits every address.",
+		"gateway: {podLabels: {team: 1}}":                        "gateway/podLabels/team",
+		"gateway: {podLabels: {app.kubernetes.io/name: a}}":      "gateway.podLabels: the chart itself sets app.kubernetes.io/name, by which the Deployment, the Service and the policies find the replicas. Remove it.",
+		"gateway: {podLabels: {app.kubernetes.io/instance: a}}":  "the chart itself sets app.kubernetes.io/instance",
+		"gateway: {podLabels: {token-proxy: inject}}":            "the chart itself sets token-proxy, by which",
+		"gateway: {podAnnotations: {checksum/caddyfile: a}}":     "gateway.podAnnotations: the chart itself sets checksum/caddyfile, with which a changed Caddyfile starts a rollout. Remove it.",
 		"gateway: {share: {address: redis}}":                     "gateway.share.address is not <host>:<port>, such as token-proxy-redis:6379.",
 		"fullnameOverride: Catalog":                              `The name of the gateway, "Catalog", cannot be the name of a Service.`,
 		"fullnameOverride: " + strings.Repeat("a", 57):           "cannot be the name of a Service",
@@ -620,6 +626,84 @@ func TestChartRollsOut(t *testing.T) {
 	if !reflect.DeepEqual(template("gateway: {replicas: 5, networkPolicy: {from: [{podSelector: {}}]}}"), plain) {
 		t.Error("a change beyond the replicas restarts them")
 	}
+}
+
+// TestChartPodLabels checks that labels and annotations of the user are added to those of the replicas, and select nothing.
+func TestChartPodLabels(t *testing.T) {
+	plain, _ := render(t, release{})
+	objects, _ := render(t, release{values: "gateway: {podLabels: {team: shop, example.com/billed: 'true'}, podAnnotations: {example.com/owner: shop}}"})
+	got, want := gatewayIn(t, objects, "token-proxy-gateway"), gatewayIn(t, plain, "token-proxy-gateway")
+	wanted := &want.deployment.Spec.Template
+	maps.Copy(wanted.Labels, map[string]string{"team": "shop", "example.com/billed": "true"})
+	wanted.Annotations["example.com/owner"] = "shop"
+	for _, pair := range [][2]object{
+		{got.deployment, want.deployment}, {got.service, want.service}, {got.policy, want.policy}, {got.budget, want.budget},
+	} {
+		if g, w := asYAML(t, pair[0]), asYAML(t, pair[1]); g != w {
+			t.Errorf("the chart has\n%s\nwant\n%s", g, w)
+		}
+	}
+}
+
+// TestChartLeavesTheReplicas checks that an upgrade without a number of replicas leaves the one that a HorizontalPodAutoscaler
+// has set. The patch is the one that Helm 3 sends. Helm 4 applies only what the manifest has.
+func TestChartLeavesTheReplicas(t *testing.T) {
+	deployment := func(values string) *appsv1.Deployment {
+		objects, notes := render(t, release{name: "catalog", values: values})
+		if strings.Contains(notes, "nil") || strings.Contains(notes, "HorizontalPodAutoscaler") != strings.Contains(values, "replicas: null") {
+			t.Errorf("%s: the notes are %s", values, notes)
+		}
+		return find[*appsv1.Deployment](objects, "")
+	}
+	for _, tc := range []struct {
+		before, after string
+		want          *int32
+	}{
+		{"null", "null", new(int32(7))},
+		{"3", "3", new(int32(3))},
+		{"3", "null", nil}, // one, by default
+	} {
+		before := deployment("gateway: {replicas: " + tc.before + "}")
+		after := deployment("gateway: {drainSeconds: 20, replicas: " + tc.after + "}")
+		live := before.DeepCopy()
+		live.Spec.Replicas = new(int32(7))
+		upgraded := patched(t, before, after, live)
+		if got := upgraded.Spec.Replicas; !reflect.DeepEqual(got, tc.want) {
+			t.Errorf("from %s to %s: the Deployment has the replicas %s", tc.before, tc.after, asYAML(t, upgraded))
+		}
+		if got := *upgraded.Spec.Template.Spec.TerminationGracePeriodSeconds; got != 20+30+5 {
+			t.Errorf("from %s to %s: the upgrade sets terminationGracePeriodSeconds to %d", tc.before, tc.after, got)
+		}
+	}
+}
+
+// patched returns a live object after an upgrade of the release.
+func patched[T object](t *testing.T, before, after, live T) (upgraded T) {
+	t.Helper()
+	var texts [][]byte
+	for _, o := range []T{before, after, live} {
+		text, err := json.Marshal(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		texts = append(texts, text)
+	}
+	lookup, err := strategicpatch.NewPatchMetaFromStruct(live)
+	if err != nil {
+		t.Fatal(err)
+	}
+	patch, err := strategicpatch.CreateThreeWayMergePatch(texts[0], texts[1], texts[2], lookup, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := strategicpatch.StrategicMergePatch(texts[2], patch, live)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(text, &upgraded); err != nil {
+		t.Fatal(err)
+	}
+	return upgraded
 }
 
 // TestChartSchema checks that each value has a description, and that the schema knows the values of the chart and no others.

@@ -91,6 +91,15 @@
 {{- fail "gateway.networkPolicy.egress: a rule has no destination in `to`. It would permit connections to all addresses, also to the metadata service of the cloud." }}
 {{- end }}
 {{- end }}
+{{- /* A second label or annotation with one name would replace that of the chart. */}}
+{{- range $label := list "app.kubernetes.io/name" "app.kubernetes.io/instance" "token-proxy" }}
+{{- if hasKey ($gateway.podLabels | default dict) $label }}
+{{- fail (printf "gateway.podLabels: the chart itself sets %s, by which the Deployment, the Service and the policies find the replicas. Remove it." $label) }}
+{{- end }}
+{{- end }}
+{{- if hasKey ($gateway.podAnnotations | default dict) "checksum/caddyfile" }}
+{{- fail "gateway.podAnnotations: the chart itself sets checksum/caddyfile, with which a changed Caddyfile starts a rollout. Remove it." }}
+{{- end }}
 {{- if not .Values.monitoring.from }}
 {{- fail "monitoring.from is missing. An empty list would permit all pods of the cluster to read the metrics. Set where Prometheus is, as in a NetworkPolicy." }}
 {{- end }}
