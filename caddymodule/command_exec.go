@@ -39,7 +39,8 @@ with these changes:
 
 If a listener has the wrapper https_proxy, HTTPS_PROXY and HTTP_PROXY lead to
 it, in upper and lower case. NO_PROXY keeps its entries, except those for hosts
-of the sidecar, and gets those of this machine.
+of the sidecar, and gets those of this machine. The command fails if the
+Caddyfile has the wrapper, and Caddy gives it to no listener.
 
 If the configuration uses Caddy's own certificate authority, SSL_CERT_FILE,
 REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE, NODE_EXTRA_CA_CERTS and GIT_SSL_CAINFO name

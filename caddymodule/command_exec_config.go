@@ -40,21 +40,30 @@ func loadExecConfig(file, adapter string) (c execConfig, err error) {
 	if c.file == "" {
 		return c, errors.New("no configuration found: set --config, or run the command in a folder with a Caddyfile")
 	}
+	servers, err := readServers(c.raw)
+	if err != nil {
+		return c, err
+	}
+	var blocks []caddyfile.ServerBlock
 	var texts []string
 	if c.adapter != "" {
-		if texts, err = configTexts(c.file); err != nil {
+		if blocks, err = parseCaddyfile(c.file); err != nil {
 			return c, err
 		}
+		texts = configTexts(c.file, blocks)
 	}
 	if c.settings.Named, err = launch.FindNamed(c.raw, texts...); err != nil {
 		return c, err
 	}
-	proxies, err := findProxies(c.raw)
+	proxies, err := findProxies(servers)
 	if err != nil {
 		return c, err
 	}
 	switch len(proxies) {
 	case 0:
+		if err := checkNoneDropped(blocks, servers); err != nil {
+			return c, err
+		}
 	case 1:
 		c.settings.Proxy, c.settings.Hosts = proxies[0].url, proxies[0].hosts
 	default:
@@ -65,39 +74,50 @@ func loadExecConfig(file, adapter string) (c execConfig, err error) {
 	return c, nil
 }
 
-// configProxy is a server with the listener wrapper https_proxy.
-type configProxy struct {
-	url   *url.URL
-	hosts []string // of its sites
+// configServer is an HTTP server of a configuration.
+type configServer struct {
+	Listen   []string          `json:"listen"`
+	Wrappers []listenerWrapper `json:"listener_wrappers"`
+	Routes   []struct {
+		Match []struct {
+			Host []string `json:"host"`
+		} `json:"match"`
+	} `json:"routes"`
 }
 
 type listenerWrapper struct {
 	Wrapper string `json:"wrapper"`
 }
 
-// findProxies returns the servers with the listener wrapper https_proxy.
-func findProxies(config []byte) (found []configProxy, err error) {
+// readServers returns the HTTP servers of a configuration by name.
+func readServers(config []byte) (map[string]configServer, error) {
 	var c struct {
 		Apps struct {
 			HTTP struct {
-				Servers map[string]struct {
-					Listen   []string          `json:"listen"`
-					Wrappers []listenerWrapper `json:"listener_wrappers"`
-					Routes   []struct {
-						Match []struct {
-							Host []string `json:"host"`
-						} `json:"match"`
-					} `json:"routes"`
-				} `json:"servers"`
+				Servers map[string]configServer `json:"servers"`
 			} `json:"http"`
 		} `json:"apps"`
 	}
-	if err := json.Unmarshal(config, &c); err != nil {
-		return nil, err
-	}
-	for _, name := range slices.Sorted(maps.Keys(c.Apps.HTTP.Servers)) {
-		server := c.Apps.HTTP.Servers[name]
-		if !slices.ContainsFunc(server.Wrappers, func(w listenerWrapper) bool { return w.Wrapper == "https_proxy" }) {
+	err := json.Unmarshal(config, &c)
+	return c.Apps.HTTP.Servers, err
+}
+
+// isProxy reports whether the server has the listener wrapper https_proxy.
+func (s configServer) isProxy() bool {
+	return slices.ContainsFunc(s.Wrappers, func(w listenerWrapper) bool { return w.Wrapper == "https_proxy" })
+}
+
+// configProxy is a server with the listener wrapper https_proxy.
+type configProxy struct {
+	url   *url.URL
+	hosts []string // of its sites
+}
+
+// findProxies returns the servers with the listener wrapper https_proxy.
+func findProxies(servers map[string]configServer) (found []configProxy, err error) {
+	for _, name := range slices.Sorted(maps.Keys(servers)) {
+		server := servers[name]
+		if !server.isProxy() {
 			continue
 		}
 		var proxy configProxy
@@ -156,17 +176,17 @@ func reachableHost(a caddy.NetworkAddress) (host string, ok bool) {
 // importLine is a line of a Caddyfile that imports files or a snippet.
 var importLine = regexp.MustCompile("(?m)^\\s*import\\s+[\"`]?([^\\s\"`]+)")
 
-// configTexts returns the content of a Caddyfile and of all files that it imports, as they are before Caddy replaces
-// {$NAME} in them.
-func configTexts(file string) (texts []string, err error) {
+func parseCaddyfile(file string) ([]caddyfile.ServerBlock, error) {
 	content, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
 	}
-	blocks, err := caddyfile.Parse(file, slices.Clone(content)) // it changes its input
-	if err != nil {
-		return nil, err
-	}
+	return caddyfile.Parse(file, content)
+}
+
+// configTexts returns the content of a Caddyfile, which has these blocks, and of all files that it imports, as they are before
+// Caddy replaces {$NAME} in them.
+func configTexts(file string, blocks []caddyfile.ServerBlock) (texts []string) {
 	pending := []string{file}
 	for _, block := range blocks { // the tokens know their files, also those that an import with arguments names
 		for _, segment := range block.Segments {
@@ -190,7 +210,7 @@ func configTexts(file string) (texts []string, err error) {
 		texts = append(texts, string(content))
 		pending = append(pending, importedFiles(path, string(content))...)
 	}
-	return texts, nil
+	return texts
 }
 
 // importedFiles returns the files that a Caddyfile imports. A file that consists of imports leaves no token of its own.

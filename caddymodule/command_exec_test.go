@@ -396,6 +396,13 @@ func TestExecFindsTheProxy(t *testing.T) {
 		}
 		return []byte(`{"apps": {"http": {"servers": {` + strings.Join(servers, ",") + `}}}}`)
 	}
+	find := func(config []byte) ([]configProxy, error) {
+		servers, err := readServers(config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return findProxies(servers)
+	}
 	const wrapper = `{"wrapper": "https_proxy"}, {"wrapper": "tls"}`
 	t.Setenv("EXEC_PORT", "3129")
 	for listen, want := range map[string]string{
@@ -412,7 +419,7 @@ func TestExecFindsTheProxy(t *testing.T) {
 		`"127.0.0.1:{env.EXEC_PORT}"`:              "127.0.0.1:3129",
 		`"127.0.0.1:3128-3130"`:                    "127.0.0.1:3128",
 	} {
-		found, err := findProxies(config(server(`"127.0.0.1:1"`, `{"wrapper": "tls"}`), server(listen, wrapper)))
+		found, err := find(config(server(`"127.0.0.1:1"`, `{"wrapper": "tls"}`), server(listen, wrapper)))
 		if err != nil || len(found) != 1 || found[0].url.String() != "http://"+want || !slices.Equal(found[0].hosts, []string{"api.example.com", "*.example.org"}) {
 			t.Errorf("%s: found %v, %v", listen, found, err)
 		}
@@ -423,7 +430,7 @@ func TestExecFindsTheProxy(t *testing.T) {
 		`"127.0.0.1:0"`:              "an application cannot reach it",
 		`"127.0.0.1:{env.NOT_SET_}"`: "NOT_SET_",
 	} {
-		_, err := findProxies(config(server(listen, wrapper)))
+		_, err := find(config(server(listen, wrapper)))
 		wantError(t, err, want)
 	}
 	file := writeConfig(t, "config.json", string(config(server(`":1"`, wrapper), server(`":2"`, wrapper))))
@@ -453,10 +460,12 @@ func TestExecReadsTheWholeCaddyfile(t *testing.T) {
 	} {
 		writeFile(t, filepath.Join(dir, name), content)
 	}
-	texts, err := configTexts(filepath.Join(dir, "Caddyfile"))
+	file := filepath.Join(dir, "Caddyfile")
+	blocks, err := parseCaddyfile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
+	texts := configTexts(file, blocks)
 	all := strings.Join(texts, "\n")
 	wantText(t, all, "IN_SNIPPET", "EXEC_FOLDER", "NOT_SET_", "IN_B", "IN_DEFAULT", "IN_NESTED", "IN_ARGUMENT", "IN_QUOTED")
 	if strings.Contains(all, "IN_NONE") || len(texts) != 9 {

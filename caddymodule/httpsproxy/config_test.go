@@ -2,6 +2,9 @@ package httpsproxy_test
 
 import (
 	"context"
+	"errors"
+	"io"
+	"os"
 	"strings"
 	"testing"
 
@@ -48,6 +51,27 @@ func withoutTLS(config string) string {
 	_, port, _ := strings.Cut(before, "servers 127.0.0.1:")
 	port, _, _ = strings.Cut(port, " ")
 	return before + "http://" + apiHost + ":" + port + " {\n bind 127.0.0.1\n respond a\n}\n"
+}
+
+// Caddy drops the wrapper of an option with another address than the listener, and logs nothing. The application then talks to TLS.
+func TestDroppedProxy(t *testing.T) {
+	p := newProxy(t, parts{})
+	p.config = strings.Replace(p.config, "servers 127.0.0.1:", "servers :", 1)
+	p.start(t)
+	conn := p.dial(t)
+	if _, err := io.WriteString(conn, "CONNECT "+apiHost+":443 HTTP/1.1\r\nHost: "+apiHost+":443\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := io.ReadAll(conn) // it may end in a reset
+	if len(answer) > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("got %q, %v", answer, err)
+	}
+	if s := httpsproxy.CurrentStatus(); s != nil {
+		t.Errorf("the status has %+v", s)
+	}
+	if logs := p.Logs(); strings.Contains(logs, "https_proxy") {
+		t.Errorf("the log names the mistake, so the reference should as well: %s", logs)
+	}
 }
 
 // Elsewhere than in an HTTP server, the wrapper has no sites.

@@ -37,7 +37,9 @@ const (
 // routes. All other hosts get 403, unless Tunnel allows them. TLS without CONNECT works as without the wrapper. Requests
 // for http:// URLs of the sites, in absolute form, are served as well.
 //
-// It must stand before the wrapper tls in listener_wrappers.
+// It must stand before the wrapper tls in listener_wrappers. In a Caddyfile, the address of the option servers must be that of
+// the listener, such as 127.0.0.1:3128 for a site with this port and bind 127.0.0.1. Caddy ignores an option with another
+// address without a warning.
 type ListenerWrapper struct {
 	// Tunnel are the hosts without a site on this listener whose connections are passed through untouched: "any", or host
 	// patterns such as example.com, *.example.com, 192.0.2.7, 10.0.0.0/8 and example.com:8443. Without a port, a pattern
