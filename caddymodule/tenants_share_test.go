@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest/apart"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest/redistest"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/tenants"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
@@ -98,6 +99,9 @@ func TestTenantsAreSharedAfterAReload(t *testing.T) {
 
 // TestSharedTenantsAreSmall bounds what sharing adds to a tenant.
 func TestSharedTenantsAreSmall(t *testing.T) {
+	if apart.Run(t) {
+		return
+	}
 	const count, most = 5_000, 4 * 1024
 	server := redistest.Start(t)
 	t.Setenv("TOKEN_PROXY_TEST_KEY", strings.Repeat("k", 32))
