@@ -37,7 +37,7 @@ type TokenTransport struct {
 	DialTimeout caddy.Duration `json:"dial_timeout,omitempty"`
 
 	// TLSRenegotiation sets how often the server may start another TLS handshake on the connection: "never", "once" or
-	// "freely". IIS asks for a client certificate so, unless it negotiates the certificate at once. TLS 1.3 has no
+	// "freely". IIS asks for a client certificate that way, unless it negotiates the certificate at once. TLS 1.3 has no
 	// renegotiation. Default: never.
 	TLSRenegotiation string `json:"tls_renegotiation,omitempty"`
 

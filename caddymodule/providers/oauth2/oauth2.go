@@ -103,7 +103,7 @@ type Provider struct {
 	DPoP string `json:"dpop,omitempty"`
 
 	// DPoPKey is the private key that tokens are bound to, in PEM without a passphrase or as a JWK. Replicas with the same key can
-	// share tokens. Default: a key that the proxy generates and never stores, of each credential and tenant its own.
+	// share tokens. Default: a key that the proxy generates for each credential and each tenant, and never stores.
 	DPoPKey option.Source `json:"dpop_key,omitempty"`
 
 	// DPoPAlg is the algorithm (alg) of the proofs: ES256, ES384, ES512, EdDSA, or PS or RS with 256, 384 or 512. Default: ES256,

@@ -37,7 +37,7 @@ type Store struct {
 	// MasterName, the addresses are those of the Sentinels. Required.
 	Addresses []string `json:"addresses,omitempty"`
 
-	// Cluster sets that one address leads to a cluster too, as the configuration endpoint of a managed cluster does.
+	// Cluster is true if the one address leads to a cluster, as the configuration endpoint of a managed cluster does.
 	// Default: false.
 	Cluster bool `json:"cluster,omitempty"`
 

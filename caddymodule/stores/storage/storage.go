@@ -28,7 +28,7 @@ func init() {
 // one small record for each credential stays.
 type Store struct {
 	// Storage is the storage module. Default: that of the global option `storage`. Caddy's default, the local file system,
-	// is refused unless it is named, because other replicas do not see it.
+	// fails to load unless it is named, because other replicas do not see it.
 	StorageRaw json.RawMessage `json:"storage,omitempty" caddy:"namespace=caddy.storage inline_key=module"`
 
 	ctx    caddy.Context
