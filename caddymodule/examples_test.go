@@ -64,26 +64,8 @@ func getEcho(t *testing.T, url string) devserver.Echo {
 	return echo
 }
 
-// TestExamplesLoad provisions every example, with the variables set and the files there that it names.
-func TestExamplesLoad(t *testing.T) {
-	var examples []string
-	err := filepath.WalkDir("../examples", func(path string, _ os.DirEntry, err error) error {
-		if strings.HasSuffix(path, ".caddyfile") || strings.HasPrefix(filepath.Base(path), "Caddyfile") {
-			examples = append(examples, path)
-		}
-		return err
-	})
-	if err != nil || len(examples) == 0 {
-		t.Fatalf("looking for examples: found %d, error %v", len(examples), err)
-	}
-	for _, example := range examples {
-		t.Run(strings.TrimPrefix(example, "../examples/"), func(t *testing.T) {
-			loadExample(t, readExample(t, example))
-		})
-	}
-}
-
-// TestReadmeLoads does the same with the configurations in the README and the reference.
+// TestReadmeLoads provisions the configurations in the README and the reference, with the variables set and the files there
+// that they name.
 func TestReadmeLoads(t *testing.T) {
 	if loaded := loadDocument(t, "../README.md"); loaded != 1 {
 		t.Errorf("found %d configurations in the README, want 1: the Caddyfile", loaded)
