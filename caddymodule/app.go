@@ -20,6 +20,7 @@ func init() {
 // expire, and keeps them across reloads of the configuration.
 type App struct {
 	// Credentials are the OAuth 2.0 client registrations by name. A name consists of letters, digits, '_', '-' and '.'.
+	// Default: none.
 	Credentials map[string]*Credential `json:"credentials,omitempty"`
 
 	// ReplayMemory is the limit, in bytes, for the memory of all request bodies that the process keeps for replays. If a body

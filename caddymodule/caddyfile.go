@@ -70,10 +70,11 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //	            keep
 //	        }
 //	        transport {
-//	            ca           {file./path}|{env.NAME}
-//	            server_name  <name>
-//	            proxy        <url>|none
-//	            dial_timeout <duration>
+//	            ca                {file./path}|{env.NAME}
+//	            server_name       <name>
+//	            proxy             <url>|none
+//	            dial_timeout      <duration>
+//	            tls_renegotiation never|once|freely
 //	        }
 //	    }
 //	}

@@ -31,7 +31,7 @@ its credentials, without starting a server. If replicas share one of these
 tokens, the command also tests the store. It saves, loads and deletes a value,
 and compares the keys with those of the replicas that made this check in the
 last 5 minutes. The exit status is 0 if all credentials work, even if the store
-does not: replicas get their tokens without it.
+does not, because replicas get their tokens without it.
 
 The tokens of a credential with tenants belong to its tenants. --tenant fetches
 one for the named tenant, of all credentials with tenants or of the named ones.

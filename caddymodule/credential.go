@@ -20,19 +20,19 @@ type Credential struct {
 	ProviderRaw json.RawMessage `json:"provider,omitempty" caddy:"namespace=token_proxy.providers inline_key=name"`
 
 	// ClientID is the client identifier: a literal, or one whole-value placeholder {env.NAME} or {file./path}.
-	// Required.
+	// Required, unless Tenant is "basic".
 	ClientID string `json:"client_id,omitempty"`
 
 	// ClientSecret is the client secret, as one whole-value placeholder {env.NAME} or {file./path}. The app reads a file again
-	// for each token request. A literal is possible but causes a warning. Required if the provider needs a secret, and an
-	// error if the provider needs none.
+	// for each token request. A literal is possible but causes a warning. Required if the provider needs a secret, unless
+	// Tenant is "basic". Otherwise it is an error. Default: none.
 	ClientSecret option.Source `json:"client_secret,omitempty"`
 
 	// APIHosts are the destinations that the token may go to: `api.example.com`, `api.example.com:8443`, `*.example.com` for
 	// all hosts below example.com, an IP address, a range of addresses (`10.0.0.0/8`, without a port), or a unix socket
 	// (`unix//run/api.sock`). The name in `dynamic a` or `dynamic srv` counts as a host, unless the upstream's certificate
-	// must be for another name. Required unless every upstream of the handler is static. Default: the hosts of those
-	// upstreams.
+	// must be for another name. Required with Tenant, and unless every upstream of the handler is static. Default: the hosts
+	// of those upstreams.
 	APIHosts []string `json:"api_hosts,omitempty"`
 
 	// AllowPlaintext permits http:// beyond loopback for the token endpoint and for the upstreams. Default: false.
@@ -60,7 +60,7 @@ type Credential struct {
 
 	// Prefetch gets a token when the configuration starts, and keeps one ready even if no request comes. The app fetches
 	// the tokens of 4 credentials at a time from one token endpoint. A request that needs a token does not wait for the
-	// others. Default: false, so that the first request waits for the token.
+	// others. It is not possible with Tenant. Default: false, so that the first request waits for the token.
 	Prefetch bool `json:"prefetch,omitempty"`
 
 	// Share is false if replicas do not share the tokens of this credential, although the app has a Share. Default: true.

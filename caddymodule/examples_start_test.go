@@ -73,6 +73,9 @@ func deliberateWarnings(example string) (warnings []string) {
 func startWarnings(t *testing.T, server caddytest.Server) (found []string) {
 	t.Helper()
 	for line := range strings.Lines(server.Logs()) {
+		if !strings.HasSuffix(line, "\n") {
+			continue // it is being written, after the start
+		}
 		var entry struct{ Level, Msg string }
 		if err := json.Unmarshal([]byte(line), &entry); err != nil {
 			t.Fatalf("%v: %s", err, line)

@@ -15,7 +15,7 @@ import (
 
 // Share lets replicas keep one token for each credential between them, through a store that the operator runs. Without it,
 // each replica makes its own token requests. Replicas share a credential if its settings, the store, a key and the group
-// are the same. Trouble with the store costs no request: a replica that cannot use it works as it does without sharing.
+// are the same. No request fails because of the store. A replica that cannot use it works as it does without sharing.
 type Share struct {
 	// Store is where the replicas keep what they share: `redis`, or `storage` for any Caddy storage module. Required.
 	StoreRaw json.RawMessage `json:"store,omitempty" caddy:"namespace=token_proxy.stores inline_key=name"`
@@ -26,8 +26,8 @@ type Share struct {
 	// The app reads a file again when it meets a value that it cannot open. Required.
 	Keys []option.Source `json:"keys,omitempty"`
 
-	// Group keeps apart replicas that have store and key in common and are not to share. It is no protection: a replica
-	// with the key can open the tokens of all groups. Default: none.
+	// Group separates replicas that have the store and a key in common but must not share tokens. It is no protection,
+	// because a replica with the key can open the tokens of all groups. Default: none.
 	Group string `json:"group,omitempty"`
 
 	name   string // of the store

@@ -20,13 +20,13 @@ import (
 // field comes from. At least one of them must use it.
 //
 // A name has 1 to 64 of the characters a-z, 0-9, '-', '_' and '.'. Its first and its last are letters or digits, and two dots
-// do not follow each other. To add a tenant, add its files. To remove a tenant, remove them: the tenant's token is then not
-// renewed.
+// do not follow each other. To add a tenant, add its files. To remove a tenant, remove them. The proxy then does not renew the
+// tenant's token.
 type Tenant struct {
 	// Name is the placeholder of the request that names the tenant, such as {http.request.header.X-Tenant},
 	// {http.request.host.labels.2}, {http.request.uri.path.0} or {http.vars.tenant}. A header field must occur exactly once.
-	// A name in the host is changed to lower case. Every client that reaches the listener chooses its tenant, so the value
-	// must come from where clients cannot forge it, or all of them must be trusted.
+	// A name in the host is changed to lower case. A client that reaches the listener can act as every tenant whose name it can
+	// put there, so the value must come from where clients cannot forge it, or all of them must be trusted.
 	//
 	// Or it is "basic". The credentials that a request has in Authorization: Basic are then the id and the secret of the
 	// client, the credential has neither, and no value can use {tenant}. The proxy shows id and secret to the token endpoint

@@ -35,11 +35,12 @@ func init() {
 // ClientCertificate, ClientCertificateKey, DPoPKey and the values of Params and Headers may be secret. For a secret, the
 // placeholder {env.NAME} or {file./path} must be the whole value. The provider reads its file again for each token request.
 type Provider struct {
-	// TokenURL is the URL of the token endpoint. Either TokenURL or Issuer is required.
+	// TokenURL is the URL of the token endpoint. Required, unless Issuer is set.
 	TokenURL string `json:"token_url,omitempty"`
 
 	// Issuer is the identifier of the authorization server, exactly as in its metadata (RFC 8414, OpenID Connect Discovery).
 	// The provider finds the token endpoint in the metadata at the first token request, and looks again every hour.
+	// Required, unless TokenURL is set.
 	Issuer string `json:"issuer,omitempty"`
 
 	// ClientAuth is the client authentication method. It is client_secret_basic, client_secret_post, client_secret_jwt,
@@ -60,7 +61,8 @@ type Provider struct {
 	ClientSecretParam string `json:"client_secret_param,omitempty"`
 
 	// SigningKey is the private key that signs the client assertion of private_key_jwt, the JWT of bearer_jwt or the
-	// assertion of the grant jwt-bearer. It is in PEM without a passphrase, a JWK, or the JSON key file of a Google service account.
+	// assertion of the grant jwt-bearer. It is in PEM without a passphrase, a JWK, or the JSON key file of a Google
+	// service account. Default: none.
 	SigningKey option.Source `json:"signing_key,omitempty"`
 
 	// SigningKeyID is the identifier of the key (kid). Default: the identifier in the JWK or in the key file, if any.
@@ -87,7 +89,7 @@ type Provider struct {
 	AssertionClaims map[string]json.RawMessage `json:"assertion_claims,omitempty"`
 
 	// ClientAssertionFile is the path of a file with the client assertion, such as a projected service account token. The
-	// provider reads it again for each token request.
+	// provider reads it again for each token request. Default: none.
 	ClientAssertionFile string `json:"client_assertion_file,omitempty"`
 
 	// ClientAssertionType is the value of client_assertion_type. Default: the value for JWTs (RFC 7523 section 2.2).
@@ -126,13 +128,13 @@ type Provider struct {
 	Resource []string `json:"resource,omitempty"`
 
 	// Params are further parameters. The request has a parameter once for each of its values. A value may be empty. The value
-	// {uuid} is a new UUID for each token request.
+	// {uuid} is a new UUID for each token request. Default: none.
 	Params map[string]Values[option.Source] `json:"params,omitempty"`
 
-	// JSONParams are further parameters of the encoding json, for values other than strings.
+	// JSONParams are further parameters of the encoding json, for values other than strings. Default: none.
 	JSONParams map[string]json.RawMessage `json:"json_params,omitempty"`
 
-	// Headers are further header fields of the token request, with values like those of Params.
+	// Headers are further header fields of the token request, with values like those of Params. Default: none.
 	Headers map[string]option.Source `json:"headers,omitempty"`
 
 	// Method is POST, or GET with the encoding query. Default: POST.

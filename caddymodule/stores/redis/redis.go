@@ -19,14 +19,14 @@ func init() {
 	caddy.RegisterModule(Store{})
 }
 
-// Store keeps what replicas share in Redis 6.2 or later, or in Valkey: in one server, behind Redis Sentinel, or in a
-// cluster. Everything expires by itself, and a claim is decided by the server.
+// Store keeps what replicas share in Redis 6.2 or later, or in Valkey. That is one server, servers behind Redis Sentinel, or a
+// cluster. Everything expires by itself, and the server decides a claim.
 //
 // A user of Redis needs few rights. This one has no others:
 //
 //	ACL SETUSER app on >password ~token_proxy/* -@all +getrange +get +set +del +eval
 //
-// With a Database other than 0, it needs +select as well; in a cluster, +cluster|slots and +asking. A user of Sentinel
+// With a Database other than 0, it needs +select as well. In a cluster, it needs +cluster|slots and +asking. A user of Sentinel
 // needs +sentinel|get-master-addr-by-name alone.
 //
 // Every value may be {env.NAME} or {file./path}. A file with a user name, a password or a certificate is read again for

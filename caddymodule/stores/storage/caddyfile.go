@@ -10,7 +10,7 @@ import (
 
 // UnmarshalCaddyfile sets up the store from Caddyfile tokens. Syntax:
 //
-//	storage [<module> [<args...>] {
+//	store storage [<module> [<args...>] {
 //	    ...
 //	}]
 func (s *Store) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {

@@ -24,8 +24,8 @@ func init() {
 
 // Store keeps what replicas share in a Caddy storage module that all of them reach, such as a folder on a shared volume. It
 // uses neither the module's locks, which differ too much from module to module, nor its listing. Unlike Caddy's own use of
-// its storage, a server that is down does not keep Caddy from starting. A storage module does not expire what it stores:
-// one small record for each credential stays.
+// its storage, a server that is down does not keep Caddy from starting. A storage module does not expire what it stores,
+// so one small record for each credential stays.
 type Store struct {
 	// Storage is the storage module. Default: that of the global option `storage`. Caddy's default, the local file system,
 	// fails to load unless it is named, because other replicas do not see it.
