@@ -112,6 +112,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.provisionOptions(); err != nil {
 		return fmt.Errorf("credential %q: %w", h.Credential, err)
 	}
+	h.warnOfLoggedSecrets(ctx)
 	if err := h.provisionTransport(ctx); err != nil {
 		return fmt.Errorf("credential %q: %w", h.Credential, err)
 	}
@@ -177,6 +178,16 @@ func (h *Handler) provisionOptions() error {
 		return fmt.Errorf("token_stub: %w", err)
 	}
 	return nil
+}
+
+// warnOfLoggedSecrets warns if the access log would have the secrets of clients. Caddy encodes the request for the log before any
+// handler, so the handler cannot keep them out of it.
+func (h *Handler) warnOfLoggedSecrets(ctx caddy.Context) {
+	server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if ok && server.Logs != nil && server.Logs.ShouldLogCredentials && h.credential.Tenant.basic() {
+		h.logger.Warn("log_credentials writes the id and the secret of each client into the access log, because the credential has `tenant basic`; remove log_credentials",
+			zap.String("credential", h.Credential))
+	}
 }
 
 // Cleanup releases what reverse_proxy has acquired. Caddy also calls it after a failed Provision, when upstreams without a

@@ -190,6 +190,31 @@ func TestBasicSecretIsNotShown(t *testing.T) {
 	}
 }
 
+// Caddy encodes the request for the access log before any handler, so the proxy can only warn of log_credentials.
+func TestBasicSecretInTheAccessLog(t *testing.T) {
+	p := newTenantPlatform(t, "a")
+	for _, test := range []struct {
+		option, credential string
+		warned             bool
+	}{
+		{"log_credentials", p.basicCredential("api"), true},
+		{"", p.basicCredential("api"), false},
+		{"log_credentials", p.credential("api"), false},
+	} {
+		addr := freeAddr(t)
+		global := strings.Replace(globalOptions(test.credential), "{\n", "{\n servers {\n "+test.option+"\n}\n", 1)
+		s := startCaddy(t, global+siteConfig(addr, "log\ntoken_proxy api "+p.api.addr()))
+		if warned := strings.Contains(s.logs(), "log_credentials writes the id and the secret"); warned != test.warned {
+			t.Errorf("%q: warned %t:\n%s", test.option, warned, s.logs())
+		}
+		if test.warned {
+			p.wantTenant(p.askAs("http://"+addr, "a", "secret-of-a"), "a")
+			logged := base64.StdEncoding.EncodeToString([]byte(p.prefix + "a:secret-of-a"))
+			eventually(t, "the secret in the access log", func() bool { return strings.Contains(s.logs(), logged) })
+		}
+	}
+}
+
 // In handle_response and handle_errors, the client is still known, but only to the credential that it was sent to.
 func TestBasicTenantOfSecondHandler(t *testing.T) {
 	p, other := newTenantPlatform(t, "a"), newTenantPlatform(t)
