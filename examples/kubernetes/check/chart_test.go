@@ -293,18 +293,21 @@ func TestChartIsTheInjector(t *testing.T) {
 	const enabled = "gateway: {enabled: false}\ninjector: {enabled: true}"
 	want := loadInjector(t)
 	objects, _ := render(t, release{namespace: want.namespace.Name, values: enabled})
-	if len(objects) != 5 {
+	wanted := []object{
+		want.mutating, want.mutatingBinding, want.validating, want.validatingBinding, want.debugging, want.debuggingBinding, want.parameters,
+	}
+	if len(objects) != len(wanted) {
 		t.Fatalf("got %d objects", len(objects))
 	}
-	for _, pair := range [][2]object{
-		{find[*admissionv1.MutatingAdmissionPolicy](objects, ""), want.mutating},
-		{find[*admissionv1.MutatingAdmissionPolicyBinding](objects, ""), want.mutatingBinding},
-		{find[*admissionv1.ValidatingAdmissionPolicy](objects, ""), want.validating},
-		{find[*admissionv1.ValidatingAdmissionPolicyBinding](objects, ""), want.validatingBinding},
-		{find[*corev1.ConfigMap](objects, ""), want.parameters},
-	} {
+	for _, w := range wanted {
+		i := slices.IndexFunc(objects, func(o object) bool {
+			return reflect.TypeOf(o) == reflect.TypeOf(w) && o.GetName() == w.GetName()
+		})
+		if i < 0 {
+			t.Fatalf("the chart has no %T %s", w, w.GetName())
+		}
 		// kustomize adds empty lines to folded text.
-		if g, w := emptyLines.ReplaceAllString(asYAML(t, pair[0]), ""), emptyLines.ReplaceAllString(asYAML(t, pair[1]), ""); g != w {
+		if g, w := emptyLines.ReplaceAllString(asYAML(t, objects[i]), ""), emptyLines.ReplaceAllString(asYAML(t, w), ""); g != w {
 			t.Errorf("the chart has\n%s\nwant\n%s", g, w)
 		}
 	}
@@ -325,7 +328,7 @@ func TestChartIsTheInjector(t *testing.T) {
 
 	objects, _ = render(t, release{kubernetes: "v1.35.2", values: enabled})
 	if find[*admissionv1beta1.MutatingAdmissionPolicy](objects, "") == nil || find[*admissionv1beta1.MutatingAdmissionPolicyBinding](objects, "") == nil ||
-		find[*admissionv1.ValidatingAdmissionPolicy](objects, "") == nil {
+		find[*admissionv1.ValidatingAdmissionPolicy](objects, "token-proxy-injector-debug") == nil {
 		t.Error("Kubernetes 1.35 does not know these versions of the policies")
 	}
 	for _, message := range deny(t, release{kubernetes: "v1.33.1", values: enabled}) {

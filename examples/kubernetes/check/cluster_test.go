@@ -475,8 +475,11 @@ func TestClusterInjector(t *testing.T) {
 		"registry.example.com/token-proxy:v0.1.0", proxyImage,
 	).Replace(manifests.String())
 	t.Cleanup(func() {
-		for _, kind := range []string{"mutatingadmissionpolicy", "validatingadmissionpolicy"} {
-			if out, err := kubectl(nil, "delete", kind+"/"+s.name+"-injector", kind+"binding/"+s.name+"-injector"); err != nil {
+		for _, policy := range [][2]string{
+			{"mutatingadmissionpolicy", "-injector"}, {"validatingadmissionpolicy", "-injector"}, {"validatingadmissionpolicy", "-injector-debug"},
+		} {
+			kind, name := policy[0], "/"+s.name+policy[1]
+			if out, err := kubectl(nil, "delete", kind+name, kind+"binding"+name); err != nil {
 				t.Errorf("%v: %s", err, out)
 			}
 		}

@@ -22,6 +22,8 @@ type injector struct {
 	mutatingBinding   *admissionv1.MutatingAdmissionPolicyBinding
 	validating        *admissionv1.ValidatingAdmissionPolicy
 	validatingBinding *admissionv1.ValidatingAdmissionPolicyBinding
+	debugging         *admissionv1.ValidatingAdmissionPolicy // of ephemeral containers
+	debuggingBinding  *admissionv1.ValidatingAdmissionPolicyBinding
 	namespace         *corev1.Namespace
 	parameters        *corev1.ConfigMap
 }
@@ -57,9 +59,17 @@ func loadInjector(t *testing.T) (i injector) {
 		case *admissionv1.MutatingAdmissionPolicyBinding:
 			i.mutatingBinding = object
 		case *admissionv1.ValidatingAdmissionPolicy:
-			i.validating = object
+			if strings.HasSuffix(object.Name, "-debug") {
+				i.debugging = object
+			} else {
+				i.validating = object
+			}
 		case *admissionv1.ValidatingAdmissionPolicyBinding:
-			i.validatingBinding = object
+			if strings.HasSuffix(object.Name, "-debug") {
+				i.debuggingBinding = object
+			} else {
+				i.validatingBinding = object
+			}
 		case *corev1.Namespace:
 			i.namespace = object
 		case *corev1.ConfigMap:
@@ -81,12 +91,23 @@ func TestInjector(t *testing.T) {
 	if c := m.MatchConstraints; c.NamespaceSelector.MatchLabels["token-proxy"] != "enabled" || c.ObjectSelector.MatchLabels["token-proxy"] != "inject" {
 		t.Errorf("the selectors are %v", c)
 	}
-	if *m.FailurePolicy != admissionv1.Fail || *v.FailurePolicy != admissionv1.Fail {
+	if c := i.debugging.Spec.MatchConstraints; !reflect.DeepEqual(c.NamespaceSelector, v.MatchConstraints.NamespaceSelector) || c.ObjectSelector != nil {
+		t.Errorf("the selectors for ephemeral containers are %v", c)
+	}
+	if *m.FailurePolicy != admissionv1.Fail || *v.FailurePolicy != admissionv1.Fail || *i.debugging.Spec.FailurePolicy != admissionv1.Fail {
 		t.Error("a pod could start without the sidecar, or past the rules")
 	}
-	if i.mutatingBinding.Spec.PolicyName != i.mutating.Name || i.validatingBinding.Spec.PolicyName != i.validating.Name ||
-		!slices.Equal(i.validatingBinding.Spec.ValidationActions, []admissionv1.ValidationAction{admissionv1.Deny}) {
-		t.Error("a binding is not that of its policy, or does not deny")
+	if i.mutatingBinding.Spec.PolicyName != i.mutating.Name {
+		t.Error("a binding is not that of its policy")
+	}
+	for _, pair := range []struct {
+		policy  *admissionv1.ValidatingAdmissionPolicy
+		binding *admissionv1.ValidatingAdmissionPolicyBinding
+	}{{i.validating, i.validatingBinding}, {i.debugging, i.debuggingBinding}} {
+		if pair.binding.Spec.PolicyName != pair.policy.Name ||
+			!slices.Equal(pair.binding.Spec.ValidationActions, []admissionv1.ValidationAction{admissionv1.Deny}) {
+			t.Errorf("the binding of %s is not that of its policy, or does not deny", pair.policy.Name)
+		}
 	}
 	for _, ref := range []*admissionv1.ParamRef{i.mutatingBinding.Spec.ParamRef, i.validatingBinding.Spec.ParamRef} {
 		if ref.Name != i.parameters.Name || ref.Namespace != i.parameters.Namespace || ref.Namespace != i.namespace.Name ||
