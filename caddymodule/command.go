@@ -261,8 +261,8 @@ func askAdmin(cmd *cobra.Command, method, path string, into any) error {
 	return json.NewDecoder(res.Body).Decode(into)
 }
 
-// quietly runs f, and drops what Caddy logs in the meantime, such as that it has read the configuration: a command prints what
-// it was asked for. Errors are returned, not logged.
+// quietly runs f, and drops what Caddy logs in the meantime, such as that it has read the configuration. A command prints only
+// what it was asked for. Errors are returned, not logged.
 func quietly(f func()) {
 	_, original, dropped := caddy.BufferedLog()
 	defer func() {

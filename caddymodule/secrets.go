@@ -42,7 +42,7 @@ type secrets struct {
 
 // readSecrets reads the id, the secret, and the files and variables of the provider and the transport, as they are now. A
 // certificate and its key, or an id and its secret, can be replaced between two reads. So it reads until two rounds agree, but
-// at most three times: a file that never rests is for the token endpoint to judge.
+// at most three times. A file that never rests is for the token endpoint to judge.
 func (c *caller) readSecrets() (secrets, error) {
 	s, err := c.readSecretsOnce()
 	for range 2 {

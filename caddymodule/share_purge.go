@@ -16,8 +16,8 @@ type storePurge struct {
 	Text string `json:"text"`
 }
 
-// The results of a purge. A purge reaches the memory of no other replica: each of them looks into the store only when it
-// needs a token.
+// The results of a purge. A purge reaches the memory of no other replica, because each of them looks into the store only when
+// it needs a token.
 var (
 	purgeDeleted = storePurge{"deleted",
 		"The record in the store is deleted. Other replicas keep their token until they need the next one."}

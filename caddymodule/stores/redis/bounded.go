@@ -22,7 +22,7 @@ const (
 var errTooLarge = errors.New("the answer is too large")
 
 // bounded is a connection that ends when an answer announces or brings too much. go-redis allocates what is announced before
-// it comes: one line, such as "$1099511627776", would end the process. What comes, it keeps until the answer is complete.
+// it comes, so one line, such as "$1099511627776", would end the process. What comes, it keeps until the answer is complete.
 type bounded struct {
 	net.Conn
 	answer scanner

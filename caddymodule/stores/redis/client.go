@@ -19,8 +19,8 @@ const (
 	// idleConnections is how many connections to each server stay open without a call.
 	idleConnections = 1
 
-	// idleTime is the age at which an unused connection is not trusted any more: networks forget connections without a
-	// word, and a call has no time to find out.
+	// idleTime is the age at which an unused connection is not trusted any more, because networks forget connections
+	// without a word, and a call has no time to find out.
 	idleTime = time.Minute
 
 	// retries is how often a call is tried again when its connection has ended, or the server is not ready. The pauses
@@ -113,5 +113,5 @@ func (s *Store) connect(ctx context.Context, network, address string) (net.Conn,
 	return secure.DialContext(ctx, network, address)
 }
 
-// dialer sends no keep-alive probes: a connection that is unused for long is not used again.
+// dialer sends no keep-alive probes, because a connection that is unused for long is not used again.
 var dialer = &net.Dialer{KeepAlive: -1}

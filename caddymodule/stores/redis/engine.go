@@ -13,7 +13,7 @@ import (
 // maxValue bounds what is read of a value, in bytes. A sealed record is never larger.
 const maxValue = 64 << 10
 
-// The scripts are sent whole: they are short, and a server that was restarted knows no script by its digest.
+// The scripts are sent whole, because they are short, and a server that was restarted knows no script by its digest.
 const (
 	// claimScript returns the value that is there afterwards.
 	claimScript = `if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return ARGV[1] end

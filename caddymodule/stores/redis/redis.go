@@ -163,7 +163,7 @@ func hideLiteral(logger *zap.Logger, name string, reader *option.Reader, value *
 // Expires implements share.Expiring.
 func (s *Store) Expires() bool { return true }
 
-// Open implements share.Opener. It uses no network: the first call connects.
+// Open implements share.Opener. It uses no network, because the first call connects.
 func (s *Store) Open(ctx context.Context) (share.Store, error) {
 	client := s.newClient()
 	context.AfterFunc(ctx, func() { _ = client.Close() })

@@ -9,7 +9,7 @@ import (
 )
 
 // dialPrimary connects to the server that Sentinel knows as the primary. It asks for each connection, and keeps none to a
-// Sentinel: a Sentinel that makes another server the primary ends the connections of clients to the old one. (The client
+// Sentinel, because a Sentinel that makes another server the primary ends the connections of clients to the old one. (The client
 // of go-redis keeps a subscription instead, with a probe every three seconds, and the password that it began with.)
 func (s *Store) dialPrimary(ctx context.Context, network, _ string) (net.Conn, error) {
 	address, err := s.primary(ctx)

@@ -104,7 +104,7 @@ func (s *Store) Open(ctx context.Context) (share.Store, error) {
 		return engine{s.global}, nil
 	}
 	// The module lives as long as the store, which a reload that leaves the store as it was does not end. Its context must
-	// have a configuration: without one, Caddy logs for developers, and a module that asks for the storage panics.
+	// have a configuration. Without one, Caddy logs for developers, and a module that asks for the storage panics.
 	lasting := s.ctx
 	lasting.Context = context.WithoutCancel(s.ctx.Context)
 	child, cancel := caddy.NewContext(lasting)
