@@ -107,7 +107,7 @@ func (a *App) unmarshalOption(d *caddyfile.Dispenser) error {
 		}
 		return option.Size(d, &a.ReplayMemory, maxReplayMemory)
 	default:
-		return option.Unrecognized(d, "token_proxy")
+		return option.Unrecognized(d, option.OfGlobal)
 	}
 }
 
@@ -190,7 +190,7 @@ func (c *Credential) unmarshalOption(d *caddyfile.Dispenser) error {
 		c.Prefetch = choice == "on"
 		return err
 	default:
-		return option.Unrecognized(d, "a credential")
+		return option.Unrecognized(d, option.OfCredential)
 	}
 }
 

@@ -101,46 +101,124 @@ func TestStrayedSecretIsNotShown(t *testing.T) {
 	}
 }
 
-// A mistyped option is told by the name that it is like, so that the error is of use.
+// An option in the wrong place, or a mistyped one, is reported with the name and the place that are meant, so that the error is
+// of use. The error shows no other word.
 func TestMistypedOptions(t *testing.T) {
-	for word, want := range map[string]string{
-		"client_secert": "perhaps client_secret is meant", "clientid": "perhaps client_id is meant", "tokenurl": "perhaps token_url is meant",
-		"scopes": "perhaps scope is meant", "params": "perhaps param is meant", "client_secret=x": "client_secret…", "scope": "scope", "{": "{",
-		"cb": "it is not shown", "x": "it is not shown", "": "it is not shown", "=": "it is not shown", "hunterhunter": "it is not shown",
+	const hidden = "it is not shown, because it could be a secret"
+	for _, tc := range []struct {
+		place      option.Place
+		word, want string
+	}{
+		{option.OfCredential, "client_secert", "perhaps client_secret is meant"},
+		{option.OfCredential, "client-secret", "perhaps client_secret is meant"},
+		{option.OfCredential, "client-id", "perhaps client_id is meant"},
+		{option.OfCredential, "clientId", "perhaps client_id is meant"},
+		{option.OfCredential, "max-wait", "perhaps max_wait is meant"},
+		{option.OfCredential, "api-hosts", "perhaps api_hosts is meant"},
+		{option.OfCredential, "client_secret=x", "perhaps client_secret is meant, followed by a space"},
+		{option.OfCredential, "client-secret:", "perhaps client_secret is meant, followed by a space"},
+		{option.OfCredential, "scope", "scope, which is an option of provider oauth2"},
+		{option.OfCredential, "token_url", "token_url, which is an option of provider oauth2 and of provider optoro and of provider elastic_path"},
+		{option.OfCredential, "on_unauthorized", "on_unauthorized, which is an option of the directive token_proxy"},
+		{option.OfCredential, "scopes", "perhaps scope is meant, which is an option of provider oauth2"},
+		{option.OfOAuth2, "client_id", "client_id, which is an option of a credential"},
+		{option.OfOAuth2, "client-id", "perhaps client_id is meant, which is an option of a credential"},
+		{option.OfOAuth2, "client_id=x", "perhaps client_id is meant, which is an option of a credential"},
+		{option.OfOAuth2, "token-url", "perhaps token_url is meant"},
+		{option.OfOAuth2, "tokenurl", "perhaps token_url is meant"},
+		{option.OfOAuth2, "params", "perhaps param is meant"},
+		{option.OfTenant, "new-rate", "perhaps new_rate is meant"},
+		{option.OfTenant, "keep_haeder", "perhaps keep is meant"},
+		{option.OfTenant, "keep-header", "perhaps keep is meant"},
+		{option.OfTransport, "dial_timeuot", "perhaps dial_timeout is meant"},
+		{option.OfDirective, "max_wait", "max_wait, which is an option of a credential"},
+		{option.OfDirective, "api-hosts", "perhaps api_hosts is meant, which is an option of a credential"},
+		{option.OfDirective, "header_upp", "perhaps header_up is meant"},
+		{option.OfDirective, "tls_server_name", "tls_server_name, which is an option of transport http of the directive"},
+		{option.OfOptoro, "{", "{"},
+		{option.OfOptoro, "cb", hidden}, {option.OfOptoro, "x", hidden}, {option.OfOptoro, "", hidden}, {option.OfOptoro, "=", hidden},
+		{option.OfOptoro, "hunterhunter", hidden}, {option.OfOptoro, "-----BEGIN", hidden}, {option.OfOptoro, "keep_hunter", hidden},
 	} {
-		if got := option.AboutWord(word); !strings.HasPrefix(got, want) {
-			t.Errorf("%q: %q, want %q", word, got, want)
-		}
-	}
-	for _, name := range option.Names {
-		if got := option.AboutWord(name); got != name {
-			t.Errorf("%s: %q", name, got)
+		if got := tc.place.About(tc.word); got != tc.want {
+			t.Errorf("%s: %q: %q, want %q", tc.place.Name(), tc.word, got, tc.want)
 		}
 	}
 }
 
-// The list of names knows every option that the configuration has.
+// No place has an option that its parser does not know, or lacks one of another place that its parser knows. So no error suggests
+// an option that does not exist.
+func TestPlacesHaveTheirOptions(t *testing.T) {
+	const (
+		global     = "{\n token_proxy {\n%s\n}\n}\n"
+		credential = "credential a {\n%s\n}"
+		directive  = "{\n token_proxy {\n credential a {\n provider optoro\n client_id b\n client_secret c\n}\n}\n}\n:80 {\n token_proxy a https://b.example {\n%s\n}\n}\n"
+	)
+	within := func(outer string, inner ...string) string {
+		for _, one := range inner {
+			outer = fmt.Sprintf(outer, one)
+		}
+		return outer
+	}
+	configs := map[string]string{
+		option.OfGlobal.Name():        global,
+		option.OfCredential.Name():    within(global, credential),
+		option.OfTenant.Name():        within(global, credential, "tenant {http.request.host} {\n%s\n}"),
+		option.OfTransport.Name():     within(global, credential, "transport {\n%s\n}"),
+		option.OfOAuth2.Name():        within(global, credential, "provider oauth2 {\n%s\n}"),
+		option.OfResponse.Name():      within(global, credential, "provider oauth2 {\nresponse {\n%s\n}\n}"),
+		option.OfOptoro.Name():        within(global, credential, "provider optoro {\n%s\n}"),
+		option.OfElasticPath.Name():   within(global, credential, "provider elastic_path {\n%s\n}"),
+		option.OfShare.Name():         within(global, "share {\n%s\n}"),
+		option.OfRedis.Name():         within(global, "share {\nstore redis {\n%s\n}\n}"),
+		option.OfRedisTLS.Name():      within(global, "share {\nstore redis {\ntls {\n%s\n}\n}\n}"),
+		option.OfHTTPSProxy.Name():    "{\n servers {\n listener_wrappers {\n https_proxy {\n%s\n}\n}\n}\n}\n",
+		option.OfDirective.Name():     directive,
+		option.OfHTTPTransport.Name(): within(directive, "transport http {\n%s\n}"),
+	}
+	all := make(map[string]bool)
+	for _, place := range option.Places {
+		for _, name := range place.Options() {
+			all[name] = true
+		}
+	}
+	for _, place := range option.Places {
+		config, ok := configs[place.Name()]
+		if !ok {
+			t.Errorf("%s: the test has no configuration", place.Name())
+			continue
+		}
+		for name := range all {
+			_, err := adapt(fmt.Sprintf(config, name))
+			unknown := err != nil && strings.Contains(err.Error(), "unrecognized ")
+			if has := slices.Contains(place.Options(), name); has == unknown {
+				t.Errorf("%s: the list has %s: %t, and the parser: %v", place.Name(), name, has, err)
+			}
+		}
+	}
+}
+
+// The places know every option that the configuration has.
 func TestOptionNamesAreComplete(t *testing.T) {
 	singular := map[string]string{
 		"credentials": "credential", "params": "param", "json_params": "json_param", "headers": "header", "assertion_claims": "assertion_claim",
-		"addresses": "address",
-		"region":    "", "environment": "", // which stand beside the provider's name
+		"addresses": "address", "keys": "key", "keep_header": "keep",
+		"region": "", "environment": "", "credential": "", // which stand beside the name of the provider or the directive
 		"format": "", "name": "", // which stand beside their option
 	}
-	for _, module := range []any{App{}, Credential{}, TokenTransport{}, oauth2.Provider{}, oauth2.Response{}, elasticpath.Provider{}, optoro.Provider{}, redis.Store{}, redis.TLS{}} {
+	for place, module := range map[*option.Place]any{
+		&option.OfGlobal: App{}, &option.OfCredential: Credential{}, &option.OfTransport: TokenTransport{}, &option.OfOAuth2: oauth2.Provider{},
+		&option.OfResponse: oauth2.Response{}, &option.OfElasticPath: elasticpath.Provider{}, &option.OfOptoro: optoro.Provider{},
+		&option.OfRedis: redis.Store{}, &option.OfRedisTLS: redis.TLS{}, &option.OfTenant: Tenant{}, &option.OfShare: Share{},
+		&option.OfDirective: Handler{},
+	} {
 		for _, field := range reflect.VisibleFields(reflect.TypeOf(module)) {
 			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
 			if option, ok := singular[name]; ok {
 				name = option
 			}
-			if name != "" && !slices.Contains(option.Names, name) {
+			if name != "" && len(field.Index) == 1 && !slices.Contains(place.Options(), name) {
 				t.Errorf("%T: %s is missing", module, name)
 			}
-		}
-	}
-	for _, name := range []string{"client_authorization", "on_unauthorized", "rejected_status", "forwarded", "replay_buffer", "clients", "token_stub"} {
-		if !slices.Contains(option.Names, name) || new(Handler).option(name) == nil {
-			t.Errorf("%s is missing", name)
 		}
 	}
 }

@@ -33,7 +33,7 @@ func (s *Share) unmarshalOption(d *caddyfile.Dispenser) error {
 	case "group":
 		return option.String(d, &s.Group)
 	default:
-		return option.Unrecognized(d, "share")
+		return option.Unrecognized(d, option.OfShare)
 	}
 }
 

@@ -38,7 +38,7 @@ func (t *Tenant) unmarshalOption(d *caddyfile.Dispenser) error {
 		t.KeepHeader = true
 		return option.NoValue(d)
 	default:
-		return option.Unrecognized(d, "tenant")
+		return option.Unrecognized(d, option.OfTenant)
 	}
 }
 

@@ -153,6 +153,6 @@ func (t *TokenTransport) unmarshalOption(d *caddyfile.Dispenser) error {
 	case "tls_renegotiation":
 		return option.Choice(d, &t.TLSRenegotiation, "never", "once", "freely")
 	default:
-		return option.Unrecognized(d, "transport")
+		return option.Unrecognized(d, option.OfTransport)
 	}
 }

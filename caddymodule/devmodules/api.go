@@ -93,6 +93,9 @@ func (a *API) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return unmarshalBlock(d, a, a.unmarshalOption)
 }
 
+// ofAPI are the options of dev_api.
+var ofAPI = option.NewPlace("a development server", `header reject dpop dpop_algs claims_challenge`)
+
 func (a *API) unmarshalOption(d *caddyfile.Dispenser) error {
 	switch d.Val() {
 	case "header":
@@ -106,7 +109,7 @@ func (a *API) unmarshalOption(d *caddyfile.Dispenser) error {
 	case "claims_challenge":
 		return a.unmarshalClaimsChallenge(d)
 	default:
-		return option.Unrecognized(d, "a development server")
+		return option.Unrecognized(d, ofAPI)
 	}
 }
 

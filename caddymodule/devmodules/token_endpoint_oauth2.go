@@ -13,6 +13,14 @@ import (
 // repeatableDemands are the options that may be repeated.
 var repeatableDemands = []string{"assertion_claim", "assertion_json_claim", "param", "json_param", "header"}
 
+// ofTokenEndpoint are the options of dev_token_endpoint.
+var ofTokenEndpoint = option.NewPlace("a development server", `client_id client_secret mode lifetime wrapped
+	enforce_content_type status error hang reset garbage expires_in retry_after latency count
+	client_auth basic_encoding client_id_param client_secret_param client_key signing_alg assertion_audience assertion_typ
+	assertion_claim assertion_json_claim assertion_certificate client_assertion client_assertion_type client_certificate
+	method encoding grant scope param json_param header dpop dpop_algs accept_claims answer answer_status failure
+	issuer token_endpoint mtls_token_endpoint`)
+
 // unmarshalDemand parses an option that only the dialect oauth2 has. Syntax:
 //
 //	client_auth           client_secret_basic|client_secret_post|client_secret_jwt|private_key_jwt|
@@ -112,7 +120,7 @@ func unmarshalDemand(d *caddyfile.Dispenser, demands *devserver.Demands) error {
 	case "mtls_token_endpoint":
 		return option.String(d, &demands.MTLSTokenURL)
 	default:
-		return option.Unrecognized(d, "a development server")
+		return option.Unrecognized(d, ofTokenEndpoint)
 	}
 }
 

@@ -32,7 +32,7 @@ func (w *ListenerWrapper) unmarshalOption(d *caddyfile.Dispenser) error {
 	case "clients":
 		return w.unmarshalClients(d)
 	default:
-		return option.Unrecognized(d, wrapperName)
+		return option.Unrecognized(d, option.OfHTTPSProxy)
 	}
 }
 

@@ -9,56 +9,93 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
 
-// Names are the names of all options. An error may show only these words in the place of an option. Any other word could
-// be a secret, because an operator may write `client_secret=…` or put the secret onto a line of its own.
-var Names = strings.Fields(`
-	credential replay_memory share key group
-	provider client_id client_secret api_hosts allow_plaintext refresh_margin fetch_timeout max_wait default_lifetime header
-	prefetch transport ca server_name proxy dial_timeout tls_renegotiation
-	token_url issuer client_auth basic_encoding client_id_param client_secret_param signing_key signing_key_id signing_alg
-	assertion_audience assertion_typ assertion_certificate assertion_claim client_assertion_file client_assertion_type client_certificate
-	client_certificate_key dpop dpop_key dpop_alg grant scope scope_separator audience resource param json_param method encoding response
-	token token_type expires_in expires_at refresh_in default keep error retry retry_text retry_after
-	store
-	address cluster username password database master_name sentinel_username sentinel_password tls
-	tenant max new_rate keep_header
-	client_authorization on_unauthorized rejected_status forwarded replay_buffer clients cross_site token_stub
-	tunnel`)
-
-// Unrecognized returns the error for an option that the place does not have. It shows the option only if another place has
-// it.
-func Unrecognized(d *caddyfile.Dispenser, place string) error {
-	return d.Errf("unrecognized option of %s: %s", place, AboutWord(d.Val()))
+// Unrecognized returns the error for an option that the place does not have.
+func Unrecognized(d *caddyfile.Dispenser, place Place) error {
+	return d.Errf("unrecognized option of %s: %s", place.name, place.About(d.Val()))
 }
 
-// AboutWord describes an unrecognized word for an error. It returns the name of an option if the word begins with one, a
-// suggestion if the word resembles one, or else a text without the word.
-func AboutWord(word string) string {
+// About describes a word that is no option of the place, for an error. It returns the word only if the word is the name of an
+// option elsewhere. Otherwise it suggests an option that the word resembles, if one does.
+func (p Place) About(word string) string {
 	if word == "{" {
 		return word
 	}
-	name, rest := word, ""
-	if end := strings.IndexFunc(word, func(r rune) bool { return r != '_' && !unicode.IsLetter(r) }); end >= 0 {
-		name, rest = word[:end], "…"
+	if with := placesWith(word); with != "" {
+		return word + ", which is an option of " + with
 	}
-	if slices.Contains(Names, name) {
-		return name + rest
+	name, rest := cutName(word)
+	suggested := p.nearest(name)
+	switch {
+	case suggested == "":
+		return "it is not shown, because it could be a secret"
+	case !slices.Contains(p.options, suggested):
+		return "perhaps " + suggested + " is meant, which is an option of " + placesWith(suggested)
+	case strings.HasPrefix(rest, "=") || strings.HasPrefix(rest, ":"):
+		return "perhaps " + suggested + " is meant, followed by a space"
+	default:
+		return "perhaps " + suggested + " is meant"
 	}
-	for _, known := range Names {
-		if similar(name, known) {
-			return "perhaps " + known + " is meant"
-		}
-	}
-	return "it is not shown, because it could be a secret"
 }
 
-// similar reports whether a word is a known word with one or two typing errors.
-func similar(word, known string) bool {
-	limit := 2
-	if len(known) < 6 {
+// placesWith returns the names of the places that have the option, or "".
+func placesWith(option string) string {
+	var names []string
+	for _, place := range Places {
+		if slices.Contains(place.options, option) {
+			names = append(names, place.name)
+		}
+	}
+	return strings.Join(names, " and of ")
+}
+
+// cutName returns the beginning of a word that can be the name of an option, as options are written, and the rest of the word.
+func cutName(word string) (name, rest string) {
+	end := strings.IndexFunc(word, func(r rune) bool { return r != '_' && r != '-' && !unicode.IsLetter(r) })
+	if end < 0 {
+		end = len(word)
+	}
+	return strings.ToLower(strings.ReplaceAll(word[:end], "-", "_")), word[end:]
+}
+
+// nearest returns the option that the name resembles most, or "". Of two that are as near, it prefers the one of the place. If
+// the name resembles none, nearest returns the option of the place that the name begins with.
+func (p Place) nearest(name string) (nearest string) {
+	least := mostMistakes + 1
+	for _, place := range append([]Place{p}, Places...) {
+		for _, known := range place.options {
+			if d := mistakes(name, known); d < least {
+				nearest, least = known, d
+			}
+		}
+	}
+	if nearest != "" {
+		return nearest
+	}
+	for _, known := range p.options {
+		if strings.HasPrefix(name, known+"_") {
+			return known
+		}
+	}
+	return ""
+}
+
+// mostMistakes is how many typing errors a word may have to resemble an option.
+const mostMistakes = 2
+
+// mistakes returns with how many typing errors a word is a known word. The result is above mostMistakes if the word does not
+// resemble the known word. A short word resembles too many others, so it may have fewer errors.
+func mistakes(word, known string) int {
+	limit := mostMistakes
+	switch {
+	case len(known) <= 2:
+		limit = 0
+	case len(known) < 6:
 		limit = 1
 	}
-	return len(known) > 2 && distance(word, known, limit) <= limit
+	if d := distance(word, known, limit); d <= limit {
+		return d
+	}
+	return mostMistakes + 1
 }
 
 // distance returns how many letters must be inserted, removed or replaced to turn b into a (the Levenshtein distance).
@@ -86,7 +123,7 @@ func distance(a, b string, limit int) int {
 	return row[len(b)]
 }
 
-// HideSubdirective replaces the unrecognized word in an error of reverse_proxy by what AboutWord returns, because the word
+// HideSubdirective replaces the unrecognized word in an error of reverse_proxy by what About returns, because the word
 // could be a secret. It returns all other errors unchanged.
 func HideSubdirective(err error) error {
 	const unknown = "unrecognized subdirective "
@@ -101,5 +138,5 @@ func HideSubdirective(err error) error {
 	if place < 0 {
 		place = len(after)
 	}
-	return errors.New(before + strings.TrimSpace(unknown) + ": " + AboutWord(after[:place]) + after[place:])
+	return errors.New(before + strings.TrimSpace(unknown) + ": " + OfDirective.About(after[:place]) + after[place:])
 }

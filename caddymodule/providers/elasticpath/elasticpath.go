@@ -137,7 +137,7 @@ func (e *Provider) unmarshalOption(d *caddyfile.Dispenser) error {
 	case "store":
 		return option.String(d, &e.Store)
 	default:
-		return option.Unrecognized(d, "provider elastic_path")
+		return option.Unrecognized(d, option.OfElasticPath)
 	}
 }
 

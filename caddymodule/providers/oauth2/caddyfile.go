@@ -228,7 +228,7 @@ func (o *Provider) unmarshalRequestOption(d *caddyfile.Dispenser) error {
 		_, err := option.Block(d, o.Response.unmarshalOption, "keep")
 		return err
 	default:
-		return option.Unrecognized(d, "provider oauth2")
+		return option.Unrecognized(d, option.OfOAuth2)
 	}
 }
 
@@ -267,7 +267,7 @@ func (r *Response) unmarshalValue(d *caddyfile.Dispenser) error {
 	case "retry_after":
 		return option.String(d, &r.RetryAfter)
 	default:
-		return option.Unrecognized(d, "response")
+		return option.Unrecognized(d, option.OfResponse)
 	}
 }
 

@@ -81,7 +81,7 @@ func (o *Provider) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 func (o *Provider) unmarshalOption(d *caddyfile.Dispenser) error {
 	if d.Val() != "token_url" {
-		return option.Unrecognized(d, "provider optoro")
+		return option.Unrecognized(d, option.OfOptoro)
 	}
 	return option.Checked(d, &o.TokenURL, oauth.CheckEndpoint)
 }

@@ -69,7 +69,7 @@ func (s *Store) unmarshalOption(d *caddyfile.Dispenser) error {
 		_, err := option.Block(d, s.TLS.unmarshalOption)
 		return err
 	default:
-		return option.Unrecognized(d, "store redis")
+		return option.Unrecognized(d, option.OfRedis)
 	}
 }
 
@@ -113,6 +113,6 @@ func (t *TLS) unmarshalOption(d *caddyfile.Dispenser) error {
 	case "client_certificate_key":
 		return option.Secret(d, (*string)(&t.ClientCertificateKey))
 	default:
-		return option.Unrecognized(d, "tls of store redis")
+		return option.Unrecognized(d, option.OfRedisTLS)
 	}
 }
