@@ -212,9 +212,9 @@ func (c *Credential) unmarshalProvider(d *caddyfile.Dispenser) error {
 }
 
 func (c *Credential) unmarshalHosts(d *caddyfile.Dispenser) error {
-	c.APIHosts = d.RemainingArgs()
-	if len(c.APIHosts) == 0 {
-		return d.Err("api_hosts needs at least one host")
+	var err error
+	if c.APIHosts, err = option.Values(d); err != nil {
+		return err
 	}
 	for i, host := range c.APIHosts {
 		if strings.Contains(host, "{") {
@@ -374,11 +374,11 @@ func (h *Handler) option(name string) func(*caddyfile.Dispenser) error {
 }
 
 func (h *Handler) unmarshalClients(d *caddyfile.Dispenser) error {
-	h.Clients = d.RemainingArgs()
-	if len(h.Clients) == 0 {
-		return d.Err("clients needs at least one value")
+	var err error
+	if h.Clients, err = option.Values(d); err != nil {
+		return err
 	}
-	if _, err := peer.ParseClients(h.Clients); err != nil {
+	if _, err = peer.ParseClients(h.Clients); err != nil {
 		return d.Errf("clients: %v", err)
 	}
 	return nil
@@ -404,9 +404,9 @@ var (
 )
 
 func (h *Handler) unmarshalRejectedStatus(d *caddyfile.Dispenser) error {
-	args := d.RemainingArgs()
-	if len(args) == 0 {
-		return d.Err("rejected_status needs at least one status")
+	args, err := option.Values(d)
+	if err != nil {
+		return err
 	}
 	for _, arg := range args {
 		status, _ := strconv.Atoi(arg) // 0 is no status

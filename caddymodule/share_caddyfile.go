@@ -51,9 +51,9 @@ func (s *Share) unmarshalStore(d *caddyfile.Dispenser) error {
 }
 
 func (s *Share) unmarshalKeys(d *caddyfile.Dispenser) error {
-	keys := d.RemainingArgs()
-	if len(keys) == 0 {
-		return d.Err("key needs at least one key")
+	keys, err := option.Values(d)
+	if err != nil {
+		return err
 	}
 	for i, key := range keys {
 		if key == "" {

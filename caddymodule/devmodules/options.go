@@ -47,13 +47,10 @@ func unmarshalNumber(d *caddyfile.Dispenser, into *int) error {
 
 // unmarshalOptional parses an option whose empty value has a meaning.
 func unmarshalOptional(d *caddyfile.Dispenser, into **string) error {
-	name := d.Val()
 	var value string
-	if !d.AllArgs(&value) {
-		return d.Errf("%s takes exactly one value: quote it if it has spaces in it", name)
-	}
+	err := option.Value(d, &value)
 	*into = &value
-	return nil
+	return err
 }
 
 // unmarshalDPoP parses which proofs a server demands.

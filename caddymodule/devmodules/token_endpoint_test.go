@@ -92,7 +92,7 @@ func TestDevTokenEndpointCaddyfileErrors(t *testing.T) {
 		{"optoro", "hang\nhang", "hang is already specified"},
 		{"optoro", "status 500\nstatus 500", "status is already specified"},
 		{"optoro", "hang yes", "hang takes no value"},
-		{"optoro", "status", "status takes exactly one value"},
+		{"optoro", "status", "status has no value"},
 		{"optoro", "status 500 501", "status takes exactly one value"},
 		{"optoro", "status many", "status: wrong value"},
 		{"optoro", "status 0", "status: wrong value"},

@@ -37,9 +37,9 @@ func (w *ListenerWrapper) unmarshalOption(d *caddyfile.Dispenser) error {
 }
 
 func (w *ListenerWrapper) unmarshalTunnel(d *caddyfile.Dispenser) error {
-	w.Tunnel = d.RemainingArgs()
-	if len(w.Tunnel) == 0 {
-		return d.Err("tunnel needs any or at least one host")
+	var err error
+	if w.Tunnel, err = option.Values(d); err != nil {
+		return err
 	}
 	for i, host := range w.Tunnel {
 		if strings.Contains(host, "{") {
@@ -56,11 +56,11 @@ func (w *ListenerWrapper) unmarshalTunnel(d *caddyfile.Dispenser) error {
 }
 
 func (w *ListenerWrapper) unmarshalClients(d *caddyfile.Dispenser) error {
-	w.Clients = d.RemainingArgs()
-	if len(w.Clients) == 0 {
-		return d.Err("clients needs at least one value")
+	var err error
+	if w.Clients, err = option.Values(d); err != nil {
+		return err
 	}
-	if _, err := peer.ParseClients(w.Clients); err != nil {
+	if _, err = peer.ParseClients(w.Clients); err != nil {
 		return d.Errf("clients: %v", err)
 	}
 	return nil

@@ -9,12 +9,52 @@ import (
 	"github.com/dustin/go-humanize"
 )
 
-// String parses an option that takes exactly one value, which must not be empty. Its errors do not quote the value, which
-// may be a secret. (Those of d.ArgErr do.)
+// unset is why an option may have no value although the operator has written one. Caddy replaces {$NAME} before it parses.
+const unset = "A variable {$NAME} that is not set leaves none"
+
+// Values parses an option that takes one or more values.
+func Values(d *caddyfile.Dispenser) ([]string, error) {
+	option := d.Val()
+	values := d.RemainingArgs()
+	if len(values) == 0 {
+		return nil, d.Errf("%s has no value. %s", option, unset)
+	}
+	return values, nil
+}
+
+// Named parses an option that takes a name, which must not be empty, and a value. Its errors do not quote the value.
+func Named(d *caddyfile.Dispenser) (name, value string, err error) {
+	option := d.Val()
+	args := d.RemainingArgs()
+	switch {
+	case len(args) == 1 && args[0] != "":
+		return "", "", d.Errf("%s has a name and no value. %s", option, unset)
+	case len(args) != 2 || args[0] == "":
+		return "", "", d.Errf("%s takes a name and a value; quote a value with spaces", option)
+	}
+	return args[0], args[1], nil
+}
+
+// Value parses an option that takes exactly one value, which may be empty. Its errors do not quote the value, which may be a
+// secret. (Those of d.ArgErr do.)
+func Value(d *caddyfile.Dispenser, into *string) error {
+	option := d.Val()
+	values, err := Values(d)
+	if err != nil {
+		return err
+	}
+	if len(values) > 1 {
+		return d.Errf("%s takes exactly one value; quote a value with spaces", option)
+	}
+	*into = values[0]
+	return nil
+}
+
+// String parses an option that takes exactly one value, which must not be empty. Its errors do not quote the value.
 func String(d *caddyfile.Dispenser, into *string) error {
 	option := d.Val()
-	if !d.AllArgs(into) {
-		return d.Errf("%s takes exactly one value; quote a value with spaces", option)
+	if err := Value(d, into); err != nil {
+		return err
 	}
 	if *into == "" {
 		return d.Errf("%s is empty", option)

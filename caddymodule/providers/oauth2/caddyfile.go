@@ -123,22 +123,22 @@ func parseRequestValue(value string) (option.Source, error) {
 
 // unmarshalNamed parses a name and a value into a map that does not have the name yet. Its errors do not quote the value.
 func unmarshalNamed[V any](d *caddyfile.Dispenser, into *map[string]V, parse func(string) (V, error)) error {
-	option := d.Val()
-	args := d.RemainingArgs()
-	if len(args) != 2 || args[0] == "" {
-		return d.Errf("%s takes a name and a value; quote a value with spaces", option)
-	}
-	if _, ok := (*into)[args[0]]; ok {
-		return d.Errf("%s %s is already specified", option, args[0])
-	}
-	value, err := parse(args[1])
+	of := d.Val()
+	name, text, err := option.Named(d)
 	if err != nil {
-		return d.Errf("%s %s: the value is not valid", option, args[0])
+		return err
+	}
+	if _, ok := (*into)[name]; ok {
+		return d.Errf("%s %s is already specified", of, name)
+	}
+	value, err := parse(text)
+	if err != nil {
+		return d.Errf("%s %s: the value is not valid", of, name)
 	}
 	if *into == nil {
 		*into = make(map[string]V)
 	}
-	(*into)[args[0]] = value
+	(*into)[name] = value
 	return nil
 }
 
@@ -286,28 +286,29 @@ func unmarshalTimeField(d *caddyfile.Dispenser, into **TimeField) error {
 
 // unmarshalOptional parses an option that takes exactly one value. An empty value has a meaning of its own.
 func unmarshalOptional(d *caddyfile.Dispenser, into **string) error {
-	option := d.Val()
 	var value string
-	if !d.AllArgs(&value) {
-		return d.Errf("%s takes exactly one value; quote a value with spaces", option)
-	}
+	err := option.Value(d, &value)
 	*into = &value
-	return nil
+	return err
 }
 
 // unmarshalList parses an option that takes one or more values.
 func unmarshalList(d *caddyfile.Dispenser, into *[]string) error {
-	option := d.Val()
-	*into = d.RemainingArgs()
-	if len(*into) == 0 || slices.Contains(*into, "") {
-		return d.Errf("%s takes one or more values, which must not be empty", option)
+	name := d.Val()
+	values, err := option.Values(d)
+	if err == nil && slices.Contains(values, "") {
+		err = d.Errf("%s: a value is empty", name)
 	}
-	return nil
+	*into = values
+	return err
 }
 
 // unmarshalClaim parses the name and the value of a claim. The value is text unless the word json follows it.
 func (o *Provider) unmarshalClaim(d *caddyfile.Dispenser) error {
-	args := d.RemainingArgs()
+	args, err := option.Values(d)
+	if err != nil {
+		return err
+	}
 	isJSON := len(args) == 3 && args[2] == "json"
 	if len(args) != 2 && !isJSON || args[0] == "" {
 		return d.Err("assertion_claim takes a name and a value, and the word json after a value in JSON; quote a value with spaces")

@@ -74,9 +74,12 @@ func (s *Store) unmarshalOption(d *caddyfile.Dispenser) error {
 }
 
 func (s *Store) unmarshalAddresses(d *caddyfile.Dispenser) error {
-	s.Addresses = d.RemainingArgs()
-	if len(s.Addresses) == 0 || slices.Contains(s.Addresses, "") {
-		return d.Err("address takes one or more values, such as redis.internal:6379")
+	var err error
+	if s.Addresses, err = option.Values(d); err != nil {
+		return err
+	}
+	if slices.Contains(s.Addresses, "") {
+		return d.Err("address: a value is empty; use an address such as redis.internal:6379")
 	}
 	for _, address := range s.Addresses {
 		if strings.Contains(address, "{") { // a placeholder, which is replaced when the configuration is loaded
