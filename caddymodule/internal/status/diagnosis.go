@@ -44,14 +44,14 @@ func diagnose(endpoint string, s token.Status, seen history, sharing Sharing, no
 		return d
 	case rejected > 1:
 		return Diagnosis{healthDegraded, causeAPI,
-			"The API rejects tokens with 401, and rejects new tokens, too.",
+			"The API rejects tokens, and rejects new tokens, too.",
 			"Check that the client has the rights (scope, audience) that the API requires. Check that the upstream and the token endpoint belong to the same environment, such as sandbox or production."}
 	case s.State == token.StateRejected:
-		return Diagnosis{healthDegraded, causeAPI, "The API rejected the token with 401, and the proxy has no new token yet.",
+		return Diagnosis{healthDegraded, causeAPI, "The API rejected the token, and the proxy has no new token yet.",
 			"If the token was revoked on purpose, do nothing. The proxy fetches a new token by itself."}
 	case rejected == 1:
 		return Diagnosis{healthDegraded, causeAPI,
-			"The API rejected a token with 401 " + ago(seen.latest(Rejected.is).At, now) + ", most likely because the token was revoked early. The proxy no longer uses that token.",
+			"The API rejected a token " + ago(seen.latest(Rejected.is).At, now) + ", most likely because the token was revoked early. The proxy no longer uses that token.",
 			"If the token was revoked on purpose, do nothing. If this happens again, look for other processes that use the same client id, because their tokens may revoke these."}
 	case s.Fetching && !valid:
 		return Diagnosis{healthDegraded, causeEndpoint, "The proxy is waiting for the token endpoint " + endpoint + ".",

@@ -197,6 +197,9 @@ func TestDiagnose(t *testing.T) {
 			if d.Health != tc.health {
 				t.Errorf("health is %s, want %s: %s", d.Health, tc.health, d.Summary)
 			}
+			if tc.status.Failure == nil && strings.Contains(d.Summary+d.Advice, "401") {
+				t.Errorf("it names a status that the API may not have sent (rejected_status): %s %s", d.Summary, d.Advice)
+			}
 			caddytest.WantSentences(t, d.Summary, false)
 			caddytest.WantSentences(t, d.Advice, tc.health == healthOK || tc.health == healthIdle)
 			all := d.Summary + " " + d.Advice
