@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net/http"
 	"net/url"
@@ -175,7 +174,7 @@ is due for a refresh or the API rejects it.`,
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "purged the tokens of %d credentials\n", answer.Purged)
 			for _, name := range slices.Sorted(maps.Keys(answer.Shared)) {
-				fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", name, answer.Shared[name].Text)
+				fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", name, printable(answer.Shared[name].Text))
 			}
 			return notPurged(slices.Collect(maps.Values(answer.Shared)))
 		},
@@ -237,7 +236,7 @@ func printAnswers(cmd *cobra.Command, answers []steered) error {
 	}
 	for _, a := range answers {
 		if a.Purge != nil {
-			fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", a.Name, a.Purge.Text)
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", a.Name, printable(a.Purge.Text))
 		}
 	}
 	return nil
@@ -281,7 +280,7 @@ func adminFailure(address string, err error) error {
 			Error string `json:"error"`
 		}
 		if json.Unmarshal([]byte(text[begin:]), &answer) == nil && answer.Error != "" {
-			return errors.New(answer.Error)
+			return errors.New(printable(answer.Error))
 		}
 	}
 	return fmt.Errorf("the admin API at %s does not answer: check that the process is running, that its admin API has this address, and that it is not set to `admin off` (%w)", address, err)
@@ -308,7 +307,7 @@ func printReports(cmd *cobra.Command, reports []status.Report) error {
 		if shared {
 			fields = append(fields, shareWord(r.Share))
 		}
-		fmt.Fprintln(table, strings.Join(append(fields, strings.TrimSpace(r.Summary+" "+r.Advice)), "\t"))
+		fmt.Fprintln(table, strings.Join(append(fields, printable(strings.TrimSpace(r.Summary+" "+r.Advice))), "\t"))
 	}
 	return table.Flush()
 }
@@ -329,10 +328,4 @@ func shareWord(s *status.Shared) string {
 func asJSON(cmd *cobra.Command) bool {
 	yes, _ := cmd.Flags().GetBool("json")
 	return yes
-}
-
-func printJSON(out io.Writer, v any) error {
-	encoder := json.NewEncoder(out)
-	encoder.SetIndent("", "  ")
-	return encoder.Encode(v)
 }

@@ -290,7 +290,7 @@ func (r checked) print(cmd *cobra.Command) {
 		return
 	}
 	if !r.OK {
-		fmt.Fprintf(out, "✗ %s (%.2f s): %s\n  %s\n", name, r.Duration, r.Summary, r.Advice)
+		fmt.Fprintf(out, "✗ %s (%.2f s): %s\n  %s\n", name, r.Duration, printable(r.Summary), printable(r.Advice))
 		return
 	}
 	binding := ""
@@ -300,6 +300,6 @@ func (r checked) print(cmd *cobra.Command) {
 	fmt.Fprintf(out, "✓ %s (%.2f s): a token valid for %s%s, fingerprint %s\n", name, r.Duration,
 		status.Lasting(time.Duration(r.Lifetime*float64(time.Second))), binding, r.Fingerprint)
 	if r.Note != "" {
-		fmt.Fprintf(out, "  but %s\n", r.Note)
+		fmt.Fprintf(out, "  but %s\n", printable(r.Note))
 	}
 }

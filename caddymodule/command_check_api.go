@@ -73,10 +73,10 @@ func checkAPI(ctx context.Context, api string) checkedAPI {
 func (r checkedAPI) print(cmd *cobra.Command) {
 	out := cmd.OutOrStdout()
 	if r.Error != "" {
-		fmt.Fprintf(out, "- %s does not answer: %s\n", r.API, r.Error)
+		fmt.Fprintf(out, "- %s does not answer: %s\n", printable(r.API), printable(r.Error))
 		return
 	}
-	fmt.Fprintf(out, "- %s answers %d to a request without a token\n", r.API, r.Status)
+	fmt.Fprintf(out, "- %s answers %d to a request without a token\n", printable(r.API), r.Status)
 	if r.Scope != "" {
 		fmt.Fprintf(out, "  scope: %s\n", r.Scope)
 	}

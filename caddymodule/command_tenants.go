@@ -146,14 +146,14 @@ func printTenants(cmd *cobra.Command, reports []steeredTenant) error {
 	fmt.Fprintln(table, "CREDENTIAL\tTENANT\tHEALTH\tCAUSE\tTOKEN\tEXPIRES\tFINGERPRINT\tSUMMARY")
 	for _, r := range reports {
 		fmt.Fprintln(table, strings.Join([]string{r.Credential, r.Name, string(r.Health), cmp.Or(string(r.Cause), "-"), string(r.State),
-			expiry(r.State, r.Expires), cmp.Or(r.Fingerprint, "-"), strings.TrimSpace(r.Summary + " " + r.Advice)}, "\t"))
+			expiry(r.State, r.Expires), cmp.Or(r.Fingerprint, "-"), printable(strings.TrimSpace(r.Summary + " " + r.Advice))}, "\t"))
 	}
 	if err := table.Flush(); err != nil {
 		return err
 	}
 	for _, r := range reports {
 		if r.Purge != nil {
-			fmt.Fprintf(out, "%s, tenant %s: %s\n", r.Credential, r.Name, r.Purge.Text)
+			fmt.Fprintf(out, "%s, tenant %s: %s\n", r.Credential, r.Name, printable(r.Purge.Text))
 		}
 	}
 	return nil

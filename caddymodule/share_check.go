@@ -124,7 +124,7 @@ func (s *Share) explainFailure() (summary, advice string) {
 func (r checkedStore) print(cmd *cobra.Command) {
 	out := cmd.OutOrStdout()
 	if !r.OK {
-		fmt.Fprintf(out, "✗ store %s (%.2f s): %s\n  %s\n", r.Store, r.Duration, r.Summary, r.Advice)
+		fmt.Fprintf(out, "✗ store %s (%.2f s): %s\n  %s\n", r.Store, r.Duration, printable(r.Summary), printable(r.Advice))
 		return
 	}
 	fmt.Fprintf(out, "✓ store %s (%.2f s): it saves, loads and deletes, and decides claims\n", r.Store, r.Duration)
