@@ -41,9 +41,15 @@ var (
 	// likePlaceholder matches a text in braces that an operator probably means as a placeholder. It does not match the
 	// braces of JSON, of a regular expression such as {2,3}, or of several words.
 	likePlaceholder = regexp.MustCompile(`\{\s*[A-Za-z$][\w.:/$#@%*+~\[\]-]*\s*\}`)
+
+	// shellVariable matches a value that is a variable of a shell as a whole. ($NAME without braces may be a real secret.)
+	shellVariable = regexp.MustCompile(`^\$\{[A-Za-z_]\w*\}$`)
 )
 
-var errUnknownPlaceholder = errors.New("unknown placeholder; use {env.NAME} or {file./path}")
+var (
+	errUnknownPlaceholder = errors.New("unknown placeholder; use {env.NAME} or {file./path}")
+	errShellVariable      = errors.New("${NAME} is the syntax of a shell; use {env.NAME} or {$NAME}")
+)
 
 // LooksLikePlaceholder reports whether an operator probably means a part of the text as a placeholder. An option that does
 // not replace placeholders returns an error for such a text, because the proxy would send it as it is.
@@ -75,6 +81,8 @@ func NewReader(configured string) (Reader, error) {
 		return Reader{}, errors.New("a placeholder must be the whole value")
 	case likePlaceholder.FindString(configured) == configured:
 		return Reader{}, errUnknownPlaceholder
+	case shellVariable.MatchString(configured):
+		return Reader{}, errShellVariable
 	}
 	return Reader{literal: token.NewSecret(configured)}, nil
 }
@@ -119,8 +127,11 @@ func (r Reader) ReadLines() (token.Secret, error) {
 	if err != nil {
 		return token.Secret{}, err
 	}
-	if value == "" {
+	if value == "" && r.env != "" {
 		return token.Secret{}, fmt.Errorf("%s is empty or not set", r.where())
+	}
+	if value == "" {
+		return token.Secret{}, fmt.Errorf("%s is empty", r.where())
 	}
 	if strings.HasPrefix(value, "\xff\xfe") || strings.HasPrefix(value, "\xfe\xff") { // as Windows PowerShell writes text
 		return token.Secret{}, fmt.Errorf("%s is UTF-16; save it as UTF-8", r.where())

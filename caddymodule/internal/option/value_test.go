@@ -15,7 +15,7 @@ import (
 func TestLiteral(t *testing.T) {
 	for _, text := range []string{
 		"x", "p{a}ss", "p{env}ss", "{", "}", `\{env`, "$X", "a$", " x ", "100%", "env.HOME", "file./etc/passwd",
-		"ключ", "{{x}}", "{}", "{2,3}", `{"kty":"oct"}`, "{two words}", "{1}", "{a=b}", "a\\b", "`", "'", `"`, "#", "+/=", strings.Repeat("x", 100_000),
+		"${", "${}", "a${X}", "${X}b", "${X:-c}", "$(x)", "ключ", "{{x}}", "{}", "{2,3}", `{"kty":"oct"}`, "{two words}", "{1}", "{a=b}", "a\\b", "`", "'", `"`, "#", "+/=", strings.Repeat("x", 100_000),
 	} {
 		r, err := NewReader(text)
 		if err != nil {
@@ -59,6 +59,9 @@ func TestMistypedPlaceholder(t *testing.T) {
 		{"{vault.secret/data/c4n4ry#key}", "unknown placeholder"},
 		{"{ c4n4ry }", "unknown placeholder"},
 		{"{args[0]}", "unknown placeholder"},
+		// variables of a shell
+		{"${C4N4RY}", "use {env.NAME} or {$NAME}"},
+		{"${_c4n4ry1}", "use {env.NAME} or {$NAME}"},
 	} {
 		r, err := NewReader(tc.text)
 		if err == nil {
@@ -129,6 +132,9 @@ func TestContent(t *testing.T) {
 			if err == nil {
 				t.Errorf("%q is accepted as %q", content, got.Reveal())
 				continue
+			}
+			if unset := strings.HasSuffix(err.Error(), "is empty or not set"); unset && strings.HasPrefix(name, "the file") {
+				t.Errorf("%q: a file cannot be unset: %v", content, err)
 			}
 			if !strings.Contains(err.Error(), name) || strings.Contains(err.Error(), "c4n4ry") {
 				t.Errorf("%q: got error %q, want one that names %s and not its content", content, err, name)
