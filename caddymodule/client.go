@@ -149,6 +149,7 @@ func (c *client) loadTransport() error {
 	if err := c.Transport.provision(); err != nil {
 		return fmt.Errorf("transport: %w", err)
 	}
+	c.Transport.warn(c.logger, zap.String("credential", c.name))
 	if c.template != nil { // the secrets are those of the tenants
 		if _, err := c.Transport.check(); err != nil {
 			return err
@@ -207,10 +208,9 @@ func (c *client) loadClient() error {
 	if err != nil {
 		return fmt.Errorf("client_secret: %w", err)
 	}
+	option.WarnOfSecret(c.logger, "client_secret", c.secret, zap.String("credential", c.name))
 	if c.secret.IsLiteral() {
 		c.ClientSecret = "" // so that no code can print or marshal it
-		c.logger.Warn("client_secret is a literal, which the admin API and autosave.json show; use {env.NAME} or {file./path} instead",
-			zap.String("credential", c.name))
 	}
 	return nil
 }

@@ -71,8 +71,8 @@ func (s *Share) loadKeys(logger *zap.Logger) error {
 		}
 		if reader.IsLiteral() {
 			s.Keys[i] = "" // so that nothing that prints or marshals the app shows it
-			option.WarnOfLiteral(logger, "a key for sharing", zap.Int("key", i+1))
 		}
+		option.WarnOfSecret(logger, "key of share", reader, zap.Int("key", i+1))
 		readers = append(readers, reader)
 	}
 	var err error

@@ -11,6 +11,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"go.uber.org/zap"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
@@ -77,6 +78,12 @@ func (t *TokenTransport) provision() error {
 		return errors.New("tls_renegotiation: unknown value, must be never, once or freely")
 	}
 	return nil
+}
+
+// warn logs a warning for each file that users other than its owner can change. They could make the proxy trust another server.
+func (t *TokenTransport) warn(logger *zap.Logger, fields ...zap.Field) {
+	option.WarnOfFile(logger, "ca", t.ca, fields...)
+	option.WarnOfFile(logger, "proxy", t.proxy, fields...)
 }
 
 // transportFiles are the contents of the files and variables of a TokenTransport.

@@ -10,8 +10,6 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"go.uber.org/zap"
-
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
@@ -93,11 +91,6 @@ func Literal(value token.Secret) Reader { return Reader{literal: value} }
 // IsLiteral reports whether the configuration holds the value itself.
 func (r Reader) IsLiteral() bool { return r.env == "" && r.file == "" }
 
-// WarnOfLiteral logs that a secret is a literal. The name is that of the option.
-func WarnOfLiteral(logger *zap.Logger, name string, fields ...zap.Field) {
-	logger.Warn(name+" is in the configuration itself, which the admin API and autosave.json show; use {file./path} or {env.NAME}", fields...)
-}
-
 // Identity adds the value to a key. It adds the name of the variable or of the file, or a digest of a literal. It does not
 // add the content of a file, so that the token obtained with the old content stays in use until it needs a refresh.
 func (r Reader) Identity(b *token.KeyBuilder, option string) {
@@ -175,28 +168,3 @@ func (r Reader) where() string {
 
 // FromFile returns a Reader of the file at the path.
 func FromFile(path string) Reader { return Reader{file: path} }
-
-// WarnOfReaders logs a warning if users other than the owner can read the file that the value comes from. The name is that
-// of the option.
-func WarnOfReaders(logger *zap.Logger, name string, r Reader) {
-	if r.file == "" {
-		return
-	}
-	file, err := files.Read(r.file)
-	if err != nil {
-		return // the option's own check reports it
-	}
-	path := shownName(r.file)
-	if advice, found := readers(path, file.mode); advice != "" {
-		logger.Warn(name+": users other than the owner can read the file; "+advice, zap.String("file", path), found)
-	}
-}
-
-// WarnOfKey logs a warning if a private key is a literal, or if other users can read its file. The name is that of the option.
-func WarnOfKey(logger *zap.Logger, name string, r Reader) {
-	if r.IsLiteral() {
-		WarnOfLiteral(logger, name)
-		return
-	}
-	WarnOfReaders(logger, name, r)
-}

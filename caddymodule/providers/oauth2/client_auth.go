@@ -156,6 +156,9 @@ func (o *Provider) provisionAssertions() error {
 		return err
 	}
 	o.assertions = a
+	if a.file != nil {
+		option.WarnOfFile(o.logger, "client_assertion_file", *a.file)
+	}
 	if a.key == nil {
 		return nil
 	}

@@ -56,6 +56,13 @@ func newRequestValue(configured string) (requestValue, error) {
 	return requestValue{text: text, hidden: option.PartPlaceholder.MatchString(configured)}, nil
 }
 
+// warnOfValue logs a warning if the value comes from a file that users other than the owner can change.
+func (o *Provider) warnOfValue(name string, v requestValue) {
+	if v.secret != nil {
+		option.WarnOfFile(o.logger, name, *v.secret)
+	}
+}
+
 // read adds the value to the secrets if it comes from a file or a variable.
 func (v requestValue) read(into provider.Secrets, name string) (err error) {
 	switch {
@@ -111,6 +118,7 @@ func (o *Provider) provisionRequest() error {
 				return fmt.Errorf("param %s: %w", name, err)
 			}
 			t.params[name] = append(t.params[name], parsed)
+			o.warnOfValue("param "+name, parsed)
 		}
 	}
 	for name, value := range o.JSONParams {
@@ -143,6 +151,7 @@ func (o *Provider) provisionRequest() error {
 			return fmt.Errorf("header %s is already set in another spelling", canonical)
 		}
 		t.headers[canonical] = parsed
+		o.warnOfValue("header "+canonical, parsed)
 	}
 	o.request = t
 	return nil

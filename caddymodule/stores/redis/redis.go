@@ -98,7 +98,7 @@ func (s *Store) Provision(ctx caddy.Context) error {
 			return fmt.Errorf("tls: %w", err)
 		}
 	}
-	s.hideLiterals(ctx.Logger())
+	s.hideSecrets(ctx.Logger())
 	return nil
 }
 
@@ -143,21 +143,28 @@ func (s *Store) isCluster() bool {
 	return s.Cluster || s.MasterName == "" && len(s.Addresses) > 1
 }
 
-// hideLiterals warns of secrets that stand in the configuration, and removes them from what code could print or marshal.
-func (s *Store) hideLiterals(logger *zap.Logger) {
-	hideLiteral(logger, "password", s.user.password, &s.Password)
-	hideLiteral(logger, "sentinel_password", s.sentinel.password, &s.SentinelPassword)
-	if s.TLS != nil {
-		hideLiteral(logger, "client_certificate_key", s.TLS.key, &s.TLS.ClientCertificateKey)
+// hideSecrets warns of secrets that are not well kept, and removes those that stand in the configuration from what code could
+// print or marshal.
+func (s *Store) hideSecrets(logger *zap.Logger) {
+	hideSecret(logger, "password", s.user.password, &s.Password, option.WarnOfSecret)
+	hideSecret(logger, "sentinel_password", s.sentinel.password, &s.SentinelPassword, option.WarnOfSecret)
+	if s.TLS == nil {
+		return
+	}
+	hideSecret(logger, "client_certificate_key", s.TLS.key, &s.TLS.ClientCertificateKey, option.WarnOfKey)
+	if s.TLS.ca != nil {
+		option.WarnOfFile(logger, "ca", *s.TLS.ca)
 	}
 }
 
-func hideLiteral(logger *zap.Logger, name string, reader *option.Reader, value *option.Source) {
-	if reader == nil || !reader.IsLiteral() {
+func hideSecret(logger *zap.Logger, name string, reader *option.Reader, value *option.Source, warn func(*zap.Logger, string, option.Reader, ...zap.Field)) {
+	if reader == nil {
 		return
 	}
-	*value = ""
-	option.WarnOfLiteral(logger, name)
+	warn(logger, name, *reader)
+	if reader.IsLiteral() {
+		*value = ""
+	}
 }
 
 // Expires implements share.Expiring.

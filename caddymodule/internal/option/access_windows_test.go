@@ -8,8 +8,6 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 	"golang.org/x/sys/windows"
-
-	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
 // wellKnown returns the SID of a group.
@@ -38,30 +36,30 @@ func list(t *testing.T, entries ...windows.EXPLICIT_ACCESS) *windows.ACL {
 	return acl
 }
 
-func TestMayRead(t *testing.T) {
+func TestRights(t *testing.T) {
 	everyone, users := wellKnown(t, windows.WinWorldSid), wellKnown(t, windows.WinBuiltinUsersSid)
 	system := access(windows.GRANT_ACCESS, windows.GENERIC_ALL, wellKnown(t, windows.WinLocalSystemSid))
 	for _, test := range []struct {
-		name string
-		acl  *windows.ACL
-		want bool
+		name          string
+		acl           *windows.ACL
+		reads, writes bool
 	}{
-		{"the system alone", list(t, system), false},
-		{"another group", list(t, system, access(windows.GRANT_ACCESS, windows.GENERIC_READ, users)), false},
-		{"everyone writes", list(t, system, access(windows.GRANT_ACCESS, windows.FILE_WRITE_DATA, everyone)), false},
-		{"everyone is denied", list(t, access(windows.DENY_ACCESS, windows.GENERIC_READ, everyone), system), false},
-		{"everyone reads", list(t, system, access(windows.GRANT_ACCESS, windows.GENERIC_READ, everyone)), true},
-		{"everyone reads the data", list(t, system, access(windows.GRANT_ACCESS, windows.FILE_READ_DATA, everyone)), true},
-		{"everyone has all access", list(t, access(windows.GRANT_ACCESS, windows.GENERIC_ALL, everyone)), true},
+		{"the system alone", list(t, system), false, false},
+		{"another group", list(t, system, access(windows.GRANT_ACCESS, windows.GENERIC_READ, users)), false, false},
+		{"everyone writes", list(t, system, access(windows.GRANT_ACCESS, windows.FILE_WRITE_DATA, everyone)), false, true},
+		{"everyone is denied", list(t, access(windows.DENY_ACCESS, windows.GENERIC_READ, everyone), system), false, false},
+		{"everyone reads", list(t, system, access(windows.GRANT_ACCESS, windows.GENERIC_READ, everyone)), true, false},
+		{"everyone reads the data", list(t, system, access(windows.GRANT_ACCESS, windows.FILE_READ_DATA, everyone)), true, false},
+		{"everyone has all access", list(t, access(windows.GRANT_ACCESS, windows.GENERIC_ALL, everyone)), true, true},
 	} {
-		if got := mayRead(test.acl, everyone); got != test.want {
-			t.Errorf("%s: got %t", test.name, got)
+		if reads, writes := has(test.acl, everyone, reading), has(test.acl, everyone, writing); reads != test.reads || writes != test.writes {
+			t.Errorf("%s: reads %t, writes %t", test.name, reads, writes)
 		}
 	}
 }
 
-// TestWarnOfReadersOnWindows judges the access control list, not the mode that Go makes up.
-func TestWarnOfReadersOnWindows(t *testing.T) {
+// TestWarnOfKeyOnWindows judges the access control list, not the mode that Go makes up.
+func TestWarnOfKeyOnWindows(t *testing.T) {
 	f, err := os.CreateTemp("", "key") // Wine cannot remove t.TempDir
 	if err != nil {
 		t.Fatal(err)
@@ -74,7 +72,7 @@ func TestWarnOfReadersOnWindows(t *testing.T) {
 		t.Fatal(err)
 	}
 	core, logged := observer.New(zap.WarnLevel)
-	WarnOfReaders(zap.New(core), "signing_key", FromFile(f.Name()))
+	WarnOfKey(zap.New(core), "signing_key", FromFile(f.Name()))
 	if logged.Len() != 1 {
 		t.Fatalf("it logs %d warnings", logged.Len())
 	}
@@ -83,9 +81,10 @@ func TestWarnOfReadersOnWindows(t *testing.T) {
 	if !strings.Contains(entry.Message, "icacls") || !strings.Contains(groups, "Everyone") {
 		t.Errorf("it logs %q, %v", entry.Message, entry.ContextMap())
 	}
-	for _, r := range []Reader{FromFile(f.Name() + "-missing"), {env: "KEY"}, {literal: token.NewSecret("key")}} {
-		WarnOfReaders(zap.New(core), "signing_key", r)
+	for _, r := range []Reader{FromFile(f.Name() + "-missing"), {env: "KEY"}} {
+		WarnOfKey(zap.New(core), "signing_key", r)
 	}
+	WarnOfSecret(zap.New(core), "client_secret", FromFile(f.Name())) // which everyone reads, and nobody changes
 	if logged.Len() != 1 {
 		t.Errorf("it logs %d warnings", logged.Len())
 	}
