@@ -220,7 +220,7 @@ func refreshFailure(c *client, err error) error {
 		if e.Kind == token.Unavailable {
 			code = http.StatusServiceUnavailable
 		}
-		d := status.Explain(c.status.Endpoint, e, time.Now())
+		d := status.Explain(c.status.Service, e, time.Now())
 		return adminError(code, strings.TrimSpace(d.Summary+" "+d.Advice))
 	}
 	return err

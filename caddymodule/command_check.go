@@ -259,7 +259,7 @@ func (c *client) check(ctx context.Context, f token.Fetcher) checked {
 	issued, e := f.Prepare().Make(ctx)
 	result := checked{Name: c.name, Duration: time.Since(began).Seconds()}
 	if e != nil {
-		d := status.Explain(c.status.Endpoint, e, time.Now())
+		d := status.Explain(c.status.Service, e, time.Now())
 		result.Error = status.Reported(time.Now(), e)
 		result.Summary, result.Advice = d.Summary, d.Advice
 		return result

@@ -81,3 +81,18 @@ func TestSecretFilesOfOthersWarn(t *testing.T) {
 		})
 	}
 }
+
+// A secret file that has gone is reported with the file, its option and what to do.
+func TestMissingSecretFileIsReported(t *testing.T) {
+	tokens := newTokenServer(t)
+	name, file := newClientID(), secretPath(t, "CANARY")
+	s := startOperated(t, globalOptions(fmt.Sprintf("credential %s {\n provider optoro {\n token_url %s\n }\n client_id %s\n client_secret %s\n}\n", name, tokens.url, name, inFile(file))), nil)
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	_, err := runCommand(refreshCommand(), name, "--address", s.admin)
+	wantError(t, err, file, "Create the file, or correct its path in client_secret.")
+	if tokens.Calls() != 0 {
+		t.Errorf("there were %d token calls", tokens.Calls())
+	}
+}

@@ -1,6 +1,9 @@
 package provider
 
 import (
+	"errors"
+	"io/fs"
+
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
@@ -46,5 +49,9 @@ const (
 // Misconfigured returns the failure of a provider that cannot build a request because of its configuration. Its kind is
 // Refused. Operators see the text of err, so err must name the option and must not quote a secret.
 func Misconfigured(err error) *Error {
-	return &Error{Kind: Refused, Reason: err.Error()}
+	failed := &Error{Kind: Refused, Reason: err.Error()}
+	if errors.Is(err, fs.ErrNotExist) {
+		failed.Cause = token.CauseFile
+	}
+	return failed
 }

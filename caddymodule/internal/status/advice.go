@@ -9,24 +9,33 @@ type party struct {
 	cause Cause
 	name  string // with the host, if it is certain
 	place string // what to check: the options that lead to the peer
+	url   string // the options that lead to the token endpoint
+
+	oauth2 bool // the provider is oauth2, with all its options
 }
 
-// partyOf returns the words for a peer. endpoint is the host of the token URL or issuer. The metadata of an issuer can name a
-// token endpoint on another host.
-func partyOf(endpoint string, peer token.Peer) party {
+// oauth2 reports whether the provider is oauth2. The other providers have few options, and no issuer.
+func (s Service) oauth2() bool { return s.Provider == "oauth2" }
+
+// partyOf returns the words for a peer. The metadata of an issuer can name a token endpoint on another host.
+func (s Service) partyOf(peer token.Peer) party {
+	url := "the token URL"
+	if s.oauth2() {
+		url = "the token URL or issuer"
+	}
+	p := party{causeEndpoint, "the token endpoint", url + " (" + s.Endpoint + ")", url, s.oauth2()}
 	switch peer {
 	case token.PeerProxy:
-		return party{causeProxy, "the network proxy", "the URL of the network proxy (option proxy of transport, or else HTTPS_PROXY, HTTP_PROXY and NO_PROXY)"}
+		p.cause, p.name, p.place = causeProxy, "the network proxy", "the URL of the network proxy (option proxy of transport, or else HTTPS_PROXY, HTTP_PROXY and NO_PROXY)"
 	case token.PeerIssuer:
-		return party{causeIssuer, "the issuer", "the option issuer (" + endpoint + ")"}
-	default:
-		return party{causeEndpoint, "the token endpoint", "the token URL or issuer (" + endpoint + ")"}
+		p.cause, p.name, p.place = causeIssuer, "the issuer", "the option issuer ("+s.Endpoint+")"
 	}
+	return p
 }
 
 // advise returns what to do about a failure with a cause, or "". Its sentences begin with the most likely remedy.
-func advise(endpoint string, e *token.Error) string {
-	p := partyOf(endpoint, e.Peer)
+func (s Service) advise(e *token.Error) string {
+	p := s.partyOf(e.Peer)
 	for _, advice := range []func(token.Cause, party) string{adviseOnNetwork, adviseOnCertificate, adviseOnHandshake, adviseOnProxy, adviseOnMetadata, adviseOnAnswer} {
 		if text := advice(e.Cause, p); text != "" {
 			return text
@@ -129,7 +138,7 @@ func adviseOnProxy(cause token.Cause, p party) string {
 	case token.CauseProxyDenied:
 		return "Ask the operator of the network proxy to permit connections to the host and the port of the token endpoint. If the connection needs no network proxy, set the option proxy of transport to none, or add the host to NO_PROXY."
 	case token.CauseProxyGateway:
-		return "Check the host and the port of the token URL or issuer. If they are right, ask the operator of the network proxy whether it can resolve and reach that host."
+		return "Check the host and the port of " + p.url + ". If they are right, ask the operator of the network proxy whether it can resolve and reach that host."
 	case token.CauseProxyTunnel:
 		return "Check that " + p.place + " leads to a network proxy of that kind that permits CONNECT, and that its user name and password are right. Check also whether the network proxy can reach the host of the token endpoint."
 	default:
@@ -177,10 +186,19 @@ func adviseOnAnswer(cause token.Cause, p party) string {
 	case token.CauseEncoding:
 		return "Check " + p.place + ". A gateway on the way may compress or change answers."
 	case token.CauseNoToken:
+		if !p.oauth2 {
+			return "Check " + p.place + elsewhere
+		}
 		return "Check " + p.place + elsewhere + " If the service puts the token elsewhere, set token in the block response of provider oauth2."
 	case token.CauseTokenText:
+		if !p.oauth2 {
+			return "Report this to the service, with the name of the provider."
+		}
 		return "Check that the option token of response leads to the access token, and not to another member. If it does, report this to the service."
 	case token.CauseTokenType:
+		if !p.oauth2 {
+			return "Ask the service for Bearer tokens."
+		}
 		return "If the API accepts this type as a Bearer token, add it to the option token_type of response. Otherwise, ask the service for Bearer tokens. If the type is DPoP, set the option dpop of provider oauth2 to on."
 	case token.CauseNotBound:
 		return "Register the client for DPoP (dpop_bound_access_tokens) in the service's console, and check that the token endpoint supports DPoP. If Bearer tokens will do, set the option dpop of provider oauth2 to optional, or remove it."

@@ -9,11 +9,16 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
+// Service is what gives a credential its tokens.
+type Service struct {
+	Provider string // the name of the provider
+	Endpoint string // the host of the token endpoint or issuer, with the port if the URL has one
+}
+
 // Credential records what happens to one credential of a configuration, and reports it.
 type Credential struct {
-	Name     string // the credential's name in the configuration
-	Provider string // the name of its provider
-	Endpoint string // the host of its token endpoint or issuer, with the port if the URL has one
+	Name string // the credential's name in the configuration
+	Service
 
 	// Sharing, if not nil, returns what this replica knows of the sharing of the token. Set it before Begin.
 	Sharing func() Sharing

@@ -53,12 +53,12 @@ func TestDemanded(t *testing.T) {
 	seen, _ := c.record.snapshot()
 	now := time.Now()
 	valid := token.Status{State: token.StateFresh, Expires: now.Add(time.Hour)}
-	d := diagnose("login.example.com", valid, seen, Sharing{}, now)
+	d := diagnose(oauth2, valid, seen, Sharing{}, now)
 	if d.Health != healthDegraded || d.Cause != causeAPI || d.Advice != adviceUser || !strings.Contains(d.Summary, "authenticated in another way") {
 		t.Errorf("the diagnosis is %+v", d)
 	}
 	caddytest.WantSentences(t, d.Summary, false)
-	if d := diagnose("login.example.com", valid, seen, Sharing{}, now.Add(recently)); d.Health != healthOK {
+	if d := diagnose(oauth2, valid, seen, Sharing{}, now.Add(recently)); d.Health != healthOK {
 		t.Errorf("later, the diagnosis is %+v", d)
 	}
 }

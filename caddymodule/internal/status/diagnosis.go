@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
@@ -19,7 +20,7 @@ const (
 )
 
 // diagnose returns the worst problem that the present state and the recent history show.
-func diagnose(endpoint string, s token.Status, seen history, sharing Sharing, now time.Time) Diagnosis {
+func diagnose(of Service, s token.Status, seen history, sharing Sharing, now time.Time) Diagnosis {
 	valid := valid(s.State)
 	destination := seen.latest(Destination.is)
 	rejected := rejections(seen.recent, now)
@@ -28,17 +29,17 @@ func diagnose(endpoint string, s token.Status, seen history, sharing Sharing, no
 	shared := diagnoseSharing(sharing)
 	switch {
 	case s.Failure != nil && !valid:
-		d := Explain(endpoint, s.Failure, now)
+		d := Explain(of, s.Failure, now)
 		d.Health = healthFailing
 		return d
 	case s.Dead:
-		return diagnoseDead(endpoint, s.Failure, now)
+		return diagnoseDead(of, s.Failure, now)
 	case now.Sub(destination.At) < recently:
 		return Diagnosis{destinationHealth(destination, now), causeConfiguration,
 			"The proxy denies requests, because the token may not go to their upstream (" + destination.Reason + ").",
 			"If this upstream may receive the token, add its host to api_hosts of the credential, or change the other option that the summary names. If it may not, correct the upstream in the site."}
 	case s.Failure != nil:
-		d := Explain(endpoint, s.Failure, now)
+		d := Explain(of, s.Failure, now)
 		d.Health = healthDegraded
 		d.Summary += " Requests still use the present token, " + present(s, now) + "."
 		return d
@@ -54,10 +55,10 @@ func diagnose(endpoint string, s token.Status, seen history, sharing Sharing, no
 			"The API rejected a token " + ago(seen.latest(Rejected.is).At, now) + ", most likely because the token was revoked early. The proxy no longer uses that token.",
 			"If the token was revoked on purpose, do nothing. If this happens again, look for other processes that use the same client id, because their tokens may revoke these."}
 	case s.Fetching && !valid:
-		return Diagnosis{healthDegraded, causeEndpoint, "The proxy is waiting for the token endpoint " + endpoint + ".",
-			"If this takes longer than a moment, the token endpoint is slow. Check the service's status page, and the network to " + endpoint + ". A request waits at most max_wait."}
+		return Diagnosis{healthDegraded, causeEndpoint, "The proxy is waiting for the token endpoint " + of.Endpoint + ".",
+			"If this takes longer than a moment, the token endpoint is slow. Check the service's status page, and the network to " + of.Endpoint + ". A request waits at most max_wait."}
 	case valid && seen.adopted && call.Outcome == Outcome(token.Refused):
-		d := explainCall(endpoint, call, now)
+		d := explainCall(of, call, now)
 		d.Health = healthDegraded
 		d.Summary += " Requests use a token that another replica obtained."
 		return d
@@ -69,7 +70,7 @@ func diagnose(endpoint string, s token.Status, seen history, sharing Sharing, no
 	case valid && call.slow() && now.Sub(call.At) < recently:
 		return Diagnosis{healthDegraded, causeEndpoint,
 			fmt.Sprintf("The token endpoint is slow. The last call took %.1f s.", call.Duration),
-			"Requests do not notice, because the proxy refreshes tokens before they expire. Check the service's status page, and the network to " + endpoint + "."}
+			"Requests do not notice, because the proxy refreshes tokens before they expire. Check the service's status page, and the network to " + of.Endpoint + "."}
 	case valid:
 		return Diagnosis{Health: healthOK, Summary: "The token is valid for " + Lasting(s.Expires.Sub(now)) + "."}
 	case s.State == token.StateExpired:
@@ -88,10 +89,10 @@ func valid(s token.State) bool {
 }
 
 // diagnoseDead explains why requests fail although the token has not expired.
-func diagnoseDead(endpoint string, failure *token.Error, now time.Time) Diagnosis {
-	d := Diagnosis{Cause: causeConfiguration, Summary: "The token endpoint refuses the credential.", Advice: refusals["invalid_client"][1]}
+func diagnoseDead(of Service, failure *token.Error, now time.Time) Diagnosis {
+	d := Diagnosis{Cause: causeConfiguration, Summary: "The token endpoint refuses the credential.", Advice: of.onRefusal("invalid_client")[1]}
 	if failure != nil {
-		d = Explain(endpoint, failure, now)
+		d = Explain(of, failure, now)
 	}
 	d.Health = healthFailing
 	d.Summary += " The API rejects the present token, so requests fail."
@@ -130,21 +131,21 @@ func rejections(recent []Occurrence, now time.Time) (n int) {
 func (o Occurrence) slow() bool { return o.Duration >= slowCall.Seconds() }
 
 // explainCall returns what a failed token call of the history means and what to do.
-func explainCall(endpoint string, call Occurrence, now time.Time) Diagnosis {
-	return Explain(endpoint, &token.Error{Kind: token.Kind(call.Outcome), Status: call.Status, Code: call.Code, Reason: call.Reason, Cause: call.Cause, Peer: call.Peer}, now)
+func explainCall(of Service, call Occurrence, now time.Time) Diagnosis {
+	return Explain(of, &token.Error{Kind: token.Kind(call.Outcome), Status: call.Status, Code: call.Code, Reason: call.Reason, Cause: call.Cause, Peer: call.Peer}, now)
 }
 
 // Explain returns what a failed token call means and what to do. The Health of its result is empty.
-func Explain(endpoint string, e *token.Error, now time.Time) Diagnosis {
+func Explain(of Service, e *token.Error, now time.Time) Diagnosis {
 	again := ""
 	if e.RetryAt.After(now) {
 		again = "The proxy calls again by itself. "
 	}
-	p := partyOf(endpoint, e.Peer)
+	p := of.partyOf(e.Peer)
 	if e.Kind == token.Refused && e.Status != 0 || e.Cause == token.CauseTokenType || e.Peer == token.PeerIssuer && e.Kind == token.Refused {
 		p.cause = causeConfiguration
 	}
-	advice := advise(endpoint, e)
+	advice := of.advise(e)
 	switch {
 	case e.Status == http.StatusTooManyRequests:
 		return Diagnosis{"", p.cause, sentence(p.name + " limits how often the client may call it (status 429)"),
@@ -157,18 +158,20 @@ func Explain(endpoint string, e *token.Error, now time.Time) Diagnosis {
 		}
 		return Diagnosis{"", p.cause, sentence(e.Error()), again + advice}
 	case e.Kind == token.Unavailable && e.Status != 0:
-		return Diagnosis{"", p.cause, sentence(fmt.Sprintf("%s %s fails with status %d%s", p.name, endpoint, e.Status, inParentheses(e.Code))),
+		return Diagnosis{"", p.cause, sentence(fmt.Sprintf("%s %s fails with status %d%s", p.name, of.Endpoint, e.Status, inParentheses(e.Code))),
 			again + "Check the service's status page."}
 	case e.Kind == token.Unavailable:
-		return Diagnosis{"", p.cause, sentence(e.Error()), again + "Check the network, the firewall and the network proxy between this machine and " + endpoint + "."}
+		return Diagnosis{"", p.cause, sentence(e.Error()), again + "Check the network, the firewall and the network proxy between this machine and " + of.Endpoint + "."}
 	case e.Kind == token.Unreadable:
 		return Diagnosis{"", p.cause, sentence(e.Error()),
 			again + "Check " + p.place + ". A login page, a gateway or another service may be answering there."}
+	case e.Cause == token.CauseFile || e.Cause == token.CauseTenant:
+		return Diagnosis{"", causeConfiguration, sentence(e.Error()), "Create the file, or correct its path in " + optionIn(e.Reason) + ". " + adviceReload}
 	case e.Status == 0: // not an answer of the token endpoint, so the mistake is in the configuration or its files
 		return Diagnosis{"", causeConfiguration, sentence(e.Error()),
-			"Correct this. The proxy reads a changed file within moments. Any other change needs a reload."}
+			"Correct this. " + adviceReload}
 	default:
-		summary, advice := explainRefusal(e)
+		summary, advice := of.explainRefusal(e)
 		return Diagnosis{"", causeConfiguration, summary, advice}
 	}
 }
@@ -176,7 +179,7 @@ func Explain(endpoint string, e *token.Error, now time.Time) Diagnosis {
 // refusals has a summary and an advice for each error code of RFC 6749 section 5.2 and RFC 8707 section 2.
 var refusals = map[string][2]string{
 	"invalid_client": {"The token endpoint refuses the credential, because the client id, the secret or key, or the value of client_auth is wrong.",
-		"Compare client_id and client_secret (or signing_key, client_auth) with the service's console. The proxy reads a changed file within moments. Any other change needs a reload."},
+		"Compare client_id and client_secret (or signing_key, client_auth) with the service's console. " + adviceReload},
 	"unauthorized_client": {"The client may not use this grant.", "Allow the grant for this client in the service's console. The grant is client_credentials, unless the option grant sets another one."},
 	"invalid_scope":       {"The token endpoint does not know the scope, or does not grant it to this client.", "Compare scope with the scopes of this client in the service's console."},
 	"invalid_target":      {"The token endpoint does not know the audience or resource.", "Compare audience and resource with the documentation of the API."},
@@ -191,13 +194,43 @@ var refusals = map[string][2]string{
 		"Compare scope, audience, param and client_auth with the service's documentation."},
 }
 
+// onRefusal returns a summary and an advice for an error code, or "" and "" if the code is unknown. It names only options that
+// the provider has.
+func (s Service) onRefusal(code string) [2]string {
+	known := refusals[code]
+	switch {
+	case s.oauth2() || known == [2]string{}:
+		return known
+	case code == "invalid_client":
+		return [2]string{"The token endpoint refuses the credential, because the client id or the secret is wrong.",
+			"Compare client_id and client_secret with the service's console. " + adviceReload}
+	case code == "unauthorized_client":
+		return [2]string{known[0], "Allow the grant for this client in the service's console."}
+	default:
+		return [2]string{known[0], adviceProvider}
+	}
+}
+
+const (
+	adviceReload   = "The proxy reads a changed file within moments. Any other change needs a reload."
+	adviceProvider = "Compare the token URL, the provider and its options with the service's documentation."
+)
+
 // explainRefusal returns what it means that the token endpoint refuses the credential, and what to do.
-func explainRefusal(e *token.Error) (summary, advice string) {
-	if known, ok := refusals[e.Code]; ok {
+func (s Service) explainRefusal(e *token.Error) (summary, advice string) {
+	if known := s.onRefusal(e.Code); known[0] != "" {
 		return strings.TrimSuffix(known[0], ".") + " (" + e.Code + ").", known[1]
 	}
 	if e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden {
-		return sentence(e.Error()), refusals["invalid_client"][1]
+		return sentence(e.Error()), s.onRefusal("invalid_client")[1]
 	}
-	return sentence(e.Error()), "Compare the token URL, the provider and its options with the service's documentation."
+	return sentence(e.Error()), adviceProvider
+}
+
+// optionIn returns the option with which the reason of a failure begins.
+func optionIn(reason string) string {
+	if name, _, found := strings.Cut(reason, ":"); found && option.Known(name) {
+		return name
+	}
+	return "the configuration"
 }

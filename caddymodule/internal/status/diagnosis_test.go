@@ -5,6 +5,8 @@ import (
 	"go/ast"
 	"go/parser"
 	gotoken "go/token"
+	"maps"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -36,7 +38,9 @@ var errorsOfEndpoints = map[string]*token.Error{
 	"401, no code":    {Kind: token.Refused, Status: 401, Reason: "the token endpoint refused the request"},
 	"403, no code":    {Kind: token.Refused, Status: 403, Code: "odd", Reason: "the token endpoint refused the request"},
 	"404":             {Kind: token.Refused, Status: 404, Cause: token.CauseNoEndpoint, Reason: "the server has no token endpoint at this URL"},
-	"own secret":      {Kind: token.Refused, Reason: "client_secret: the file does not exist"},
+	"own secret":      {Kind: token.Refused, Reason: "client_secret: the file is empty"},
+	"own file":        {Kind: token.Refused, Cause: token.CauseFile, Reason: "client_secret: stat /run/secret: no such file or directory"},
+	"own path":        {Kind: token.Refused, Cause: token.CauseFile, Reason: "open /run/secret: no such file or directory"},
 	"invalid_client":  {Kind: token.Refused, Status: 401, Code: "invalid_client", Reason: "the token endpoint refused the request"},
 	"invalid_scope":   {Kind: token.Refused, Status: 400, Code: "invalid_scope", Reason: "the token endpoint refused the request"},
 	"invalid_target":  {Kind: token.Refused, Status: 400, Code: "invalid_target", Reason: "the token endpoint refused the request"},
@@ -48,8 +52,43 @@ var errorsOfEndpoints = map[string]*token.Error{
 		Kind: token.Refused, Status: 400, Code: "unsupported_grant_type", Reason: "the token endpoint refused the request"},
 }
 
+// oauth2 is a service with all options.
+var oauth2 = Service{Provider: "oauth2", Endpoint: "login.example.com"}
+
+// The advice names no option that the provider does not have, unless it names provider oauth2 as well.
+func TestAdviceFitsTheProvider(t *testing.T) {
+	vendor := Service{Provider: "optoro", Endpoint: "login.example.com"}
+	failures := maps.Clone(errorsOfEndpoints)
+	for code := range refusals {
+		failures["code "+code] = &token.Error{Kind: token.Refused, Status: 400, Code: code, Reason: "x"}
+	}
+	for _, cause := range causes(t) {
+		if strings.HasPrefix(cause, "metadata") || cause == string(token.CauseClientCertificateRefused) || cause == string(token.CauseNotBound) {
+			continue // only provider oauth2 has an issuer, a certificate and DPoP
+		}
+		for _, peer := range []token.Peer{token.PeerEndpoint, token.PeerProxy} {
+			failures[cause+" of "+string(peer)] = &token.Error{Kind: token.Unavailable, Cause: token.Cause(cause), Peer: peer, Reason: "x"}
+		}
+	}
+	options := regexp.MustCompile(`issuer|signing_key|client_auth|client_certificate|dpop|\boption (grant|scope|token)|Compare (scope|audience)|param\b|token_type|response`)
+	for name, failure := range failures {
+		if failure.Peer == token.PeerIssuer {
+			continue
+		}
+		d := Explain(vendor, failure, time.Now())
+		caddytest.WantSentences(t, d.Summary, false)
+		caddytest.WantSentences(t, d.Advice, false)
+		if text := strings.ReplaceAll(d.Summary, failure.Code, "") + " " + d.Advice; options.MatchString(text) && !strings.Contains(text, "of provider oauth2") {
+			t.Errorf("%s: %s", name, text)
+		}
+	}
+	d := diagnoseDead(vendor, nil, time.Now())
+	if options.MatchString(d.Advice) {
+		t.Errorf("dead: %s", d.Advice)
+	}
+}
+
 func TestExplain(t *testing.T) {
-	const endpoint = "login.example.com"
 	now := time.Now()
 	summaries := make(map[string]string)
 	for name, e := range errorsOfEndpoints {
@@ -58,7 +97,7 @@ func TestExplain(t *testing.T) {
 			if next > 0 {
 				failure.RetryAt = now.Add(next)
 			}
-			d := Explain(endpoint, &failure, now)
+			d := Explain(oauth2, &failure, now)
 			caddytest.WantSentences(t, d.Summary, false)
 			caddytest.WantSentences(t, d.Advice, false)
 			if e.Code != "" && !strings.Contains(d.Summary, e.Code) {
@@ -79,11 +118,11 @@ func TestExplain(t *testing.T) {
 	for name, want := range map[string]string{
 		"connection": "firewall", "timeout": "fetch_timeout", "503": "status page", "name": "DNS server",
 		"authority": "option ca", "handshake": "client certificate", "proxy": "HTTPS_PROXY", "cut": "firewall", "unknown": "network", "panic": "author of the provider", "429": "higher limit", "garbage": "token URL",
-		"own secret": "reads a changed file within moments", "404": "token URL", "invalid_client": "client_secret", "401, no code": "client_secret",
+		"own secret": "reads a changed file within moments", "own file": "Create the file, or correct its path in client_secret.", "own path": "Create the file, or correct its path in the configuration.", "404": "token URL", "invalid_client": "client_secret", "401, no code": "client_secret",
 		"403, no code": "client_secret", "invalid_scope": "scope", "invalid_target": "audience", "invalid_grant": "clock",
 		"unauthorized_client": "grant", "unsupported_grant_type": "grant", "unknown code": "documentation", "invalid_request": "param",
 	} {
-		if d := Explain(endpoint, errorsOfEndpoints[name], now); !strings.Contains(d.Advice, want) {
+		if d := Explain(oauth2, errorsOfEndpoints[name], now); !strings.Contains(d.Advice, want) {
 			t.Errorf("%s: the advice is %q, want %q in it", name, d.Advice, want)
 		}
 	}
@@ -92,11 +131,11 @@ func TestExplain(t *testing.T) {
 // Each cause has advice for each peer that it can concern, and the advice names the peer that the cause is about.
 func TestEachCauseHasAdvice(t *testing.T) {
 	for _, cause := range causes(t) {
-		if cause == string(token.CauseProvider) || cause == string(token.CauseTenant) {
+		if slices.Contains([]token.Cause{token.CauseProvider, token.CauseTenant, token.CauseFile}, token.Cause(cause)) {
 			continue // Explain has it
 		}
 		for peer, place := range map[token.Peer]string{token.PeerEndpoint: "token", token.PeerIssuer: "issuer", token.PeerProxy: "network proxy"} {
-			advice := advise("login.example.com", &token.Error{Cause: token.Cause(cause), Peer: peer})
+			advice := oauth2.advise(&token.Error{Cause: token.Cause(cause), Peer: peer})
 			caddytest.WantSentences(t, advice, false)
 			general := []token.Cause{token.CauseNotYetValid, token.CauseVersion, token.CauseExpired, token.CauseLimit, token.CauseClientCertificate, token.CauseClientCertificateRefused, token.CauseRenegotiation}
 			about := strings.HasPrefix(cause, "proxy") || strings.HasPrefix(cause, "metadata") || slices.Contains(general, token.Cause(cause))
@@ -136,7 +175,6 @@ func causes(t *testing.T) (values []string) {
 }
 
 func TestDiagnose(t *testing.T) {
-	const endpoint = "login.example.com"
 	now := time.Now()
 	down := &token.Error{Kind: token.Unavailable, Status: 503, Reason: "x", RetryAt: now.Add(time.Minute)}
 	past := &token.Error{Kind: token.Unavailable, Status: 503, Reason: "x", RetryAt: now.Add(-time.Minute)}
@@ -193,7 +231,7 @@ func TestDiagnose(t *testing.T) {
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
-			d := diagnose(endpoint, tc.status, tc.seen, Sharing{}, now)
+			d := diagnose(oauth2, tc.status, tc.seen, Sharing{}, now)
 			if d.Health != tc.health {
 				t.Errorf("health is %s, want %s: %s", d.Health, tc.health, d.Summary)
 			}

@@ -39,7 +39,7 @@ func (c *Credential) logFailure(e token.Event, fields []zap.Field) {
 		zap.String("error_code", e.Err.Code),
 		zap.String("cause", string(e.Err.Cause)),
 		zap.Error(e.Err),
-		zap.String("advice", Explain(c.Endpoint, e.Err, time.Time{}).Advice))
+		zap.String("advice", Explain(c.Service, e.Err, time.Time{}).Advice))
 	if !e.Err.RetryAt.IsZero() {
 		fields = append(fields, zap.Time("next_try", e.Err.RetryAt))
 	}
@@ -135,7 +135,7 @@ func (c *Credential) logTenant(o Occurrence, e token.Event) {
 			zap.String("error_code", e.Err.Code),
 			zap.String("cause", string(e.Err.Cause)),
 			zap.Error(e.Err),
-			zap.String("advice", Explain(c.Endpoint, e.Err, time.Time{}).Advice))...)
+			zap.String("advice", Explain(c.Service, e.Err, time.Time{}).Advice))...)
 	default:
 		c.logger.Warn("token of a tenant obtained, but "+e.Note, fields...)
 	}

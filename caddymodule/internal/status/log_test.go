@@ -69,7 +69,7 @@ func TestLogLines(t *testing.T) {
 	wantLine(t, lines[2], "warn", "token rejected by the API", map[string]any{"fingerprint": value.Fingerprint()})
 	wantLine(t, lines[3], "error", "no token", map[string]any{"duration": 2.0, "kind": "refused", "error_code": "invalid_client",
 		"cause": "", "error": "it is wrong (status 401) (error code invalid_client)",
-		"advice": "Compare client_id and client_secret (or signing_key, client_auth) with the service's console. The proxy reads a changed file within moments. Any other change needs a reload.", "next_try": float64(at.Unix())})
+		"advice": "Compare client_id and client_secret with the service's console. The proxy reads a changed file within moments. Any other change needs a reload.", "next_try": float64(at.Unix())})
 	wantLine(t, lines[4], "warn", "no token", map[string]any{"duration": 3.0, "kind": "unavailable", "error_code": "",
 		"cause": "", "error": "it is down (status 503)", "advice": "The proxy calls again by itself. Check the service's status page.", "next_try": float64(at.Unix()), "repeated": 1.0})
 	wantLine(t, lines[5], "info", "token obtained", with(obtained, "duration", 0.0, "recovered", true, "failures", 3.0))

@@ -64,10 +64,10 @@ func (c *Credential) Report() Report {
 	status := c.source.Status()
 	seen, calls := c.record.snapshot()
 	sharing := c.sharing()
-	d := diagnose(c.Endpoint, status, seen, sharing, now)
+	d := diagnose(c.Service, status, seen, sharing, now)
 	tenants := c.tenantReport(seen)
 	if tenants != nil && d.Cause != causeConfiguration {
-		d = tenants.diagnosis(c.Endpoint, diagnoseSharing(sharing), now)
+		d = tenants.diagnosis(c.Service, diagnoseSharing(sharing), now)
 	}
 	r := Report{
 		Name:        c.Name,

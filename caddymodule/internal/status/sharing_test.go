@@ -46,7 +46,6 @@ func TestAdoptedIsNoCall(t *testing.T) {
 }
 
 func TestDiagnoseSharing(t *testing.T) {
-	const endpoint = "login.example.com"
 	now := time.Now()
 	fresh := token.Status{State: token.StateFresh, Expires: now.Add(time.Hour)}
 	none := token.Status{State: token.StateNone, Failure: &token.Error{Kind: token.Unavailable, Status: 503}}
@@ -79,7 +78,7 @@ func TestDiagnoseSharing(t *testing.T) {
 		"refused, then obtained": {fresh, history{recent: []Occurrence{refused, {At: now, Outcome: Obtained}}}, Sharing{On: true, Store: up}, healthOK, "", "valid"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			d := diagnose(endpoint, tc.status, tc.seen, tc.with, now)
+			d := diagnose(oauth2, tc.status, tc.seen, tc.with, now)
 			if d.Health != tc.health || d.Cause != tc.cause {
 				t.Errorf("%s, cause %q; want %s, %q", d.Health, d.Cause, tc.health, tc.cause)
 			}

@@ -27,7 +27,7 @@ type TenantReport struct {
 
 // ReportTenant returns the state of one tenant with this name and source.
 func (c *Credential) ReportTenant(name string, s token.Status, now time.Time) TenantReport {
-	d := diagnose(c.Endpoint, s, history{}, Sharing{}, now) // the history is that of all tenants
+	d := diagnose(c.Service, s, history{}, Sharing{}, now) // the history is that of all tenants
 	r := TenantReport{
 		Credential: c.Name,
 		Name:       name,

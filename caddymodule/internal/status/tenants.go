@@ -58,19 +58,19 @@ func (t *Tenants) valid() (n int) {
 
 // diagnosis describes the credential as a whole. Its tenants may be in different states. shared is empty unless something is
 // wrong with the sharing.
-func (t *Tenants) diagnosis(endpoint string, shared Diagnosis, now time.Time) Diagnosis {
+func (t *Tenants) diagnosis(of Service, shared Diagnosis, now time.Time) Diagnosis {
 	valid := t.valid()
 	failures, newest := goingOn(t.Failures, now)
 	switch {
 	case failures > 0 && valid == 0:
-		d := explainTenants(endpoint, failures, newest, now)
+		d := explainTenants(of, failures, newest, now)
 		d.Health = healthFailing
 		return d
 	case t.Count >= t.Max:
 		return Diagnosis{healthDegraded, causeConfiguration, fmt.Sprintf("All %d places for tenants are taken. The proxy denies new tenants with 503.", t.Max),
 			"Raise max of the option tenant, if the machine has the memory. A place takes about 2.3 KiB."}
 	case failures > 0:
-		d := explainTenants(endpoint, failures, newest, now)
+		d := explainTenants(of, failures, newest, now)
 		d.Health = healthDegraded
 		return d
 	case shared.Health != "":
@@ -83,8 +83,8 @@ func (t *Tenants) diagnosis(endpoint string, shared Diagnosis, now time.Time) Di
 }
 
 // explainTenants explains the newest failure, and counts the tenants that have one.
-func explainTenants(endpoint string, failures int, newest TenantFailure, now time.Time) Diagnosis {
-	d := explainCall(endpoint, newest.Occurrence, now)
+func explainTenants(of Service, failures int, newest TenantFailure, now time.Time) Diagnosis {
+	d := explainCall(of, newest.Occurrence, now)
 	switch {
 	case failures == 1:
 		d.Summary = fmt.Sprintf("The last token call of tenant %s failed. %s", newest.Tenant, d.Summary)

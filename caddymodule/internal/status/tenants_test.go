@@ -211,7 +211,7 @@ func TestTenantsDiagnosisOfSharing(t *testing.T) {
 		{Tenants{Count: 2, Max: 2}, down, healthDegraded, causeConfiguration},
 		{Tenants{Count: 2, Max: 2}, Diagnosis{}, healthDegraded, causeConfiguration},
 	} {
-		if d := tc.tenants.diagnosis("login.example.com", tc.shared, time.Now()); d.Health != tc.health || d.Cause != tc.cause {
+		if d := tc.tenants.diagnosis(oauth2, tc.shared, time.Now()); d.Health != tc.health || d.Cause != tc.cause {
 			t.Errorf("%d of %d, %q: got %+v", tc.tenants.Count, tc.tenants.Max, tc.shared.Cause, d)
 		}
 	}

@@ -161,6 +161,9 @@ const (
 	// CauseMetadataEndpoint: the token endpoint in the metadata is not a URL that the app may use.
 	CauseMetadataEndpoint Cause = "metadata_endpoint"
 
+	// CauseFile: a file that an option names is not there.
+	CauseFile Cause = "file"
+
 	// CauseTenant: the files of the tenant are not there.
 	CauseTenant Cause = "tenant"
 
