@@ -615,7 +615,7 @@ func TestOtherRefusalsOfTheHandler(t *testing.T) {
 			wantProblem(t, 403, "http_request_denied")
 	}
 	get(t, base+"/reject", "Authorization", "Bearer mine").wantProblem(t, 400, "http_request_denied")
-	for _, method := range []string{http.MethodTrace, "TRACK"} {
+	for _, method := range []string{http.MethodTrace, "TRACK", "trace", "Track"} {
 		a := ask(t, testClient(t), newRequest(t, method, base, nil))
 		a.wantProblem(t, 405, "http_request_denied")
 		if allow := a.Header.Get("Allow"); allow == "" || strings.Contains(allow, method) { // RFC 9110 section 15.5.6

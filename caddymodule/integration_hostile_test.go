@@ -421,6 +421,7 @@ func TestMethodsThatMayCarryTheToken(t *testing.T) {
 		{"GET", "", "", true}, {"HEAD", "", "", true}, {"POST", "", "", true}, {"PUT", "", "", true}, {"PATCH", "", "", true},
 		{"DELETE", "", "", true}, {"OPTIONS", "", "", true}, {"PROPFIND", "", "", true},
 		{"TRACE", "", "", false}, {"TRACK", "", "", false}, {"TRACE", "websocket", "", false},
+		{"trace", "", "", false}, {"Track", "", "", false}, {"connect", "", "", false},
 		{"CONNECT", "", "", false}, {"CONNECT", "connect-udp", "", false},
 		{"CONNECT", "websocket", "HTTP/2.0", true}, // RFC 8441
 		{"CONNECT", "", "websocket", true},         // RFC 9220, as quic-go hands it over
