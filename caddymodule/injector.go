@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptrace"
+	"net/textproto"
 	"net/url"
 	"slices"
 
@@ -16,7 +17,6 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
-	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
 // injector wraps reverse_proxy's transport. It sees the final request, after all changes by Caddy, and adds the token to a
@@ -50,14 +50,23 @@ func (i *injector) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !i.forwarded { // in the request of reverse_proxy, which is of this attempt, so that its debug log shows what the API gets
 		p.restore(req.Header, i.marks)
 	}
+	res, err := i.carry(req, p)
+	if err != nil {
+		return nil, i.field.withoutEcho(err, &p.fields)
+	}
+	i.field.withoutQuery(res.Header, &p.fields)
+	i.field.guard(res, &p.answer, &p.fields)
+	return res, nil
+}
+
+// carry sends the request with the token, or with the application's own credentials.
+func (i *injector) carry(req *http.Request, p *proxied) (*http.Response, error) {
 	if p.keeps {
 		return i.roundTrip(i.next, i.copyOf(req), p)
 	}
 	res, err := i.exchange(req, p, p.keepBody(newReplayBody(req, i.replayBuffer)))
 	if err == nil {
 		i.noticeDemand(res, p)
-		i.field.withoutQuery(res.Header)
-		p.guard(res, &i.field)
 	}
 	return res, err
 }
@@ -95,7 +104,12 @@ func (i *injector) checkHealth(req *http.Request) (*http.Response, error) {
 	if i.route != nil {
 		req = i.route.healthCheck(req, di)
 	}
-	return i.next.RoundTrip(req)
+	res, err := i.next.RoundTrip(req) // may be on a connection that has carried tokens
+	if err != nil {
+		return nil, i.field.withoutEcho(err, nil)
+	}
+	i.field.guard(res, new(answerBody), nil)
+	return res, nil
 }
 
 // deny returns the problem because of which the request must not be sent, or nil. The problem is its method, its destination
@@ -155,7 +169,7 @@ func (i *injector) send(req *http.Request, p *proxied, body *replayBody, attempt
 	for resends := 0; ; resends++ {
 		res, err := i.sendOnce(req, p, attempt)
 		if err == nil || resends == maxResends || !unprocessed(err) {
-			return res, i.field.withoutEcho(err)
+			return res, err
 		}
 		again, ok := body.again()
 		if !ok {
@@ -167,7 +181,7 @@ func (i *injector) send(req *http.Request, p *proxied, body *replayBody, attempt
 
 // sendOnce makes one attempt, with a proof of its own if the token is bound to a key.
 func (i *injector) sendOnce(req *http.Request, p *proxied, attempt io.ReadCloser) (*http.Response, error) {
-	out := i.withToken(req, p.lease, attempt)
+	out := i.withToken(req, p, attempt)
 	if p.lease.Prover() == nil {
 		return i.roundTrip(i.transport(p), out, p)
 	}
@@ -239,14 +253,17 @@ func (i *injector) copyOf(req *http.Request) *http.Request {
 
 // withToken returns a copy of req that carries the token. The copy has its own header map. It shares the
 // values, because no code changes them in place.
-func (i *injector) withToken(req *http.Request, lease token.Lease, body io.ReadCloser) *http.Request {
+func (i *injector) withToken(req *http.Request, p *proxied, body io.ReadCloser) *http.Request {
 	c := i.copyOf(req)
 	c.Header = maps.Clone(req.Header)
 	header := &i.credential.header
-	if lease.Prover() != nil {
+	if p.lease.Prover() != nil {
 		header = &dpopHeader
 	}
-	header.addTo(c, i.field.values(header, lease.Value()))
+	if !p.fields.latest.isOf(header, p.lease.Value()) {
+		p.fields.add(i.field.of(header, p.lease.Value()))
+	}
+	header.addTo(c, p.fields.latest.values)
 	c.Body = body
 	if a, ok := body.(*bodyAttempt); ok {
 		c.Trailer = a.trailer
@@ -254,17 +271,30 @@ func (i *injector) withToken(req *http.Request, lease token.Lease, body io.ReadC
 			c.GetBody = a.body.rewind
 		}
 	}
-	return withoutHeaderTrace(c)
+	return i.withoutTrace(c, header, &p.fields)
 }
 
-// withoutHeaderTrace hides the header from the client trace that another handler has put into the context.
-func withoutHeaderTrace(req *http.Request) *http.Request {
+// withoutTrace hides the token from the client traces of reverse_proxy and other handlers. One may see the header of the request.
+// reverse_proxy passes on the header of an informational answer, in which the API may repeat the query.
+func (i *injector) withoutTrace(req *http.Request, header *TokenHeader, sent *sentFields) *http.Request {
 	trace := httptrace.ContextClientTrace(req.Context())
-	if trace == nil || trace.WroteHeaderField == nil {
+	if trace == nil {
+		return req
+	}
+	informed := trace.Got1xxResponse
+	repeats := informed != nil && header.parameter != ""
+	if trace.WroteHeaderField == nil && !repeats {
 		return req
 	}
 	quiet := *trace
 	quiet.WroteHeaderField = nil
+	if repeats {
+		now := *sent // because net/http may call it late, while the next attempt begins
+		quiet.Got1xxResponse = func(status int, fields textproto.MIMEHeader) error {
+			i.field.withoutQuery(http.Header(fields), &now)
+			return informed(status, fields)
+		}
+	}
 	return req.WithContext(httptrace.WithClientTrace(noClientTrace{req.Context()}, &quiet))
 }
 
@@ -327,7 +357,7 @@ func (i *injector) noticeDemand(res *http.Response, p *proxied) {
 	}
 	i.credential.status.Demanded(p.tenant.nameOrNone(), status.Demand{
 		Code: c.errorCode, Scope: c.scope, ACR: c.acr, MaxAge: c.maxAge, Metadata: c.metadata,
-	}, p.lease.Value())
+	}, func(text string) bool { return i.field.echoes(text, &p.fields) })
 }
 
 // sendAgain sends a replay, and reports to the source whether the API accepts the new token.

@@ -101,10 +101,10 @@ func TestFieldOfTheType(t *testing.T) {
 	var f tokenField
 	token, bearer := provider.NewSecret("T0KEN"), &TokenHeader{Name: "Authorization", prefix: "Bearer "}
 	for range 2 {
-		if got := f.values(bearer, token)[0]; got != "Bearer T0KEN" {
+		if got := f.of(bearer, token).values[0]; got != "Bearer T0KEN" {
 			t.Errorf("the bearer token is sent as %s", got)
 		}
-		if got := f.values(&dpopHeader, token)[0]; got != "DPoP T0KEN" {
+		if got := f.of(&dpopHeader, token).values[0]; got != "DPoP T0KEN" {
 			t.Errorf("the bound token is sent as %s", got)
 		}
 	}

@@ -3,7 +3,6 @@ package caddymodule
 import (
 	"context"
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
 
@@ -31,6 +30,7 @@ type proxied struct {
 	via      []string    // with forwarded off: what the API gets in Via
 	found    foundUpstreams
 	body     *replayBody
+	fields   sentFields
 	answer   answerBody
 }
 
@@ -55,32 +55,6 @@ func (p *proxied) keepBody(b *replayBody) *replayBody {
 
 // end frees what the request has kept, however the request has ended.
 func (p *proxied) end() { p.body.discard() }
-
-// guard wraps the body of an answer, so that its errors quote no token. It leaves the body of 101 Switching Protocols alone,
-// which is a connection whose errors quote nothing.
-func (p *proxied) guard(res *http.Response, field *tokenField) {
-	if _, connection := res.Body.(io.Writer); connection || res.Body == http.NoBody {
-		return
-	}
-	p.answer = answerBody{res.Body, field}
-	res.Body = &p.answer
-}
-
-// answerBody is the body of an answer. A read error may quote what the upstream has sent, such as a trailer or the reason for
-// closing the connection, and reverse_proxy logs it.
-type answerBody struct {
-	io.ReadCloser
-	field *tokenField
-}
-
-// Read implements io.Reader.
-func (b *answerBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	return n, b.field.withoutEcho(err)
-}
-
-// Close implements io.Closer.
-func (b *answerBody) Close() error { return b.field.withoutEcho(b.ReadCloser.Close()) }
 
 // errDenied is the error that the injector returns to reverse_proxy when it denies a request. reverse_proxy takes it for a
 // client that has left, so that it does not try again and does not count a failure of the upstream.

@@ -1,36 +1,35 @@
 package caddymodule
 
 import (
-	"errors"
-	"io"
 	"net/http"
 	"net/url"
 	"strings"
 	"sync/atomic"
 
-	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/dpop"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
-// tokenField has the values of the header field that carries the token. It makes them once for each token.
+// tokenField has the field, cookie or query parameter that carries the token. It makes one for each token.
 type tokenField struct {
-	made atomic.Pointer[madeField]
+	tenants bool // the tokens are those of several tenants
+	made    atomic.Pointer[madeField]
 }
 
+// madeField is the field for one token.
 type madeField struct {
 	header  *TokenHeader
 	token   provider.Secret
-	values  []string
+	values  []string        // of the field, as they are sent
 	query   bool            // the token is a query parameter, which an upstream often sends back in a well-formed answer
 	encoded provider.Secret // the token as it is in a query
 	earlier *madeField      // the one before, whose token an upstream may still send back; it has none before itself
 }
 
-// values returns the values of the field for a token, as they are sent. Requests share them.
-func (f *tokenField) values(header *TokenHeader, token provider.Secret) []string {
+// of returns the field for a token. Requests share it.
+func (f *tokenField) of(header *TokenHeader, token provider.Secret) *madeField {
 	before := f.made.Load()
-	if before != nil && before.header == header && before.token == token {
-		return before.values
+	if before.isOf(header, token) {
+		return before
 	}
 	made := &madeField{
 		header: header, token: token, values: []string{header.encoded(token)},
@@ -42,21 +41,12 @@ func (f *tokenField) values(header *TokenHeader, token provider.Secret) []string
 		made.earlier = &earlier
 	}
 	f.made.Store(made)
-	return made.values
+	return made
 }
 
-var errEcho = errors.New("the upstream sent back the token in place of an answer")
-
-// withoutEcho replaces an error that quotes a token or a DPoP proof, because errors are logged. Such an error occurs if the upstream sends the
-// token back in place of an answer.
-func (f *tokenField) withoutEcho(err error) error {
-	if err == nil || err == io.EOF {
-		return err
-	}
-	if text := err.Error(); f.made.Load().in(text) || dpop.In(text) {
-		return errEcho
-	}
-	return err
+// isOf reports whether this is the field for a token.
+func (m *madeField) isOf(header *TokenHeader, token provider.Secret) bool {
+	return m != nil && m.header == header && m.token == token
 }
 
 // in reports whether a text shows the token or the earlier one.
@@ -90,17 +80,15 @@ const (
 	hiddenToken = "REDACTED"
 )
 
-// withoutQuery removes the query parameter that carries the token from the header of an answer. An API that redirects a
-// request, or names the next page, repeats the query. Logs and placeholders have the header of the answer.
-func (f *tokenField) withoutQuery(header http.Header) {
-	made := f.made.Load()
-	if made == nil || !made.query {
+// withoutQuery removes the token, if it is a query parameter, from the fields of an answer.
+func (m *madeField) withoutQuery(fields http.Header) {
+	if m == nil || !m.query {
 		return
 	}
-	for _, values := range header {
+	for _, values := range fields {
 		for i, value := range values {
-			if made.in(value) {
-				values[i] = made.without(value)
+			if m.in(value) {
+				values[i] = m.without(value)
 			}
 		}
 	}

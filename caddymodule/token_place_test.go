@@ -84,7 +84,8 @@ func TestAnswerWithoutQuery(t *testing.T) {
 		t.Fatal(err)
 	}
 	field := new(tokenField)
-	field.values(header, token.NewSecret(value))
+	var sent sentFields
+	sent.add(field.of(header, token.NewSecret(value)))
 	for in, want := range map[string]string{
 		"/orders/?key=" + once:                     "/orders/",
 		"/orders/?page=2&key=" + once:              "/orders/?page=2",
@@ -103,15 +104,23 @@ func TestAnswerWithoutQuery(t *testing.T) {
 		"":                                                                                                   "",
 	} {
 		answer := http.Header{"Location": {"first", in}}
-		field.withoutQuery(answer)
+		field.withoutQuery(answer, &sent)
 		if got := answer["Location"]; got[0] != "first" || got[1] != want {
 			t.Errorf("%s: got %q, want %q", in, got, want)
 		}
 	}
-	answer := http.Header{"Location": {"/orders?key=" + once}}
-	field.values(header, token.NewSecret("another-token-of-today"))
-	if field.withoutQuery(answer); strings.Contains(answer["Location"][0], once[:12]) {
-		t.Errorf("the answer to an earlier request has %q", answer["Location"])
+	for _, tc := range []struct {
+		name string
+		sent *sentFields
+		more int // tokens that other requests have sent since
+	}{{"another request", nil, 1}, {"the request", &sent, 0}, {"the request, late", &sent, 5}} {
+		for n := range tc.more {
+			field.of(header, token.NewSecret(fmt.Sprint("another-token-of-today-", n)))
+		}
+		answer := http.Header{"Location": {"/orders?key=" + once}}
+		if field.withoutQuery(answer, tc.sent); answer["Location"][0] != "/orders" {
+			t.Errorf("the answer to %s has %q", tc.name, answer["Location"])
+		}
 	}
 }
 
@@ -229,9 +238,19 @@ func TestTokenInACookieOrQueryIsNotSeen(t *testing.T) {
 		"trailer": func(w io.Writer, target, _ string) {
 			raw("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n2\nok\n0\nTOKEN\n\n")(w, target)
 		},
+		"trailer field": func(w io.Writer, target, _ string) {
+			raw("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n2\nok\n0\nX-Next: TOKEN\n\n")(w, target)
+		},
+		"announced trailer field": func(w io.Writer, target, _ string) {
+			raw("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\nTrailer: X-Next\n\n2\nok\n0\nX-Next: TOKEN\n\n")(w, target)
+		},
+		"early hints": func(w io.Writer, target, _ string) {
+			raw("HTTP/1.1 103 Early Hints\nLink: <TOKEN>; rel=preload\n\nHTTP/1.1 200 OK\nContent-Length: 2\n\nok")(w, target)
+		},
 		"unsolicited": func(w io.Writer, target, _ string) { raw("HTTP/1.1 200 OK\nContent-Length: 2\n\nokTOKEN")(w, target) },
 		"broken":      func(io.Writer, string, string) {},
 	}
+	wellFormed := []string{"redirect", "link", "login", "rejection", "trailer field", "announced trailer field", "early hints"}
 	for name, place := range tokenPlaces {
 		for answer, send := range answers {
 			t.Run(name+", "+answer, func(t *testing.T) {
@@ -250,7 +269,7 @@ func TestTokenInACookieOrQueryIsNotSeen(t *testing.T) {
 						t.Errorf("the API got %q", got)
 					}
 					p.see("the API", dump(r))
-					if name == "cookie" && (answer == "redirect" || answer == "link" || answer == "login" || answer == "rejection") {
+					if name == "cookie" && slices.Contains(wellFormed, answer) {
 						send(conn, r.RequestURI, value) // which has no token
 					} else if name == "cookie" {
 						send(conn, value, value)
@@ -295,6 +314,9 @@ func TestTokenInACookieOrQueryIsNotSeen(t *testing.T) {
 				found := p.search()
 				wantUnseen(t, "token", found)
 				wantFound(t, found, value, "the API", true)
+				if (strings.HasSuffix(answer, "trailer field") || answer == "early hints") && !strings.Contains(string(got), "/orders?page=2") {
+					t.Errorf("the application got\n%s", got)
+				}
 				if answer == "redirect" && name == "query" && !strings.Contains(string(got), "Location: /v2/orders?page=2\r\n") {
 					t.Errorf("the application got\n%s", got)
 				}

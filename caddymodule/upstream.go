@@ -55,6 +55,7 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 		replayBuffer: h.replayBuffer(),
 		logger:       h.logger,
 		denials:      rate.Sometimes{Interval: status.DestinationInterval},
+		field:        tokenField{tenants: h.credential.template != nil},
 	}
 	return nil
 }

@@ -6,8 +6,6 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-
-	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
 // Demand is what an API demands beyond what the token has, in the parameters of its challenge. All but Code are texts of the API.
@@ -19,9 +17,10 @@ type Demand struct {
 	Metadata string // resource_metadata, RFC 9728
 }
 
-// Demanded reports that an API demands more than the token has. It logs each demand at most once a minute.
-func (c *Credential) Demanded(tenant string, d Demand, sent token.Secret) {
-	summary, advice := d.explain(sent)
+// Demanded reports that an API demands more than the token has. It logs each demand at most once a minute. echoes reports whether
+// a text of the API shows a token.
+func (c *Credential) Demanded(tenant string, d Demand, echoes func(text string) bool) {
+	summary, advice := d.explain(echoes)
 	now := time.Now()
 	if summary == "" || !c.demands.admit(tenant+" "+summary, now) {
 		return
@@ -35,18 +34,18 @@ func (c *Credential) Demanded(tenant string, d Demand, sent token.Secret) {
 }
 
 // explain returns what an API demands and what to do, or "" if it demands nothing that is known.
-func (d Demand) explain(sent token.Secret) (summary, advice string) {
+func (d Demand) explain(echoes func(string) bool) (summary, advice string) {
 	switch d.Code {
 	case "insufficient_scope":
-		summary = "a token with more rights" + quoted(" (scope ", d.Scope, sent)
+		summary = "a token with more rights" + quoted(" (scope ", d.Scope, echoes)
 		advice = adviceScope
 	case "insufficient_user_authentication":
-		summary = "that a user has authenticated in another way" + quoted(" (acr_values ", d.ACR, sent) + quoted(" (max_age ", d.MaxAge, sent)
+		summary = "that a user has authenticated in another way" + quoted(" (acr_values ", d.ACR, echoes) + quoted(" (max_age ", d.MaxAge, echoes)
 		advice = adviceUser
 	default:
 		return "", ""
 	}
-	if metadata := metadataURL(d.Metadata, sent); metadata != "" {
+	if metadata := metadataURL(d.Metadata, echoes); metadata != "" {
 		summary += ", and names its metadata at " + metadata
 	}
 	return summary, advice
@@ -54,11 +53,14 @@ func (d Demand) explain(sent token.Secret) (summary, advice string) {
 
 // Shown returns the scope and the URL of the metadata, as far as they may be shown, of a challenge to a request without a token.
 func (d Demand) Shown() (scope, metadata string) {
-	if shown(d.Scope, token.Secret{}) {
+	if shown(d.Scope, nothing) {
 		scope = d.Scope
 	}
-	return scope, metadataURL(d.Metadata, token.Secret{})
+	return scope, metadataURL(d.Metadata, nothing)
 }
+
+// nothing is an echoes for texts that can show no token.
+func nothing(string) bool { return false }
 
 const (
 	adviceScope = "If the client may have this scope, allow it in the service's console and add it to the option scope of provider oauth2. If only some paths need it, the client may not be meant to use them."
@@ -67,7 +69,7 @@ const (
 
 // adviceDemand returns what to do about a demand with this code.
 func adviceDemand(code string) string {
-	_, advice := Demand{Code: code}.explain(token.Secret{})
+	_, advice := Demand{Code: code}.explain(nothing)
 	return advice
 }
 
@@ -75,23 +77,23 @@ func adviceDemand(code string) string {
 const maxShown = 200
 
 // shown reports whether a text of an API may be shown. An API may send the token back.
-func shown(text string, sent token.Secret) bool {
-	return text != "" && len(text) <= maxShown && !sent.In(text) &&
+func shown(text string, echoes func(string) bool) bool {
+	return text != "" && len(text) <= maxShown && !echoes(text) &&
 		strings.IndexFunc(text, func(r rune) bool { return r < ' ' || r > '~' || strings.ContainsRune(`"\<>`, r) }) < 0
 }
 
 // quoted returns a text of an API in parentheses, or "" if it may not be shown.
-func quoted(before, text string, sent token.Secret) string {
-	if !shown(text, sent) {
+func quoted(before, text string, echoes func(string) bool) string {
+	if !shown(text, echoes) {
 		return ""
 	}
 	return before + text + ")"
 }
 
 // metadataURL returns the URL of an API's metadata (RFC 9728), or "". The proxy never requests it.
-func metadataURL(text string, sent token.Secret) string {
+func metadataURL(text string, echoes func(string) bool) string {
 	u, err := url.Parse(text)
-	if err != nil || !shown(text, sent) || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil {
+	if err != nil || !shown(text, echoes) || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil {
 		return ""
 	}
 	return text

@@ -30,7 +30,7 @@ func TestDemandText(t *testing.T) {
 		{Demand{Code: "invalid_token", Metadata: "https://api.example.com/"}, ""},
 		{Demand{}, ""},
 	} {
-		summary, advice := tc.demand.explain(sent)
+		summary, advice := tc.demand.explain(sent.In)
 		if summary != tc.want {
 			t.Errorf("%+v: %q, want %q", tc.demand, summary, tc.want)
 		}
@@ -42,10 +42,10 @@ func TestDemandText(t *testing.T) {
 func TestDemanded(t *testing.T) {
 	c, log := observed(t)
 	for range 3 {
-		c.Demanded("", Demand{Code: "insufficient_scope", Scope: "write"}, token.NewSecret("T0KEN"))
+		c.Demanded("", Demand{Code: "insufficient_scope", Scope: "write"}, nothing)
 	}
-	c.Demanded("", Demand{Code: "insufficient_user_authentication"}, token.NewSecret("T0KEN"))
-	c.Demanded("", Demand{Code: "invalid_token"}, token.NewSecret("T0KEN"))
+	c.Demanded("", Demand{Code: "insufficient_user_authentication"}, nothing)
+	c.Demanded("", Demand{Code: "invalid_token"}, nothing)
 	lines := caddytest.LogLines(t, log)
 	if len(lines) != 2 || lines[0]["error_code"] != "insufficient_scope" || lines[0]["advice"] != adviceScope || lines[1]["advice"] != adviceUser {
 		t.Errorf("the log is %v", lines)
