@@ -17,20 +17,29 @@ type Demand struct {
 	Metadata string // resource_metadata, RFC 9728
 }
 
-// Demanded reports that an API demands more than the token has. It logs each demand at most once a minute. echoes reports whether
-// a text of the API shows a token.
+// Demanded reports that an API demands more than the token has. For each error code, it logs one demand a minute at most. With
+// tenants, that is one in tenantLogInterval. echoes reports whether a text of the API shows a token.
 func (c *Credential) Demanded(tenant string, d Demand, echoes func(text string) bool) {
 	summary, advice := d.explain(echoes)
-	now := time.Now()
-	if summary == "" || !c.demands.admit(tenant+" "+summary, now) {
+	if summary == "" {
 		return
 	}
-	c.record.occurred(Occurrence{At: now, Outcome: Demanded, Tenant: tenant, Code: d.Code, Reason: summary})
 	fields := []zap.Field{zap.String("credential", c.Name), zap.String("error_code", d.Code), zap.String("demand", summary), zap.String("advice", advice)}
+	now := time.Now()
 	if tenant != "" {
-		fields = append(fields, zap.String("tenant", tenant))
+		silenced, ok := c.tenantLog.admit(d.Code, now)
+		if !ok {
+			return
+		}
+		fields = append(fields, zap.String("tenant", tenant), zap.Uint64("others", silenced))
 	}
-	c.logger.Warn("the API demands more than the token has", fields...)
+	due := c.demands.admit(d.Code, now)
+	if due {
+		c.record.occurred(Occurrence{At: now, Outcome: Demanded, Tenant: tenant, Code: d.Code, Reason: summary})
+	}
+	if due || tenant != "" {
+		c.logger.Warn("the API demands more than the token has", fields...)
+	}
 }
 
 // explain returns what an API demands and what to do, or "" if it demands nothing that is known.

@@ -1,9 +1,15 @@
 package status
 
 import (
+	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
@@ -63,16 +69,52 @@ func TestDemanded(t *testing.T) {
 	}
 }
 
-// Many different demands are not remembered for ever.
-func TestDemandsAreBounded(t *testing.T) {
-	var d demands
-	now := time.Now()
-	for i := range 10 * maxDemands {
-		if !d.admit(strings.Repeat("x", i), now) {
-			t.Errorf("demand %d is not admitted", i)
-		}
-	}
-	if len(d.latest) > maxDemands {
-		t.Errorf("%d demands are remembered", len(d.latest))
+// An API that names each object in its demands fills neither the log nor the history.
+func TestDemandsOfManyTexts(t *testing.T) {
+	for name, tenantsOf := range map[string]func(n int) string{
+		"one client":  func(int) string { return "" },
+		"one tenant":  func(int) string { return "shop" },
+		"500 tenants": func(n int) string { return fmt.Sprint("shop-", n) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := New("demands of "+name, nil, zap.NewNop())
+			t.Cleanup(c.Release)
+			t.Cleanup(func() { c.record.begin("another identity") }) // forgets it, for a repetition of the test
+			c.record.begin("an identity")
+			synctest.Test(t, func(t *testing.T) {
+				core, logged := observer.New(zapcore.InfoLevel)
+				c.LogTo(zap.New(core))
+				c.ObserveTenant(tenantsOf(0), token.Event{Rejected: true, Token: token.NewSecret("t")})
+				logged.TakeAll()
+				round := func() {
+					for n := range 500 {
+						c.Demanded(tenantsOf(n), Demand{Code: "insufficient_scope", Scope: fmt.Sprint("order:", n)}, nothing)
+						c.Demanded(tenantsOf(n), Demand{Code: "insufficient_user_authentication", ACR: fmt.Sprint(n)}, nothing)
+					}
+				}
+				seconds, rounds := 0, 0
+				for ; seconds < 120; seconds += 5 {
+					round()
+					time.Sleep(5 * time.Second)
+					rounds++
+				}
+				interval := 60
+				if tenantsOf(0) != "" {
+					interval = 10
+				}
+				lines := logged.TakeAll()
+				if want := 2 * seconds / interval; len(lines) != want {
+					t.Errorf("%d lines in %d rounds, want %d", len(lines), rounds, want)
+				}
+				last := lines[len(lines)-1].ContextMap()
+				if others, ok := last["others"]; ok != (tenantsOf(0) != "") || ok && others != uint64(999) || fmt.Sprint(last["tenant"]) != fmt.Sprint(tenantsOf(0)) && ok {
+					t.Errorf("the last line has %v", last)
+				}
+				seen, _ := c.record.snapshot()
+				if len(seen.recent) != 1+4 || seen.recent[0].Outcome != Rejected {
+					t.Errorf("the history has %d entries: %+v", len(seen.recent), seen.recent)
+				}
+			})
+		})
 	}
 }

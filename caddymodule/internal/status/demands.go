@@ -5,25 +5,23 @@ import (
 	"time"
 )
 
-// demands limits how often a credential reports what its API demands.
+// demands limits how often a credential reports what its API demands. The API chooses the texts of a demand, so that the limit is
+// one for each error code. Otherwise a text that names each object would fill the log, and push all else out of the history.
 type demands struct {
 	mu     sync.Mutex
-	latest map[string]time.Time // by what is reported
+	latest map[string]time.Time // by error code, of which Demand.explain knows few
 }
 
-// maxDemands bounds how many demands are remembered.
-const maxDemands = 16
-
-// admit reports whether a text was not reported within the last minute.
-func (d *demands) admit(text string, now time.Time) bool {
+// admit reports whether no demand with this code was reported within the last minute.
+func (d *demands) admit(code string, now time.Time) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if now.Sub(d.latest[text]) < time.Minute {
+	if now.Sub(d.latest[code]) < time.Minute {
 		return false
 	}
-	if d.latest == nil || len(d.latest) >= maxDemands {
+	if d.latest == nil {
 		d.latest = make(map[string]time.Time)
 	}
-	d.latest[text] = now
+	d.latest[code] = now
 	return true
 }
