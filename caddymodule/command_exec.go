@@ -49,6 +49,9 @@ a file with this authority and those of the system.
 The variables that the configuration names as {env.NAME} or {$NAME} are taken
 out, and so are those that have the path of a secret's file.
 
+Caddy's admin API is off, unless the configuration puts it on a unix socket
+that not every user may write to.
+
 The exit status is 125 if the command itself fails, 126 if the application
 cannot be executed, and 127 if it is not found.`,
 		CobraFunc: func(cmd *cobra.Command) {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/caddyserver/certmagic"
 	"github.com/spf13/cobra"
@@ -54,9 +55,10 @@ func runSidecar(cmd *cobra.Command, args []string) error {
 
 	file, _ := cmd.Flags().GetString("config")
 	adapter, _ := cmd.Flags().GetString("adapter")
+	caddyconfig.RegisterAdapter(sidecarCommandName, sealedAdapter{adapter})
 	run := &cobra.Command{Use: "run", SilenceErrors: true, SilenceUsage: true}
 	caddycmd.Commands()["run"].CobraFunc(run)
-	run.SetArgs([]string{"--config", file, "--adapter", adapter})
+	run.SetArgs([]string{"--config", file, "--adapter", sidecarCommandName})
 	cmd.SilenceErrors = true // run logs its error
 	return run.Execute()
 }

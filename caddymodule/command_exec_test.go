@@ -135,7 +135,7 @@ func plainSidecar(t *testing.T, s *tokenServer) (config, addr string, environ []
 	writeFile(t, filepath.Join(dir, "site.caddyfile"), siteConfig("127.0.0.1:{$EXEC_PORT}", "token_proxy catalog "+api.URL))
 	credential := strings.NewReplacer(s.ClientID, "{env.EXEC_CLIENT_ID}", devserver.DefaultClientSecret, "{file."+secret+"}").Replace(s.credential("catalog"))
 	config = filepath.Join(dir, "Caddyfile")
-	writeFile(t, config, strings.Replace(globalOptions(credential), "{\n", "{\n admin off\n persist_config off\n", 1)+"import sites.caddyfile\n")
+	writeFile(t, config, globalOptions(credential)+"import sites.caddyfile\n")
 	return config, addr, []string{
 		"EXEC_CLIENT_ID=" + s.ClientID, "EXEC_PORT=" + portNumber(addr), "EXEC_SITES=site.caddyfile", "EXEC_SECRET_FILE=" + secret,
 		"HTTPS_PROXY=", "SSL_CERT_FILE=/etc/corporate.pem", "EXEC_OTHER=stays",
@@ -223,7 +223,7 @@ func TestExecWithTenants(t *testing.T) {
 	requireProgram(t, "curl")
 	p := newTenantPlatform(t, "acme")
 	addr := freeAddr(t)
-	config := strings.Replace(globalOptions(p.credential("shops"), p.basicCredential("clients")), "{\n", "{\n admin off\n persist_config off\n", 1) +
+	config := globalOptions(p.credential("shops"), p.basicCredential("clients")) +
 		siteConfig(addr, "token_proxy shops "+p.api.addr())
 	r := startExec(t, writeConfig(t, "Caddyfile", config), "curl -sS --fail -H 'X-Tenant: acme' http://"+addr+"/orders; echo")
 	if got := r.line(); got != "acme" {
