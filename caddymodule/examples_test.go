@@ -84,7 +84,7 @@ func loadDocument(t *testing.T, path string) int {
 		kind, config := block[1], block[2]
 		switch {
 		case kind == "json":
-			loadExampleJSON(t, []byte(withFiles(t, config)))
+			loadExampleJSON(t, []byte(withFiles(t, config)), "")
 		case strings.HasPrefix(config, "{\n") && !strings.Contains(config, "…"), strings.HasPrefix(config, "http://localhost:2020 {"):
 			loadExample(t, config)
 		default:
@@ -101,17 +101,31 @@ func loadExample(t *testing.T, config string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	loadExampleJSON(t, adapted)
+	loadExampleJSON(t, adapted, config)
 }
 
-func loadExampleJSON(t *testing.T, config []byte) {
+// loadExampleJSON provisions a configuration. It must not need root, unless the text with it names the port, and must not change
+// the trust of the machine.
+func loadExampleJSON(t *testing.T, config []byte, text string) {
 	t.Helper()
 	var parsed caddy.Config
 	if err := caddy.StrictUnmarshalJSON(config, &parsed); err != nil {
 		t.Fatal(err)
 	}
+	if parsed.AppsRaw == nil {
+		parsed.AppsRaw = make(caddy.ModuleMap)
+	}
+	parsed.AppsRaw["machine_witness"] = json.RawMessage("{}")
 	if err := caddy.Validate(&parsed); err != nil {
 		t.Error(err)
+	}
+	for _, address := range witnessed.privileged {
+		if !strings.Contains(text, "port "+portNumber(address)+", which requires") {
+			t.Errorf("it listens on %s, and no comment names the port: add auto_https disable_redirects, or the comment", address)
+		}
+	}
+	if len(witnessed.installs) > 0 {
+		t.Errorf("it adds the authorities %q to the trust store of the system: add skip_install_trust", witnessed.installs)
 	}
 }
 
