@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strconv"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -21,7 +23,8 @@ func init() {
 // listenLoopback listens for `bind loopback/localhost` on all addresses that localhost stands for: 127.0.0.1 and ::1, as far as
 // the machine has them. An application that asks for localhost may use either. `bind 127.0.0.1 [::1]` does the same on a
 // machine with IPv6, but keeps Caddy from starting on a machine without IPv6, such as many containers. Every error but the lack
-// of an address is reported, because another process on ::1 would answer a part of the requests.
+// of an address is reported, because another process on ::1 would answer a part of the requests. So would another sidecar of the
+// same user on the same address: Caddy sets SO_REUSEPORT, with which the kernel deals the connections out to both.
 func listenLoopback(ctx context.Context, _, host, port string, portOffset uint, config net.ListenConfig) (any, error) {
 	if host != "localhost" {
 		return nil, errors.New("the network loopback has one address, loopback/localhost")
@@ -53,6 +56,9 @@ func listenTCP(ctx context.Context, host, port string, portOffset uint, config n
 	if err != nil {
 		return nil, err
 	}
+	if err := checkUnshared(ctx, host, address.At(portOffset).StartPort); err != nil {
+		return nil, err
+	}
 	l, err := address.Listen(ctx, portOffset, config)
 	if err != nil {
 		return nil, err
@@ -62,6 +68,45 @@ func listenTCP(ctx context.Context, host, port string, portOffset uint, config n
 		return nil, fmt.Errorf("listening on %s gives a %T", host, l)
 	}
 	return listener, nil
+}
+
+// probeTime is how long checkUnshared waits for an address. This process may be closing it, which Caddy does in the background.
+const probeTime = time.Second
+
+// checkUnshared returns an error if another process listens on the address. It binds the address for a moment without
+// SO_REUSEPORT, which fails beside a listener with it. Two processes that do so in the same moment may not see each other. All
+// other errors are left to Caddy, which can raise the capability for a port below 1024. A port that is 0 is never shared.
+func checkUnshared(ctx context.Context, host string, port uint) error {
+	for deadline := time.Now().Add(probeTime); port != 0 && !listensHere(host, port); time.Sleep(probeTime / 50) {
+		l, err := new(net.ListenConfig).Listen(ctx, "tcp", joinHostPort(host, port))
+		if err == nil {
+			return l.Close()
+		}
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%w: another process would answer a part of the requests", err)
+		}
+	}
+	return nil
+}
+
+// listensHere reports whether this process listens on the address, as it does during a reload. The running configuration may
+// name the address in another way.
+func listensHere(host string, port uint) bool {
+	for _, network := range []string{"tcp", "tcp4", "tcp6"} {
+		for _, host := range []string{host, "localhost", "", "0.0.0.0", "::"} {
+			if caddy.ListenerUsage(network, joinHostPort(host, port)) > 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func joinHostPort(host string, port uint) string {
+	return net.JoinHostPort(host, strconv.FormatUint(uint64(port), 10))
 }
 
 // isMissing reports whether the machine lacks an address or its whole family. syscall has no names for the numbers of Windows.
