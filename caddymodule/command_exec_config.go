@@ -33,7 +33,7 @@ func loadExecConfig(file, adapter string) (c execConfig, err error) {
 	if info, err := os.Stat(file); err == nil && !info.Mode().IsRegular() {
 		return c, fmt.Errorf("the configuration %s must be a regular file, because exec and the sidecar both read it", file)
 	}
-	c.raw, c.file, c.adapter, err = caddycmd.LoadConfig(file, adapter)
+	quietly(func() { c.raw, c.file, c.adapter, err = caddycmd.LoadConfig(file, adapter) }) // the sidecar logs the same
 	if err != nil {
 		return c, err
 	}

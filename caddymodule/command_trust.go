@@ -47,7 +47,9 @@ func trustBundle(cmd *cobra.Command, _ []string) error {
 	file, _ := cmd.Flags().GetString("config")
 	adapter, _ := cmd.Flags().GetString("adapter")
 	output, _ := cmd.Flags().GetString("output")
-	raw, _, _, err := caddycmd.LoadConfig(file, adapter)
+	var raw []byte
+	var err error
+	quietly(func() { raw, _, _, err = caddycmd.LoadConfig(file, adapter) })
 	if err != nil {
 		return err
 	}
@@ -109,10 +111,14 @@ func ownRoots(config []byte) ([]*x509.Certificate, error) {
 	if c.Apps.PKI == nil {
 		c.Apps.PKI = json.RawMessage(`{}`)
 	}
-	ctx, err := caddy.ProvisionContext(&caddy.Config{
-		Logging:    discardLogs(),
-		StorageRaw: c.Storage,
-		AppsRaw:    caddy.ModuleMap{"pki": c.Apps.PKI},
+	var ctx caddy.Context
+	var err error
+	quietly(func() {
+		ctx, err = caddy.ProvisionContext(&caddy.Config{
+			Logging:    discardLogs(),
+			StorageRaw: c.Storage,
+			AppsRaw:    caddy.ModuleMap{"pki": c.Apps.PKI},
+		})
 	})
 	if err != nil {
 		return nil, err

@@ -212,3 +212,12 @@ func requireProgram(t *testing.T, name string) {
 		t.Skipf("SKIPPED: %s is not installed", name)
 	}
 }
+
+// TestTrustBundleIsQuiet runs the command by itself, because the log of Caddy is global. It prints the file and nothing else.
+func TestTrustBundleIsQuiet(t *testing.T) {
+	systemAuthorities(t)
+	stdout, stderr, status := runBinary(t, "trust-bundle", "--config", writeConfig(t, "Caddyfile", "{\n\tadmin off\n}\n"))
+	if status != 0 || stderr != "" || !strings.HasPrefix(stdout, "-----BEGIN CERTIFICATE-----") {
+		t.Errorf("status %d, stderr %q, stdout %.100q", status, stderr, stdout)
+	}
+}
