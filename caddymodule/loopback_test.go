@@ -109,12 +109,12 @@ func TestLoopbackInUse(t *testing.T) {
 	wantIPv6(t)
 	for _, address := range []string{"127.0.0.1", "::1"} {
 		t.Run(address, func(t *testing.T) {
-			other, err := net.Listen("tcp", net.JoinHostPort(address, "0"))
+			port := portNumber(freeAddr(t)) // a port that the system gives to no connection
+			other, err := net.Listen("tcp", net.JoinHostPort(address, port))
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer other.Close()
-			port := portNumber(other.Addr().String())
 			l, err := listenLoopback(t.Context(), "loopback", "localhost", port, 0, net.ListenConfig{})
 			if !errors.Is(err, syscall.EADDRINUSE) {
 				t.Errorf("got %v, %v", l, err)

@@ -37,8 +37,8 @@ func TestLoopbackIsNotShared(t *testing.T) {
 		{"tcp", "127.0.0.1", "::1"}, {"tcp", "::1", "127.0.0.1"}, {"tcp4", "0.0.0.0", "::1"}, {"tcp6", "::", ""},
 	} {
 		t.Run(test.host, func(t *testing.T) {
-			other := reusable(t, test.network, net.JoinHostPort(test.host, "0"))
-			port := portNumber(other.Addr().String())
+			port := portNumber(freeAddr(t)) // a port that the system gives to no connection
+			reusable(t, test.network, net.JoinHostPort(test.host, port))
 			reusable(t, test.network, net.JoinHostPort(test.host, port)).Close() // otherwise the test needs no check
 			l, err := listenLoopback(t.Context(), "loopback", "localhost", port, 0, net.ListenConfig{})
 			if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(fmt.Sprint(err), ":"+port+": ") {
