@@ -14,6 +14,8 @@ import (
 //   - Status (int) is the HTTP status of the token endpoint. Zero means that it did not answer.
 //   - Code (string) is the error code of the token endpoint (RFC 6749 section 5.2), if any. Operators see it, so it must not
 //     be free text.
+//   - Passing (bool) makes the app try again as after an outage, although Kind is Refused: the answer shows no judgement of the
+//     client. Answer.Read sets it for the answers of gateways. Default: false.
 //   - RetryAfter (time.Duration) is how long the token endpoint asked the client to wait. Zero means that it did not ask.
 //
 // The errors of Client.Do and Answer.Read also have a Cause (Cause) and a Peer (Peer), on which the advice to operators
@@ -38,7 +40,8 @@ const (
 	Unavailable = token.Unavailable
 
 	// Refused is the kind if the token endpoint refused the credential or the configuration is wrong. The app tries again
-	// after at least 30 seconds, or as soon as a secret changes. The application gets status 502.
+	// after at least 30 seconds, or as soon as a secret changes. With Passing, it tries again as for Unavailable. The
+	// application gets status 502.
 	Refused = token.Refused
 
 	// Unreadable is the kind if the token endpoint answered without a usable token. The app tries again after growing

@@ -163,10 +163,12 @@ func (d *Discovery) request(ctx context.Context, location string, do func(*http.
 	return d.read(answer.Body)
 }
 
-// noMetadata returns the error for an answer of the issuer without metadata.
+// noMetadata returns the error for an answer of the issuer without metadata. It says nothing about the client, because the
+// request has no secret.
 func (a *Answer) noMetadata() *token.Error {
 	e := a.failure("", Layout{})
 	e.Peer = token.PeerIssuer
+	e.Passing = e.Kind == token.Refused
 	switch {
 	case e.Kind == token.Unavailable:
 		e.Reason = "the issuer cannot serve its metadata at the moment"
@@ -189,7 +191,9 @@ func (a *Answer) noMetadata() *token.Error {
 func (d *Discovery) read(body []byte) (string, *token.Error) {
 	m, ok := parseJSON(body)
 	if _, isObject := m.root.(map[string]any); !ok || !isObject {
-		return "", badMetadata(token.CauseMetadataNotJSON, "the metadata of the issuer are not a JSON object")
+		failed := badMetadata(token.CauseMetadataNotJSON, "the metadata of the issuer are not a JSON object")
+		failed.Passing = true // it may be the page of a captive portal
+		return "", failed
 	}
 	if err := d.checkIssuer(m); err != nil {
 		return "", err

@@ -246,6 +246,9 @@ func TestDiscoveryFailures(t *testing.T) {
 			if e.Status != tc.status || e.Peer != token.PeerIssuer || !strings.Contains(e.Reason, tc.want) {
 				t.Errorf("got %+v, want status %d and a reason with %q", e, tc.status, tc.want)
 			}
+			if passes := tc.kind == token.Refused && !strings.Contains(tc.want, "another issuer"); e.Passing != passes {
+				t.Errorf("passing %t, want %t: only metadata show that a retry would be in vain", e.Passing, passes)
+			}
 			if tc.kind == token.Unavailable && e.RetryAfter != 7*time.Second {
 				t.Errorf("got Retry-After %s", e.RetryAfter)
 			}

@@ -41,7 +41,33 @@ func (a *Answer) failure(code string, l Layout) *token.Error {
 		e.Cause = token.CauseNoToken
 		e.Reason = "the answer holds no token"
 	}
+	e.Passing = e.Kind == token.Refused && !a.judgesClient(e, l)
 	return e
+}
+
+// clientCodes are the error codes with which a token endpoint judges the client and its request (RFC 6749 section 5.2).
+var clientCodes = []string{"invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type", "invalid_scope"}
+
+// judgesClient reports whether a refusal shows that the token endpoint itself has judged the client, so that another call
+// would most likely be in vain. An error code of RFC 6749 shows it with any status. Without one, a redirect, 404, 405 and 410 do
+// not, because gateways send them until they have found their route. 400, 401 and 422 do. With all other statuses, the answer
+// has to be in a format of token endpoints, as a firewall or a captive portal answers with a page.
+func (a *Answer) judgesClient(e *token.Error, l Layout) bool {
+	if slices.Contains(clientCodes, e.Code) {
+		return true
+	}
+	switch e.Cause {
+	case token.CauseRedirect, token.CauseNoEndpoint, token.CauseMethod:
+		return false
+	case token.CauseClientCertificate:
+		return true
+	}
+	switch a.Status {
+	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusUnprocessableEntity:
+		return true
+	}
+	_, readable := a.fields()
+	return e.Code != "" || readable || slices.Contains(l.Token, wholePath)
 }
 
 // refusesCertificate reports whether servers use this status for a missing client certificate. That of nginx is 400.

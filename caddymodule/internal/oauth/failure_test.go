@@ -39,6 +39,53 @@ func TestFailureKind(t *testing.T) {
 	}
 }
 
+// A refusal counts as an outage unless it shows that the token endpoint has judged the client.
+func TestFailureThatPasses(t *testing.T) {
+	const (
+		page = "<html>blocked</html>"
+		text = "default backend - 404"
+		own  = `{"message":"c4n4ry"}`
+		bare = `{"error":"not_found"}`
+		code = `{"error":"invalid_client"}`
+	)
+	for _, tc := range []struct {
+		statuses []int
+		bodies   []string
+		passing  bool
+	}{
+		{[]int{301, 302, 303, 307, 308, 404, 405, 410}, []string{"", page, text, own, bare, `{"errors":[{"status":"404"}]}`}, true},
+		{[]int{301, 302, 303, 307, 308, 404, 405, 410, 415, 400, 401, 402, 403, 422, 200}, []string{code, `error=unauthorized_client`, `{"error":"invalid_scope"}`}, false},
+		{[]int{400, 401, 422}, []string{"", page, text, own, bare, `{}`, "null"}, false},
+		{[]int{402, 403, 406, 407, 409, 413, 415, 418, 421, 423, 426, 431, 451}, []string{"", page, text, "RBAC: access denied"}, true},
+		{[]int{402, 403, 406, 407, 409, 413, 415, 418, 421, 423, 426, 431, 451}, []string{own, bare, `{}`, `error=access_denied`, `{"errors":[{"status":403}]}`}, false},
+	} {
+		for _, status := range tc.statuses {
+			for _, body := range tc.bodies {
+				_, err := answerOf(status, "", body).Read(both)
+				if e := wantError(t, err, token.Refused); e.Passing != tc.passing {
+					t.Errorf("%d %s: passing %t", status, body, e.Passing)
+				}
+			}
+		}
+	}
+	for status, kind := range map[int]token.Kind{503: token.Unavailable, 429: token.Unavailable, 204: token.Unreadable} { // the kind suffices
+		_, err := answerOf(status, "", "").Read(both)
+		if e := wantError(t, err, kind); e.Passing {
+			t.Errorf("%d passes", status)
+		}
+	}
+	// An endpoint whose tokens are the whole text of its answers refuses with a text as well.
+	_, err := answerOf(403, "text/plain", "c4n4ry").Read(Layout{Token: []string{"$"}})
+	if wantError(t, err, token.Refused).Passing {
+		t.Error("a text of an endpoint that answers with texts passes")
+	}
+	a := answerOf(403, "text/html", page)
+	a.WantsCertificate = true
+	if _, err := a.Read(both); wantError(t, err, token.Refused).Passing {
+		t.Error("a missing client certificate passes")
+	}
+}
+
 func TestFailureCode(t *testing.T) {
 	for code, kind := range map[string]token.Kind{
 		"invalid_request":         token.Refused,

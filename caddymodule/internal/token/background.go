@@ -116,7 +116,7 @@ func (s *Source) armNext() {
 // await sets the timer for the end of the pause, because a request or a probe waits for a token: the next of them can be
 // long in coming. After a refusal, the next request calls, because a call without a new proof is most likely in vain.
 func (s *Source) await(f *failure) {
-	if f != nil && f.err.Kind != Refused && f.awaited.CompareAndSwap(false, true) {
+	if f != nil && !f.err.lasting() && f.awaited.CompareAndSwap(false, true) {
 		s.arm(f.until)
 	}
 }

@@ -40,7 +40,7 @@ func (t *Token) rejectedAlone(now time.Time) bool {
 // errDead is why a source with a dead token is not ready.
 func errDead(f *failure) *Error {
 	e := &Error{Kind: Refused, Reason: "the API rejects the token, and the token endpoint refuses the credential"}
-	if f != nil && f.err.Kind == Refused {
+	if f != nil && f.err.lasting() {
 		e.Status, e.Code = f.err.Status, f.err.Code
 	}
 	return e

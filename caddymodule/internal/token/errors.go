@@ -16,7 +16,7 @@ const (
 	Unavailable Kind = "unavailable"
 
 	// Refused: the token endpoint refuses the credential, or the configuration is wrong, and a retry would fail in the
-	// same way. Tried again after a cooldown, or as soon as the proof changes.
+	// same way. Tried again after a cooldown, or as soon as the proof changes; with Error.Passing, like Unavailable.
 	Refused Kind = "refused"
 
 	// Unreadable: the token endpoint answered, but not with a usable token. Tried again with backoff.
@@ -47,6 +47,10 @@ type Error struct {
 	// Peer is the party that the Cause is about.
 	Peer Peer
 
+	// Passing is set if the Kind is Refused, but the answer does not show that the token endpoint has judged the client: it may
+	// come from a gateway that has no route for a moment. The next call is due as after an outage. Default: false.
+	Passing bool
+
 	// RetryAfter is how long the token endpoint asked to be left alone; 0 if it did not ask.
 	RetryAfter time.Duration
 
@@ -66,3 +70,6 @@ func (e *Error) Error() string {
 	}
 	return b.String()
 }
+
+// lasting reports whether a retry would fail in the same way.
+func (e *Error) lasting() bool { return e.Kind == Refused && !e.Passing }

@@ -106,7 +106,7 @@ func (s *Source) cold() bool {
 // mayPass reports whether a failure may be over in a moment, such as a lost packet, a restart, or the error page of a
 // gateway. An endpoint that answers 429, or sends Retry-After, is not called before that.
 func mayPass(err *Error) bool {
-	return err.Kind != Refused && err.Status != http.StatusTooManyRequests && err.RetryAfter == 0
+	return !err.lasting() && err.Status != http.StatusTooManyRequests && err.RetryAfter == 0
 }
 
 // succeed makes the answer the current token, unless it has no life left.
@@ -202,7 +202,7 @@ func (s *Source) remember(err *Error, proof Secret) *Error {
 	digest := proof.digest()
 	var wait time.Duration
 	switch {
-	case err.Kind == Refused:
+	case err.lasting():
 		s.refused.Store(true)
 		wait = s.schedules().coolDown(digest)
 	case err.Status != http.StatusTooManyRequests && s.cold():
@@ -225,7 +225,7 @@ func (s *Source) beforeExpiry(wait time.Duration, err *Error, now time.Time) tim
 		return wait
 	}
 	remaining := t.expires.Sub(now)
-	if err.Kind == Refused {
+	if err.lasting() {
 		return min(wait, remaining)
 	}
 	return min(wait, max(remaining/2, minRetryWait), remaining)

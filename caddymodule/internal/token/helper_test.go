@@ -244,6 +244,7 @@ var (
 	errThrottle = &Error{Kind: Unavailable, Status: 429, Reason: "throttled"}
 	errLater    = &Error{Kind: Unavailable, Status: 503, Reason: "later", RetryAfter: time.Minute}
 	errRefused  = &Error{Kind: Refused, Status: 401, Code: "invalid_client", Reason: "refused"}
+	errMissing  = &Error{Kind: Refused, Status: 404, Cause: CauseNoEndpoint, Reason: "no endpoint", Passing: true}
 	errGarbage  = &Error{Kind: Unreadable, Status: 200, Reason: "not a token"}
 )
 

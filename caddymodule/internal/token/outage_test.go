@@ -15,6 +15,7 @@ func outages() map[string]answer {
 		"503":         slow(latency, fails(errDown)),
 		"429":         fails(errThrottle),
 		"login page":  slow(latency, fails(errGarbage)),
+		"no route":    slow(latency, fails(errMissing)),
 		"hangs":       hangs,
 	}
 }

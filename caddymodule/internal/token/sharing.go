@@ -111,7 +111,7 @@ func (s *Sharing) holdBack(failed *Error, proof Secret) {
 	if failed.Status != 0 {
 		hold = time.Until(failed.RetryAt)
 	}
-	if failed.Kind != Refused {
+	if !failed.lasting() {
 		proof = Secret{}
 	}
 	s.release(hold, proof)

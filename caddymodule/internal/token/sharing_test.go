@@ -487,6 +487,7 @@ func TestHold(t *testing.T) {
 		"the endpoint throttles":       {failure: errThrottle, held: true},
 		"the endpoint asks for a rest": {failure: errLater, held: true},
 		"the answer is no token":       {failure: errGarbage, held: true},
+		"no route to the endpoint":     {failure: errMissing, held: true}, // for replicas with another proof too
 		"the proof is refused":         {failure: errRefused, held: true, refused: "proof 1"},
 		"only this replica is cut off": {failure: &Error{Kind: Unavailable, Cause: CauseName, Reason: "no such host"}},
 	} {
