@@ -20,10 +20,10 @@ func Demanded(ctx context.Context) string {
 	return claims
 }
 
-// tryDemanded makes a call that asks for what the API demands. The demand ends with the token that comes of it. It also ends
-// if the token endpoint refuses, so that no later call fails because of it: the API repeats a demand that still stands. If that
+// tryDemanded makes a call that may ask for what the API demands. The demand ends with the token that comes of it. It also ends
+// with a call that may not ask for it, because the API repeats a demand that still stands. If the token endpoint refuses, which
 // may be because of the demand, another call asks for a token without it, which other paths of the API may accept.
-func (s *Source) tryDemanded(ctx context.Context, config *Config) attempt {
+func (s *Source) tryDemanded(ctx context.Context, config *Config, may bool) attempt {
 	f := config.Fetcher
 	rare := s.rare.Load()
 	if rare == nil {
@@ -33,18 +33,27 @@ func (s *Source) tryDemanded(ctx context.Context, config *Config) attempt {
 	if demanded == nil {
 		return s.try(ctx, f)
 	}
-	if demanded.generation != s.generation {
+	if demanded.generation != s.generation || !may {
 		rare.demanded.CompareAndSwap(demanded, nil)
 		return s.try(ctx, f)
 	}
 	a := s.try(context.WithValue(ctx, demandedKey{}, demanded.claims), f)
-	if a.err == nil || a.err.Kind == Refused {
+	if a.err == nil {
 		rare.demanded.CompareAndSwap(demanded, nil)
+		return a
 	}
-	if a.err != nil && a.err.Kind == Refused && a.err.Code != "invalid_client" && !a.rotated {
-		s.failing = true
-		s.observe(config, Event{Err: a.err, Duration: time.Since(a.sent)})
-		return s.try(ctx, f)
+	if a.rotated { // refused because of the old proof
+		return a
 	}
-	return a
+	s.unmet = true
+	if a.err.Kind != Refused {
+		return a
+	}
+	rare.demanded.CompareAndSwap(demanded, nil)
+	if a.err.Code == "invalid_client" {
+		return a
+	}
+	s.failing = true
+	s.observe(config, Event{Err: a.err, Duration: time.Since(a.sent)})
+	return s.try(ctx, f)
 }

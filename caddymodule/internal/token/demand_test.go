@@ -92,15 +92,17 @@ func TestDemandIsRefused(t *testing.T) {
 	}
 }
 
-// A demand outlives an outage. It does not outlive a refusal, which may be because of it.
+// A demand does not outlive the flight that fails with it, because the failure may be because of it. The API repeats a demand
+// that still stands.
 func TestDemandAfterFailure(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		kind Kind
 		want []string
 	}{
-		{"unavailable", Unavailable, []string{"", "c", "c", "c"}},
-		{"refused", Refused, []string{"", "c", ""}},
+		{"unavailable", Unavailable, []string{"", "c", "c", "", ""}},
+		{"unreadable", Unreadable, []string{"", "c", "c", "", ""}},
+		{"refused", Refused, []string{"", "c", "", ""}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -115,16 +117,105 @@ func TestDemandAfterFailure(t *testing.T) {
 				if _, ok := l.Reject(t.Context(), Certain); ok {
 					t.Error("the API gets another token")
 				}
+				s.Rest() // no calls but those of the test
 				e.set(demands(&asked, grants(time.Hour)))
 				time.Sleep(time.Minute)
+				l.Demand("c") // a request with the old token
 				if err := s.Refresh(t.Context()); err != nil {
 					t.Fatal(err)
 				}
-				if len(asked) > len(tc.want) {
-					asked = asked[:len(tc.want)]
-				}
 				wantAsked(t, asked, tc.want...)
+				l = mustAcquire(t, s)
+				l.Demand("c")
+				if err := s.Refresh(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				wantAsked(t, asked, append(tc.want, "c")...)
 			})
+		})
+	}
+}
+
+// One call that fails by chance does not keep the API from what it demands.
+func TestDemandAfterOneFailure(t *testing.T) {
+	for name, first := range map[string]answer{"unavailable": fails(errDown), "old secret": func(_ context.Context, e *endpoint) (Issued, error) {
+		e.rotate("new")
+		return Issued{}, errRefused
+	}} {
+		inBubble(t, name, func(t *testing.T) {
+			var asked []string
+			e := newEndpoint(demands(&asked, grants(time.Hour)))
+			s := e.source(t, Policy{})
+			l := mustAcquire(t, s)
+			e.set(demands(&asked, script(first, grants(time.Hour))))
+			l.Demand("c")
+			if _, ok := l.Reject(t.Context(), Certain); !ok {
+				t.Error("the API gets no other token")
+			}
+			wantAsked(t, asked, "", "c", "c")
+		})
+	}
+}
+
+// The token endpoint fails whenever a call asks for the claims that one path of the API demands, in whatever way. All other
+// paths keep their token, and have a new one in time.
+func TestDemandThatTheEndpointCannotMeet(t *testing.T) {
+	ways := outages()
+	ways["429 with Retry-After"] = fails(&Error{Kind: Unavailable, Status: 429, RetryAfter: time.Minute})
+	ways["403 of a firewall"] = fails(&Error{Kind: Refused, Status: 403})
+	for name, fail := range ways {
+		inBubble(t, name, func(t *testing.T) {
+			with, without := 0, 0
+			e := newEndpoint(func(ctx context.Context, e *endpoint) (Issued, error) {
+				if Demanded(ctx) == "" {
+					without++
+					return slow(latency, grants(time.Hour))(ctx, e)
+				}
+				with++
+				return fail(ctx, e)
+			})
+			f := &traffic{e: e, s: e.source(t, Policy{})}
+			_, _ = f.once()
+			for i := range 3 * 60 { // both paths each minute
+				l, err := f.once()
+				if err != nil {
+					t.Fatalf("after %d minutes: %v", i, err)
+				}
+				l.Demand("c")
+				if l, ok := l.Reject(t.Context(), Certain); ok {
+					l.RejectedAgain()
+				}
+				if l, err = f.once(); err == nil {
+					l.Accepted()
+				}
+				advance(time.Minute)
+			}
+			f.check(t)
+			if with == 0 || with > 2*without {
+				t.Errorf("%d calls with the claims, and %d without them", with, without)
+			}
+		})
+	}
+}
+
+// A demand makes an outage no more expensive for the token endpoint: a source that has one calls as often as another.
+func TestDemandInAnOutage(t *testing.T) {
+	for name, down := range map[string]answer{"503": fails(errDown), "404": fails(errMissing)} {
+		inBubble(t, name, func(t *testing.T) {
+			e := newEndpoint(grants(time.Hour))
+			s := e.source(t, Policy{})
+			mustAcquire(t, s)
+			e.set(down)
+			for range 30 * 60 { // the API demands the claims from each request with the rejected token
+				if l, err := s.Acquire(t.Context()); err == nil {
+					l.Demand("c")
+					go l.Reject(t.Context(), Certain)
+				}
+				advance(time.Second)
+			}
+			if n := e.count(); n > 30*6+10 {
+				t.Errorf("%d calls in half an hour, want one every %v", n, maxColdWait)
+			}
 		})
 	}
 }

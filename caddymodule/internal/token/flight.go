@@ -82,10 +82,14 @@ func (s *Source) admit(config *Config, forced bool) error {
 
 // fetch calls the endpoint, and calls it again at once where that can keep waiting requests from failing: once in an
 // outage, because later flights follow each other soon enough.
+//
+// A call may fail because of what the API demands, with any failure. So the last of them does not ask for it, and neither do
+// later flights until there is a token. A demand never keeps the source from a token without it.
 func (s *Source) fetch(ctx context.Context, config *Config) (*Token, *Error) {
 	quick := s.retries.failedRounds(time.Now()) == 0
+	mayDemand := !s.unmet
 	for n := 1; ; n++ {
-		a := s.tryDemanded(ctx, config)
+		a := s.tryDemanded(ctx, config, mayDemand && n < coldAttempts)
 		if a.err == nil {
 			return s.succeed(a.issued, a.sent, config), nil
 		}
@@ -124,7 +128,7 @@ func (s *Source) succeed(issued Issued, sent time.Time, config *Config) *Token {
 		Duration: now.Sub(sent), Recovered: s.failing,
 	})
 	if !t.alive(now) {
-		s.failing = false
+		s.failing, s.unmet = false, false
 		s.refused.Store(false)
 		s.failure.Store(nil)
 		s.schedules().rounds = 0
@@ -142,7 +146,7 @@ func (s *Source) succeed(issued Issued, sent time.Time, config *Config) *Token {
 
 // publish makes t the current token.
 func (s *Source) publish(t *Token, config *Config) {
-	s.failing = false
+	s.failing, s.unmet = false, false
 	s.refused.Store(false)
 	s.failure.Store(nil)
 	s.retries = nil

@@ -82,6 +82,7 @@ type Source struct {
 	notBefore  time.Time
 	retries    *retries
 	failing    bool
+	unmet      bool        // a call for what the API demands has failed, and there was no token since
 	denied     bool        // by an Admitter
 	resting    bool        // guarded by mu; here, it takes no room
 	refused    atomic.Bool // the token endpoint has refused the credential, and has issued no token since; read everywhere
