@@ -23,12 +23,8 @@ func (s *Source) AcquireWithin(ctx context.Context, maxWait time.Duration) (Leas
 
 func (s *Source) acquireSlow(ctx context.Context, maxWait time.Duration, now time.Time) (Lease, error) {
 	t := s.current.Load()
-	if t.alive(now) && !t.rejected { // stale
-		t.touch()
-		if s.mayRefresh(now) {
-			s.refresh()
-		}
-		return Lease{s, t, ServedStale, maxWait}, nil
+	if t.alive(now) && !t.rejected {
+		return s.serveStale(ctx, maxWait, t, now)
 	}
 	failed := s.backingOff(now)
 	s.await(failed)
@@ -40,6 +36,32 @@ func (s *Source) acquireSlow(ctx context.Context, maxWait time.Duration, now tim
 	default:
 		return Lease{}, failed.err
 	}
+}
+
+// serveStale serves the token while a flight replaces it. A token near its end may expire on the way to the API, so the request
+// that starts the flight waits for it then. That is so for tokens that were not replaced in time, because no request had used
+// the token before.
+func (s *Source) serveStale(ctx context.Context, maxWait time.Duration, t *Token, now time.Time) (Lease, error) {
+	t.touch()
+	stale := Lease{s, t, ServedStale, maxWait}
+	if !s.mayRefresh(now) {
+		return stale, nil
+	}
+	left, end, flying := t.left(now), t.end(), s.flying.Load()
+	last := min(end, lastMoment)
+	if flying { // it may have begun in time, and bring the token any moment
+		last /= 10
+	}
+	switch {
+	case left <= last: // as good as expired
+		return s.wait(ctx, maxWait)
+	case left < end && !flying:
+		ctx, cancel := context.WithTimeout(ctx, left-last) // then the token serves after all
+		defer cancel()
+		return s.wait(ctx, maxWait)
+	}
+	s.refresh()
+	return stale, nil
 }
 
 // wait joins the flight or starts it. The flight goes on if the caller leaves.
@@ -64,7 +86,7 @@ func (s *Source) wait(ctx context.Context, maxWait time.Duration) (Lease, error)
 	case <-timer.C:
 		err = &Error{Kind: WaitedTooLong, Reason: "no token within max_wait (" + maxWait.String() + ")"}
 	}
-	// A rejected token that has not expired is better than none: the rejection may have been about one resource.
+	// A token near its end is better than none, and so is a rejected one: the rejection may have been about one resource.
 	if t := s.current.Load(); t.alive(time.Now()) {
 		return Lease{s, t, ServedStale, maxWait}, nil
 	}

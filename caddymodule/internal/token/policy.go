@@ -84,6 +84,12 @@ const (
 	// minRetryWait is how fast, at most, the retries follow each other as the expiry of a token draws near.
 	minRetryWait = time.Second
 
+	// longestEnd is how long before its expiry, at most, a token is too near to it. Requests can take that long to reach the API.
+	longestEnd = 10 * time.Second
+
+	// lastMoment is how long before its expiry, at most, a token counts as expired unless the token endpoint fails.
+	lastMoment = 500 * time.Millisecond
+
 	// minTimer is how soon the timer may fire: the flight that sets it has to be over by then.
 	minTimer = 10 * time.Millisecond
 

@@ -186,6 +186,14 @@ func (t *Token) alive(now time.Time) bool {
 	return t != nil && now.Before(t.expires) && now.Before(t.expiresByWall)
 }
 
+// left returns the time until the token expires.
+func (t *Token) left(now time.Time) time.Duration {
+	return min(t.expires.Sub(now), t.expiresByWall.Sub(now))
+}
+
+// end returns how long before its expiry a token is too near to it for a request that can have another.
+func (t *Token) end() time.Duration { return min(longestEnd, t.margin/2) }
+
 func (t *Token) touch() { mark(&t.used) }
 
 // mark sets a flag that is usually set already: a store would take the cache line from the other cores.
