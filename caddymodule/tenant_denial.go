@@ -5,6 +5,7 @@ import (
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/tenants"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
 // problemOfDenial returns the answer for a request whose tenant is denied.
@@ -24,15 +25,18 @@ func problemOfDenial(d *tenants.Denial) problem {
 }
 
 // problemOf returns the answer for a request that got no token, and counts a denied tenant. A tenant whose credentials are
-// refused gets the answer of an unknown one.
+// refused gets the answer of an unknown one. With `tenant basic`, a failure that is not about the client has nothing to hide.
 func (c *client) problemOf(err error) problem {
 	if denial, ok := errors.AsType[*tenants.Denial](err); ok {
 		c.status.TenantDenied(denial.Why)
 		return problemOfDenial(denial)
 	}
 	p := problemOf(err)
-	if c.template != nil && p.slug == problemRefused.slug {
-		return problemTenant
+	if c.template == nil || p.slug != problemRefused.slug {
+		return p
 	}
-	return p
+	if e, ok := errors.AsType[*token.Error](err); ok && c.Tenant.basic() && !tenants.RefusesClient(e) {
+		return p
+	}
+	return problemTenant
 }

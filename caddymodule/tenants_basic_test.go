@@ -2,8 +2,11 @@ package caddymodule
 
 import (
 	"encoding/base64"
+	"encoding/pem"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -285,6 +288,35 @@ func inBasicBubble(t *testing.T, options string, f func(c *client, e basicEndpoi
 	e := basicEndpoint{newTenantCalls()}
 	c := newBasicClients(t, options, e.fetch)
 	inBubbleOf(t, c, func(*testing.T) { f(c, e) })
+}
+
+// While a file of the operator is away, a client without a token gets the answer of a wrong configuration. It is served as soon
+// as the file is back, because the token endpoint has not refused its secret.
+func TestBasicTenantWhileAFileIsAway(t *testing.T) {
+	p := newTenantPlatform(t, "a", "b")
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	content := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: serverCertificate(t, "x").Certificate[0]})
+	write := func() {
+		if err := os.WriteFile(ca, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write()
+	addr := freeAddr(t)
+	credential := strings.TrimSuffix(p.basicCredential("api"), "}\n") + " transport {\n ca {file." + ca + "}\n }\n}\n"
+	startCaddy(t, globalOptions(credential)+siteConfig(addr, "token_proxy api "+p.api.addr()))
+	base := "http://" + addr
+	p.wantTenant(p.askAs(base, "b", "secret-of-b"), "b")
+	if err := os.Remove(ca); err != nil {
+		t.Fatal(err)
+	}
+	p.wantDenied(p.askAs(base, "a", "secret-of-a"), 502, "token-refused")
+	p.wantTenant(p.askAs(base, "b", "secret-of-b"), "b")
+	write()
+	poll(t, "the client to be served", func() bool { return p.askAs(base, "a", "secret-of-a").StatusCode == 200 })
+	if n := p.calls(); n != 2 {
+		t.Errorf("%d token calls, want one for each client", n)
+	}
 }
 
 // At most 5 secrets of one client are tried in a minute. A client with a token is not affected, and neither is another one.

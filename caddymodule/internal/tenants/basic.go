@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"hash"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -14,6 +15,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
@@ -82,6 +84,19 @@ var basicDigests = func() *sync.Pool {
 	_, _ = rand.Read(key) // never fails since Go 1.24
 	return &sync.Pool{New: func() any { return &basicDigest{mac: hmac.New(sha256.New, key)} }}
 }()
+
+// requestCodes are the error codes with which a token endpoint refuses a request whose client it accepts (RFC 6749 section 5.2,
+// RFC 8707 section 2, RFC 9449 sections 5 and 8). Most of them name a mistake of the configuration.
+var requestCodes = []string{
+	"invalid_request", "unsupported_grant_type", "invalid_scope", "invalid_target", "invalid_dpop_proof", "use_dpop_nonce",
+}
+
+// RefusesClient reports whether a failure means that the token endpoint does not accept the id or the secret of the client. A
+// gateway, the configuration and a file of the operator can be in the way of every client.
+func RefusesClient(e *token.Error) bool {
+	judged := e.Kind == token.Refused && !e.Passing && e.Status != 0 && e.Cause == ""
+	return judged && !slices.Contains(requestCodes, e.Code)
+}
 
 // attempts counts the secrets of each client that were tried and have brought no token, so that a program
 // cannot try passwords through the proxy. It does not affect a client with a token.

@@ -29,6 +29,7 @@ type config struct {
 type testSet struct {
 	*Set
 	calls atomic.Int64
+	fails atomic.Pointer[token.Error] // nil: the token endpoint works
 }
 
 func newTestSet(t *testing.T, c config) *testSet {
@@ -79,6 +80,9 @@ func inBubble(t *testing.T, c config, f func(t *testing.T, ts *testSet)) {
 func (ts *testSet) Prepare(of *Tenant) token.Call {
 	return token.Call{Proof: provider.NewSecret(of.Name), Fetch: func(context.Context) (token.Issued, error) {
 		ts.calls.Add(1)
+		if failed := ts.fails.Load(); failed != nil {
+			return token.Issued{}, failed
+		}
 		if _, secret, _ := of.Client(); secret.Reveal() == "wrong" {
 			return token.Issued{}, &token.Error{Kind: token.Refused, Status: 401, Code: "invalid_client", Reason: "refused"}
 		}

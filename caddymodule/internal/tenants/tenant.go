@@ -143,12 +143,12 @@ func (t *Tenant) Observe(e token.Event) {
 }
 
 // Failed returns the failure of a request of the tenant. A tenant whose files are gone loses its place, and so does a client
-// of `tenant basic` that is refused.
+// of `tenant basic` that the token endpoint refuses.
 func (t *Tenant) Failed(err error) error {
 	e, ok := errors.AsType[*token.Error](err)
 	if t.basic != nil {
 		denied, _ := errors.AsType[*Denial](err)
-		t.failedBasic(ok && e.Kind == token.Refused, denied)
+		t.failedBasic(ok && RefusesClient(e), denied)
 		return err
 	}
 	if ok && e.Cause == token.CauseTenant {
@@ -177,7 +177,8 @@ func (t *Tenant) Client() (id, secret provider.Secret, ok bool) {
 func (t *Tenant) In(ts *Set) bool { return t.of == ts }
 
 // failedBasic takes the place of a client that got no token, so that wrong secrets leave nothing but the memory of their
-// refusal. A secret that the token endpoint refuses is not tried again for a while. Any other secret is, at once.
+// refusal. A secret that the token endpoint refuses is not tried again for a while. Any other secret is, at once. After other
+// failures, the client keeps its place, so that its source decides when the next call is due.
 func (t *Tenant) failedBasic(refused bool, denied *Denial) {
 	switch {
 	case refused:
