@@ -62,6 +62,7 @@ type Credential struct {
 
 	mu         sync.Mutex // guards what follows
 	suspicious time.Time  // no claim before
+	sighted    sighting   // of the record that was loaded or saved last
 }
 
 // Credential makes what this replica shares of one credential.

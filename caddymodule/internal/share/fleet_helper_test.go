@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -46,7 +47,7 @@ type fleet struct {
 type member struct {
 	fleet  *fleet
 	number int
-	ahead  time.Duration // its clock
+	ahead  atomic.Int64 // its clock, as a time.Duration
 	secret string
 	keys   []token.Secret // set before a start
 
@@ -117,7 +118,7 @@ func (m *member) start(prefetch bool) {
 func (m *member) share(ctx context.Context) *Credential {
 	ring, _ := NewRing(m.keys...)
 	return Share{
-		Ring: ring, Guard: guard(ctx, m.fleet.store), now: func() time.Time { return time.Now().Add(m.ahead) },
+		Ring: ring, Guard: guard(ctx, m.fleet.store), now: func() time.Time { return time.Now().Add(time.Duration(m.ahead.Load())) },
 	}.Credential(spec())
 }
 

@@ -3,6 +3,7 @@ package share
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"runtime/debug"
 	"slices"
@@ -415,7 +416,7 @@ func corrupt(_ string, value []byte) []byte {
 // clocksDiffer lets the clocks of the replicas be up to 2 min ahead or behind.
 func clocksDiffer(f *fleet) {
 	for _, m := range f.replicas {
-		m.ahead = rand.N(4*time.Minute) - 2*time.Minute
+		m.ahead.Store(int64(rand.N(4*time.Minute) - 2*time.Minute))
 	}
 }
 
@@ -427,4 +428,21 @@ func down(*member) *token.Error {
 // throttle is a token endpoint that asks for a pause.
 func throttle(*member) *token.Error {
 	return &token.Error{Kind: token.Unavailable, Status: 429, RetryAfter: time.Minute, Reason: "too many requests"}
+}
+
+// The clock of the only replica is wrong, and is set while its token serves. No application gets an expired token because of it.
+func TestFleetWhoseClockIsSet(t *testing.T) {
+	for _, ahead := range []time.Duration{10 * time.Minute, time.Hour, 24 * time.Hour, -10 * time.Minute, -time.Hour} {
+		t.Run(fmt.Sprint("ahead by ", ahead), func(t *testing.T) {
+			inFleet(t, byRegister, 1, func(t *testing.T, f *fleet) {
+				m := f.replicas[0]
+				m.ahead.Store(int64(ahead))
+				time.AfterFunc(5*time.Minute, func() { m.ahead.Store(0) })
+				f.work(time.Second, 20*time.Second, time.Now().Add(150*time.Minute))
+				if f.rejected > 0 || f.failed > 0 || len(f.calls) > 4 {
+					t.Errorf("of %d requests, %d were rejected, and %d failed; %d token calls", f.requests, f.rejected, f.failed, len(f.calls))
+				}
+			})
+		})
+	}
 }

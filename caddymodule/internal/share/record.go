@@ -75,6 +75,24 @@ func (r record) found(now time.Time) (f token.Found, ahead time.Duration) {
 	return f, milliseconds(-age)
 }
 
+// sighting is how old a record was when this process saved it, or loaded it first. Wall clocks can be set at any time. By the
+// monotonic clock, no record is younger than it was before.
+type sighting struct {
+	by    string
+	asked int64
+	token token.Secret
+	since time.Time // the time at which its token was asked for; it has a monotonic reading
+}
+
+// of reports whether the sighting is of this record.
+func (s sighting) of(r record) bool {
+	return s.by == r.By && s.asked == r.Asked && s.token.Equal(token.NewSecret(r.Token))
+}
+
+func newSighting(r record, age time.Duration) sighting {
+	return sighting{r.By, r.Asked, token.NewSecret(r.Token), time.Now().Add(-age)}
+}
+
 // milliseconds returns a duration between 0 and longest.
 func milliseconds(n int64) time.Duration {
 	return time.Duration(max(0, min(n, longest.Milliseconds()))) * time.Millisecond

@@ -175,6 +175,63 @@ func TestTimesOfRecordsAreBounded(t *testing.T) {
 	}
 }
 
+// A record does not become younger when the clock of a replica is set, neither one that the replica has saved nor one that it
+// has loaded before. A record that it has not seen yet is as old as the clock says.
+func TestClockIsSet(t *testing.T) {
+	const before, after = 20 * time.Minute, 10 * time.Minute // the clock is set
+	for name, tc := range map[string]struct {
+		ahead, then time.Duration // what the clock is ahead of the others, until it is set and afterwards
+		own         bool
+		age         time.Duration // after all
+	}{
+		"own record, back to the right time":        {time.Hour, 0, true, before + after},
+		"own record, a little back":                 {before / 2, 0, true, before + after},
+		"own record, back":                          {0, -time.Hour, true, before + after},
+		"own record, ahead":                         {0, 15 * time.Minute, true, before + after + 15*time.Minute},
+		"record of another replica, back":           {0, -time.Hour, false, before + after},
+		"record of another replica, to and fro":     {-time.Hour, -2 * time.Hour, false, before + after},
+		"record of another replica, to the present": {-time.Hour, 0, false, before + after},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, ctx context.Context) {
+				store, ahead := new(sharetest.Store), tc.ahead
+				share := Share{Ring: ring(t, keyA, keyB), Guard: guard(ctx, store), now: func() time.Time { return time.Now().Add(ahead) }}
+				c, other := share.Credential(spec()), replica(t, ctx, store)
+				if tc.own {
+					other = c
+				}
+				other.Save(ctx, found("T1"))
+				if f, ok := c.Load(ctx); !ok || f.Age != 0 {
+					t.Errorf("at first: %v, age %v", ok, f.Age)
+				}
+				time.Sleep(before)
+				ahead = tc.then
+				for range 3 {
+					c.Load(ctx)
+				}
+				for name, value := range store.Values() { // it is away for a moment
+					_ = store.Delete(ctx, name)
+					c.Load(ctx)
+					store.Put(name, value)
+				}
+				time.Sleep(after)
+				f, ok := c.Load(ctx)
+				if !ok || f.Age != tc.age {
+					t.Errorf("after the clock was set: %v, age %v, want %v", ok, f.Age, tc.age)
+				}
+				time.Sleep(f.Lifetime - f.Age)
+				if f, ok := c.Load(ctx); ok {
+					t.Errorf("an expired token with age %v of %v", f.Age, f.Lifetime)
+				}
+				other.Save(ctx, found("T1")) // the token endpoint has prolonged it
+				if f, ok := c.Load(ctx); !ok || f.Age > max(0, tc.then) {
+					t.Errorf("prolonged: %v, age %v", ok, f.Age)
+				}
+			})
+		})
+	}
+}
+
 func TestSkewIsReportedOnce(t *testing.T) {
 	bubble(t, func(t *testing.T, ctx context.Context) {
 		var reported []time.Duration

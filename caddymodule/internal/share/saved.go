@@ -32,7 +32,7 @@ func (c *Credential) Load(ctx context.Context) (token.Found, bool) {
 // newest returns the newest record under the names of these keys, and the process that saved it.
 func (c *Credential) newest(ctx context.Context, ring keys, bound binding) (best token.Found, by string) {
 	shown := bound.thumbprint()
-	var latest int64
+	var latest record
 	for _, k := range ring {
 		r, ok := c.read(ctx, k, shown)
 		if !ok {
@@ -40,11 +40,32 @@ func (c *Credential) newest(ctx context.Context, ring keys, bound binding) (best
 		}
 		f, ahead := r.found(c.share.now())
 		c.skewed(ahead)
-		if alive(f) && (!alive(best) || r.Asked > latest) {
-			best, by, latest = f, r.By, r.Asked
+		if alive(f) && (!alive(best) || r.Asked > latest.Asked) {
+			best, latest = f, r
 		}
 	}
-	return best, by
+	if alive(best) {
+		best.Age = c.loaded(latest, best.Age)
+	}
+	return best, latest.By
+}
+
+// loaded returns the age of a record whose age is this by the wall clocks, and remembers it.
+func (c *Credential) loaded(r record, age time.Duration) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.sighted.of(r) {
+		age = max(age, time.Since(c.sighted.since))
+	}
+	c.sighted = newSighting(r, age)
+	return age
+}
+
+// saved remembers the age of a record of this process.
+func (c *Credential) saved(r record, age time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.sighted = newSighting(r, age)
 }
 
 // read returns the record of one key. A record that is bound to another certificate or key is of no use here.
@@ -79,6 +100,7 @@ func (c *Credential) Save(ctx context.Context, f token.Found) {
 	if c.purgedMeanwhile(ctx, k, r) {
 		return
 	}
+	c.saved(r, f.Age)
 	if c.write(ctx, k, r, remaining+recordGrace) {
 		c.from(true)
 	}
