@@ -37,7 +37,7 @@ func TestRehearsedFailuresAreToldApart(t *testing.T) {
 				visit().wantStatus(t, 200)
 				s.revokeAll()
 			},
-			summary: []string{"revoked", "401"}, advice: []string{"on purpose", "same client id"}},
+			summary: []string{"revoked", "The API rejected a token"}, advice: []string{"on purpose", "same client id"}},
 		{name: "refused-destination", status: 502, health: "failing",
 			summary: []string{"may not go", "127.0.0.2:1"}, advice: []string{"api_hosts", "correct the upstream"}},
 		{name: "slow-endpoint", fault: devserver.Fault{Latency: 2 * time.Second}, status: 200, health: "degraded",

@@ -26,9 +26,9 @@ var deliberate = []struct {
 	}},
 	// So that it runs without a file or a variable.
 	{`^Caddyfile.example$`, []string{
-		"client_secret is a literal, which the admin API and autosave.json show; use {env.NAME} or {file./path} instead",
+		"client_secret is in the configuration itself, which the admin API and autosave.json show; use {file./path} or {env.NAME}",
 	}},
-	{`^windows/`, []string{"admin endpoint disabled"}},
+	{`^(windows|unchangeable-apps)/`, []string{"admin endpoint disabled"}},
 }
 
 const (

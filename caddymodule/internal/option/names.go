@@ -37,9 +37,6 @@ func (p Place) About(word string) string {
 	}
 }
 
-// Known reports whether a word is the name of an option.
-func Known(word string) bool { return placesWith(word) != "" }
-
 // placesWith returns the names of the places that have the option, or "".
 func placesWith(option string) string {
 	var names []string

@@ -6,7 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/option"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
@@ -229,7 +228,7 @@ func (s Service) explainRefusal(e *token.Error) (summary, advice string) {
 
 // optionIn returns the option with which the reason of a failure begins.
 func optionIn(reason string) string {
-	if name, _, found := strings.Cut(reason, ":"); found && option.Known(name) {
+	if name, _, found := strings.Cut(reason, ":"); found && strings.Trim(name, "abcdefghijklmnopqrstuvwxyz_") == "" {
 		return name
 	}
 	return "the configuration"
