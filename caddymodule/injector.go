@@ -325,7 +325,7 @@ func (i *injector) unauthorized(req *http.Request, res *http.Response, p *proxie
 	if claims := challenge.demandedClaims(); claims != "" {
 		p.lease.Demand(claims)
 	}
-	if !i.replay || !body.replayable() {
+	if !i.replay || !body.hold() {
 		p.lease.Discard(doubt)
 		return res, nil
 	}
@@ -334,7 +334,7 @@ func (i *injector) unauthorized(req *http.Request, res *http.Response, p *proxie
 		return res, nil
 	}
 	again, ok := body.again()
-	if !ok { // during the wait, more of the body was sent than is kept
+	if !ok { // during the wait, the client stopped sending it
 		return res, nil
 	}
 	p.lease, p.replayed = other, true

@@ -31,6 +31,7 @@ type replayBody struct {
 	settled  bool      // no further attempt will follow
 	released bool      // source is closed
 	over     bool      // the request has ended
+	held     bool      // whether another attempt follows is not known yet
 }
 
 // newReplayBody returns nil for a request without a body, and its methods accept nil. Reading the body to its end fills in
@@ -57,17 +58,25 @@ func (b *replayBody) first() io.ReadCloser {
 	return b.attempt
 }
 
-// replayable reports whether the body could be sent again now.
-func (b *replayBody) replayable() bool {
+// hold reports whether the body could be sent again now. If so, the attempt reads no more than can be kept until again or finish
+// is called. Otherwise, the body would be lost while the request waits for another token.
+func (b *replayBody) hold() bool {
 	if b == nil {
 		return true
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.intact()
+	b.held = b.intact()
+	return b.held
 }
 
-// intact is replayable with b.mu held.
+// resume ends what hold began.
+func (b *replayBody) resume() {
+	b.held = false
+	b.arrived.Broadcast()
+}
+
+// intact reports whether nothing is lost that the next attempt needs.
 func (b *replayBody) intact() bool {
 	return !b.lost && !b.settled && (b.end == nil || b.end == io.EOF)
 }
@@ -110,6 +119,7 @@ func (b *replayBody) next(trailer http.Header) (io.ReadCloser, bool) {
 	}
 	b.attempt = &bodyAttempt{body: b, trailer: trailer}
 	b.closed = false
+	b.resume()
 	return b.attempt, true
 }
 
@@ -123,6 +133,7 @@ func (b *replayBody) finish() {
 	defer b.mu.Unlock()
 	b.settled = true
 	b.release()
+	b.resume()
 }
 
 // discard frees the memory at the end of the request. It does so even if the transport is not done with the body, because
@@ -135,6 +146,7 @@ func (b *replayBody) discard() {
 	defer b.mu.Unlock()
 	b.settled, b.over = true, true
 	b.kept.free()
+	b.resume()
 }
 
 // release frees the kept bytes once they have been read. It closes the source once no attempt needs it and no read of it is
@@ -183,8 +195,12 @@ func (a *bodyAttempt) Read(p []byte) (int, error) {
 			return 0, b.end
 		case b.reading: // for an earlier attempt; the bytes will be for this one
 			b.arrived.Wait()
-		default:
+		case !b.held:
 			return a.readSource(p)
+		case b.kept.end < b.limit && replayMemory.hasRoom():
+			return a.readSource(p[:min(len(p), b.limit-b.kept.end)])
+		default:
+			b.arrived.Wait()
 		}
 	}
 }
@@ -199,7 +215,7 @@ func (a *bodyAttempt) readSource(p []byte) (int, error) {
 	b.reading = false
 	b.end = err
 	late := b.attempt != a
-	b.keep(p[:n], late)
+	b.keep(p[:n], late || b.held)
 	b.arrived.Broadcast()
 	if late {
 		b.release()
@@ -213,12 +229,12 @@ func (a *bodyAttempt) readSource(p []byte) (int, error) {
 	return n, err
 }
 
-// keep keeps bytes that have been read from the source. It keeps the bytes of a late read even beyond the limits, because the
-// current attempt has not seen them.
-func (b *replayBody) keep(p []byte, late bool) {
+// keep keeps bytes that have been read from the source. It keeps those that the next attempt must get even beyond the limits.
+// These come from a read that ended while the body was held, or after the next attempt began.
+func (b *replayBody) keep(p []byte, needed bool) {
 	switch {
 	case b.over:
-	case late:
+	case needed:
 		b.kept.append(p)
 	case b.settled || b.lost: // no other attempt needs them
 		b.kept.skip(p)
@@ -237,6 +253,7 @@ func (a *bodyAttempt) Close() error {
 	if b.attempt == a {
 		b.closed = true
 		b.release()
+		b.arrived.Broadcast()
 	}
 	return nil
 }

@@ -119,7 +119,7 @@ func TestReplayBodyIsWholeBothTimes(t *testing.T) {
 					} else if got := readSome(t, first, firstTakes); got != content[:firstTakes] {
 						t.Fatalf("the first attempt got %q", got)
 					}
-					replayable := b.replayable()
+					replayable := b.hold()
 					second, ok := b.again()
 					if ok != replayable {
 						t.Errorf("replayable is %t, again %t", replayable, ok)
@@ -159,7 +159,7 @@ func (s *stutteringReader) Read(p []byte) (int, error) {
 func TestReplayBodyWithoutABody(t *testing.T) {
 	for name, source := range map[string]io.ReadCloser{"nil": nil, "NoBody": http.NoBody} {
 		b := keptForTest(t, unsized(source), 0)
-		if b != nil || b.first() != nil || !b.replayable() {
+		if b != nil || b.first() != nil || !b.hold() {
 			t.Errorf("%s: it is not taken for no body", name)
 		}
 		if again, ok := b.again(); again != nil || !ok {
@@ -181,7 +181,7 @@ func TestReplayBodyWithLimitZero(t *testing.T) {
 
 	b = keptForTest(t, unsized(newClosedBody("hello")), 0)
 	readSome(t, b.first(), 5)
-	if _, ok := b.again(); ok || b.replayable() {
+	if _, ok := b.again(); ok || b.hold() {
 		t.Error("a body that has been begun counts as whole")
 	}
 }
@@ -247,7 +247,7 @@ func TestReplayBodySourceErrors(t *testing.T) {
 		if got, err := io.ReadAll(b.first()); string(got) != "hel" || err != broken {
 			t.Errorf("the first attempt got %q, %v", got, err)
 		}
-		if _, ok := b.again(); ok || b.replayable() {
+		if _, ok := b.again(); ok || b.hold() {
 			t.Error("half a body counts as whole")
 		}
 	})

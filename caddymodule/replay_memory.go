@@ -41,6 +41,9 @@ func (b *memoryBudget) take(n int64) bool {
 	return false
 }
 
+// hasRoom reports whether any bytes are left.
+func (b *memoryBudget) hasRoom() bool { return b.used.Load() < b.limit.Load() }
+
 // overdraw takes n bytes in any case.
 func (b *memoryBudget) overdraw(n int64) { b.used.Add(n) }
 

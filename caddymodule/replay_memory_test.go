@@ -164,7 +164,7 @@ func TestReplayMemoryIsBounded(t *testing.T) {
 	for n := range 4 {
 		b := newReplayBody(unsized(io.NopCloser(strings.NewReader(content))), defaultReplayBuffer)
 		wantAll(t, b.first(), content)
-		if want := n < 2; b.replayable() != want {
+		if want := n < 2; b.hold() != want {
 			t.Errorf("body %d can be replayed: %t, want %t", n, !want, want)
 		}
 		bodies = append(bodies, b)
@@ -176,7 +176,7 @@ func TestReplayMemoryIsBounded(t *testing.T) {
 	bodies[0].discard()
 	b := newReplayBody(unsized(io.NopCloser(strings.NewReader(content))), defaultReplayBuffer)
 	wantAll(t, b.first(), content)
-	if !b.replayable() {
+	if !b.hold() {
 		t.Error("there is room again, and the body is not kept")
 	}
 	for _, b := range append(bodies, b) {
