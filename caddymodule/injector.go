@@ -330,7 +330,7 @@ func (i *injector) unauthorized(req *http.Request, res *http.Response, p *proxie
 		return res, nil
 	}
 	other, ok := p.lease.Reject(req.Context(), doubt)
-	if !ok {
+	if !ok || !maps.Equal(other.Kept(), p.lease.Kept()) { // reverse_proxy has made the request with the values of the rejected token
 		return res, nil
 	}
 	again, ok := body.again()
