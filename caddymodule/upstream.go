@@ -41,6 +41,7 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 		h.logger.Warn("tls_insecure_skip_verify gives the token to any machine between the proxy and the upstream; remove it, or trust the certificate of the upstream with tls_trust_pool",
 			zap.String("credential", h.Credential))
 	}
+	h.warnOfWaits()
 	h.bound = h.bindTransport(transport)
 	h.Transport = &injector{
 		next:         transport,
@@ -58,6 +59,29 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 		field:        tokenField{tenants: h.credential.template != nil},
 	}
 	return nil
+}
+
+// warnOfWaits warns of options that make reverse_proxy avoid an upstream because requests wait for another token.
+func (h *Handler) warnOfWaits() {
+	if h.OnUnauthorized != unauthorizedReplay {
+		return
+	}
+	var options []string
+	if h.HealthChecks != nil && h.HealthChecks.Passive != nil {
+		if h.HealthChecks.Passive.UnhealthyLatency > 0 {
+			options = append(options, "unhealthy_latency")
+		}
+		if h.HealthChecks.Passive.UnhealthyRequestCount > 0 {
+			options = append(options, "unhealthy_request_count")
+		}
+	}
+	if slices.ContainsFunc(h.Upstreams, func(u *reverseproxy.Upstream) bool { return u != nil && u.MaxRequests > 0 }) {
+		options = append(options, "max_requests")
+	}
+	if len(options) > 0 {
+		h.logger.Warn("while a request waits for another token because the API has rejected its token, reverse_proxy counts it and its wait for the upstream, and may answer 503 to other requests; remove these options, or set on_unauthorized to pass",
+			zap.String("credential", h.Credential), zap.Strings("options", options))
+	}
 }
 
 // bindTransport makes the transport for tokens that are bound to a certificate, if the credential has one.
