@@ -258,6 +258,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	p := &proxied{Context: r.Context(), lease: lease, tenant: tenant, returns: returns}
 	defer p.end()
 	err = h.proxy(w, r, next, p)
+	if p.second != nil {
+		again := p.second.begin(r, p.body, p.lease.Kept())
+		tenant.expose(r)
+		p.body = nil
+		err = h.proxy(w, again, next, p)
+	}
 	account.replayed = p.replayed
 	account.log(r)
 	return err

@@ -32,6 +32,8 @@ type injector struct {
 	rejected     []int // the statuses that reject the token
 	replay       bool
 	replayBuffer int
+	timed        bool // the duration of a round trip counts, see Handler.timed
+	buffers      bool // reverse_proxy buffers request bodies
 	logger       *zap.Logger
 	denials      rate.Sometimes // limits what is logged of denied destinations
 	field        tokenField
@@ -73,6 +75,10 @@ func (i *injector) carry(req *http.Request, p *proxied) (*http.Response, error) 
 
 // exchange sends the request, and sends it again if the token is rejected.
 func (i *injector) exchange(req *http.Request, p *proxied, body *replayBody) (*http.Response, error) {
+	if p.second != nil {
+		defer body.finish()
+		return i.sendAgain(req, p, body, body.first())
+	}
 	res, err := i.sendProved(req, p, body, body.first())
 	if err != nil {
 		body.finish()
@@ -330,18 +336,29 @@ func (i *injector) unauthorized(req *http.Request, res *http.Response, p *proxie
 		return res, nil
 	}
 	other, ok := p.lease.Reject(req.Context(), doubt)
-	if !ok || !maps.Equal(other.Kept(), p.lease.Kept()) { // reverse_proxy has made the request with the values of the rejected token
+	if !ok {
+		return res, nil
+	}
+	sameKept := maps.Equal(p.lease.Kept(), other.Kept())
+	startOver := (i.timed || !sameKept) && (!i.buffers || body.whole()) // the buffer lasts as long as the first run
+	if !startOver && !sameKept {
 		return res, nil
 	}
 	again, ok := body.again()
 	if !ok { // during the wait, the client stopped sending it
 		return res, nil
 	}
+	rejected := p.lease
 	p.lease, p.replayed = other, true
 	i.credential.status.Replayed()
 	// Close it unread, because the API may not have finished it. Close it in the background, because HTTP/2 waits until no
 	// read of the first attempt's body is running, which may last until the client sends more.
 	go res.Body.Close()
+	if startOver {
+		rest, _ := again.(*bodyAttempt)
+		p.second = &secondRun{rejected: rejected, rest: rest}
+		return nil, errStartOver
+	}
 	return i.sendAgain(req, p, body, again)
 }
 

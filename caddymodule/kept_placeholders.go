@@ -32,6 +32,15 @@ func exposeKept(r *http.Request, kept map[string]string) {
 	}
 }
 
+// hideEarlier removes the placeholders with the values of an earlier token.
+func hideEarlier(r *http.Request, kept map[string]string) {
+	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	for name := range kept {
+		repl.Delete(keptPlaceholder + name)
+		repl.Delete(keptPlaceholder + name + ".hostport")
+	}
+}
+
 // hideKept removes kept values that show a secret. A hostile endpoint may answer with the secrets that it received, and
 // placeholders are logged. A URL in hide is not a secret but a parameter, such as an audience. The API's URL may be the same.
 //

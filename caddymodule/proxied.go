@@ -31,6 +31,7 @@ type proxied struct {
 	found    foundUpstreams
 	body     *replayBody
 	fields   sentFields
+	second   *secondRun // nil unless reverse_proxy runs twice
 	answer   answerBody
 }
 
@@ -54,13 +55,17 @@ func (p *proxied) keepBody(b *replayBody) *replayBody {
 }
 
 // end frees what the request has kept, however the request has ended.
-func (p *proxied) end() { p.body.discard() }
+func (p *proxied) end() {
+	p.body.discard()
+	p.second.discard()
+}
 
 // errDenied is the error that the injector returns to reverse_proxy when it denies a request. reverse_proxy takes it for a
 // client that has left, so that it does not try again and does not count a failure of the upstream.
 var errDenied = fmt.Errorf("the token is not sent: %w", context.Canceled)
 
-// denialWriter answers with the injector's problem when reverse_proxy answers 499 for a client that has left.
+// denialWriter answers with the injector's problem, or does not answer before the second run, when reverse_proxy answers 499 for
+// a client that has left.
 type denialWriter struct {
 	caddyhttp.ResponseWriterWrapper
 	proxied    *proxied
@@ -73,6 +78,9 @@ func newDenialWriter(w http.ResponseWriter, p *proxied, credential string) *deni
 
 // WriteHeader implements http.ResponseWriter.
 func (w *denialWriter) WriteHeader(status int) {
+	if status == statusClientGone && w.proxied.second.pending() {
+		return
+	}
 	if status == statusClientGone && w.proxied.denial != nil {
 		w.proxied.denial.write(w.ResponseWriter, w.credential)
 		return

@@ -70,6 +70,16 @@ func (b *replayBody) hold() bool {
 	return b.held
 }
 
+// whole reports whether all of the body has been read from the source, or that the request has none.
+func (b *replayBody) whole() bool {
+	if b == nil {
+		return true
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.end == io.EOF
+}
+
 // resume ends what hold began.
 func (b *replayBody) resume() {
 	b.held = false

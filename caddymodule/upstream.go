@@ -54,11 +54,19 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 		rejected:     h.RejectedStatus,
 		replay:       h.OnUnauthorized == unauthorizedReplay,
 		replayBuffer: h.replayBuffer(),
+		timed:        h.timed(),
+		buffers:      h.RequestBuffers != 0,
 		logger:       h.logger,
 		denials:      rate.Sometimes{Interval: status.DestinationInterval},
 		field:        tokenField{tenants: h.credential.template != nil},
 	}
 	return nil
+}
+
+// timed reports whether reverse_proxy uses the duration of a round trip to judge an upstream or to limit its own attempts.
+func (h *Handler) timed() bool {
+	passive := h.HealthChecks != nil && h.HealthChecks.Passive != nil && h.HealthChecks.Passive.UnhealthyLatency > 0
+	return passive || h.CBRaw != nil || h.LoadBalancing != nil && h.LoadBalancing.TryDuration > 0
 }
 
 // warnOfWaits warns of options that make reverse_proxy avoid an upstream because requests wait for another token.
@@ -67,19 +75,14 @@ func (h *Handler) warnOfWaits() {
 		return
 	}
 	var options []string
-	if h.HealthChecks != nil && h.HealthChecks.Passive != nil {
-		if h.HealthChecks.Passive.UnhealthyLatency > 0 {
-			options = append(options, "unhealthy_latency")
-		}
-		if h.HealthChecks.Passive.UnhealthyRequestCount > 0 {
-			options = append(options, "unhealthy_request_count")
-		}
+	if h.HealthChecks != nil && h.HealthChecks.Passive != nil && h.HealthChecks.Passive.UnhealthyRequestCount > 0 {
+		options = append(options, "unhealthy_request_count")
 	}
 	if slices.ContainsFunc(h.Upstreams, func(u *reverseproxy.Upstream) bool { return u != nil && u.MaxRequests > 0 }) {
 		options = append(options, "max_requests")
 	}
 	if len(options) > 0 {
-		h.logger.Warn("while a request waits for another token because the API has rejected its token, reverse_proxy counts it and its wait for the upstream, and may answer 503 to other requests; remove these options, or set on_unauthorized to pass",
+		h.logger.Warn("while a request waits for another token because the API has rejected its token, reverse_proxy counts it as a request to the upstream, and may answer 503 to other requests; set a limit for the requests that come in while a token call takes max_wait, or set on_unauthorized to pass",
 			zap.String("credential", h.Credential), zap.Strings("options", options))
 	}
 }
