@@ -28,7 +28,7 @@ var deliberate = []struct {
 	{`^Caddyfile.example$`, []string{
 		"client_secret is in the configuration itself, which the admin API and autosave.json show; use {file./path} or {env.NAME}",
 	}},
-	{`^(windows|unchangeable-apps)/`, []string{"admin endpoint disabled"}},
+	{`^(windows|unchangeable-apps)/[^/]*$`, []string{"admin endpoint disabled"}},
 }
 
 const (
