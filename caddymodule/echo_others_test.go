@@ -162,7 +162,7 @@ func TestWithoutQuotes(t *testing.T) {
 		{timeout, `read: "a timeout"`},
 		{fmt.Errorf("net/http: HTTP/1.x transport connection broken: %w", fmt.Errorf("malformed HTTP response %q", "T0\"K\\EN\n")),
 			"net/http: HTTP/1.x transport connection broken: malformed HTTP response REDACTED"},
-		{http2.GoAwayError{LastStreamID: 1, ErrCode: http2.ErrCodeNo, DebugData: `T0"K"EN`},
+		{fmt.Errorf("http2: server sent GOAWAY and closed the connection; LastStreamID=1, ErrCode=NO_ERROR, debug=%q", `T0"K"EN`),
 			"http2: server sent GOAWAY and closed the connection; LastStreamID=1, ErrCode=NO_ERROR, debug=REDACTED"},
 		{errors.New(`two: "T0" and "KEN", and no more`), "two: REDACTED and REDACTED, and no more"},
 		{errors.New("Application error 0x100 (remote): T0KEN"), "Application error 0x100 REDACTED"},
