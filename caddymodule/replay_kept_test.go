@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest/apart"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
 )
 
@@ -155,6 +156,9 @@ func TestKeptValuesChange(t *testing.T) {
 
 // The wait for another token is not the latency of the upstream.
 func TestWaitIsNoLatency(t *testing.T) {
+	if apart.Run(t) {
+		return
+	}
 	tokens := newTokenServer(t)
 	api := newRecordingAPI(t, tokens.guarded(func(http.ResponseWriter, *http.Request) {}))
 	_, base := startProxy(t, tokens.credential("api"), "token_proxy api "+api.URL+" {\n fail_duration 1m\n max_fails 1\n unhealthy_latency 2s\n}")
@@ -170,6 +174,9 @@ func TestWaitIsNoLatency(t *testing.T) {
 
 // A second run of reverse_proxy is the last one, even if a further token can be had because the other one has expired meanwhile.
 func TestSecondRunIsRejectedToo(t *testing.T) {
+	if apart.Run(t) {
+		return
+	}
 	m := newMovingAPI(t, false, "header_up X-Value other")
 	m.expires = true
 	a := ask(t, testClient(t), newRequest(t, http.MethodPost, m.site, strings.NewReader("hello")))

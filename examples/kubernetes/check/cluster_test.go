@@ -296,7 +296,7 @@ func (s *space) recovers(configuration string) {
 	s.load(configuration)
 	var ended, obtained time.Time
 	s.eventually(30*time.Second, "the sidecar has a token", func() (string, bool) {
-		ended, _ = s.logged("deployment/rehearsal", developmentName, "load complete")
+		ended, _ = s.logged("deployment/rehearsal", developmentName, "serving a development token endpoint; not for production")
 		obtained, _ = s.logged("deployment/rehearsal", sidecarName, "token obtained")
 		return "", obtained.After(began)
 	})
