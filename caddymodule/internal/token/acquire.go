@@ -39,8 +39,8 @@ func (s *Source) acquireSlow(ctx context.Context, maxWait time.Duration, now tim
 }
 
 // serveStale serves the token while a flight replaces it. A token near its end may expire on the way to the API, so the request
-// that starts the flight waits for it then. That is so for tokens that were not replaced in time, because no request had used
-// the token before.
+// that starts the flight waits for it then, and in its last moment every request does. A token gets there if no request has used
+// it, or if the flights before have failed.
 func (s *Source) serveStale(ctx context.Context, maxWait time.Duration, t *Token, now time.Time) (Lease, error) {
 	t.touch()
 	stale := Lease{s, t, ServedStale, maxWait}
@@ -56,9 +56,13 @@ func (s *Source) serveStale(ctx context.Context, maxWait time.Duration, t *Token
 	case left <= last: // as good as expired
 		return s.wait(ctx, maxWait)
 	case left < end && !flying:
-		ctx, cancel := context.WithTimeout(ctx, left-last) // then the token serves after all
+		short, cancel := context.WithTimeout(ctx, min(left-last, endPatience)) // then the token serves after all
 		defer cancel()
-		return s.wait(ctx, maxWait)
+		l, err := s.wait(short, maxWait)
+		if err == nil || short.Err() == nil || ctx.Err() != nil {
+			return l, err
+		}
+		return s.wait(ctx, maxWait) // it was purged meanwhile
 	}
 	s.refresh()
 	return stale, nil

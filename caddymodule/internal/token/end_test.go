@@ -103,3 +103,29 @@ func TestEndWithADeadline(t *testing.T) {
 		}
 	})
 }
+
+// The token is purged while a request waits for the next one. The request goes on waiting.
+func TestPurgeNearTheEnd(t *testing.T) {
+	inBubble(t, "purge", func(t *testing.T) {
+		e, s := nearEnd(t, time.Hour, func(end time.Duration) time.Duration { return end / 2 })
+		e.set(slow(6*time.Second, grants(time.Hour)))
+		go func() {
+			time.Sleep(time.Second)
+			s.Purge()
+		}()
+		if waited := took(func() { mustAcquire(t, s) }); waited != 6*time.Second {
+			t.Errorf("it waited for %v", waited)
+		}
+	})
+}
+
+// An endpoint that hangs does not keep a request from a token that is still good.
+func TestPatienceNearTheEnd(t *testing.T) {
+	inBubble(t, "hang", func(t *testing.T) {
+		e, s := nearEnd(t, time.Hour, func(end time.Duration) time.Duration { return end - 1 })
+		e.set(hangs)
+		if waited := took(func() { mustAcquire(t, s) }); waited != endPatience {
+			t.Errorf("it waited for %v", waited)
+		}
+	})
+}

@@ -83,7 +83,7 @@ func (s *Source) admit(config *Config, forced bool) error {
 // fetch calls the endpoint, and calls it again at once where that can keep waiting requests from failing: once in an
 // outage, because later flights follow each other soon enough.
 //
-// A call may fail because of what the API demands, with any failure. So the last of them does not ask for it, and neither do
+// What the API demands can make a call fail in any way. So the last of them does not ask for it, and neither do
 // later flights until there is a token. A demand never keeps the source from a token without it.
 func (s *Source) fetch(ctx context.Context, config *Config) (*Token, *Error) {
 	quick := s.retries.failedRounds(time.Now()) == 0

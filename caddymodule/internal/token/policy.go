@@ -84,8 +84,11 @@ const (
 	// minRetryWait is how fast, at most, the retries follow each other as the expiry of a token draws near.
 	minRetryWait = time.Second
 
-	// longestEnd is how long before its expiry, at most, a token is too near to it. Requests can take that long to reach the API.
+	// longestEnd is the longest last part of a token's life. Requests can take that long to reach the API.
 	longestEnd = 10 * time.Second
+
+	// endPatience is how long a request waits, at most, for the next token while the present one is in the last part of its life.
+	endPatience = 2 * time.Second
 
 	// lastMoment is how long before its expiry, at most, a token counts as expired unless the token endpoint fails.
 	lastMoment = 500 * time.Millisecond

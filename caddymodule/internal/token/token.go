@@ -191,7 +191,7 @@ func (t *Token) left(now time.Time) time.Duration {
 	return min(t.expires.Sub(now), t.expiresByWall.Sub(now))
 }
 
-// end returns how long before its expiry a token is too near to it for a request that can have another.
+// end returns how long the last part of the token's life is, in which a request had better wait for the next token.
 func (t *Token) end() time.Duration { return min(longestEnd, t.margin/2) }
 
 func (t *Token) touch() { mark(&t.used) }
