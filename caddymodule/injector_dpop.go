@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptrace"
+	"net/textproto"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
@@ -78,6 +79,7 @@ func (i *injector) roundTripProved(transport http.RoundTripper, proven *provenRe
 	asks := proven.proof.Risky() && (req.ContentLength < 0 || req.ContentLength > int64(i.replayBuffer))
 	if asks {
 		req.Header["Expect"] = []string{"100-continue"}
+		req = withoutContinue(req)
 	}
 	res, err := i.roundTrip(transport, req, p)
 	if err != nil {
@@ -89,6 +91,23 @@ func (i *injector) roundTripProved(transport http.RoundTripper, proven *provenRe
 		return nil, errExpectation
 	}
 	return res, nil
+}
+
+// withoutContinue keeps the 100 (Continue) that the proxy has asked for from reverse_proxy, which would pass it on to an application
+// that has not.
+func withoutContinue(req *http.Request) *http.Request {
+	trace := httptrace.ContextClientTrace(req.Context())
+	if trace == nil || trace.Got1xxResponse == nil {
+		return req
+	}
+	quiet := *trace
+	quiet.Got1xxResponse = func(status int, header textproto.MIMEHeader) error {
+		if status == http.StatusContinue {
+			return nil
+		}
+		return trace.Got1xxResponse(status, header)
+	}
+	return req.WithContext(httptrace.WithClientTrace(noClientTrace{req.Context()}, &quiet))
 }
 
 // continueTimeout is how long an attempt waits for 100 (Continue), unless the transport has an expect_continue_timeout. Go's servers

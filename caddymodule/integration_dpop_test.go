@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -196,10 +197,11 @@ func TestDPoPNonceBeforeALargeBody(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			api := newRecordingAPI(t, tc.api, tc.configure)
-			directive := "token_proxy api " + api.URL
+			transport := "transport http {\n"
 			if api.Certificate() != nil {
-				directive += " {\n" + trusting(t, api.Server) + "}"
+				transport = strings.TrimSuffix(trusting(t, api.Server), "}\n")
 			}
+			directive := "token_proxy api " + api.URL + " {\n" + transport + "expect_continue_timeout 1m\n}\n}" // on a busy machine
 			_, url := startProxy(t, dpopCredential(newClientID(), boundTokens(t).URL), directive)
 			for range 2 {
 				a := post(t, url, strings.Repeat("b", size))
@@ -210,6 +212,30 @@ func TestDPoPNonceBeforeALargeBody(t *testing.T) {
 			}
 			if n := len(api.received()); n != tc.requests {
 				t.Errorf("the API got %d requests, want %d", n, tc.requests)
+			}
+		})
+	}
+}
+
+// The application has not asked for the 100 (Continue) of the API, which HTTP/1.0 does not know at all.
+func TestDPoPContinueStaysHere(t *testing.T) {
+	const size = 1 << 20
+	for _, version := range []string{"1.0", "1.1"} {
+		t.Run(version, func(t *testing.T) {
+			api := newRecordingAPI(t, func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) })
+			_, url := startProxy(t, dpopCredential(newClientID(), boundTokens(t).URL), "token_proxy api "+api.URL)
+			conn, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			fmt.Fprintf(conn, "POST / HTTP/%s\r\nHost: app\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", version, size, strings.Repeat("b", size))
+			answer, _ := io.ReadAll(conn)
+			if want := "HTTP/" + version + " 200 OK"; !strings.HasPrefix(string(answer), want) {
+				t.Errorf("the application got %q, want %s", answer, want)
+			}
+			if got := api.only(t).Header.Get("Expect"); got != "100-continue" {
+				t.Errorf("the API was asked %q", got)
 			}
 		})
 	}
