@@ -261,7 +261,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if p.second != nil {
 		again := p.second.begin(r, p.body, p.lease.Kept())
 		tenant.expose(r)
-		p.body = nil
+		p.body, p.sent = nil, false // the token is new
 		err = h.proxy(w, again, next, p)
 	}
 	account.replayed = p.replayed

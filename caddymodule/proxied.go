@@ -64,8 +64,8 @@ func (p *proxied) end() {
 // client that has left, so that it does not try again and does not count a failure of the upstream.
 var errDenied = fmt.Errorf("the token is not sent: %w", context.Canceled)
 
-// denialWriter answers with the injector's problem, or does not answer before the second run, when reverse_proxy answers 499 for
-// a client that has left.
+// denialWriter takes the place of the 499 that reverse_proxy answers for a client that has left. If the injector has denied the
+// request, it answers with the injector's problem. If a second run must follow, it does not answer.
 type denialWriter struct {
 	caddyhttp.ResponseWriterWrapper
 	proxied    *proxied

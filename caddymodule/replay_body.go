@@ -59,7 +59,7 @@ func (b *replayBody) first() io.ReadCloser {
 }
 
 // hold reports whether the body could be sent again now. If so, the attempt reads no more than can be kept until again or finish
-// is called. Otherwise, the body would be lost while the request waits for another token.
+// is called. Without that, the body would be lost while the request waits for another token.
 func (b *replayBody) hold() bool {
 	if b == nil {
 		return true
@@ -225,7 +225,7 @@ func (a *bodyAttempt) readSource(p []byte) (int, error) {
 	b.reading = false
 	b.end = err
 	late := b.attempt != a
-	b.keep(p[:n], late || b.held)
+	b.keep(p[:n], late)
 	b.arrived.Broadcast()
 	if late {
 		b.release()
@@ -239,16 +239,16 @@ func (a *bodyAttempt) readSource(p []byte) (int, error) {
 	return n, err
 }
 
-// keep keeps bytes that have been read from the source. It keeps those that the next attempt must get even beyond the limits.
-// These come from a read that ended while the body was held, or after the next attempt began.
-func (b *replayBody) keep(p []byte, needed bool) {
+// keep keeps bytes that have been read from the source. Those of a late read go beyond all limits, because the current attempt has
+// not seen them. Those of a read that was running when the hold began go beyond the limit of the body.
+func (b *replayBody) keep(p []byte, late bool) {
 	switch {
 	case b.over:
-	case needed:
+	case late:
 		b.kept.append(p)
 	case b.settled || b.lost: // no other attempt needs them
 		b.kept.skip(p)
-	case b.kept.end+len(p) > b.limit || !b.kept.tryAppend(p):
+	case b.kept.end+len(p) > b.limit && !b.held || !b.kept.tryAppend(p):
 		b.lost = true
 		b.kept.free()
 		b.kept.skip(p)

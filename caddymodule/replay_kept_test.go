@@ -115,7 +115,7 @@ func TestKeptValuesChange(t *testing.T) {
 			if tc.early {
 				body.first, body.firstGiven, body.mayGoOn = 1<<10, func() {}, goOn
 				go func() {
-					for m.calls.Load() < 2 { // the 401 has arrived
+					for m.calls.Load() < 2 && t.Context().Err() == nil { // the 401 has arrived
 						time.Sleep(time.Millisecond)
 					}
 					close(goOn)
@@ -230,5 +230,39 @@ func TestBufferedBodyIsNotReadAfterTheFirstRun(t *testing.T) {
 	get(t, m.site).wantStatus(t, 200)
 	if n := m.calls.Load(); n != 2 {
 		t.Errorf("%d token calls, want 2", n)
+	}
+}
+
+// TestSecondRunKeepsItsToken replays with a token whose lifetime is zero. No other one can be had.
+func TestSecondRunKeepsItsToken(t *testing.T) {
+	for name, tc := range map[string]struct{ provider, handler string }{
+		"in the first run":    {"", ""},
+		"the duration counts": {"", "lb_try_duration 5s"},
+		"other kept values":   {"response {\n keep value value\n }", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var calls atomic.Int64
+			endpoint := serveHTTP(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				n := calls.Add(1)
+				if n > 2 {
+					w.WriteHeader(http.StatusServiceUnavailable)
+					return
+				}
+				w.Header().Set("Content-Type", "application/json")
+				fmt.Fprintf(w, `{"access_token":"token-%d","expires_in":0,"value":"%d"}`, n, n)
+			}))
+			api := serveHTTP(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if credentialOf(r) != "Bearer token-2" {
+					w.Header().Set("WWW-Authenticate", invalidToken)
+					w.WriteHeader(http.StatusUnauthorized)
+				}
+			}))
+			_, url := startProxy(t, oauth2Credential("api", "token_url "+endpoint.URL+"\n "+tc.provider, withSecret),
+				"token_proxy api "+api.URL+" {\n "+tc.handler+"\n}")
+			get(t, url).wantStatus(t, 200)
+			if n := calls.Load(); n != 2 {
+				t.Errorf("%d token calls, want 2", n)
+			}
+		})
 	}
 }

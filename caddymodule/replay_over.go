@@ -8,11 +8,12 @@ import (
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
 )
 
-// A replay usually happens inside the round trip of the first attempt. It is a second run of reverse_proxy if that must make the
-// request anew, because placeholders have other values, or must not take the wait for the token for the upstream's latency.
+// A replay usually happens inside the round trip of the first attempt. The handler runs reverse_proxy a second time in two cases:
+// the request was made with placeholders that now have other values, or the wait for the token would count as latency of the
+// upstream.
 
 // errStartOver is the error that the injector returns to reverse_proxy to end the first run. reverse_proxy takes it for a client
-// that has left, as errDenied.
+// that has left, as it does with errDenied.
 var errStartOver = fmt.Errorf("the request is sent again with another token: %w", context.Canceled)
 
 // secondRun is what a request needs for a second run of reverse_proxy.
