@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
 	"strconv"
 	"strings"
 
@@ -55,6 +56,9 @@ func sealAdmin(config []byte) (sealed []byte, warning string, err error) {
 		warning = fmt.Sprintf("the admin API at %s is off, because the application could load a configuration there that shows the credentials; "+
 			"to use the API, set admin unix//<path>, and run the application as another user", c.Admin.Listen)
 	}
+	if !off {
+		warning = fmt.Sprintf("the admin API at %s stays on: run the application as another user, because one of this user could load a configuration there that shows the credentials", c.Admin.Listen)
+	}
 	root := membersOf(config)
 	admin := membersOf(root["admin"])
 	settings := membersOf(admin["config"])
@@ -75,7 +79,7 @@ func hasPermissions(address string) bool {
 		return false // Caddy reports it
 	}
 	a, err := caddy.ParseNetworkAddress(address)
-	if err != nil || !a.IsUnixNetwork() || strings.HasPrefix(a.Host, "@") { // an abstract socket has no permissions
+	if err != nil || !a.IsUnixNetwork() || strings.HasPrefix(a.Host, "@") || runtime.GOOS == "windows" { // abstract sockets and those of Windows have none
 		return false
 	}
 	_, bits, _ := strings.Cut(a.Host, "|")
