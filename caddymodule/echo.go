@@ -53,9 +53,9 @@ func (f *tokenField) withoutEcho(err error, sent *sentFields) error {
 	}
 }
 
-// quotes matches what errors quote of an upstream. net/http, net/textproto and HTTP/2 quote it, and HTTP/3 appends the reason for
-// closing the connection.
-var quotes = regexp.MustCompile(`"(?:[^"\\]|\\.)*"|(?:\(remote\)|H3[^:]*): .*`)
+// quotes matches what errors quote of an upstream. net/http, net/textproto and HTTP/2 quote it. HTTP/3 and QUIC append the reason
+// for closing the connection, and names of fields.
+var quotes = regexp.MustCompile(`(?s)"(?:[^"\\]|\\.)*"|(?:\(remote\)|H3|http3: |not lower-case: ).*`)
 
 // withoutQuotes removes what an error quotes of the upstream. The requests of many tenants share a connection, so that the
 // upstream may have sent the token of any of them.

@@ -166,7 +166,11 @@ func TestWithoutQuotes(t *testing.T) {
 			"http2: server sent GOAWAY and closed the connection; LastStreamID=1, ErrCode=NO_ERROR, debug=REDACTED"},
 		{errors.New(`two: "T0" and "KEN", and no more`), "two: REDACTED and REDACTED, and no more"},
 		{errors.New("Application error 0x100 (remote): T0KEN"), "Application error 0x100 REDACTED"},
+		{errors.New("Application error 0x10c (remote): rejected\nT0KEN"), "Application error 0x10c REDACTED"},
+		{errors.New("PROTOCOL_VIOLATION (remote) (frame type: 0x6): T0KEN"), "PROTOCOL_VIOLATION REDACTED"},
 		{errors.New("H3_NO_ERROR: T0KEN"), "REDACTED"},
+		{errors.New("http3: invalid response: unknown pseudo header: :T0KEN"), "REDACTED"},
+		{errors.New("header field is not lower-case: T0KEN"), "header field is REDACTED"},
 	} {
 		got := withoutQuotes(tc.err)
 		if got.Error() != tc.want || !errors.Is(got, tc.err) {
