@@ -86,7 +86,7 @@ func checkUnshared(ctx context.Context, host string, port uint) error {
 			return nil
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%w: another process would answer a part of the requests", err)
+			return fmt.Errorf("%w; end the other process, which would answer a part of the requests, or choose another port", err)
 		}
 	}
 	return nil

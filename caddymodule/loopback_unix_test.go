@@ -78,7 +78,7 @@ func TestLoopbackOfTwoProcesses(t *testing.T) {
 	wantAnswer("first")
 	log, other := startBinary(t, t.TempDir(), second)
 	eventually(t, "an error of the second sidecar", func() bool {
-		return strings.Contains(log.String(), "listen tcp "+addr+": bind: address already in use: another process would answer a part of the requests")
+		return strings.Contains(log.String(), "listen tcp "+addr+": bind: address already in use; end the other process")
 	})
 	if err := other.Wait(); err == nil {
 		t.Error("the second sidecar ends without an error")
@@ -129,7 +129,11 @@ func TestLoopbackReloads(t *testing.T) {
 	if err := server.load(strings.ReplaceAll(config(100, "bind loopback/localhost"), port, portNumber(freeAddr(t)))); err != nil {
 		t.Fatal(err)
 	}
-	if err := server.load(config(101, "bind loopback/localhost")); err != nil { // its old listener may still be closing
+	eventually(t, "the old listener to be closed", func() bool {
+		l, err := net.Listen("tcp", addr)
+		return err == nil && l.Close() == nil
+	})
+	if err := server.load(config(101, "bind loopback/localhost")); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the last configuration answers", func() bool { return getText("http://"+addr) == "step-101" })
