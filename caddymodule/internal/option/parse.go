@@ -10,14 +10,14 @@ import (
 )
 
 // unset is why an option may have no value although the operator has written one. Caddy replaces {$NAME} before it parses.
-const unset = "A variable {$NAME} that is not set leaves none"
+const unset = "if it is {$NAME}, this variable is empty or not set"
 
 // Values parses an option that takes one or more values.
 func Values(d *caddyfile.Dispenser) ([]string, error) {
 	option := d.Val()
 	values := d.RemainingArgs()
 	if len(values) == 0 {
-		return nil, d.Errf("%s has no value. %s", option, unset)
+		return nil, d.Errf("%s has no value; %s", option, unset)
 	}
 	return values, nil
 }
@@ -28,7 +28,7 @@ func Named(d *caddyfile.Dispenser) (name, value string, err error) {
 	args := d.RemainingArgs()
 	switch {
 	case len(args) == 1 && args[0] != "":
-		return "", "", d.Errf("%s has a name and no value. %s", option, unset)
+		return "", "", d.Errf("%s has a name and no value; %s", option, unset)
 	case len(args) != 2 || args[0] == "":
 		return "", "", d.Errf("%s takes a name and a value; quote a value with spaces", option)
 	}
