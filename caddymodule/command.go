@@ -283,7 +283,7 @@ func adminFailure(address string, err error) error {
 			return errors.New(printable(answer.Error))
 		}
 	}
-	return fmt.Errorf("the admin API at %s does not answer: check that the process is running, that its admin API has this address, and that it is not set to `admin off` (%w)", address, err)
+	return fmt.Errorf("the admin API at %s does not answer: check that the process is running, that its admin API has this address, and that neither `admin off` nor `token-proxy exec` has turned it off (%s)", address, printable(text))
 }
 
 // printReports prints a table, or JSON.

@@ -280,8 +280,8 @@ func (i *injector) withToken(req *http.Request, p *proxied, body io.ReadCloser) 
 	return i.withoutTrace(c, header, &p.fields)
 }
 
-// withoutTrace hides the token from the client traces of reverse_proxy and other handlers. One may see the header of the request.
-// reverse_proxy passes on the header of an informational answer, in which the API may repeat the query.
+// withoutTrace hides the token from the client traces of reverse_proxy and other handlers. Such a trace may see the header of
+// the request. reverse_proxy passes on the header of an informational answer, in which the API may repeat the query.
 func (i *injector) withoutTrace(req *http.Request, header *TokenHeader, sent *sentFields) *http.Request {
 	trace := httptrace.ContextClientTrace(req.Context())
 	if trace == nil {

@@ -838,8 +838,8 @@ func TestReloadEndsTheWaitOfAWrongCredential(t *testing.T) {
 		status int
 		calls  int
 	}{
-		{"secret", func(s *site) { s.secret = "wrong" }, 502, 2}, // and the only one for the right secret
-		{"client id", func(s *site) { s.id = newClientID() }, 502, 1},
+		{"secret", func(s *site) { s.secret = "wrong" }, 502, 2}, // and the only one for the right credential, in the first test
+		{"client id", func(s *site) { s.id = newClientID() }, 502, 2},
 		{"path of the token_url", func(s *site) { s.tokenURL += "s" }, 502, math.MaxInt}, // as in an outage
 		{"host of the token_url", func(s *site) { s.tokenURL = "http://" + freeAddr(t) }, 503, 0},
 	} {

@@ -91,7 +91,7 @@
 {{- fail "gateway.networkPolicy.egress: a rule has no destination in `to`. It would permit connections to all addresses, also to the metadata service of the cloud." }}
 {{- end }}
 {{- end }}
-{{- /* A second label or annotation with one name would replace that of the chart. */}}
+{{- /* A label or annotation with the same name would replace that of the chart. */}}
 {{- range $label := list "app.kubernetes.io/name" "app.kubernetes.io/instance" "token-proxy" }}
 {{- if hasKey ($gateway.podLabels | default dict) $label }}
 {{- fail (printf "gateway.podLabels: the chart itself sets %s, by which the Deployment, the Service and the policies find the replicas. Remove it." $label) }}
