@@ -52,12 +52,12 @@ func sealAdmin(config []byte) (sealed []byte, warning string, err error) {
 		return nil, "", errors.New("admin.config.load pulls another configuration, which exec cannot read: name that configuration in --config")
 	}
 	off := c.Admin.Disabled || !hasPermissions(c.Admin.Listen)
-	if off && !c.Admin.Disabled && c.Admin.Listen != "" {
+	switch {
+	case !off:
+		warning = fmt.Sprintf("the admin API at %s stays on: run the application as another user, because one of this user could load a configuration there that shows the credentials", c.Admin.Listen)
+	case !c.Admin.Disabled && c.Admin.Listen != "":
 		warning = fmt.Sprintf("the admin API at %s is off, because the application could load a configuration there that shows the credentials; "+
 			"to use the API, set admin unix//<path>, and run the application as another user", c.Admin.Listen)
-	}
-	if !off {
-		warning = fmt.Sprintf("the admin API at %s stays on: run the application as another user, because one of this user could load a configuration there that shows the credentials", c.Admin.Listen)
 	}
 	root := membersOf(config)
 	admin := membersOf(root["admin"])

@@ -301,7 +301,12 @@ func (i *injector) withoutTrace(req *http.Request, header *TokenHeader, sent *se
 			return informed(status, fields)
 		}
 	}
-	return req.WithContext(httptrace.WithClientTrace(noClientTrace{req.Context()}, &quiet))
+	return replaceTrace(req, &quiet)
+}
+
+// replaceTrace returns the request with another client trace in place of its own.
+func replaceTrace(req *http.Request, trace *httptrace.ClientTrace) *http.Request {
+	return req.WithContext(httptrace.WithClientTrace(noClientTrace{req.Context()}, trace))
 }
 
 // noClientTrace is a context without its client trace. Without it, httptrace would call the old trace after the new one.

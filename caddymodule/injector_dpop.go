@@ -107,7 +107,7 @@ func withoutContinue(req *http.Request) *http.Request {
 		}
 		return trace.Got1xxResponse(status, header)
 	}
-	return req.WithContext(httptrace.WithClientTrace(noClientTrace{req.Context()}, &quiet))
+	return replaceTrace(req, &quiet)
 }
 
 // continueTimeout is how long an attempt waits for 100 (Continue), unless the transport has an expect_continue_timeout. Go's servers
