@@ -18,13 +18,14 @@ func IsLoopback(host string) bool {
 	if host == "localhost" { // RFC 6761 section 6.3
 		return true
 	}
-	addr, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	addr, err := netip.ParseAddr(withoutBrackets(host))
 	return err == nil && addr.Unmap().IsLoopback()
 }
 
 // mayBeLocal reports whether host could be this machine or a link-local address, in any spelling that some resolver
 // understands. It errs on the side of true, because the metadata of an issuer elsewhere must not name such a host.
 func mayBeLocal(host string) bool {
+	host = withoutBrackets(host)
 	if ip, _, ok := strings.Cut(host, "%"); ok && strings.Contains(ip, ":") { // an IPv6 address with a zone
 		host = ip
 	}
@@ -57,9 +58,13 @@ func sameHost(a, b string) bool {
 }
 
 // normalHost returns the host in lower case, in ASCII and without dots at the end. Like net/http, it maps names such as
-// "ｌocalhost" to ASCII. It reports false for a name that has no ASCII form.
+// "ｌocalhost" to ASCII. It reports false for a name that has no ASCII form, and for one with a bracket, which can only
+// enclose an IPv6 address (RFC 3986 section 3.2.2).
 func normalHost(host string) (string, bool) {
-	host = strings.Trim(host, "[]")
+	host = withoutBrackets(host)
+	if strings.ContainsAny(host, "[]") {
+		return "", false
+	}
 	if strings.ContainsFunc(host, func(r rune) bool { return r > unicode.MaxASCII }) {
 		var err error
 		if host, err = idna.Lookup.ToASCII(host); err != nil {
@@ -67,6 +72,14 @@ func normalHost(host string) (string, bool) {
 		}
 	}
 	return strings.ToLower(strings.TrimRight(host, ".")), true
+}
+
+// withoutBrackets returns what the brackets of an IPv6 address in a URL enclose.
+func withoutBrackets(host string) string {
+	if inner, ok := strings.CutPrefix(host, "["); ok && strings.HasSuffix(inner, "]") {
+		return strings.TrimSuffix(inner, "]")
+	}
+	return host
 }
 
 // parseAddr parses an IP address without a zone. It returns an IPv4 address also for its forms in IPv6 (RFC 4291 section
