@@ -144,6 +144,7 @@ func (r *rehearsal) cases() []rehearsed {
 		{"redirect", token(r.http(sendAnswer(302, "text/html", "c4n4ry", "Location", "/c4n4ry"))), "", "The token endpoint redirects, and the proxy does not follow because the secret would go to another URL (status 302).", "Set token_url"},
 		{"not found", token(r.http(sendAnswer(404, "text/html", "c4n4ry"))), "", "The server has no token endpoint at this URL (status 404).", "path of the token URL"},
 		{"no POST", token(r.http(sendAnswer(405, "text/html", "c4n4ry"))), "", "This URL does not accept POST, which token endpoints require (status 405).", "authorization endpoint"},
+		{"page of a firewall", token(r.http(sendAnswer(403, "text/html", "<html>c4n4ry"))), "", "The answer does not come from a token endpoint, because it is neither JSON nor a form (status 403).", "a firewall or another service"},
 		{"login page", token(r.http(sendAnswer(200, "text/html", "<html>c4n4ry"))), "", "The answer is neither JSON nor a form (status 200).", "login page"},
 		{"no token", token(r.http(sendAnswer(200, "application/json", `{"id":"c4n4ry"}`))), "", "The answer holds no token (status 200).", "block response"},
 		{"too large", token(r.http(sendAnswer(200, "application/json", strings.Repeat(" ", 1<<17)))), "", "The answer of the token endpoint is larger than 64 KiB (status 200).", "login page"},

@@ -148,6 +148,8 @@ func refusedDetail(e *token.Error) string {
 		return "The proxy cannot find the token endpoint, because the metadata of the issuer are missing or not usable. The log of the proxy has the reason."
 	case e.Cause == token.CauseRedirect || e.Cause == token.CauseNoEndpoint || e.Cause == token.CauseMethod:
 		return "The server has no token endpoint at the configured URL. The log of the proxy has the reason."
+	case e.Cause == token.CauseNotJSON:
+		return "The answer to the token request does not come from a token endpoint. The log of the proxy has the reason."
 	case e.Status == 0:
 		return "The proxy cannot request a token, because of its configuration or an unreadable secret. The log of the proxy has the reason."
 	case e.Cause == token.CauseTokenType || e.Cause == token.CauseNotBound:

@@ -17,6 +17,7 @@ func TestProblemNamesTheParty(t *testing.T) {
 		"the issuer that names":                 {Kind: token.Unavailable, Cause: token.CauseName, Peer: token.PeerIssuer},
 		"the metadata of the issuer":            {Kind: token.Refused, Cause: token.CauseMetadataIssuer, Peer: token.PeerIssuer},
 		"no token endpoint at":                  {Kind: token.Refused, Cause: token.CauseNoEndpoint, Status: 404},
+		"does not come from a token endpoint":   {Kind: token.Refused, Cause: token.CauseNotJSON, Status: 403},
 		"an unreadable secret":                  {Kind: token.Refused},
 		"a token of a type":                     {Kind: token.Refused, Cause: token.CauseTokenType, Status: 200},
 		"The token endpoint refuses":            {Kind: token.Refused, Status: 401, Code: "invalid_client"},

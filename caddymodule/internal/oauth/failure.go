@@ -16,7 +16,8 @@ import (
 // failure returns the error for an answer without a token. An error code that means "try again" decides its kind. For all
 // other codes, the status does.
 func (a *Answer) failure(code string, l Layout) *token.Error {
-	e := &token.Error{Kind: token.Refused, Status: a.Status, Code: code, Reason: "the token endpoint refused the request"}
+	const refused = "the token endpoint refused the request"
+	e := &token.Error{Kind: token.Refused, Status: a.Status, Code: code, Reason: refused}
 	switch {
 	case a.transient(code, l):
 		e.Kind = token.Unavailable
@@ -42,6 +43,10 @@ func (a *Answer) failure(code string, l Layout) *token.Error {
 		e.Reason = "the answer holds no token"
 	}
 	e.Passing = e.Kind == token.Refused && !a.judgesClient(e, l)
+	if e.Passing && e.Reason == refused { // the client and its secret are not what the operator has to check
+		e.Cause = token.CauseNotJSON
+		e.Reason = "the answer does not come from a token endpoint, because it is neither JSON nor a form"
+	}
 	return e
 }
 

@@ -64,6 +64,8 @@ func TestFailureThatPasses(t *testing.T) {
 				_, err := answerOf(status, "", body).Read(both)
 				if e := wantError(t, err, token.Refused); e.Passing != tc.passing {
 					t.Errorf("%d %s: passing %t", status, body, e.Passing)
+				} else if e.Passing && strings.Contains(e.Reason, "refused") {
+					t.Errorf("%d %s: the reason %q blames the client", status, body, e.Reason)
 				}
 			}
 		}

@@ -170,7 +170,7 @@ func adviseOnMetadata(cause token.Cause, p party) string {
 }
 
 func adviseOnAnswer(cause token.Cause, p party) string {
-	const elsewhere = ". A login page, a gateway or another service may be answering there."
+	const elsewhere = ". A login page, a gateway, a firewall or another service may be answering there."
 	switch cause {
 	case token.CauseRedirect:
 		if p.cause == causeIssuer {
