@@ -123,7 +123,7 @@ func (s *space) apply(folder string, change func(runtime.Object)) {
 	if err != nil {
 		s.Fatal(err)
 	}
-	var all bytes.Buffer
+	var objects []runtime.Object
 	for _, resource := range built.Resources() {
 		text, err := resource.AsYAML()
 		if err != nil {
@@ -133,11 +133,22 @@ func (s *space) apply(folder string, change func(runtime.Object)) {
 		if err != nil {
 			s.Fatal(err)
 		}
+		change(object)
+		objects = append(objects, object)
+	}
+	s.applyAll(folder, objects)
+}
+
+// applyAll applies objects of a folder with the images of the test.
+func (s *space) applyAll(folder string, objects []runtime.Object) {
+	s.Helper()
+	var all bytes.Buffer
+	for _, object := range objects {
 		if template := templateOf(object); template != nil {
 			setImages(&template.Spec)
 		}
-		change(object)
-		if text, err = yaml.Marshal(object); err != nil {
+		text, err := yaml.Marshal(object)
+		if err != nil {
 			s.Fatal(err)
 		}
 		fmt.Fprintf(&all, "---\n%s", text)
@@ -208,6 +219,26 @@ func (s *space) pod(name string) *corev1.Pod {
 	}
 	s.Fatalf("no pod of %s", name)
 	return nil
+}
+
+// crash lets the process of the sidecar, or of a gateway, crash.
+func (s *space) crash(pod string) {
+	s.Helper()
+	// A container of the same user in the sidecar's namespace of processes. The kernel does not deliver SIGKILL to the first
+	// process of a namespace. Go's runtime crashes with SIGABRT.
+	crash, err := json.Marshal(map[string]any{"spec": map[string]any{"ephemeralContainers": []corev1.EphemeralContainer{{
+		TargetContainerName: sidecarName,
+		EphemeralContainerCommon: corev1.EphemeralContainerCommon{
+			Name: "crash", Image: loopImage, Command: []string{"sh", "-c", "kill -ABRT 1"},
+			SecurityContext: &corev1.SecurityContext{
+				RunAsUser: new(int64(65532)), AllowPrivilegeEscalation: new(false), Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+			},
+		},
+	}}}})
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.kubectl("patch", "pod", pod, "--subresource", "ephemeralcontainers", "--patch", string(crash))
 }
 
 func isReady(pod *corev1.Pod) bool {

@@ -6,7 +6,6 @@
 package check
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"strings"
@@ -415,21 +414,7 @@ func TestClusterCrash(t *testing.T) {
 	s.rehearse("1h", unchanged)
 	s.wantReady(true)
 	s.served()
-	// A container of the same user in the sidecar's namespace of processes. The kernel does not deliver SIGKILL to the first
-	// process of a namespace. Go's runtime crashes with SIGABRT.
-	crash, err := json.Marshal(map[string]any{"spec": map[string]any{"ephemeralContainers": []corev1.EphemeralContainer{{
-		TargetContainerName: sidecarName,
-		EphemeralContainerCommon: corev1.EphemeralContainerCommon{
-			Name: "crash", Image: loopImage, Command: []string{"sh", "-c", "kill -ABRT 1"},
-			SecurityContext: &corev1.SecurityContext{
-				RunAsUser: new(int64(65532)), AllowPrivilegeEscalation: new(false), Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
-			},
-		},
-	}}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.kubectl("patch", "pod", s.pod("rehearsal").Name, "--subresource", "ephemeralcontainers", "--patch", string(crash))
+	s.crash(s.pod("rehearsal").Name)
 	s.eventually(starts, "the sidecar is restarted", func() (string, bool) {
 		status := statusOf(s.pod("rehearsal"), sidecarName)
 		return fmt.Sprintf("%+v", status), status.RestartCount == 1 && status.Ready
@@ -452,6 +437,70 @@ func TestClusterMistake(t *testing.T) {
 		described := s.kubectl("describe", "pods")
 		return described, strings.Contains(described, "perhaps client_secret is meant, at /etc/token-proxy/Caddyfile:")
 	})
+}
+
+// TestClusterFailedRollout upgrades a gateway of the chart to a Caddyfile with a mistake. The old replica keeps serving, until
+// it is restarted and reads the new Caddyfile. The former values end the failure.
+func TestClusterFailedRollout(t *testing.T) {
+	t.Parallel()
+	s := newSpace(t, "failed-rollout")
+	s.client("token-proxy", "dev-client", "dev-secret")
+	s.apply("application", func(object runtime.Object) {
+		serve(object)
+		if template := templateNamed(object, "shop"); template != nil {
+			template.Labels["gateway-client"] = "true"
+		}
+	})
+	s.upgrade("client_secret")
+	s.ready("deployment/gateway")
+	s.ready("deployment/shop")
+	old := s.pod("token-proxy-gateway").Name
+	service := s.kubectl("get", "service", "gateway", "--output", "jsonpath={.spec.clusterIP}")
+	asked := map[string]string{"--connect-to gateway:8080:" + service + ":8080 http://gateway:8080/orders": `"client":"dev-client"`}
+	s.asks(asked)
+
+	s.upgrade("client_secrte")
+	const mistake = "perhaps client_secret is meant"
+	s.eventually(starts, "the new replica does not start", func() (string, bool) {
+		described := s.kubectl("describe", "pods", "--selector", "app.kubernetes.io/name=token-proxy-gateway")
+		return described, strings.Contains(described, mistake)
+	})
+	s.asks(asked)
+	s.eventually(starts, "the old replica has the new Caddyfile", func() (string, bool) {
+		out, err := s.sidecar("pod/"+old, "adapt")
+		return out, err != nil && strings.Contains(out, mistake)
+	})
+	s.asks(asked)
+	if restarts := s.kubectl("get", "pod", old, "--output", "jsonpath={.status.containerStatuses[0].restartCount}"); restarts != "0" {
+		t.Errorf("the old replica was restarted %s times", restarts)
+	}
+
+	s.crash(old)
+	s.eventually(starts, "the old replica does not start again", func() (string, bool) {
+		described := s.kubectl("describe", "pod", old)
+		return described, strings.Contains(described, mistake)
+	})
+	s.upgrade("client_secret")
+	s.ready("deployment/gateway")
+	s.asks(asked)
+}
+
+// upgrade applies the chart's gateway, with the development servers in each replica. option is the one with the secret.
+func (s *space) upgrade(option string) {
+	s.Helper()
+	values := "gateway:\n  replicas: 1\n  share:\n    enabled: false\n  credential:\n    options: |\n" +
+		"      provider optoro sandbox\n      client_id {file./run/secrets/token-proxy/client-id}\n      " +
+		option + " {file./run/secrets/token-proxy/client-secret}\n      api_hosts *.optiturn.com\n"
+	objects, _ := render(s.T, release{name: "gateway", namespace: s.name, values: values})
+	manifests := make([]runtime.Object, 0, len(objects))
+	for _, object := range objects {
+		if cm, ok := object.(*corev1.ConfigMap); ok {
+			caddyfile := deployments["secret"].caddyfile(cm.Data["Caddyfile"])
+			cm.Data["Caddyfile"] = strings.Replace(caddyfile, "clients 10.244.0.0/16", "clients any", 1) // the network of the pods is unknown
+		}
+		manifests = append(manifests, object)
+	}
+	s.applyAll("chart", manifests)
 }
 
 // TestClusterInjector installs the injector under names of its own, so that it does not touch one that the cluster has.
