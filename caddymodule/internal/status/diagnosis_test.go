@@ -128,6 +128,18 @@ func TestExplain(t *testing.T) {
 	}
 }
 
+// A summary that begins with an option keeps the case of its name.
+func TestSummaryOfAnOption(t *testing.T) {
+	for name, want := range map[string]string{
+		"own secret": "Option client_secret: the file is empty.",
+		"own path":   "Open /run/secret: no such file or directory.",
+	} {
+		if got := Explain(oauth2, errorsOfEndpoints[name], time.Now()).Summary; got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
 // Each cause has advice for each peer that it can concern, and the advice names the peer that the cause is about.
 func TestEachCauseHasAdvice(t *testing.T) {
 	for _, cause := range causes(t) {

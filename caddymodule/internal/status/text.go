@@ -11,6 +11,9 @@ func sentence(text string) string {
 	if text == "" {
 		return ""
 	}
+	if option, _, found := strings.Cut(text, ": "); found && strings.Contains(option, "_") && !strings.Contains(option, " ") {
+		return "Option " + text + "." // the case of its name stays
+	}
 	return strings.ToUpper(text[:1]) + text[1:] + "."
 }
 
