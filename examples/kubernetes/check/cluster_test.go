@@ -439,8 +439,8 @@ func TestClusterMistake(t *testing.T) {
 	})
 }
 
-// TestClusterFailedRollout upgrades a gateway of the chart to a Caddyfile with a mistake. The old replica keeps serving, until
-// it is restarted and reads the new Caddyfile. The former values end the failure.
+// TestClusterFailedRollout upgrades a gateway of the chart to a Caddyfile with a mistake. The two old replicas keep serving. One
+// that is restarted reads the new Caddyfile, and the other one serves alone. The former values end the failure.
 func TestClusterFailedRollout(t *testing.T) {
 	t.Parallel()
 	s := newSpace(t, "failed-rollout")
@@ -465,12 +465,13 @@ func TestClusterFailedRollout(t *testing.T) {
 		described := s.kubectl("describe", "pods", "--selector", "app.kubernetes.io/name=token-proxy-gateway")
 		return described, strings.Contains(described, mistake)
 	})
-	s.asks(asked)
 	s.eventually(starts, "the old replica has the new Caddyfile", func() (string, bool) {
 		out, err := s.sidecar("pod/"+old, "adapt")
 		return out, err != nil && strings.Contains(out, mistake)
 	})
-	s.asks(asked)
+	for range 10 {
+		s.asks(asked)
+	}
 	if restarts := s.kubectl("get", "pod", old, "--output", "jsonpath={.status.containerStatuses[0].restartCount}"); restarts != "0" {
 		t.Errorf("the old replica was restarted %s times", restarts)
 	}
@@ -480,6 +481,12 @@ func TestClusterFailedRollout(t *testing.T) {
 		described := s.kubectl("describe", "pod", old)
 		return described, strings.Contains(described, mistake)
 	})
+	s.eventually(starts, "the old replica gets no requests", func() (string, bool) {
+		ready := s.kubectl("get", "endpointslices", "--selector", "kubernetes.io/service-name=gateway", "--output",
+			"jsonpath={.items[*].endpoints[?(@.conditions.ready==true)].targetRef.name}")
+		return ready, ready != "" && !strings.Contains(ready, old)
+	})
+	s.asks(asked)
 	s.upgrade("client_secret")
 	s.ready("deployment/gateway")
 	s.asks(asked)
@@ -488,7 +495,7 @@ func TestClusterFailedRollout(t *testing.T) {
 // upgrade applies the chart's gateway, with the development servers in each replica. option is the one with the secret.
 func (s *space) upgrade(option string) {
 	s.Helper()
-	values := "gateway:\n  replicas: 1\n  share:\n    enabled: false\n  credential:\n    options: |\n" +
+	values := "gateway:\n  share:\n    enabled: false\n  credential:\n    options: |\n" +
 		"      provider optoro sandbox\n      client_id {file./run/secrets/token-proxy/client-id}\n      " +
 		option + " {file./run/secrets/token-proxy/client-secret}\n      api_hosts *.optiturn.com\n"
 	objects, _ := render(s.T, release{name: "gateway", namespace: s.name, values: values})
