@@ -88,7 +88,8 @@ func (a Assertion) Sign(k SigningKey) (string, error) {
 	}
 	signed, err := signer.Sign(payload)
 	if errors.Is(err, jose.ErrInvalidKeySize) { // RFC 7518 section 3.2
-		return "", errors.New("the secret is too short for " + string(k.alg))
+		size := map[jose.SignatureAlgorithm]string{jose.HS256: "32", jose.HS384: "48", jose.HS512: "64"}[k.alg]
+		return "", errors.New("the secret is too short for " + string(k.alg) + ", which needs " + size + " bytes")
 	}
 	if err != nil {
 		return "", err

@@ -139,7 +139,7 @@ func Size(d *caddyfile.Dispenser, into **int64, most uint64) error {
 	}
 	size, err := humanize.ParseBytes(text)
 	if err != nil || size > most {
-		return d.Errf("%s: this is not a size of at most %s", option, humanize.IBytes(most))
+		return d.Errf("%s: this is not a size such as 64KiB, of at most %s", option, humanize.IBytes(most))
 	}
 	bytes := int64(size)
 	*into = &bytes
