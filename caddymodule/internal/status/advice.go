@@ -153,7 +153,7 @@ func adviseOnMetadata(cause token.Cause, p party) string {
 	case token.CauseMetadataDenied:
 		return "Check " + p.place + ". If the service does not publish its metadata, set token_url instead of issuer."
 	case token.CauseMetadataNotJSON:
-		return "Check " + p.place + ". A login page, a gateway or another service may be answering there. You can also set token_url instead of issuer."
+		return "Check " + p.place + ". A login page, a gateway, a firewall or another service may be answering there. You can also set token_url instead of issuer."
 	case token.CauseMetadataIssuer:
 		return "Set the option issuer to exactly the value of the member issuer in the metadata, if that is the service that you mean. If it is not, check " + p.place + ", or set token_url instead of issuer."
 	case token.CauseMetadataNoIssuer:

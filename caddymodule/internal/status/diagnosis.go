@@ -163,7 +163,7 @@ func Explain(of Service, e *token.Error, now time.Time) Diagnosis {
 		return Diagnosis{"", p.cause, sentence(e.Error()), again + "Check the network, the firewall and the network proxy between this machine and " + of.Endpoint + "."}
 	case e.Kind == token.Unreadable:
 		return Diagnosis{"", p.cause, sentence(e.Error()),
-			again + "Check " + p.place + ". A login page, a gateway or another service may be answering there."}
+			again + "Check " + p.place + ". A login page, a gateway, a firewall or another service may be answering there."}
 	case e.Cause == token.CauseFile || e.Cause == token.CauseTenant:
 		return Diagnosis{"", causeConfiguration, sentence(e.Error()), "Create the file, or correct its path in " + optionIn(e.Reason) + ". " + adviceReload}
 	case e.Status == 0: // not an answer of the token endpoint, so the mistake is in the configuration or its files
