@@ -205,6 +205,41 @@ func TestChartCopies(t *testing.T) {
 	}
 }
 
+// TestChartReadme renders the values of the README, and compares the names in the text after them.
+func TestChartReadme(t *testing.T) {
+	readme, err := os.ReadFile(chartFolder + "/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, block, found := strings.Cut(string(readme), "Write `catalog.yaml`")
+	_, block, ok := strings.Cut(block, "\n\n")
+	block, text, ended := strings.Cut(block, "\n\n")
+	if !found || !ok || !ended {
+		t.Fatal("README.md has no catalog.yaml")
+	}
+	var values map[string]any
+	if err := yaml.UnmarshalStrict([]byte(strings.ReplaceAll("\n"+block, "\n\t", "\n")), &values); err != nil {
+		t.Fatal(err)
+	}
+	for version, with := range renderers {
+		rendered, err := with(release{name: "catalog", namespace: "shop", kubernetes: "v1.36.0"}, values)
+		if err != nil {
+			t.Fatalf("%s: %v", version, err)
+		}
+		all := strings.Join(slices.Collect(maps.Values(rendered)), "\n")
+		for _, want := range []string{`catalog-client: "true"`, "http://catalog:8080", `secretName: "catalog"`, "clients 10.244.0.0/16"} {
+			if !strings.Contains(all, want) {
+				t.Errorf("%s: %s is missing", version, want)
+			}
+		}
+	}
+	for _, name := range []string{"helm install catalog . -f catalog.yaml", "`catalog-client: \"true\"`", "`http://catalog:8080`"} {
+		if !strings.Contains(text, name) {
+			t.Errorf("README.md lacks %s after the values", name)
+		}
+	}
+}
+
 // TestChartLint lints the chart with both versions, with its own values and with those of a gateway.
 func TestChartLint(t *testing.T) {
 	for name, values := range map[string]string{"its own values": "", "a gateway": exampleValues} {
