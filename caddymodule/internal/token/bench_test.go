@@ -187,6 +187,17 @@ func TestSourcesAreSmall(t *testing.T) {
 	runtime.KeepAlive(v)
 }
 
+// TestVaultIsSmall says what an empty vault takes, because every process with a credential has one.
+func TestVaultIsSmall(t *testing.T) {
+	const most = 400 << 10
+	before := heapInUse()
+	v := newVault(t, 10_000)
+	if took := int64(heapInUse()) - int64(before); took > most {
+		t.Errorf("an empty vault takes %d KiB, want at most %d", took>>10, most>>10)
+	}
+	runtime.KeepAlive(v)
+}
+
 // heapInUse returns the bytes of all reachable objects.
 func heapInUse() uint64 {
 	runtime.GC()
