@@ -16,8 +16,7 @@ import (
 // failure returns the error for an answer without a token. An error code that means "try again" decides its kind. For all
 // other codes, the status does.
 func (a *Answer) failure(code string, l Layout) *token.Error {
-	const refused = "the token endpoint refused the request"
-	e := &token.Error{Kind: token.Refused, Status: a.Status, Code: code, Reason: refused}
+	e := &token.Error{Kind: token.Refused, Status: a.Status, Code: code}
 	switch {
 	case a.transient(code, l):
 		e.Kind = token.Unavailable
@@ -43,9 +42,13 @@ func (a *Answer) failure(code string, l Layout) *token.Error {
 		e.Reason = "the answer holds no token"
 	}
 	e.Passing = e.Kind == token.Refused && !a.judgesClient(e, l)
-	if e.Passing && e.Reason == refused { // the client and its secret are not what the operator has to check
+	switch {
+	case e.Reason != "":
+	case e.Passing: // the operator need not check the client and its secret
 		e.Cause = token.CauseNotJSON
 		e.Reason = "the answer does not come from a token endpoint, because it is neither JSON nor a form"
+	default:
+		e.Reason = "the token endpoint refused the request"
 	}
 	return e
 }
