@@ -153,7 +153,7 @@ func adviseOnMetadata(cause token.Cause, p party) string {
 	case token.CauseMetadataDenied:
 		return "Check " + p.place + ". If the service does not publish its metadata, set token_url instead of issuer."
 	case token.CauseMetadataNotJSON:
-		return "Check " + p.place + ". A login page, a gateway, a firewall or another service may be answering there. You can also set token_url instead of issuer."
+		return "Check " + p.place + adviceElsewhere + " You can also set token_url instead of issuer."
 	case token.CauseMetadataIssuer:
 		return "Set the option issuer to exactly the value of the member issuer in the metadata, if that is the service that you mean. If it is not, check " + p.place + ", or set token_url instead of issuer."
 	case token.CauseMetadataNoIssuer:
@@ -170,7 +170,6 @@ func adviseOnMetadata(cause token.Cause, p party) string {
 }
 
 func adviseOnAnswer(cause token.Cause, p party) string {
-	const elsewhere = ". A login page, a gateway, a firewall or another service may be answering there."
 	switch cause {
 	case token.CauseRedirect:
 		if p.cause == causeIssuer {
@@ -182,14 +181,14 @@ func adviseOnAnswer(cause token.Cause, p party) string {
 	case token.CauseMethod:
 		return "Compare the token URL with the service's documentation. It may be the URL of the authorization endpoint or of a web page."
 	case token.CauseTooLarge, token.CauseNotJSON:
-		return "Check " + p.place + elsewhere
+		return "Check " + p.place + adviceElsewhere
 	case token.CauseEncoding:
 		return "Check " + p.place + ". A gateway on the way may compress or change answers."
 	case token.CauseNoToken:
 		if !p.oauth2 {
-			return "Check " + p.place + elsewhere
+			return "Check " + p.place + adviceElsewhere
 		}
-		return "Check " + p.place + elsewhere + " If the service puts the token elsewhere, set token in the block response of provider oauth2."
+		return "Check " + p.place + adviceElsewhere + " If the service puts the token elsewhere, set token in the block response of provider oauth2."
 	case token.CauseTokenText:
 		if !p.oauth2 {
 			return "Report this to the service, with the name of the provider."

@@ -163,7 +163,7 @@ func Explain(of Service, e *token.Error, now time.Time) Diagnosis {
 		return Diagnosis{"", p.cause, sentence(e.Error()), again + "Check the network, the firewall and the network proxy between this machine and " + of.Endpoint + "."}
 	case e.Kind == token.Unreadable:
 		return Diagnosis{"", p.cause, sentence(e.Error()),
-			again + "Check " + p.place + ". A login page, a gateway, a firewall or another service may be answering there."}
+			again + "Check " + p.place + adviceElsewhere}
 	case e.Cause == token.CauseFile || e.Cause == token.CauseTenant:
 		return Diagnosis{"", causeConfiguration, sentence(e.Error()), "Create the file, or correct its path in " + optionIn(e.Reason) + ". " + adviceReload}
 	case e.Status == 0: // not an answer of the token endpoint, so the mistake is in the configuration or its files
@@ -211,8 +211,10 @@ func (s Service) onRefusal(code string) [2]string {
 }
 
 const (
-	adviceReload   = "The proxy reads a changed file within moments. Any other change needs a reload."
-	adviceProvider = "Compare the token URL, the provider and its options with the service's documentation."
+	// adviceElsewhere begins with the end of the sentence that names the place to check.
+	adviceElsewhere = ". A login page, a gateway, a firewall or another service may be answering there."
+	adviceReload    = "The proxy reads a changed file within moments. Any other change needs a reload."
+	adviceProvider  = "Compare the token URL, the provider and its options with the service's documentation."
 )
 
 // explainRefusal returns what it means that the token endpoint refuses the credential, and what to do.
