@@ -109,6 +109,12 @@ func otherReplica(t *testing.T, credential string, change ...func(*share.Spec, *
 	return with.Credential(spec)
 }
 
+// storeWorks waits until the store of the running configuration has saved its first probe. Requests do not wait for that.
+func storeWorks(t *testing.T) {
+	t.Helper()
+	eventually(t, "the store works", func() bool { return runningApp().Share.store.guard.Stats().Up })
+}
+
 // leaveToken saves a token for an hour as another replica does.
 func leaveToken(t *testing.T, replica *share.Credential, value string) {
 	t.Helper()

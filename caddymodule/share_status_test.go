@@ -23,6 +23,7 @@ func TestAdoptedTokenIsReported(t *testing.T) {
 		siteConfig(addr, "token_proxy "+name+" "+api.URL)
 	s := startOperated(t, config, subscription())
 	leaveToken(t, otherReplica(t, name), "a-token-of-another-replica")
+	storeWorks(t)
 
 	get(t, "http://"+addr).wantStatus(t, 200)
 	if got := api.only(t).Header.Get("Authorization"); got != "Bearer a-token-of-another-replica" || tokens.Calls() != 0 {

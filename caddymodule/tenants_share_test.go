@@ -26,7 +26,7 @@ func TestTenantsAreShared(t *testing.T) {
 	share := fmt.Sprintf("share {\n store redis {\n address %s\n }\n key {env.TOKEN_PROXY_TEST_KEY}\n }\n", server.Addr)
 	startCaddy(t, globalOptions(share+p.credential("api"))+siteConfig(addr, "token_proxy api "+p.api.addr()))
 	c := runningApp().clients["api"]
-	eventually(t, "the store is open", func() bool { return runningApp().Share.store.guard.Stats().Up })
+	storeWorks(t)
 	p.wantTenant(p.ask("http://"+addr, "a"), "a")
 	p.wantTenant(p.ask("http://"+addr, "b"), "b")
 	first := make(map[string]string)
@@ -67,7 +67,7 @@ func TestTenantsAreSharedAfterAReload(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := runningApp().clients["api"]
-	eventually(t, "the store is open", func() bool { return runningApp().Share.store.guard.Stats().Up })
+	storeWorks(t)
 	p.wantTenant(p.ask("http://"+addr, "a"), "a")
 	c.tenants.Purge(t.Context(), false)
 	p.wantTenant(p.ask("http://"+addr, "a"), "a")
@@ -112,7 +112,7 @@ func TestSharedTenantsAreSmall(t *testing.T) {
 	credential := "credential api {\n tenant {http.request.header.X-Tenant}\n provider elastic_path\n client_id " + newClientID() + "-{tenant}\n client_secret {env.TOKEN_PROXY_TEST_KEY}\n api_hosts 127.0.0.1\n}\n"
 	startCaddy(t, globalOptions(share+credential)+siteConfig(addr, "token_proxy api "+p.api.addr()))
 	c := runningApp().clients["api"]
-	eventually(t, "the store is open", func() bool { return runningApp().Share.store.guard.Stats().Up })
+	storeWorks(t)
 	t.Cleanup(func() { removeTenants(c) }) // the vault would be full for other tests
 	fill(t, c, 0, 100)
 	before := heapInUse()
@@ -136,6 +136,7 @@ func sharedTenantServer(t *testing.T) (s *operatedServer, p *tenantPlatform, nam
 	p, m = newTenantPlatform(t, "a", "b"), newMemory(t)
 	name, addr := "shops-"+newClientID(), freeAddr(t)
 	s = startOperated(t, globalOptions(sharedThrough(t, m), p.credential(name))+siteConfig(addr, "token_proxy "+name+" "+p.api.addr()), nil)
+	storeWorks(t)
 	for _, tenant := range []string{"a", "b"} {
 		p.wantTenant(p.ask("http://"+addr, tenant), tenant)
 	}
