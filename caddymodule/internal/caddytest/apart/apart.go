@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -17,7 +18,7 @@ const variable = "TEST_APART"
 
 // Run runs the calling test in a process of its own, beside other tests, and reports whether it has: the test must return
 // then. Caddy has one configuration per process, so that two tests that boot it cannot share a process. A test that mostly
-// waits calls Run first, so that others go on meanwhile:
+// waits calls Run first, so that others go on meanwhile, also those that are not parallel:
 //
 //	if apart.Run(t) {
 //		return
@@ -29,22 +30,46 @@ func Run(t *testing.T) bool {
 	if os.Getenv(variable) == t.Name() {
 		return false
 	}
-	t.Parallel()
-	cmd := exec.CommandContext(t.Context(), os.Args[0], argsFor(t.Name())...)
-	cmd.Env = append(os.Environ(), variable+"="+t.Name())
-	out, err := cmd.CombinedOutput()
+	wait := start(t)
+	t.Parallel() // waits for the tests that are not parallel
+	out, err := wait()
 	switch {
 	case err != nil:
 		t.Errorf("%v\n%s", err, out)
-	case strings.Contains(string(out), "--- SKIP: "+t.Name()+" "):
+	case strings.Contains(out, "--- SKIP: "+t.Name()+" "):
 		t.Skipf("%s", out)
-	case !strings.Contains(string(out), "--- PASS: "+t.Name()+" "):
+	case !strings.Contains(out, "--- PASS: "+t.Name()+" "):
 		t.Errorf("the process has not run the test:\n%s", out)
 	default:
 		t.Logf("%s", out)
 	}
 	return true
 }
+
+// start starts the process of the test as soon as few enough others run. The function that it returns waits for its end.
+func start(t *testing.T) (wait func() (string, error)) {
+	cmd := exec.CommandContext(t.Context(), os.Args[0], argsFor(t.Name())...)
+	cmd.Env = append(os.Environ(), variable+"="+t.Name())
+	var out []byte
+	var err error
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		places := places()
+		places <- struct{}{}
+		defer func() { <-places }()
+		out, err = cmd.CombinedOutput()
+	}()
+	return func() (string, error) {
+		<-ended
+		return string(out), err
+	}
+}
+
+// places bounds the number of processes like that of parallel tests.
+var places = sync.OnceValue(func() chan struct{} {
+	return make(chan struct{}, flag.Lookup("test.parallel").Value.(flag.Getter).Get().(int))
+})
 
 // argsFor returns the arguments of this process, but for one test.
 func argsFor(name string) []string {
