@@ -34,13 +34,7 @@ type execRun struct {
 // startExec runs exec with a configuration, and a shell script as the application. environ are further variables.
 func startExec(t *testing.T, config, script string, environ ...string) *execRun {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("it takes a build")
-	}
-	path, err := binary()
-	if err != nil {
-		t.Fatal(err)
-	}
+	path := product(t)
 	r := &execRun{t: t, errs: filepath.Join(t.TempDir(), "errors"), done: make(chan struct{})}
 	r.cmd = exec.Command(path, "exec", "--config", config, "--wait", "2m", "--", "/bin/sh", "-c", script)
 	r.cmd.Env = append(os.Environ(), "HOME="+t.TempDir(), "XDG_CONFIG_HOME=", "XDG_DATA_HOME=")
@@ -202,10 +196,7 @@ func TestExecWithoutAToken(t *testing.T) {
 	wantText(t, r.log(), "the credential catalog has no token")
 	r.wantRefused(addr)
 
-	path, err := binary()
-	if err != nil {
-		t.Fatal(err)
-	}
+	path := product(t)
 	cmd := exec.Command(path, "exec", "--config", config, "--wait", "1ms", "--", "/bin/echo", "application-has-begun")
 	cmd.Env = append(os.Environ(), environ...)
 	out, _ := cmd.CombinedOutput()

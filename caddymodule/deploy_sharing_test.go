@@ -234,13 +234,7 @@ type replica struct {
 
 func (s *sharingExample) newReplica() *replica {
 	s.t.Helper()
-	if testing.Short() {
-		s.t.Skip("it takes a build")
-	}
-	program, err := binary()
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	program := product(s.t)
 	folder, err := os.MkdirTemp("", "tp") // t.TempDir may be too long for a socket
 	if err != nil {
 		s.t.Fatal(err)

@@ -61,13 +61,7 @@ type systemdExample struct {
 // newSystemdExample makes an example that has yet to start, from which these lines or parts of them are removed.
 func newSystemdExample(t *testing.T, remove []string) *systemdExample {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("it takes a build")
-	}
-	program, err := binary()
-	if err != nil {
-		t.Fatal(err)
-	}
+	program := product(t)
 	s := &systemdExample{t: t, tokens: newTokenServer(t), client: testClient(t)}
 	folder, port := shortDir(t), portNumber(freeAddr(t))
 	socket, config := readExample(t, systemdFolder+"token-proxy.socket"), readExample(t, systemdFolder+"token-proxy.caddyfile")

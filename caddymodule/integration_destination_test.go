@@ -182,13 +182,7 @@ func TestHealthChecksUseTheNetworkProxy(t *testing.T) {
 // With a proxy in the environment, in a process of its own: Go reads the environment once.
 func TestNetworkProxyOfTheEnvironment(t *testing.T) {
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("it takes a build")
-	}
-	path, err := binary()
-	if err != nil {
-		t.Fatal(err)
-	}
+	path := product(t)
 	tokens := newTokenServer(t)
 	api, proxy := newRecordingAPI(t, tokens.api().ServeHTTP, takingProxyProtocol), newRecordingAPI(t, nil)
 	unix := newRecordingAPI(t, tokens.api().ServeHTTP, onSocket(t, filepath.Join(t.TempDir(), "a.sock")))

@@ -219,10 +219,7 @@ func TestLoopbackWithoutIPv6(t *testing.T) {
 	if out, err := exec.Command("unshare", "-rn", "sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6").CombinedOutput(); err != nil {
 		t.Skipf("SKIPPED: this user may make no network: %v %s", err, out)
 	}
-	path, err := binary()
-	if err != nil {
-		t.Fatal(err)
-	}
+	path := product(t)
 	run := func(bind string) string {
 		config := filepath.Join(t.TempDir(), "Caddyfile")
 		writeFile(t, config, "{\n\tadmin off\n}\nhttp://127.0.0.1:8080, http://localhost:8080 {\n\tbind "+bind+"\n\trespond served\n}\n")

@@ -37,13 +37,7 @@ func openTerminal(t *testing.T) (user, program *os.File) {
 // On a terminal, --print-header prints what the API would get.
 func TestBinaryPrintsTheHeaderOnATerminal(t *testing.T) {
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("it takes a build")
-	}
-	path, err := binary()
-	if err != nil {
-		t.Fatal(err)
-	}
+	path := product(t)
 	user, program := openTerminal(t)
 	good := newTokenServer(t)
 	config := writeConfig(t, "Caddyfile", globalOptions(good.credential("good"), newTokenServer(t).credential("other")))

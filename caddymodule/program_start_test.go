@@ -36,13 +36,7 @@ func (b *logBuffer) String() string {
 // startBinary runs the product until the test ends, and returns what it logs.
 func startBinary(t *testing.T, home, config string, wrap ...string) (*logBuffer, *exec.Cmd) {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("it takes a build")
-	}
-	path, err := binary()
-	if err != nil {
-		t.Fatal(err)
-	}
+	path := product(t)
 	args := append(wrap, path, "run", "--config", config)
 	cmd := exec.CommandContext(t.Context(), args[0], args[1:]...)
 	logged := new(logBuffer)

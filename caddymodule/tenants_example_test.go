@@ -23,16 +23,10 @@ const tenantsExample = "../examples/tenants"
 
 // TestTenantsExample runs the commands in the README of the example, and compares their output with the README.
 func TestTenantsExample(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it takes a build")
-	}
 	if _, err := exec.LookPath("curl"); err != nil {
 		t.Skip("NOT TESTED: curl is not installed, so the commands of examples/tenants/README.md did not run")
 	}
-	program, err := binary()
-	if err != nil {
-		t.Fatal(err)
-	}
+	program := product(t)
 	e := newTenantsExample(t)
 	e.replace = append(e.replace, "go run ../../cmd/token-proxy", program)
 

@@ -11,7 +11,7 @@ import (
 // certificate copies (Caddy 2.11.9). Without the race detector, the test runs.
 func SkipRaceOfCertificates(t testing.TB) {
 	t.Helper()
-	if raceDetector() {
+	if RaceDetector() {
 		t.Skip("SKIPPED: the race detector finds a race of Caddy's own")
 	}
 }
@@ -20,12 +20,13 @@ func SkipRaceOfCertificates(t testing.TB) {
 // some of its content at random. Without the race detector, the test runs.
 func SkipRaceOfPools(t testing.TB) {
 	t.Helper()
-	if raceDetector() {
+	if RaceDetector() {
 		t.Skip("SKIPPED: with the race detector, pools drop some of their content")
 	}
 }
 
-func raceDetector() bool {
+// RaceDetector reports whether the race detector is on.
+func RaceDetector() bool {
 	info, _ := debug.ReadBuildInfo()
 	return slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
 }
