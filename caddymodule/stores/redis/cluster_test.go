@@ -16,10 +16,10 @@ func TestCluster(t *testing.T) {
 	e := open(t, o.with("addresses", []string{servers[0].Addr, servers[1].Addr})) // the third is found
 	for i := range 30 {
 		each := fmt.Sprint("token_proxy/", i)
-		if err := e.Save(within(t), each, []byte(each), time.Minute); err != nil {
+		if err := e.Save(patiently(t), each, []byte(each), time.Minute); err != nil {
 			t.Fatal(err)
 		}
-		if value, err := e.Load(within(t), each); err != nil || string(value) != each {
+		if value, err := e.Load(patiently(t), each); err != nil || string(value) != each {
 			t.Fatalf("%q, %v", value, err)
 		}
 	}
@@ -62,7 +62,7 @@ func TestClusterIsMistaken(t *testing.T) {
 	t.Parallel()
 	servers := redistest.StartCluster(t, 2)
 	for _, server := range servers {
-		if _, err := open(t, at(server.Addr)).Load(within(t), name); err != nil {
+		if _, err := open(t, at(server.Addr)).Load(patiently(t), name); err != nil {
 			wantError(t, err, "set the option cluster")
 		}
 	}

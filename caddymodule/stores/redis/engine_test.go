@@ -22,7 +22,7 @@ func TestValues(t *testing.T) {
 	save(t, e, "two")
 	load(t, e, "two")
 	for range 2 {
-		if err := e.Delete(within(t), name); err != nil {
+		if err := e.Delete(patiently(t), name); err != nil {
 			t.Fatal(err)
 		}
 		load(t, e, "")
@@ -53,16 +53,16 @@ func TestValuesExpire(t *testing.T) {
 	server := redistest.Start(t)
 	e := open(t, at(server.Addr))
 	for _, life := range []time.Duration{-time.Second, 0, time.Microsecond, 20 * time.Millisecond, time.Second} {
-		if err := e.Save(within(t), name, []byte("value"), life); err != nil {
+		if err := e.Save(patiently(t), name, []byte("value"), life); err != nil {
 			t.Fatal(err)
 		}
 		server.Await("0", "EXISTS", name)
-		if claim, err := e.Claim(within(t), name, []byte("me"), life); err != nil || string(claim) != "me" {
+		if claim, err := e.Claim(patiently(t), name, []byte("me"), life); err != nil || string(claim) != "me" {
 			t.Fatalf("%q, %v", claim, err)
 		}
 		server.Await("0", "EXISTS", name)
 		save(t, e, "claim")
-		if done, err := e.Replace(within(t), name, []byte("claim"), []byte("next"), life); err != nil || !done {
+		if done, err := e.Replace(patiently(t), name, []byte("claim"), []byte("next"), life); err != nil || !done {
 			t.Fatalf("%v, %v", done, err)
 		}
 		server.Await("0", "EXISTS", name)
@@ -79,13 +79,13 @@ func TestClaims(t *testing.T) {
 	me, you := []byte("me"), []byte("you")
 	claim := func(claim []byte, want string) {
 		t.Helper()
-		if owner, err := e.Claim(within(t), name, claim, time.Minute); err != nil || string(owner) != want {
+		if owner, err := e.Claim(patiently(t), name, claim, time.Minute); err != nil || string(owner) != want {
 			t.Fatalf("%q, %v, want %q", owner, err, want)
 		}
 	}
 	replace := func(claim, next []byte, want bool) {
 		t.Helper()
-		if done, err := e.Replace(within(t), name, claim, next, time.Minute); err != nil || done != want {
+		if done, err := e.Replace(patiently(t), name, claim, next, time.Minute); err != nil || done != want {
 			t.Fatalf("%v, %v, want %v", done, err, want)
 		}
 	}
@@ -174,16 +174,16 @@ func exercise(t *testing.T, e *engine) {
 	t.Helper()
 	save(t, e, "value")
 	load(t, e, "value")
-	if err := e.Delete(within(t), name); err != nil {
+	if err := e.Delete(patiently(t), name); err != nil {
 		t.Fatal(err)
 	}
-	if owner, err := e.Claim(within(t), name, []byte("me"), time.Minute); err != nil || string(owner) != "me" {
+	if owner, err := e.Claim(patiently(t), name, []byte("me"), time.Minute); err != nil || string(owner) != "me" {
 		t.Fatalf("%q, %v", owner, err)
 	}
-	if done, err := e.Replace(within(t), name, []byte("me"), []byte("held"), time.Minute); err != nil || !done {
+	if done, err := e.Replace(patiently(t), name, []byte("me"), []byte("held"), time.Minute); err != nil || !done {
 		t.Fatalf("%v, %v", done, err)
 	}
-	if done, err := e.Replace(within(t), name, []byte("held"), nil, 0); err != nil || !done {
+	if done, err := e.Replace(patiently(t), name, []byte("held"), nil, 0); err != nil || !done {
 		t.Fatalf("%v, %v", done, err)
 	}
 }

@@ -3,6 +3,7 @@ package redis
 import (
 	"context"
 	"encoding/json"
+	"flag"
 	"net"
 	"os"
 	"path/filepath"
@@ -13,11 +14,14 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/goleak"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest/apart"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/share"
 )
 
 // The probe of go-redis for a server that is down sleeps for a second before it looks whether it is still wanted.
 func TestMain(m *testing.M) {
+	flag.Parse()
+	apart.WaitTogether()
 	goleak.VerifyTestMain(m)
 }
 
@@ -72,19 +76,27 @@ func within(t *testing.T) context.Context {
 	return ctx
 }
 
+// patiently is for a call that must succeed, however much else the machine does.
+func patiently(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
 const name = "token_proxy/v1/0123/token"
 
 // save saves a value for a minute, and load expects it, without an error.
 func save(t *testing.T, e *engine, value string) {
 	t.Helper()
-	if err := e.Save(within(t), name, []byte(value), time.Minute); err != nil {
+	if err := e.Save(patiently(t), name, []byte(value), time.Minute); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func load(t *testing.T, e *engine, want string) {
 	t.Helper()
-	value, err := e.Load(within(t), name)
+	value, err := e.Load(patiently(t), name)
 	if err != nil || string(value) != want {
 		t.Fatalf("%q, %v, want %q", value, err, want)
 	}
