@@ -12,6 +12,7 @@ import (
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/httpsproxy"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest/apart"
 )
 
 // screenshotsVariable names a folder for pictures of the page. They are for people: nothing compares them.
@@ -19,7 +20,9 @@ const screenshotsVariable = "TOKEN_PROXY_SCREENSHOTS"
 
 // The page is driven as a person drives it: in a real browser, through WebDriver, against a made-up admin API.
 func TestPage(t *testing.T) {
-	t.Parallel()
+	if apart.Run(t) { // which starts it first: no other test takes that long
+		return
+	}
 	b := startBrowser(t)
 	for _, test := range []struct {
 		name string
