@@ -116,6 +116,7 @@ type (
 		Ready       bool                 `json:"ready"`
 		Fetching    bool                 `json:"fetching"`
 		Fingerprint string               `json:"fingerprint"`
+		Bound       string               `json:"bound"` // "DPoP" or ""
 		Issued      *time.Time           `json:"issued"`
 		Refresh     *time.Time           `json:"refresh"`
 		Expires     *time.Time           `json:"expires"`
@@ -151,6 +152,7 @@ type (
 		Advice      string         `json:"advice"`
 		Fetching    bool           `json:"fetching"`
 		Fingerprint string         `json:"fingerprint"`
+		Bound       string         `json:"bound"` // "DPoP" or ""
 		Issued      *time.Time     `json:"issued"`
 		Refresh     *time.Time     `json:"refresh"`
 		Expires     *time.Time     `json:"expires"`

@@ -598,13 +598,21 @@ func TestClaimsChallenge(t *testing.T) {
 				r.Body = io.NopCloser(strings.NewReader(string(text)))
 				s.endpoint.ServeHTTP(w, r)
 			})
-			_, url := startProxy(t, strings.Replace(config, s.tokens.URL, tokens.URL, 1), "token_proxy api "+s.received.URL)
+			addr := freeAddr(t)
+			caddy := startOperated(t, globalOptions(strings.Replace(config, s.tokens.URL, tokens.URL, 1))+siteConfig(addr, "token_proxy api "+s.received.URL), nil)
+			url := "http://" + addr
 			for range 2 {
 				a := post(t, url, "two books")
 				a.wantStatus(t, 200)
 				if !strings.Contains(a.body, `"body_bytes":9`) {
 					t.Errorf("the API got %s", a.body)
 				}
+			}
+			if c := caddy.credential("api"); c.Health != "ok" || (c.Bound == "DPoP") != (name == "DPoP") {
+				t.Errorf("after a challenge that is satisfied, the health is %s: %s Bound to %q", c.Health, c.Summary, c.Bound)
+			}
+			if lines := caddy.logged("token rejected by the API"); len(lines) != 1 || lines[0]["error_code"] != "insufficient_claims" {
+				t.Errorf("the log is %v", lines)
 			}
 			s.endpoint.Registry.RevokeAll(id)
 			both := `{"access_token":{"nbf":{"essential":true,"value":"1604106651"},"xms_cc":{"values":["cp1"]}}}`

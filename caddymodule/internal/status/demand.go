@@ -17,6 +17,9 @@ type Demand struct {
 	Metadata string // resource_metadata, RFC 9728
 }
 
+// codeClaims is the error code of a claims challenge. The proxy gets a token with the claims by itself.
+const codeClaims = "insufficient_claims"
+
 // Demanded reports that an API demands more than the token has. For each error code, it logs one demand a minute at most. With
 // tenants, that is one in tenantLogInterval. echoes reports whether a text of the API shows a token.
 func (c *Credential) Demanded(tenant string, d Demand, echoes func(text string) bool) {

@@ -22,7 +22,7 @@ const (
 func diagnose(of Service, s token.Status, seen history, sharing Sharing, now time.Time) Diagnosis {
 	valid := valid(s.State)
 	destination := seen.latest(Destination.is)
-	rejected := rejections(seen.recent, now)
+	rejected, demanded := rejections(seen.recent, now)
 	call := seen.latest(Outcome.isCall)
 	demand := seen.latest(Demanded.is)
 	shared := diagnoseSharing(sharing)
@@ -46,6 +46,14 @@ func diagnose(of Service, s token.Status, seen history, sharing Sharing, now tim
 		return Diagnosis{healthDegraded, causeAPI,
 			"The API rejects tokens, and rejects new tokens, too.",
 			"Check that the client has the rights (scope, audience) that the API requires. Check that the upstream and the token endpoint belong to the same environment, such as sandbox or production."}
+	case demanded > 1:
+		return Diagnosis{healthDegraded, causeAPI,
+			"The API demands claims of tokens (" + codeClaims + "), and of new tokens, too.",
+			"Check that the token endpoint supports the parameter claims. If paths of the API demand different claims, use a credential for each."}
+	case s.State == token.StateRejected && demanded == 1:
+		return Diagnosis{healthDegraded, causeAPI,
+			"The API demands claims that the token was issued without (" + codeClaims + "), and the proxy has no new token yet.",
+			"Do nothing, unless this lasts. The proxy fetches a token with these claims by itself."}
 	case s.State == token.StateRejected:
 		return Diagnosis{healthDegraded, causeAPI, "The API rejected the token, and the proxy has no new token yet.",
 			"If the token was revoked on purpose, do nothing. The proxy fetches a new token by itself."}
@@ -116,14 +124,18 @@ func destinationHealth(last Occurrence, now time.Time) Health {
 	return healthDegraded
 }
 
-// rejections counts the tokens that the API has rejected recently.
-func rejections(recent []Occurrence, now time.Time) (n int) {
+// rejections counts the tokens that the API has rejected recently, and those of which it has demanded claims.
+func rejections(recent []Occurrence, now time.Time) (rejected, demanded int) {
 	for _, entry := range recent {
-		if entry.Outcome == Rejected && now.Sub(entry.At) < recently {
-			n++
+		switch {
+		case entry.Outcome != Rejected || now.Sub(entry.At) >= recently:
+		case entry.Code == codeClaims:
+			demanded++
+		default:
+			rejected++
 		}
 	}
-	return n
+	return rejected, demanded
 }
 
 // slow reports whether a token call took too long.

@@ -201,6 +201,11 @@ func TestDiagnose(t *testing.T) {
 	at := func(o Outcome, ago time.Duration) Occurrence {
 		return Occurrence{At: now.Add(-ago), Outcome: o, Reason: "x:1: the host is not one of api_hosts"}
 	}
+	demand := func(ago time.Duration) Occurrence {
+		o := occurrenceOf(token.Event{Rejected: true, Demanded: true})
+		o.At = now.Add(-ago)
+		return o
+	}
 	tests := []struct {
 		name          string
 		status        token.Status
@@ -232,6 +237,14 @@ func TestDiagnose(t *testing.T) {
 		{"revoked long ago", in(token.StateFresh, nil), history{recent: []Occurrence{at(Rejected, recently)}}, healthOK, "", ""},
 		{"all are rejected", in(token.StateFresh, nil), history{recent: []Occurrence{at(Rejected, 301*time.Second), at(Rejected, time.Second)}},
 			healthDegraded, "rejects new tokens, too", ""},
+		{"claims are demanded, and a call follows", in(token.StateRejected, nil), history{recent: []Occurrence{demand(0)}},
+			healthDegraded, "demands claims that the token was issued without (insufficient_claims), and the proxy has no new token yet", "revoked"},
+		{"claims were demanded", in(token.StateFresh, nil), history{recent: []Occurrence{demand(time.Second)}}, healthOK, "30 minutes", "claims"},
+		{"claims were demanded, and a token was revoked", in(token.StateFresh, nil),
+			history{recent: []Occurrence{demand(time.Minute), at(Rejected, time.Second)}}, healthDegraded, "revoked early", "new tokens, too"},
+		{"claims are demanded of each token", in(token.StateFresh, nil), history{recent: []Occurrence{demand(301 * time.Second), demand(0)}},
+			healthDegraded, "claims of tokens (insufficient_claims), and of new tokens, too", "revoked"},
+		{"claims were demanded long ago, too", in(token.StateFresh, nil), history{recent: []Occurrence{demand(recently), demand(0)}}, healthOK, "", "claims"},
 		{"destination", in(token.StateFresh, nil), history{recent: []Occurrence{at(Destination, time.Second)}}, healthFailing, "x:1: the host is not one of api_hosts", ""},
 		{"destination, a while ago", in(token.StateFresh, nil), history{recent: []Occurrence{at(Destination, 2*DestinationInterval)}}, healthDegraded, "x:1: the host is not one of api_hosts", ""},
 		{"destination, long ago", in(token.StateFresh, nil), history{recent: []Occurrence{at(Destination, recently)}}, healthOK, "", "api_hosts"},

@@ -53,6 +53,9 @@ func occurrenceOf(e token.Event) Occurrence {
 	switch {
 	case e.Rejected:
 		o.Outcome = Rejected
+		if e.Demanded {
+			o.Code, o.Reason = codeClaims, "the API demands claims that the token was issued without"
+		}
 		o.Fingerprint = e.Token.Fingerprint()
 	case e.Err != nil:
 		o.Outcome = Outcome(e.Err.Kind)

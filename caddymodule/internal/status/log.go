@@ -18,7 +18,7 @@ func (c *Credential) log(e token.Event) {
 	}
 	switch {
 	case e.Rejected:
-		c.logger.Warn("token rejected by the API", append(fields, zap.String("fingerprint", e.Token.Fingerprint()))...)
+		c.logger.Warn("token rejected by the API", append(fields, rejectedFields(e)...)...)
 	case e.Err != nil:
 		c.logFailure(e, fields)
 	case e.Adopted:
@@ -26,6 +26,15 @@ func (c *Credential) log(e token.Event) {
 	default:
 		c.logSuccess(e, fields)
 	}
+}
+
+// rejectedFields are the fields of a line about a token that the API has rejected.
+func rejectedFields(e token.Event) []zap.Field {
+	fields := []zap.Field{zap.String("fingerprint", e.Token.Fingerprint())}
+	if e.Demanded {
+		fields = append(fields, zap.String("error_code", codeClaims))
+	}
+	return fields
 }
 
 func (c *Credential) logFailure(e token.Event, fields []zap.Field) {
@@ -123,7 +132,7 @@ func (c *Credential) logTenant(o Occurrence, e token.Event) {
 	fields = append(fields, zap.Uint64("others", silenced))
 	switch {
 	case e.Rejected:
-		c.logger.Warn("token of a tenant rejected by the API", append(fields, zap.String("fingerprint", e.Token.Fingerprint()))...)
+		c.logger.Warn("token of a tenant rejected by the API", append(fields, rejectedFields(e)...)...)
 	case e.Err != nil:
 		level := zapcore.WarnLevel
 		if e.Err.Kind == token.Refused {

@@ -51,9 +51,10 @@ func TestLogLines(t *testing.T) {
 	c.Observe(token.Event{Err: down, Duration: 3 * time.Second})
 	c.Observe(token.Event{Token: value, Lifetime: time.Hour, Recovered: true})
 	c.Observe(token.Event{Token: value, Lifetime: time.Hour})
+	c.Observe(token.Event{Rejected: true, Demanded: true, Token: value})
 	text := log.String()
 	lines := caddytest.LogLines(t, log)
-	if len(lines) != 7 {
+	if len(lines) != 8 {
 		t.Fatalf("%d lines:\n%s", len(lines), text)
 	}
 	obtained := map[string]any{"duration": 1.0, "lifetime": 3600.0, "fingerprint": value.Fingerprint(), "unchanged": false}
@@ -74,6 +75,7 @@ func TestLogLines(t *testing.T) {
 		"cause": "", "error": "it is down (status 503)", "advice": "The proxy calls again by itself. Check the service's status page.", "next_try": float64(at.Unix()), "repeated": 1.0})
 	wantLine(t, lines[5], "info", "token obtained", with(obtained, "duration", 0.0, "recovered", true, "failures", 3.0))
 	wantLine(t, lines[6], "info", "token obtained", with(obtained, "duration", 0.0))
+	wantLine(t, lines[7], "warn", "token rejected by the API", map[string]any{"fingerprint": value.Fingerprint(), "error_code": "insufficient_claims"})
 	if strings.Contains(text, value.Reveal()) {
 		t.Error("the token is in the log")
 	}

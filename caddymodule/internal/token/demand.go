@@ -20,6 +20,16 @@ func Demanded(ctx context.Context) string {
 	return claims
 }
 
+// demandedInsteadOf reports whether the API demands claims that this token was issued without.
+func (s *Source) demandedInsteadOf(t *Token) bool {
+	rare := s.rare.Load()
+	if rare == nil {
+		return false
+	}
+	demanded := rare.demanded.Load()
+	return demanded != nil && demanded.generation == t.generation
+}
+
 // tryDemanded makes a call that may ask for what the API demands. The demand ends with the token that comes of it. It also ends
 // with a call that may not ask for it, because the API repeats a demand that still stands. If the token endpoint refuses, which
 // may be because of the demand, another call asks for a token without it, which other paths of the API may accept.

@@ -41,6 +41,26 @@ func TestDemand(t *testing.T) {
 	})
 }
 
+// An observer learns which rejections are demands.
+func TestDemandIsReported(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newEndpoint(grants(time.Hour))
+		s := NewSource(e.config(Policy{}))
+		l := mustAcquire(t, s)
+		for _, claims := range []string{`{"nbf":1}`, ""} {
+			if claims != "" {
+				l.Demand(claims)
+			}
+			before := len(e.told())
+			l, _ = l.Reject(t.Context(), Certain)
+			if event := e.told()[before]; !event.Rejected || event.Demanded != (claims != "") {
+				t.Errorf("with the claims %q, the event is %+v", claims, event)
+			}
+			advance(10 * time.Second)
+		}
+	})
+}
+
 // Requests with the old token repeat the demand while the call for it is under way. It ends with the new token all the same.
 func TestDemandIsRepeated(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

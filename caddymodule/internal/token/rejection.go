@@ -56,7 +56,7 @@ func (s *Source) invalidate(rejected *Token, doubt Doubt) bool {
 		if config.Sharing != nil {
 			config.Sharing.rejected.Store(&rejected.value)
 		}
-		s.observe(config, Event{Rejected: true, Token: rejected.value})
+		s.observe(config, Event{Rejected: true, Demanded: s.demandedInsteadOf(rejected), Token: rejected.value})
 	}
 	return another
 }

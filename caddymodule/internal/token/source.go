@@ -18,6 +18,9 @@ type Event struct {
 	// Rejected is set if the API has rejected Token, which is to be replaced. Such an event is not about a call.
 	Rejected bool
 
+	// Demanded is set, too, if the API demands claims that the rejected token was issued without (a claims challenge).
+	Demanded bool
+
 	// Err is why a call failed; nil if a token was obtained.
 	Err *Error
 
