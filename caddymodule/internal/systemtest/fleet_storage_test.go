@@ -91,7 +91,7 @@ func storageFleet(t *testing.T, module, folder string, services ...string) *flee
 }
 
 // coldStarts are services that no replica has a token for.
-var coldStarts = []string{"cold1", "cold2", "cold3", "cold4", "cold5"}
+var coldStarts = []string{"cold1", "cold2", "cold3", "cold4", "cold5", "cold6", "cold7", "cold8", "cold9", "cold10", "cold11", "cold12"}
 
 // wantShared starts services cold until one of them costs one call. A storage decides nothing: on a busy machine a write can
 // take longer than the replicas wait for it, and then both call.
