@@ -122,6 +122,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.Handler.Provision(ctx); err != nil {
 		return err
 	}
+	h.provisionAttempts()
 	h.proxying = true
 	return nil
 }
@@ -259,10 +260,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	defer p.end()
 	err = h.proxy(w, r, next, p)
 	if p.second != nil {
-		again := p.second.begin(r, p.body, p.lease.Kept())
-		tenant.expose(r)
-		p.body, p.sent = nil, false // the token is new
-		err = h.proxy(w, again, next, p)
+		err = h.proxy(w, p.startOver(r, h.credential.status), next, p)
 	}
 	account.replayed = p.replayed
 	account.log(r)
@@ -279,7 +277,8 @@ func (h *Handler) proxy(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 	if !h.Forwarded {
 		h.notice(p, r)
 	}
-	return h.Handler.ServeHTTP(newDenialWriter(w, p, h.Credential), r.WithContext(p), next)
+	p.request = r.WithContext(p)
+	return h.Handler.ServeHTTP(newDenialWriter(w, p, h.Credential), p.request, next)
 }
 
 // withoutToken answers a request that got no token. It does not return an error, because the application must always be able

@@ -33,6 +33,7 @@ type injector struct {
 	replay       bool
 	replayBuffer int
 	timed        bool // the duration of a round trip counts, see Handler.timed
+	leaves       bool // requests leave reverse_proxy before they wait for another token, see Handler.leaves
 	buffers      bool // reverse_proxy buffers request bodies
 	logger       *zap.Logger
 	denials      rate.Sometimes // limits what is logged of denied destinations
@@ -45,7 +46,16 @@ func (i *injector) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !ok {
 		return i.checkHealth(req)
 	}
-	if p.denial = i.deny(req, p); p.denial != nil {
+	if answer := p.second.takeAnswer(); answer != nil {
+		closeBody(req)
+		i.noticeDemand(answer, p)
+		return i.deliver(answer, p), nil
+	}
+	p.late = true
+	if p.denial == nil {
+		p.denial = i.deny(req, p)
+	}
+	if p.denial != nil {
 		closeBody(req)
 		return nil, errDenied
 	}
@@ -56,9 +66,14 @@ func (i *injector) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, i.field.withoutEcho(err, &p.fields)
 	}
+	return i.deliver(res, p), nil
+}
+
+// deliver returns an answer for the application.
+func (i *injector) deliver(res *http.Response, p *proxied) *http.Response {
 	i.field.withoutQuery(res.Header, &p.fields)
 	i.field.guard(res, &p.answer, &p.fields)
-	return res, nil
+	return res
 }
 
 // carry sends the request with the token, or with the application's own credentials.
@@ -118,8 +133,8 @@ func (i *injector) checkHealth(req *http.Request) (*http.Response, error) {
 	return res, nil
 }
 
-// deny returns the problem because of which the request must not be sent, or nil. The problem is its method, its destination
-// or the lack of a token. The destination also counts for a request with the application's own credentials, because the next
+// deny returns the problem because of which the request must not be sent, or nil. The problem is its method or its destination.
+// The destination also counts for a request with the application's own credentials, because the next
 // request may use the same connection.
 func (i *injector) deny(req *http.Request, p *proxied) *problem {
 	if !p.keeps && !mayCarryToken(req) { // reverse_proxy can change the method
@@ -130,13 +145,6 @@ func (i *injector) deny(req *http.Request, p *proxied) *problem {
 	to := destination{network: di.Network, host: di.Host, port: di.Port, name: p.found.nameOf(di.Upstream)}
 	if err := i.destinations.check(to); err != nil {
 		return i.denyDestination(di, err)
-	}
-	if p.keeps {
-		return nil
-	}
-	if err := i.renew(req, p); err != nil {
-		denial := i.credential.problemOf(err)
-		return &denial
 	}
 	return nil
 }
@@ -152,21 +160,6 @@ func (i *injector) denyDestination(di reverseproxy.DialInfo, reason error) *prob
 			zap.Error(reason))
 	})
 	return &problemDestination
-}
-
-// renew replaces a token that has expired while reverse_proxy was trying upstreams. The first attempt always uses the token
-// that was just acquired, even if its lifetime is zero.
-func (i *injector) renew(req *http.Request, p *proxied) error {
-	if !p.sent || !p.lease.Expired() {
-		p.sent = true
-		return nil
-	}
-	lease, err := p.lease.Renew(req.Context()) // of the same tenant
-	if err != nil {
-		return err
-	}
-	p.lease = lease
-	return nil
 }
 
 // send sends a copy of the request that carries the token. If the upstream reports that it has not processed the request, as
@@ -326,45 +319,64 @@ func (c noClientTrace) Value(key any) any {
 // unauthorized reports the token as rejected and, if that yields another one and the body can be sent again, sends
 // the request once more. Such an answer means that the request has not been applied (RFC 9110 section 15.5.2).
 func (i *injector) unauthorized(req *http.Request, res *http.Response, p *proxied, body *replayBody) (*http.Response, error) {
+	if !i.reportRejection(res, p, body) {
+		body.finish()
+		return res, nil
+	}
+	if i.leaves && i.mayStartOver(body) && p.lease.MustWait() {
+		p.second = &secondRun{rejected: p.lease, answer: res, upstream: upstreamOf(req)}
+		return nil, errStartOver // and the body stays on hold
+	}
 	defer body.finish()
+	other, ok := p.lease.Another(req.Context())
+	if !ok {
+		return res, nil
+	}
+	rejected := p.lease
+	sameKept := maps.Equal(rejected.Kept(), other.Kept())
+	startOver := (i.timed || !sameKept) && i.mayStartOver(body)
+	if !startOver && !sameKept {
+		return res, nil
+	}
+	again, ok := p.take(other, res, body)
+	if !ok {
+		return res, nil
+	}
+	if startOver {
+		rest, _ := again.(*bodyAttempt)
+		p.second = &secondRun{rejected: rejected, upstream: upstreamOf(req), rest: rest}
+		return nil, errStartOver
+	}
+	i.credential.status.Replayed()
+	return i.sendAgain(req, p, body, again)
+}
+
+// reportRejection counts an answer that rejects the token, and reports it to the source. It returns whether the request can be
+// sent again with another token. If so, the body is on hold.
+func (i *injector) reportRejection(res *http.Response, p *proxied, body *replayBody) bool {
 	i.credential.status.Unauthorized()
 	challenge := challengeIn(res, p.lease)
 	doubt, ours := judgeRejection(res, challenge)
 	if !ours {
-		return res, nil
+		return false
 	}
 	if claims := challenge.demandedClaims(); claims != "" {
 		p.lease.Demand(claims)
 	}
 	if !i.replay || !body.hold() {
 		p.lease.Discard(doubt)
-		return res, nil
+		return false
 	}
-	other, ok := p.lease.Reject(req.Context(), doubt)
-	if !ok {
-		return res, nil
-	}
-	sameKept := maps.Equal(p.lease.Kept(), other.Kept())
-	startOver := (i.timed || !sameKept) && (!i.buffers || body.whole()) // the buffer lasts as long as the first run
-	if !startOver && !sameKept {
-		return res, nil
-	}
-	again, ok := body.again()
-	if !ok { // during the wait, the client stopped sending it
-		return res, nil
-	}
-	rejected := p.lease
-	p.lease, p.replayed = other, true
-	i.credential.status.Replayed()
-	// Close it unread, because the API may not have finished it. Close it in the background, because HTTP/2 waits until no
-	// read of the first attempt's body is running, which may last until the client sends more.
-	go res.Body.Close()
-	if startOver {
-		rest, _ := again.(*bodyAttempt)
-		p.second = &secondRun{rejected: rejected, rest: rest}
-		return nil, errStartOver
-	}
-	return i.sendAgain(req, p, body, again)
+	return p.lease.Rejected(doubt)
+}
+
+// mayStartOver reports whether a second run can send the body. A buffer of reverse_proxy lasts as long as the first run.
+func (i *injector) mayStartOver(body *replayBody) bool { return !i.buffers || body.whole() }
+
+// upstreamOf returns the upstream that reverse_proxy has selected for the attempt.
+func upstreamOf(req *http.Request) *reverseproxy.Upstream {
+	di, _ := reverseproxy.GetDialInfo(req.Context())
+	return di.Upstream
 }
 
 // noticeDemand reports to operators that the API demands more than any token of the client has. The answer passes through as it

@@ -326,7 +326,8 @@ func TestInjectorKeepsTokensApart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	second, ok := first.Reject(t.Context(), token.Certain)
+	first.Rejected(token.Certain)
+	second, ok := first.Another(t.Context())
 	if !ok {
 		t.Fatal("no second token")
 	}
@@ -364,6 +365,7 @@ func TestRetryOfReverseProxyGetsALiveToken(t *testing.T) {
 		req := asProxied(t, i, outbound(http.MethodGet, nil, 1), "127.0.0.1")
 		for _, wait := range []time.Duration{0, 5 * time.Second, 6 * time.Second, time.Second} {
 			<-time.After(wait)
+			beginAttempt(i, req)
 			if _, err := i.RoundTrip(req); err != dialError {
 				t.Fatal(err)
 			}
@@ -372,6 +374,11 @@ func TestRetryOfReverseProxyGetsALiveToken(t *testing.T) {
 			t.Errorf("sent %q, want %q", sent, want)
 		}
 	})
+}
+
+// beginAttempt does what reverse_proxy does before each attempt.
+func beginAttempt(i *injector, req *http.Request) {
+	(&attempts{credential: i.credential}).begin(req.Context().Value(proxiedKey{}).(*proxied), req)
 }
 
 // When there is no other token by then, the answer is the same as if there had been none in the first place.
@@ -395,8 +402,10 @@ func TestRetryOfReverseProxyWithoutALiveToken(t *testing.T) {
 				return nil, errors.New("connection refused")
 			}))
 			req := asProxied(t, i, outbound(http.MethodGet, nil, 1), "127.0.0.1")
+			beginAttempt(i, req)
 			_, _ = i.RoundTrip(req)
 			<-time.After(time.Minute)
+			beginAttempt(i, req)
 			wantRefusal(t, i, req, tc.status)
 			if attempts != 1 {
 				t.Errorf("%s: %d attempts: an expired token was sent", tc.kind, attempts)
@@ -416,6 +425,7 @@ func TestFirstTryUsesTheTokenJustAcquired(t *testing.T) {
 		}))
 		req := asProxied(t, i, outbound(http.MethodGet, nil, 1), "127.0.0.1")
 		<-time.After(time.Microsecond)
+		beginAttempt(i, req)
 		if _, err := i.RoundTrip(req); err != nil {
 			t.Fatal(err)
 		}
@@ -960,7 +970,8 @@ func TestInjectorHidesTokensInErrors(t *testing.T) {
 	if err := send(); err != errEcho {
 		t.Errorf("got %v", err)
 	}
-	if _, ok := first.Reject(t.Context(), token.Certain); !ok {
+	first.Rejected(token.Certain)
+	if _, ok := first.Another(t.Context()); !ok {
 		t.Fatal("no second token")
 	}
 	if err := send(); err != errEcho {

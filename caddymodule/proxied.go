@@ -22,7 +22,7 @@ type proxied struct {
 	keeps    bool // the request keeps the application's own credentials and has no lease
 	returns  bool // the request may have been here before
 	trusted  bool // the request comes from one of trusted_proxies
-	sent     bool // the first attempt has begun
+	late     bool // the token may have expired since the request got it
 	replayed bool
 	proof    *dpop.Proof // which the API may have refused; nil unless its answer says that it can accept another one
 	denial   *problem    // the injector's reason to deny the request
@@ -31,7 +31,8 @@ type proxied struct {
 	found    foundUpstreams
 	body     *replayBody
 	fields   sentFields
-	second   *secondRun // nil unless reverse_proxy runs twice
+	second   *secondRun    // nil unless reverse_proxy runs twice
+	request  *http.Request // that reverse_proxy runs with
 	answer   answerBody
 }
 

@@ -12,9 +12,11 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest/apart"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/status"
 )
 
 // movingAPI has two instances. The tokens that are issued after move are for the second one, and only with the value that came
@@ -194,13 +196,14 @@ func TestSecondRunHasATrailerOfItsOwn(t *testing.T) {
 	readSome(t, b.first(), 5)
 	rest, _ := b.again()
 	p.second = &secondRun{rejected: p.lease, rest: rest.(*bodyAttempt)}
+	p.body = b
 	r := (&http.Request{Trailer: trailer}).WithContext(p)
-	again := p.second.begin(r, b, nil)
+	again := p.startOver(r, status.New("api", nil, zap.NewNop()))
 	again.Trailer.Set("X-Sum", "42")
 	if trailer.Get("X-Sum") != "" || r.Body != nil || again.Body != rest {
 		t.Errorf("the runs share the trailer %q, or the body %v", trailer, r.Body)
 	}
-	if p.body = nil; b.kept.list == nil {
+	if b.kept.list == nil {
 		t.Fatal("the body is not kept")
 	}
 	if p.end(); b.kept.list != nil {

@@ -55,6 +55,7 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 		replay:       h.OnUnauthorized == unauthorizedReplay,
 		replayBuffer: h.replayBuffer(),
 		timed:        h.timed(),
+		leaves:       h.leaves(),
 		buffers:      h.RequestBuffers != 0,
 		logger:       h.logger,
 		denials:      rate.Sometimes{Interval: status.DestinationInterval},
@@ -69,9 +70,18 @@ func (h *Handler) timed() bool {
 	return passive || h.CBRaw != nil || h.LoadBalancing != nil && h.LoadBalancing.TryDuration > 0
 }
 
+// leaves reports whether a request leaves reverse_proxy before it waits for another token. If it gets none, a second run brings
+// the answer of the first one. An expression of lb_retry_match may make reverse_proxy try again because of that answer, and the
+// body would be lost by then.
+func (h *Handler) leaves() bool {
+	return h.LoadBalancing == nil || !slices.ContainsFunc(h.LoadBalancing.RetryMatchRaw, func(set caddy.ModuleMap) bool {
+		return set["expression"] != nil
+	})
+}
+
 // warnOfWaits warns of options that make reverse_proxy avoid an upstream because requests wait for another token.
 func (h *Handler) warnOfWaits() {
-	if h.OnUnauthorized != unauthorizedReplay {
+	if h.OnUnauthorized != unauthorizedReplay || h.leaves() && h.RequestBuffers == 0 {
 		return
 	}
 	var options []string
@@ -82,8 +92,17 @@ func (h *Handler) warnOfWaits() {
 		options = append(options, "max_requests")
 	}
 	if len(options) > 0 {
-		h.logger.Warn("while a request waits for another token because the API has rejected its token, reverse_proxy counts it as a request to the upstream, and may answer 503 to other requests; set a limit for the requests that come in while a token call takes max_wait, or set on_unauthorized to pass",
+		h.logger.Warn("with request_buffers or an expression in lb_retry_match, reverse_proxy may count a request as one to the upstream while it waits for another token because the API has rejected its token, and may answer 503 to other requests; set a limit for the requests that come in while a token call takes max_wait, or set on_unauthorized to pass",
 			zap.String("credential", h.Credential), zap.Strings("options", options))
+	}
+}
+
+// provisionAttempts wraps the source of dynamic upstreams and the policy of reverse_proxy, which must be provisioned.
+func (h *Handler) provisionAttempts() {
+	a := &attempts{credential: h.credential, rewrite: h.Rewrite}
+	h.LoadBalancing.SelectionPolicy = &attemptSelector{h.LoadBalancing.SelectionPolicy, a, h.DynamicUpstreams == nil}
+	if h.DynamicUpstreams != nil {
+		h.DynamicUpstreams = attemptSource{h.DynamicUpstreams, a}
 	}
 }
 

@@ -171,7 +171,10 @@ func (f *fleet) serve(s *token.Source) bool {
 		lease.Accepted()
 		return true
 	}
-	lease, again := lease.Reject(f.ctx, token.Certain)
+	if !lease.Rejected(token.Certain) {
+		return false
+	}
+	lease, again := lease.Another(f.ctx)
 	if !again {
 		return false
 	}

@@ -335,3 +335,11 @@ func (e *endpoint) wantCalls(t testing.TB, want int) {
 		t.Errorf("the endpoint saw %d calls, want %d", n, want)
 	}
 }
+
+// Reject is Rejected and then Another, for tests in which requests hold a rejected token.
+func (l Lease) Reject(ctx context.Context, doubt Doubt) (Lease, bool) {
+	if !l.Rejected(doubt) {
+		return Lease{}, false
+	}
+	return l.Another(ctx)
+}

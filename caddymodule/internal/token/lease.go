@@ -63,7 +63,7 @@ func (l Lease) Renew(ctx context.Context) (Lease, error) {
 func (l Lease) Expired() bool { return !l.token.alive(time.Now()) }
 
 // Demand reports which claims the API demands of the token (a claims challenge). The next call asks for them, unless the token
-// has been replaced already. Call it before Reject or Discard.
+// has been replaced already. Call it before Rejected or Discard.
 func (l Lease) Demand(claims string) {
 	s := l.source
 	s.mu.Lock()

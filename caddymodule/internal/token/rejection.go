@@ -5,15 +5,20 @@ import (
 	"time"
 )
 
-// Reject reports that the API answered 401 to the lease's token. It returns a lease on another token if there is
-// one or one can be had: one flight serves all who hold the rejected token, and the token is dropped only if it is
-// still the current one.
-func (l Lease) Reject(ctx context.Context, doubt Doubt) (Lease, bool) {
-	s := l.source
-	if !s.invalidate(l.token, doubt) {
-		return Lease{}, false
-	}
-	other, err := s.another(ctx, l)
+// Rejected reports that the API answered 401 to the lease's token, and returns whether another one may be had. The token is
+// dropped only if it is still the current one.
+func (l Lease) Rejected(doubt Doubt) (another bool) { return l.source.invalidate(l.token, doubt) }
+
+// MustWait reports whether Another has to wait for a flight.
+func (l Lease) MustWait() bool {
+	now := time.Now()
+	return !l.source.current.Load().fresh(now) && l.source.mayFetch(now)
+}
+
+// Another returns a lease on another token than the rejected one, if one can be had. One flight serves all who hold the
+// rejected token.
+func (l Lease) Another(ctx context.Context) (Lease, bool) {
+	other, err := l.source.another(ctx, l)
 	if err != nil || other.token.value.Equal(l.token.value) {
 		return Lease{}, false
 	}
@@ -29,7 +34,7 @@ func (s *Source) another(ctx context.Context, l Lease) (Lease, error) {
 	return s.AcquireWithin(ctx, l.maxWait)
 }
 
-// Discard reports the same for a request that cannot be sent again. It fetches the next token in the background.
+// Discard is Rejected for a request that cannot be sent again. It fetches the next token in the background.
 func (l Lease) Discard(doubt Doubt) {
 	s := l.source
 	if s.invalidate(l.token, doubt) && !s.current.Load().fresh(time.Now()) && s.mayFetch(time.Now()) {
