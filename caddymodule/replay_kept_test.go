@@ -211,6 +211,20 @@ func TestSecondRunHasATrailerOfItsOwn(t *testing.T) {
 	}
 }
 
+// If no other token comes, the first attempt goes on with its body.
+func TestAttemptGoesOnWithoutAnotherToken(t *testing.T) {
+	p := newMovingRequest(t)
+	p.body = keptForTest(t, unsized(newClosedBody("hello")), 10)
+	p.body.first()
+	p.body.hold()
+	p.second = &secondRun{rejected: p.lease, answer: apiResponse(401, "")}
+	p.startOver((&http.Request{}).WithContext(p), status.New("api", nil, zap.NewNop()))
+	if !p.second.bringsAnswer() || p.second.kept.held || !p.second.kept.settled {
+		t.Errorf("the second run brings the answer: %t; the body is on hold: %t", p.second.bringsAnswer(), p.second.kept.held)
+	}
+	p.end()
+}
+
 // newMovingRequest is a request with a token and placeholders.
 func newMovingRequest(t *testing.T) *proxied {
 	t.Helper()
