@@ -211,14 +211,18 @@ func TestSecondRunHasATrailerOfItsOwn(t *testing.T) {
 	}
 }
 
-// If no other token comes, the first attempt goes on with its body.
+// If no other token comes, the first attempt goes on with its body, at whose end net/http fills in the trailer. The second run must
+// not read that trailer meanwhile.
 func TestAttemptGoesOnWithoutAnotherToken(t *testing.T) {
 	p := newMovingRequest(t)
 	p.body = keptForTest(t, unsized(newClosedBody("hello")), 10)
 	p.body.first()
 	p.body.hold()
 	p.second = &secondRun{rejected: p.lease, answer: apiResponse(401, "")}
-	p.startOver((&http.Request{}).WithContext(p), status.New("api", nil, zap.NewNop()))
+	r := (&http.Request{Trailer: http.Header{"X-Sum": nil}}).WithContext(p)
+	if again := p.startOver(r, status.New("api", nil, zap.NewNop())); again.Trailer != nil || r.Trailer == nil {
+		t.Errorf("the second run has the trailer %v of the first one, %v", again.Trailer, r.Trailer)
+	}
 	if !p.second.bringsAnswer() || p.second.kept.held || !p.second.kept.settled {
 		t.Errorf("the second run brings the answer: %t; the body is on hold: %t", p.second.bringsAnswer(), p.second.kept.held)
 	}

@@ -79,17 +79,20 @@ func (p *proxied) startOver(r *http.Request, count *status.Credential) *http.Req
 	}
 	s.begun = true
 	s.kept, p.body = p.body, nil
-	if s.answer != nil {
-		return r
+	if s.answer == nil {
+		count.Replayed()
+		p.late = false // the token is new
+		p.exposeOther(r, s.rejected)
 	}
-	count.Replayed()
-	p.late = false // the token is new
-	p.exposeOther(r, s.rejected)
-	if s.rest == nil {
+	if s.kept == nil {
 		return r
 	}
 	again := *r
-	again.Body, again.Trailer = s.rest, s.rest.trailer
+	if s.answer == nil {
+		again.Body, again.Trailer = s.rest, s.rest.trailer
+	} else {
+		again.Trailer = nil // the upload of the first run may go on, and fill it in
+	}
 	return &again
 }
 
