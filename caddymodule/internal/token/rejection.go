@@ -9,10 +9,12 @@ import (
 // dropped only if it is still the current one.
 func (l Lease) Rejected(doubt Doubt) (another bool) { return l.source.invalidate(l.token, doubt) }
 
-// MustWait reports whether Another has to wait for a flight.
+// MustWait reports whether Another has to wait for a flight. A call that an operator has started may make it wait although the
+// token is fresh.
 func (l Lease) MustWait() bool {
-	now := time.Now()
-	return !l.source.current.Load().fresh(now) && l.source.mayFetch(now)
+	t, now := l.source.current.Load(), time.Now()
+	replaced := t.fresh(now) && t.generation != l.token.generation
+	return !replaced && l.source.mayFetch(now)
 }
 
 // Another returns a lease on another token than the rejected one, if one can be had. One flight serves all who hold the

@@ -344,3 +344,56 @@ func seconds(n ...int) []time.Duration {
 	}
 	return d
 }
+
+// TestMustWait asks before Another is called whether that will wait.
+func TestMustWait(t *testing.T) {
+	for name, tc := range map[string]struct {
+		happens func(s *Source, e *endpoint) // while a request has its token
+		waits   bool
+	}{
+		"nothing else":          {func(*Source, *endpoint) {}, true},
+		"the token is replaced": {func(s *Source, _ *endpoint) { _ = s.Refresh(context.Background()) }, false},
+		"the token endpoint fails": {func(s *Source, e *endpoint) {
+			e.set(fails(errRefused))
+			mustAcquire(t, s).Reject(context.Background(), Certain)
+		}, false},
+	} {
+		inBubble(t, name, func(t *testing.T) {
+			e := newEndpoint(slow(time.Second, grants(hour)))
+			s := e.source(t, Policy{})
+			l := mustAcquire(t, s)
+			tc.happens(s, e)
+			wantMustWait(t, l, tc.waits)
+		})
+	}
+	inBubble(t, "an operator's call, for a token that only some paths reject", func(t *testing.T) {
+		e := newEndpoint(grants(hour))
+		s := e.source(t, Policy{})
+		mustAcquire(t, s).Reject(context.Background(), Certain)
+		for range 2 { // too early for a call
+			l := mustAcquire(t, s)
+			l.Accepted()
+			l.Rejected(Certain)
+		}
+		l := mustAcquire(t, s)
+		l.Accepted()
+		e.set(slow(time.Second, grants(hour)))
+		go func() { _ = s.Refresh(context.Background()) }()
+		synctest.Wait()
+		wantMustWait(t, l, true)
+	})
+}
+
+// wantMustWait rejects the token, and compares what MustWait says with what Another does.
+func wantMustWait(t *testing.T, l Lease, want bool) {
+	t.Helper()
+	if !l.Rejected(Certain) {
+		t.Fatal("no other token may be had")
+	}
+	if got := l.MustWait(); got != want {
+		t.Errorf("must wait: %t, want %t", got, want)
+	}
+	if waited := took(func() { l.Another(context.Background()) }); (waited > 0) != want {
+		t.Errorf("waited %v", waited)
+	}
+}
