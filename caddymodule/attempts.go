@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"cmp"
 	"maps"
 	"net/http"
 	"slices"
@@ -94,25 +95,18 @@ func (s *attemptSelector) Select(pool reverseproxy.UpstreamPool, r *http.Request
 }
 
 // selectFor asks the policy, except for the second run of reverse_proxy. That run goes to the upstream of the first one, so that a
-// request counts once for the policy. The upstream may be full by now. The request then goes there if the policy finds no other
-// one, because it would have had its place if it had not had to wait for a token.
+// request counts once for the policy. By now, the upstream may be full, unhealthy or unknown to its source. The request then goes
+// there only if the policy finds no other one. It would have had its place if it had not had to wait for a token.
 func (s *attemptSelector) selectFor(p *proxied, pool reverseproxy.UpstreamPool, r *http.Request, w http.ResponseWriter) *reverseproxy.Upstream {
 	earlier := p.second.takeUpstream()
 	if earlier == nil {
 		return s.Selector.Select(pool, r, w)
 	}
-	if p.second.bringsAnswer() {
+	known := slices.ContainsFunc(pool, func(u *reverseproxy.Upstream) bool { return u.Dial == earlier.Dial })
+	if p.second.bringsAnswer() || known && earlier.Available() {
 		return earlier
 	}
-	i := slices.IndexFunc(pool, func(u *reverseproxy.Upstream) bool { return u.Dial == earlier.Dial })
-	if i >= 0 && pool[i].Available() {
-		return pool[i]
-	}
-	upstream := s.Selector.Select(pool, r, w)
-	if upstream == nil && i >= 0 && pool[i].Healthy() {
-		return pool[i]
-	}
-	return upstream
+	return cmp.Or(s.Selector.Select(pool, r, w), earlier)
 }
 
 // Interface guards

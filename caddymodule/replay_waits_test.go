@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -223,24 +224,25 @@ func TestReplayReturnsToItsUpstream(t *testing.T) {
 	}
 }
 
-// The upstream may fail while a request waits for another token. A replay goes to another one, and the answer of the first attempt
-// does not need one.
+// The upstream may fail while a request waits for another token. A replay goes to another one if it can. The answer of the first
+// attempt does not need one.
 func TestUpstreamFailsDuringTheWait(t *testing.T) {
 	const options = "{\n lb_policy first\n fail_duration 1m\n max_fails 1\n unhealthy_status 500\n}\n"
 	for name, tc := range map[string]struct {
-		fails            bool
+		fails, alone     bool
 		status           int
 		toFirst, toOther int
 	}{
-		"another token":  {false, 200, 3, 1},
-		"no other token": {true, 401, 3, 0},
+		"another token":                    {false, false, 200, 3, 1},
+		"another token, no other upstream": {false, true, 200, 4, 0},
+		"no other token":                   {true, true, 401, 3, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tokens := newGatedTokens(t, 2)
 			state := &revocableAPI{other: func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }}
 			first, second := newRecordingAPI(t, state.ServeHTTP), newRecordingAPI(t, state.ServeHTTP)
 			upstreams := first.URL
-			if !tc.fails {
+			if !tc.alone {
 				upstreams += " " + second.URL
 			}
 			addr := freeAddr(t)
@@ -258,6 +260,29 @@ func TestUpstreamFailsDuringTheWait(t *testing.T) {
 			if a, b := len(first.received()), len(second.received()); a != tc.toFirst || b != tc.toOther {
 				t.Errorf("the upstreams got %d and %d requests, want %d and %d", a, b, tc.toFirst, tc.toOther)
 			}
+		})
+	}
+}
+
+// The source of dynamic upstreams may fail while a request waits for another token, so that no upstream is known.
+func TestUpstreamIsForgottenDuringTheWait(t *testing.T) {
+	for name, want := range map[string]int{"another token": 200, "no other token": 401} {
+		t.Run(name, func(t *testing.T) {
+			tokens, state := newGatedTokens(t, 2), new(revocableAPI)
+			api := newRecordingAPI(t, state.ServeHTTP)
+			dns, _ := newDNS(t, map[string]string{"api.test": "127.0.0.1"})
+			host := filepath.Join(t.TempDir(), "host")
+			writeFile(t, host, "api.test")
+			_, base := startProxy(t, tokens.credential("api", "api_hosts api.test"), "token_proxy api {\n dynamic a {file."+host+"} "+portOfURL(t, api.URL)+
+				" {\n versions ipv4\n resolvers "+dns+"\n refresh 1ns\n}\n}")
+			get(t, base).wantStatus(t, 200)
+			state.revoked.Store(true)
+			waiting := inBackground(t, newRequest(t, http.MethodGet, base, nil))
+			tokens.waitUntilHeld(t)
+			writeFile(t, host, "missing.test")
+			tokens.fails.Store(want == 401)
+			tokens.open()
+			(<-waiting).wantStatus(t, want)
 		})
 	}
 }
