@@ -39,7 +39,7 @@ func newRenewedAPI(t *testing.T, path string) *renewedAPI {
 
 const keepRenewed = "response {\n keep instance instance\n keep port port\n keep value value\n }"
 
-// While reverse_proxy tries a dead upstream, a token may expire. The next attempt is made with the values of the next token, and
+// While reverse_proxy tries a dead upstream, a token may expire. The very next attempt is made with the values of the next token, and
 // the upstream is free while the request waits for it.
 func TestAttemptHasTheValuesOfItsToken(t *testing.T) {
 	for name, tc := range map[string]struct{ upstream, options, path string }{
@@ -51,7 +51,7 @@ func TestAttemptHasTheValuesOfItsToken(t *testing.T) {
 			r := newRenewedAPI(t, tc.path)
 			directive := func(credential string) string {
 				return "token_proxy " + credential + " " + tc.upstream + " {\n" + tc.options +
-					"\n unhealthy_request_count 1\n lb_try_duration 1m\n lb_try_interval 20ms\n header_up X-Value {http.token_proxy.value}\n}\n"
+					"\n unhealthy_request_count 1\n lb_retries 1\n header_up X-Value {http.token_proxy.value}\n}\n"
 			}
 			other := serveHTTP(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 				w.Header().Set("Content-Type", "application/json")
