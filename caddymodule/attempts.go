@@ -21,7 +21,7 @@ type attempts struct {
 // begin replaces a token that has expired while reverse_proxy was trying upstreams. The first attempt always uses the token that
 // was just acquired, even if its lifetime is zero.
 func (a *attempts) begin(p *proxied, r *http.Request) {
-	if p.keeps || !p.late || p.second.bringsAnswer() || !p.lease.Expired() {
+	if p.keeps || !p.late || !p.lease.Expired() {
 		return
 	}
 	before := p.lease

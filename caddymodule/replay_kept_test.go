@@ -212,13 +212,16 @@ func TestSecondRunHasATrailerOfItsOwn(t *testing.T) {
 }
 
 // If no other token comes, the first attempt goes on with its body, at whose end net/http fills in the trailer. The second run must
-// not read that trailer meanwhile.
+// not read that trailer meanwhile. It renews no token for the answer that it brings, and closes that answer if it could not.
 func TestAttemptGoesOnWithoutAnotherToken(t *testing.T) {
 	p := newMovingRequest(t)
+	p.late = true
 	p.body = keptForTest(t, unsized(newClosedBody("hello")), 10)
 	p.body.first()
 	p.body.hold()
-	p.second = &secondRun{rejected: p.lease, answer: apiResponse(401, "")}
+	answer, body := apiResponse(401, ""), new(closeCounter)
+	answer.Body = body
+	p.second = &secondRun{rejected: p.lease, answer: answer}
 	r := (&http.Request{Trailer: http.Header{"X-Sum": nil}}).WithContext(p)
 	if again := p.startOver(r, status.New("api", nil, zap.NewNop())); again.Trailer != nil || r.Trailer == nil {
 		t.Errorf("the second run has the trailer %v of the first one, %v", again.Trailer, r.Trailer)
@@ -226,7 +229,12 @@ func TestAttemptGoesOnWithoutAnotherToken(t *testing.T) {
 	if !p.second.bringsAnswer() || p.second.kept.held || !p.second.kept.settled {
 		t.Errorf("the second run brings the answer: %t; the body is on hold: %t", p.second.bringsAnswer(), p.second.kept.held)
 	}
-	p.end()
+	if p.late {
+		t.Error("the second run may renew the token")
+	}
+	if p.end(); body.closed.Load() != 1 {
+		t.Errorf("the answer was closed %d times", body.closed.Load())
+	}
 }
 
 // newMovingRequest is a request with a token and placeholders.

@@ -21,7 +21,7 @@ import (
 
 // errStartOver is the error that the injector returns to reverse_proxy to end the first run. reverse_proxy takes it for a client
 // that has left, as it does with errDenied.
-var errStartOver = fmt.Errorf("the request is sent again with another token: %w", context.Canceled)
+var errStartOver = fmt.Errorf("the request needs another token and runs through reverse_proxy again: %w", context.Canceled)
 
 // secondRun is what a request needs for a second run of reverse_proxy.
 type secondRun struct {
@@ -77,11 +77,10 @@ func (p *proxied) startOver(r *http.Request, count *status.Credential) *http.Req
 	if s.answer != nil {
 		p.awaitOther()
 	}
-	s.begun = true
+	s.begun, p.late = true, false // the token is new, or not needed
 	s.kept, p.body = p.body, nil
 	if s.answer == nil {
 		count.Replayed()
-		p.late = false // the token is new
 		p.exposeOther(r, s.rejected)
 	}
 	if s.kept == nil {
