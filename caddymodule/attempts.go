@@ -28,10 +28,10 @@ func (a *attempts) begin(p *proxied, r *http.Request) {
 	lease, err := before.Renew(p) // of the same tenant
 	if err != nil {
 		denial := a.credential.problemOf(p.tenant.failed(err))
-		p.denial = &denial
+		p.denial, p.expired = &denial, true
 		return
 	}
-	p.lease, p.late, p.denial = lease, false, nil
+	p.lease, p.late, p.expired = lease, false, false
 	if maps.Equal(before.Kept(), lease.Kept()) {
 		return
 	}

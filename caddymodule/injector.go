@@ -52,7 +52,7 @@ func (i *injector) RoundTrip(req *http.Request) (*http.Response, error) {
 		return i.deliver(answer, p), nil
 	}
 	p.late = true
-	if p.denial == nil {
+	if !p.expired {
 		p.denial = i.deny(req, p)
 	}
 	if p.denial != nil {

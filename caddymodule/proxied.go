@@ -23,6 +23,7 @@ type proxied struct {
 	returns  bool // the request may have been here before
 	trusted  bool // the request comes from one of trusted_proxies
 	late     bool // the token may have expired since the request got it
+	expired  bool // the token has expired, and denial is why no other one replaces it
 	replayed bool
 	proof    *dpop.Proof // which the API may have refused; nil unless its answer says that it can accept another one
 	denial   *problem    // the injector's reason to deny the request
