@@ -932,15 +932,19 @@ func TestRevokedTokenIsReplacedOverTheWire(t *testing.T) {
 		early     bool // it refuses before it has read the body
 		expect    bool // client and proxy wait for 100 Continue
 		client    func(*testing.T) *http.Client
+		options   string
 	}{
-		{"HTTP/1.1", func(*httptest.Server) {}, "http", false, false, testClient},
-		{"HTTP/1.1, early", func(*httptest.Server) {}, "http", true, false, testClient},
-		{"HTTP/1.1, Expect", func(*httptest.Server) {}, "http", false, true, testClient},
-		{"HTTP/1.1, early, Expect", func(*httptest.Server) {}, "http", true, true, testClient},
-		{"h2c", serveH2C, "h2c", false, false, testClient},
-		{"h2c, early", serveH2C, "h2c", true, false, testClient},
-		{"HTTP/1.1, early, HTTP/2 client", func(*httptest.Server) {}, "http", true, false, h2cClient},
-		{"h2c, early, HTTP/2 client", serveH2C, "h2c", true, false, h2cClient},
+		{"HTTP/1.1", func(*httptest.Server) {}, "http", false, false, testClient, ""},
+		{"HTTP/1.1, early", func(*httptest.Server) {}, "http", true, false, testClient, ""},
+		{"HTTP/1.1, Expect", func(*httptest.Server) {}, "http", false, true, testClient, ""},
+		{"HTTP/1.1, early, Expect", func(*httptest.Server) {}, "http", true, true, testClient, ""},
+		{"h2c", serveH2C, "h2c", false, false, testClient, ""},
+		{"h2c, early", serveH2C, "h2c", true, false, testClient, ""},
+		{"HTTP/1.1, early, HTTP/2 client", func(*httptest.Server) {}, "http", true, false, h2cClient, ""},
+		{"h2c, early, HTTP/2 client", serveH2C, "h2c", true, false, h2cClient, ""},
+		{"HTTP/1.1, leaving", func(*httptest.Server) {}, "http", false, false, testClient, leaving},
+		{"HTTP/1.1, early, leaving", func(*httptest.Server) {}, "http", true, false, testClient, leaving},
+		{"h2c, early, HTTP/2 client, leaving", serveH2C, "h2c", true, false, h2cClient, leaving},
 	}
 	for _, tc := range apis {
 		t.Run(tc.name, func(t *testing.T) {
@@ -963,7 +967,7 @@ func TestRevokedTokenIsReplacedOverTheWire(t *testing.T) {
 				w.Header().Set("WWW-Authenticate", invalidToken)
 				w.WriteHeader(http.StatusUnauthorized)
 			}, tc.configure)
-			options := ""
+			options := " {\n " + tc.options + "\n}"
 			if tc.expect {
 				options = " {\n transport http {\n expect_continue_timeout 20s\n}\n}"
 			}

@@ -238,9 +238,13 @@ func TestUploadGoesOnDuringTheTokenCallOverTheWire(t *testing.T) {
 		return
 	}
 	const size = 200 << 10
-	for _, scheme := range []string{"http", "h2c"} {
-		for _, want := range []int{200, 401} {
-			t.Run(fmt.Sprintf("%s, %d", scheme, want), func(t *testing.T) {
+	for _, options := range []string{"", leaving} {
+		for _, tc := range []struct {
+			scheme string
+			want   int
+		}{{"http", 200}, {"http", 401}, {"h2c", 200}, {"h2c", 401}} {
+			t.Run(fmt.Sprintf("%s, %d, %s", tc.scheme, tc.want, options), func(t *testing.T) {
+				scheme, want := tc.scheme, tc.want
 				tokens := newTokenServer(t)
 				received, goOn := new(sums), make(chan struct{})
 				check := tokens.guarded(func(w http.ResponseWriter, r *http.Request) { received.take(r) })
@@ -260,7 +264,7 @@ func TestUploadGoesOnDuringTheTokenCallOverTheWire(t *testing.T) {
 						_, _ = io.Copy(io.Discard, r.Body)
 					}
 				}, serveH2C)
-				_, base := startProxy(t, tokens.credential("api"), "token_proxy api "+scheme+"://"+api.addr())
+				_, base := startProxy(t, tokens.credential("api"), "token_proxy api "+scheme+"://"+api.addr()+" {\n "+options+"\n}")
 				get(t, base).wantStatus(t, 200)
 				tokens.revokeAll()
 				fault := devserver.Fault{Latency: 300 * time.Millisecond}

@@ -15,7 +15,7 @@ import (
 // A replay happens inside the round trip of the first attempt if another token is there already. The handler runs reverse_proxy a
 // second time in three cases:
 //
-//   - The request has to wait for the token. During the wait, reverse_proxy would count it as a request to the upstream.
+//   - The request has to wait for the token, and an option makes reverse_proxy judge the upstream by that.
 //   - The request was made with placeholders that now have other values.
 //   - The duration of the first attempt would count as latency of the upstream.
 

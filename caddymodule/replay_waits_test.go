@@ -118,6 +118,9 @@ func inBackground(t *testing.T, req *http.Request) <-chan clientAnswer {
 	return answers
 }
 
+// leaving is an option with which requests leave reverse_proxy before they wait for another token, see Handler.leaves.
+const leaving = "unhealthy_request_count 1000"
+
 // A request is no request to the upstream while it waits for a token. The upstream takes one request at a time.
 func TestUpstreamIsFreeDuringTheWait(t *testing.T) {
 	const options = " {\n unhealthy_request_count 1\n header_down +X-Down \"{http.request.method}\"\n}\n"
@@ -202,7 +205,7 @@ func TestReplayReturnsToItsUpstream(t *testing.T) {
 				})
 				apis[i] = api.addr()
 			}
-			_, base := startProxy(t, tokens.credential("api"), "token_proxy api "+strings.Join(apis, " ")+" {\n lb_policy "+policy+"\n}")
+			_, base := startProxy(t, tokens.credential("api"), "token_proxy api "+strings.Join(apis, " ")+" {\n lb_policy "+policy+"\n "+leaving+"\n}")
 			get(t, base).wantStatus(t, 200)
 			state.revoked.Store(true)
 			waiting := inBackground(t, newRequest(t, http.MethodGet, base, nil))
@@ -227,7 +230,7 @@ func TestReplayReturnsToItsUpstream(t *testing.T) {
 // The upstream may fail while a request waits for another token. A replay goes to another one if it can. The answer of the first
 // attempt does not need one.
 func TestUpstreamFailsDuringTheWait(t *testing.T) {
-	const options = "{\n lb_policy first\n fail_duration 1m\n max_fails 1\n unhealthy_status 500\n}\n"
+	const options = "{\n lb_policy first\n fail_duration 1m\n max_fails 1\n unhealthy_status 500\n " + leaving + "\n}\n"
 	for name, tc := range map[string]struct {
 		fails, alone     bool
 		status           int
@@ -274,7 +277,7 @@ func TestUpstreamIsForgottenDuringTheWait(t *testing.T) {
 			host := filepath.Join(t.TempDir(), "host")
 			writeFile(t, host, "api.test")
 			_, base := startProxy(t, tokens.credential("api", "api_hosts api.test"), "token_proxy api {\n dynamic a {file."+host+"} "+portOfURL(t, api.URL)+
-				" {\n versions ipv4\n resolvers "+dns+"\n refresh 1ns\n}\n}")
+				" {\n versions ipv4\n resolvers "+dns+"\n refresh 1ns\n}\n "+leaving+"\n}")
 			get(t, base).wantStatus(t, 200)
 			state.revoked.Store(true)
 			waiting := inBackground(t, newRequest(t, http.MethodGet, base, nil))
@@ -292,7 +295,7 @@ func TestRejectionAfterTheWaitIsHandled(t *testing.T) {
 	tokens, state := newGatedTokens(t, 2), new(revocableAPI)
 	api := newRecordingAPI(t, state.ServeHTTP)
 	_, base := startProxy(t, tokens.credential("api"), "token_proxy api "+api.URL+
-		" {\n @rejected status 401\n handle_response @rejected {\n header X-Handled \"{http.reverse_proxy.status_code} {http.reverse_proxy.upstream.hostport}\"\n copy_response 403\n }\n}")
+		" {\n @rejected status 401\n handle_response @rejected {\n header X-Handled \"{http.reverse_proxy.status_code} {http.reverse_proxy.upstream.hostport}\"\n copy_response 403\n }\n "+leaving+"\n}")
 	get(t, base).wantStatus(t, 200)
 	state.revoked.Store(true)
 	waiting := inBackground(t, newRequest(t, http.MethodPost, base, strings.NewReader("hello")))
@@ -322,7 +325,7 @@ func TestRetryBecauseOfARejection(t *testing.T) {
 		state.ServeHTTP(w, r)
 	})
 	_, base := startProxy(t, tokens.credential("api"), "token_proxy api "+api.URL+
-		" {\n request_buffers 1MiB\n lb_retries 1\n lb_retry_match {\n expression {rp.status_code}==401\n }\n}")
+		" {\n request_buffers 1MiB\n lb_retries 1\n lb_retry_match {\n expression {rp.status_code}==401\n }\n "+leaving+"\n}")
 	get(t, base).wantStatus(t, 200)
 	state.revoked.Store(true)
 	const size = 20 << 10

@@ -70,10 +70,24 @@ func (h *Handler) timed() bool {
 	return passive || h.CBRaw != nil || h.LoadBalancing != nil && h.LoadBalancing.TryDuration > 0
 }
 
-// leaves reports whether a request leaves reverse_proxy before it waits for another token. If it gets none, a second run brings
-// the answer of the first one. An expression of lb_retry_match may make reverse_proxy try again because of that answer, and the
-// body would be lost by then.
+// counting returns the options with which reverse_proxy judges an upstream by the number of requests to it.
+func (h *Handler) counting() (options []string) {
+	if h.HealthChecks != nil && h.HealthChecks.Passive != nil && h.HealthChecks.Passive.UnhealthyRequestCount > 0 {
+		options = append(options, "unhealthy_request_count")
+	}
+	if slices.ContainsFunc(h.Upstreams, func(u *reverseproxy.Upstream) bool { return u != nil && u.MaxRequests > 0 }) {
+		options = append(options, "max_requests")
+	}
+	return options
+}
+
+// leaves reports whether a request leaves reverse_proxy before it waits for another token, because the wait would count. If it gets
+// none, a second run brings the answer of the first one. An expression of lb_retry_match may make reverse_proxy try again because
+// of that answer, and the body would be lost by then.
 func (h *Handler) leaves() bool {
+	if !h.timed() && len(h.counting()) == 0 {
+		return false
+	}
 	return h.LoadBalancing == nil || !slices.ContainsFunc(h.LoadBalancing.RetryMatchRaw, func(set caddy.ModuleMap) bool {
 		return set["expression"] != nil
 	})
@@ -84,14 +98,7 @@ func (h *Handler) warnOfWaits() {
 	if h.OnUnauthorized != unauthorizedReplay || h.leaves() && h.RequestBuffers == 0 {
 		return
 	}
-	var options []string
-	if h.HealthChecks != nil && h.HealthChecks.Passive != nil && h.HealthChecks.Passive.UnhealthyRequestCount > 0 {
-		options = append(options, "unhealthy_request_count")
-	}
-	if slices.ContainsFunc(h.Upstreams, func(u *reverseproxy.Upstream) bool { return u != nil && u.MaxRequests > 0 }) {
-		options = append(options, "max_requests")
-	}
-	if len(options) > 0 {
+	if options := h.counting(); len(options) > 0 {
 		h.logger.Warn("with request_buffers or an expression in lb_retry_match, reverse_proxy may count a request as one to the upstream while it waits for another token because the API has rejected its token, and may answer 503 to other requests; set a limit for the requests that come in while a token call takes max_wait, or set on_unauthorized to pass",
 			zap.String("credential", h.Credential), zap.Strings("options", options))
 	}
