@@ -29,6 +29,7 @@ type injector struct {
 	credential   *client
 	forwarded    bool  // the API gets the fields that reverse_proxy adds
 	marks        bool  // header_up may change these fields
+	setsHost     bool  // the injector sets Host in place of reverse_proxy, see leaveHost
 	rejected     []int // the statuses that reject the token
 	replay       bool
 	replayBuffer int
@@ -59,7 +60,11 @@ func (i *injector) RoundTrip(req *http.Request) (*http.Response, error) {
 		closeBody(req)
 		return nil, errDenied
 	}
-	if !i.forwarded { // in the request of reverse_proxy, which is of this attempt, so that its debug log shows what the API gets
+	// The request of reverse_proxy is of this attempt. It is changed itself, so that its debug log shows what the API gets.
+	if i.setsHost {
+		setHost(req)
+	}
+	if !i.forwarded {
 		p.restore(req.Header, i.marks)
 	}
 	res, err := i.carry(req, p)
@@ -236,10 +241,12 @@ type outgoing struct {
 	url url.URL
 }
 
-// copyOf returns a copy of req with a URL of its own, which has the host that is dialed.
+// copyOf returns a copy of req with a header map and a URL of its own, which has the host that is dialed. It shares the values of the
+// header, because no code changes them in place.
 func (i *injector) copyOf(req *http.Request) *http.Request {
 	c := new(outgoing)
 	c.Request = *req
+	c.Header = maps.Clone(req.Header)
 	c.url = *req.URL
 	c.URL = &c.url
 	if i.route == nil {
@@ -250,11 +257,9 @@ func (i *injector) copyOf(req *http.Request) *http.Request {
 	return &c.Request
 }
 
-// withToken returns a copy of req that carries the token. The copy has its own header map. It shares the
-// values, because no code changes them in place.
+// withToken returns a copy of req that carries the token.
 func (i *injector) withToken(req *http.Request, p *proxied, body io.ReadCloser) *http.Request {
 	c := i.copyOf(req)
-	c.Header = maps.Clone(req.Header)
 	header := &i.credential.header
 	if p.lease.Prover() != nil {
 		header = &dpopHeader
@@ -419,10 +424,10 @@ func closeBody(req *http.Request) {
 
 // RequestHeaderOps implements reverseproxy.RequestHeaderOpsTransport.
 func (i *injector) RequestHeaderOps() *headers.HeaderOps {
-	var ops *headers.HeaderOps
-	if t, ok := i.next.(reverseproxy.RequestHeaderOpsTransport); ok {
-		ops = t.RequestHeaderOps()
+	if i.setsHost {
+		return nil
 	}
+	ops := headerOpsOf(i.next)
 	if i.marks {
 		return withoutAdded(ops)
 	}

@@ -51,6 +51,7 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 		credential:   h.credential,
 		forwarded:    h.Forwarded,
 		marks:        !h.Forwarded && h.Headers != nil && h.Headers.Request != nil,
+		setsHost:     leaveHost(transport, h.Headers),
 		rejected:     h.RejectedStatus,
 		replay:       h.OnUnauthorized == unauthorizedReplay,
 		replayBuffer: h.replayBuffer(),
