@@ -67,22 +67,46 @@ func (c *upstreamConn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// slowStart is the number of bytes of a body that are sent in pieces of chunkSize.
-const slowStart = 64 << 10
+// largeBuffers is the pool of the buffers for bodies that arrive fast.
+var largeBuffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 
 // ReadFrom implements io.ReaderFrom, with which net/http sends bodies over HTTP/1.1. io.Copy would hold a buffer of 32 KiB while
-// the client sends the body, which is more than the rest of the request takes. Only a large body gets that buffer, after its
-// first slowStart bytes.
+// the client sends the body, which is more than the rest of the request takes. Here, a body has such a buffer only while each read
+// brings at least a chunk.
 func (c *upstreamConn) ReadFrom(r io.Reader) (int64, error) {
-	writer := struct{ io.Writer }{c}
-	buffer := chunks.Get().(*chunk)
-	n, err := io.CopyBuffer(writer, io.LimitReader(r, slowStart), buffer[:])
-	chunks.Put(buffer)
-	if err != nil || n < slowStart {
-		return n, err
+	small := chunks.Get().(*chunk)
+	defer chunks.Put(small)
+	sent, n := int64(0), 0
+	for {
+		var err error
+		if n < chunkSize {
+			n, err = c.forward(r, small[:])
+		} else {
+			large := largeBuffers.Get().(*[32 << 10]byte)
+			n, err = c.forward(r, large[:])
+			largeBuffers.Put(large)
+		}
+		sent += int64(n)
+		if err == io.EOF {
+			return sent, nil
+		}
+		if err != nil {
+			return sent, err
+		}
 	}
-	rest, err := io.Copy(writer, r)
-	return n + rest, err
+}
+
+// forward sends what one read of a body brings, and returns how much it has sent.
+func (c *upstreamConn) forward(r io.Reader, buffer []byte) (int, error) {
+	n, err := r.Read(buffer)
+	if n == 0 {
+		return 0, err
+	}
+	sent, failed := c.Write(buffer[:n])
+	if failed != nil {
+		return sent, failed
+	}
+	return n, err
 }
 
 func isTimeout(err error) bool {

@@ -9,9 +9,11 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/caddytest/apart"
@@ -223,3 +225,82 @@ func (c *noticedConn) Write(p []byte) (int, error) {
 type blockedConn struct{ net.Conn }
 
 func (blockedConn) Write([]byte) (int, error) { return 0, os.ErrDeadlineExceeded }
+
+// pieces is a body that arrives in pieces of these sizes. It records how much of it each read asked for.
+type pieces struct {
+	sizes, asked []int
+}
+
+func (p *pieces) Read(b []byte) (int, error) {
+	p.asked = append(p.asked, len(b))
+	if len(p.sizes) == 0 {
+		return 0, io.EOF
+	}
+	n := min(p.sizes[0], len(b))
+	if p.sizes[0] -= n; p.sizes[0] == 0 {
+		p.sizes = p.sizes[1:]
+	}
+	for i := range b[:n] {
+		b[i] = byte(len(p.asked))
+	}
+	return n, nil
+}
+
+// writtenConn is a connection that records what is written.
+type writtenConn struct {
+	net.Conn
+	sizes []int
+	limit int // the write that fails
+}
+
+func (c *writtenConn) Write(p []byte) (int, error) {
+	if len(c.sizes) == c.limit {
+		return 1, os.ErrDeadlineExceeded
+	}
+	if i := slices.IndexFunc(p, func(b byte) bool { return b != p[0] }); i >= 0 {
+		return 0, fmt.Errorf("byte %d is of another read", i)
+	}
+	c.sizes = append(c.sizes, len(p))
+	return len(p), nil
+}
+
+// A body that arrives fast is sent in large pieces. While a slow one is awaited, it holds no large buffer.
+func TestBodyPieces(t *testing.T) {
+	const small, large = chunkSize, 32 << 10
+	for name, tc := range map[string]struct {
+		sizes, asked, written []int
+	}{
+		"none":             {nil, []int{small}, nil},
+		"fast":             {[]int{60 << 10}, []int{small, large, large, large}, []int{small, large, 24 << 10}},
+		"after a bit":      {[]int{50, 60 << 10}, []int{small, small, large, large, large}, []int{50, small, large, 24 << 10}},
+		"slow":             {[]int{100, 4000, 1}, []int{small, small, small, small}, []int{100, 4000, 1}},
+		"slow after a lot": {[]int{8 << 10, 100, 100}, []int{small, large, large, small, small}, []int{small, small, 100, 100}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			body, conn := &pieces{sizes: tc.sizes}, &writtenConn{limit: -1}
+			size := 0
+			for _, n := range tc.sizes {
+				size += n
+			}
+			n, err := (&upstreamConn{Conn: conn}).ReadFrom(body)
+			if err != nil || n != int64(size) {
+				t.Errorf("sent %d of %d bytes, %v", n, size, err)
+			}
+			if !slices.Equal(body.asked, tc.asked) || !slices.Equal(conn.sizes, tc.written) {
+				t.Errorf("reads of %d, writes of %d", body.asked, conn.sizes)
+			}
+		})
+	}
+	t.Run("a failed write", func(t *testing.T) {
+		n, err := (&upstreamConn{Conn: &writtenConn{limit: 1}}).ReadFrom(&pieces{sizes: []int{60 << 10}})
+		if n != small+1 || !isTimeout(err) {
+			t.Errorf("sent %d bytes, %v", n, err)
+		}
+	})
+	t.Run("a failed read", func(t *testing.T) {
+		n, err := (&upstreamConn{Conn: &writtenConn{limit: -1}}).ReadFrom(iotest.TimeoutReader(&pieces{sizes: []int{60 << 10}}))
+		if n != small || err != iotest.ErrTimeout {
+			t.Errorf("sent %d bytes, %v", n, err)
+		}
+	})
+}
