@@ -34,7 +34,7 @@ func newContenders(tb testing.TB, body string) (static, proxy *contender) {
 	return newContendersBefore(tb, body, emptyAPI{})
 }
 
-// newContendersBefore is newContenders before another API.
+// newContendersBefore is newContenders before another API. That of encryptedAPI costs what reverse_proxy does for TLS.
 func newContendersBefore(tb testing.TB, body string, api http.RoundTripper) (static, proxy *contender) {
 	tb.Helper()
 	parent, err := caddy.ProvisionContext(new(caddy.Config))
@@ -60,6 +60,7 @@ func newContendersBefore(tb testing.TB, body string, api http.RoundTripper) (sta
 		tb.Fatal(err)
 	}
 	h := &Handler{Credential: "api", credential: i.credential, logger: i.logger, clients: clientsOf("loopback")}
+	i.setsHost = leaveHost(api, nil)
 	h.Upstreams, h.Transport = upstreams(), i
 	if err := h.Handler.Provision(ctx); err != nil {
 		tb.Fatal(err)
@@ -77,6 +78,14 @@ func (emptyAPI) RoundTrip(req *http.Request) (*http.Response, error) {
 		_ = req.Body.Close()
 	}
 	return &http.Response{StatusCode: http.StatusOK, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{}, Body: http.NoBody}, nil
+}
+
+// encryptedAPI is emptyAPI behind a transport with TLS.
+type encryptedAPI struct{ emptyAPI }
+
+// RequestHeaderOps implements reverseproxy.RequestHeaderOpsTransport.
+func (encryptedAPI) RequestHeaderOps() *headers.HeaderOps {
+	return (&reverseproxy.HTTPTransport{TLS: new(reverseproxy.TLSConfig)}).RequestHeaderOps()
 }
 
 var loopbackConnection = testConn{remote: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 50000}}
@@ -108,33 +117,39 @@ func (discard) Write(p []byte) (int, error) { return len(p), nil }
 func (discard) WriteHeader(int)             {}
 
 // bodies are the request bodies that handlers are measured with.
-var bodies = map[string]string{"GET": "", "POST 2 KiB": strings.Repeat("x", 2048), "POST 64 KiB": strings.Repeat("x", 64<<10)}
+var bodies = map[string]string{"GET": "", "POST 1 KiB": strings.Repeat("x", 1<<10), "POST 64 KiB": strings.Repeat("x", 64<<10)}
+
+// forEachLoad runs a test for each body, with and without TLS.
+func forEachLoad(t *testing.T, run func(t *testing.T, static, proxy *contender)) {
+	for scheme, api := range map[string]http.RoundTripper{"http": emptyAPI{}, "https": encryptedAPI{}} {
+		for name, body := range bodies {
+			t.Run(scheme+" "+name, func(t *testing.T) {
+				static, proxy := newContendersBefore(t, body, api)
+				run(t, static, proxy)
+			})
+		}
+	}
+}
 
 // A request with a fresh token costs no more allocations than one with a static header.
 func TestHandlerAllocations(t *testing.T) {
-	for name, body := range bodies {
-		t.Run(name, func(t *testing.T) {
-			static, proxy := newContenders(t, body)
-			count := func(c *contender) float64 { return testing.AllocsPerRun(1000, func() { c.serve(t) }) }
-			if with, without := count(proxy), count(static); with > without {
-				t.Errorf("%.0f allocations, reverse_proxy with a static header makes %.0f", with, without)
-			}
-		})
-	}
+	forEachLoad(t, func(t *testing.T, static, proxy *contender) {
+		count := func(c *contender) float64 { return testing.AllocsPerRun(1000, func() { c.serve(t) }) }
+		if with, without := count(proxy), count(static); with > without {
+			t.Errorf("%.0f allocations, reverse_proxy with a static header makes %.0f", with, without)
+		}
+	})
 }
 
 // A request with a fresh token allocates at most 1 KiB more than one with a static header, whether its body is kept or not.
 func TestHandlerAllocatedBytes(t *testing.T) {
 	caddytest.SkipRaceOfPools(t)
 	const most = 1 << 10
-	for name, body := range bodies {
-		t.Run(name, func(t *testing.T) {
-			static, proxy := newContenders(t, body)
-			if with, without := allocatedBytes(t, proxy), allocatedBytes(t, static); with > without+most {
-				t.Errorf("%d bytes, reverse_proxy with a static header allocates %d", with, without)
-			}
-		})
-	}
+	forEachLoad(t, func(t *testing.T, static, proxy *contender) {
+		if with, without := allocatedBytes(t, proxy), allocatedBytes(t, static); with > without+most {
+			t.Errorf("%d bytes, reverse_proxy with a static header allocates %d", with, without)
+		}
+	})
 }
 
 // allocatedBytes returns how many bytes a request allocates: the least of several measurements, because other goroutines

@@ -189,9 +189,15 @@ type trailerDeleter interface{ deleteFromTrailer(http.Header) }
 // filterTrailer deletes fields of the trailer, both of its announcement and when it arrives.
 func filterTrailer(r *http.Request, d trailerDeleter) {
 	d.deleteFromTrailer(r.Trailer)
-	if r.Body != nil && r.Body != http.NoBody {
+	if r.Body != nil && r.Body != http.NoBody && !withoutTrailer(r) {
 		r.Body = &trailerFilter{r.Body, r, d}
 	}
+}
+
+// withoutTrailer reports whether a request comes without a trailer. In HTTP/1, only chunked bodies have one, and their length is not
+// known (RFC 9112 section 7.1.2). In HTTP/2 and HTTP/3, any body may have one.
+func withoutTrailer(r *http.Request) bool {
+	return r.ProtoMajor == 1 && r.ContentLength >= 0 && len(r.Trailer) == 0
 }
 
 // trailerFilter deletes fields of the trailer when it arrives, which is at the end of the body. In the same call, net/http
