@@ -139,8 +139,8 @@ func (i *injector) checkHealth(req *http.Request) (*http.Response, error) {
 }
 
 // deny returns the problem because of which the request must not be sent, or nil. The problem is its method or its destination.
-// The destination also counts for a request with the application's own credentials, because the next
-// request may use the same connection.
+// The destination also counts for a request with the application's own credentials, because the next request may use the same
+// connection.
 func (i *injector) deny(req *http.Request, p *proxied) *problem {
 	if !p.keeps && !mayCarryToken(req) { // reverse_proxy can change the method
 		i.credential.status.Denied(status.DeniedMethod)
