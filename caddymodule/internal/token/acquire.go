@@ -48,7 +48,7 @@ func (s *Source) serveStale(ctx context.Context, maxWait time.Duration, t *Token
 		return stale, nil
 	}
 	left, end, flying := t.left(now), t.end(), s.flying.Load()
-	last := t.last()
+	last := min(end, lastMoment)
 	if flying { // it may have begun in time, and bring the token any moment
 		last /= 10
 	}

@@ -39,9 +39,8 @@ func (s *Source) share(config *Config) *Token {
 	sharing.claimed, sharing.lost = false, false
 	ctx, cancel := context.WithTimeout(context.Background(), s.patience(config))
 	defer cancel()
-	begun := time.Now()
 	for {
-		if t := s.look(config); t.lasts(time.Now()) {
+		if t := s.look(config); t != nil {
 			return t
 		}
 		if ctx.Err() != nil { // requests have waited long enough
@@ -56,18 +55,15 @@ func (s *Source) share(config *Config) *Token {
 				return nil
 			}
 			t := s.look(config) // another replica may have saved one since the last look
-			if !t.lasts(time.Now()) {
-				return nil
+			if t != nil {
+				sharing.release(0, Secret{})
 			}
-			sharing.release(0, Secret{})
 			return t
 		case ClaimHeld:
 			return s.serveOn(sharing) // without a token, this replica calls by its own backoff
 		case ClaimLost:
-			if s.lastsOn(begun) {
-				if t := s.serveOn(sharing); t != nil {
-					return t
-				}
+			if t := s.serveOn(sharing); t != nil {
+				return t
 			}
 			sharing.lost = true
 			if ctx.Err() != nil {
@@ -81,8 +77,7 @@ func (s *Source) share(config *Config) *Token {
 // patience is how long a flight is busy with the other replicas before this replica calls too. Requests wait for a part of
 // their time only: the shortest max_wait of the credentials in force that share the source counts.
 func (s *Source) patience(config *Config) time.Duration {
-	now := time.Now()
-	if t := s.serving(now); t != nil && t.left(now) >= t.end() {
+	if s.serving(time.Now()) != nil {
 		return maxPatience
 	}
 	shortest := config.Policy.MaxWait
@@ -114,18 +109,6 @@ func (s *Source) serving(now time.Time) *Token {
 		return nil
 	}
 	return t
-}
-
-// lasts reports whether the token is good for the requests that wait for this flight: another replica has left it, and it is not
-// in its last moment.
-func (t *Token) lasts(now time.Time) bool { return t.fresh(now) || t != nil && t.left(now) > t.last() }
-
-// lastsOn reports whether the present token need not be replaced by that of a call of another replica which is under way. In the
-// last part of its life, requests wait for that token as they would for a call of this replica.
-func (s *Source) lastsOn(begun time.Time) bool {
-	now := time.Now()
-	t := s.current.Load()
-	return t != nil && (t.left(now) >= t.end() || t.left(now) > t.last() && now.Sub(begun) >= endPatience)
 }
 
 // serveOn returns the present token if it still serves, and lets the next look wait.
@@ -171,14 +154,7 @@ func (s *Source) adopt(found Found, asked time.Time, config *Config) *Token {
 	if !config.Sharing.improves(t, previous, now) {
 		return nil
 	}
-	own := t.refreshAt // of the replica that called
-	t.refreshAt = own.Add(lead + jitter(min(spread, t.margin/4)))
-	if latest := t.expires.Add(-t.end()); t.refreshAt.After(latest) { // the last part of its life is not fresh
-		t.refreshAt = latest
-	}
-	if t.refreshAt.Before(own) { // that replica waits for the end, because the token endpoint issues the same token until then
-		t.refreshAt = own
-	}
+	t.refreshAt = t.refreshAt.Add(lead + jitter(min(spread, t.margin/4)))
 	if t.refreshAt.After(t.expires) {
 		t.refreshAt = t.expires
 	}

@@ -194,9 +194,6 @@ func (t *Token) left(now time.Time) time.Duration {
 // end returns how long the last part of the token's life is, in which a request had better wait for the next token.
 func (t *Token) end() time.Duration { return min(longestEnd, t.margin/2) }
 
-// last returns how long the last moment of the token's life is, in which it counts as expired unless the token endpoint fails.
-func (t *Token) last() time.Duration { return min(t.end(), lastMoment) }
-
 func (t *Token) touch() { mark(&t.used) }
 
 // mark sets a flag that is usually set already: a store would take the cache line from the other cores.
