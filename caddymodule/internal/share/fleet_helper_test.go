@@ -103,7 +103,7 @@ func (f *fleet) work(within, every time.Duration, end time.Time) {
 // start starts the process of the replica. Nothing is left of an earlier one.
 func (m *member) start(prefetch bool) {
 	ctx, cancel := context.WithCancel(m.fleet.ctx)
-	config := token.Config{Fetcher: m, Endpoint: fmt.Sprint(m.number), Policy: token.Policy{Prefetch: prefetch}}
+	config := token.Config{Fetcher: memberProcess{m, ctx}, Endpoint: fmt.Sprint(m.number), Policy: token.Policy{Prefetch: prefetch}}
 	if m.fleet.store != nil {
 		config.Sharing = token.NewSharing(m.share(ctx))
 	}
@@ -204,17 +204,28 @@ func (f *fleet) accepts(l token.Lease) bool {
 // revoke ends all tokens at the API.
 func (f *fleet) revoke() { f.change(func() { clear(f.valid) }) }
 
+// memberProcess is one process of a replica, until its context ends.
+type memberProcess struct {
+	*member
+	ctx context.Context
+}
+
 // Prepare implements token.Fetcher.
-func (m *member) Prepare() token.Call {
-	return token.Call{Proof: token.NewSecret(m.secret), Fetch: m.fetch}
+func (p memberProcess) Prepare() token.Call {
+	return token.Call{Proof: token.NewSecret(p.secret), Fetch: p.fetch}
+}
+
+// fetch calls the token endpoint, unless the process has ended: a flight of the simulation goes on after that.
+func (p memberProcess) fetch(ctx context.Context) (token.Issued, error) {
+	if p.ctx.Err() != nil {
+		return token.Issued{}, errors.New("a process that has ended calls nothing")
+	}
+	return p.member.fetch(ctx)
 }
 
 // fetch is the token endpoint.
 func (m *member) fetch(ctx context.Context) (issued token.Issued, err error) {
 	f := m.fleet
-	if m.running() == nil {
-		return issued, errors.New("a process that has ended calls nothing")
-	}
 	var latency time.Duration
 	var dies bool
 	f.change(func() {
