@@ -218,7 +218,7 @@ func TestOAuth2CertificateBoundTokens(t *testing.T) {
 						select {
 						case <-stop:
 							return
-						default:
+						case <-time.After(time.Millisecond):
 						}
 						a, err := tryAsk(client, newRequest(t, http.MethodGet, url, nil))
 						if err != nil || a.StatusCode != http.StatusOK {

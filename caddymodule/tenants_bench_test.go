@@ -73,7 +73,7 @@ func TestTenantsAreSmall(t *testing.T) {
 	if apart.Run(t) {
 		return
 	}
-	const count, most = 20_000, 2.3 * 1024
+	const count, most = 5_000, 2.3 * 1024
 	c := newCrowd(t, 100, crowdConfig(t, ""))
 	before := heapInUse()
 	fill(t, c, 100, 100+count)

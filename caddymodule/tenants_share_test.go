@@ -102,7 +102,7 @@ func TestSharedTenantsAreSmall(t *testing.T) {
 	if apart.Run(t) {
 		return
 	}
-	const count, step, most = 5_000, 100, 4 * 1024
+	const count, step, most = 2_000, 100, 4 * 1024
 	server := redistest.Start(t)
 	t.Setenv("TOKEN_PROXY_TEST_KEY", strings.Repeat("k", 32))
 	addr := freeAddr(t)

@@ -96,7 +96,12 @@ func startBrowser(t *testing.T) *browser {
 			"binary": chromium,
 			"args": []string{
 				"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-				"--disable-component-update", "--disable-features=SpareRendererForSitePerProcess", "--disable-sync", "--disable-dev-shm-usage", "--lang=en", "--host-resolver-rules=MAP *.example 127.0.0.1", "--user-data-dir=" + profile,
+				"--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--lang=en",
+				// One process draws all pages, or else the start of hundreds would take most of the time. What a page may ask
+				// for and read is decided in another one.
+				"--renderer-process-limit=1", "--disable-site-isolation-trials",
+				"--disable-features=BackForwardCache,IsolateOrigins,ProactivelySwapBrowsingInstance,SpareRendererForSitePerProcess,site-per-process",
+				"--host-resolver-rules=MAP *.example 127.0.0.1", "--user-data-dir=" + profile,
 			},
 		},
 		"goog:loggingPrefs": map[string]string{"browser": "ALL", "performance": "ALL"},
@@ -207,7 +212,7 @@ func (b *browser) strings(expression string) []string {
 }
 
 // pageGlance is between two looks at the page while a test waits for it to change.
-const pageGlance = 10 * time.Millisecond
+const pageGlance = 25 * time.Millisecond
 
 // wait polls until the expression is true.
 func (b *browser) wait(what, expression string) {
