@@ -109,7 +109,7 @@ func (c *caller) exchange(ctx context.Context, client *oauth.Client, of provider
 			return nil, token.Issued{}, time.Time{}, err
 		}
 		issued, err = c.provider.ReadAnswer(answer)
-		if another := proofs.learn(proof, answer.Header); !another || tries == 2 || !refusesProof(err) {
+		if another := proofs.learn(proof, answer.Header, err == nil); !another || tries == 2 || !refusesProof(err) {
 			return req, issued, answer.Sent, err
 		}
 	}

@@ -100,9 +100,10 @@ func (p *proofs) prove(req *http.Request, refused *dpop.Proof) (*dpop.Proof, err
 	return &proof, nil
 }
 
-// learn takes the nonce and the time from an answer of the token endpoint. It reports whether the next proof differs.
-func (p *proofs) learn(proof *dpop.Proof, answer http.Header) (another bool) {
-	return p != nil && p.endpoint.Learn(proof, answer, false)
+// learn takes the nonce from an answer of the token endpoint and, unless the answer has a token, the time. It reports whether the next
+// proof differs.
+func (p *proofs) learn(proof *dpop.Proof, answer http.Header, issued bool) (another bool) {
+	return p != nil && p.endpoint.Learn(proof, answer, issued)
 }
 
 // refusesProof reports whether the token endpoint refused a request because of its DPoP proof (RFC 9449 sections 5 and 8).

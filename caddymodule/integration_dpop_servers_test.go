@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
@@ -93,6 +94,24 @@ func TestDPoPDateOfAnotherServer(t *testing.T) {
 	_, url := startProxy(t, dpopCredential(newClientID(), boundTokens(t).URL), "token_proxy api "+api.URL)
 	for range 2 {
 		post(t, url, strings.Repeat("x", defaultReplayBuffer+1)).wantStatus(t, 200)
+	}
+}
+
+// A gateway checks the proofs of token requests, and passes on the Date of a token endpoint whose clock is wrong.
+func TestDPoPDateOfAnIssuedToken(t *testing.T) {
+	id := newClientID()
+	demanded := devserver.DPoP{Mode: "required"}
+	s := newDPoPServers(t, id, demanded, demanded)
+	tokens := newRecordingAPI(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Date", time.Now().Add(-time.Hour).UTC().Format(http.TimeFormat))
+		s.endpoint.ServeHTTP(w, r)
+	})
+	_, url := startProxy(t, dpopCredential(id, tokens.URL), "token_proxy api "+s.received.URL)
+	get(t, url).wantStatus(t, 200)
+	s.endpoint.Registry.RevokeAll(id)
+	get(t, url).wantStatus(t, 200)
+	if calls := s.endpoint.Calls(); calls != 2 {
+		t.Errorf("%d token requests", calls)
 	}
 }
 
