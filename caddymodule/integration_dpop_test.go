@@ -414,6 +414,7 @@ func TestDPoPMisconfigured(t *testing.T) {
 		"public key":                  {"dpop on\ndpop_key " + inFile(secretPath(t, publicPEM(signingKeyOf("P-256")))), "", "dpop_key: the value contains no private key"},
 		"missing file":                {"dpop on\ndpop_key {file./does/not/exist}", "", "dpop_key"},
 		"another header":              {"dpop on", "header X-Token", "header: remove it"},
+		"a proof of its own":          {"dpop on\nheader DPoP own", "", "header DPoP: remove it"},
 		"a header like Authorization": {"dpop optional", `header Authorization "Bearer {token}"`, "header: remove it"},
 	} {
 		t.Run(name, func(t *testing.T) {

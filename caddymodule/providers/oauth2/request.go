@@ -297,6 +297,8 @@ func (o *Provider) checkHeader(name string) error {
 		return errors.New("this field is reserved for the request itself")
 	case canonical == "Authorization" && o.auth.Method != oauth.NoClientAuth:
 		return fmt.Errorf("needs client_auth %s, because a request must not authenticate in two ways", oauth.NoClientAuth)
+	case canonical == "Dpop" && o.DPoP != "":
+		return errors.New("remove it, because dpop adds a new proof to each token request")
 	}
 	return nil
 }
