@@ -61,6 +61,122 @@ func TestDPoPLateNonces(t *testing.T) {
 	wg.Wait()
 }
 
+// The nonce of another answer arrives between a refusal and the second attempt, which has the nonce of the refusal nevertheless.
+func TestDPoPNonceOfTheRefusal(t *testing.T) {
+	var url string
+	api := newRecordingAPI(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/past" {
+			w.Header().Set("DPoP-Nonce", "past")
+			return
+		}
+		if claims, _ := proofIn(t, r.Header); claims["nonce"] == "present" {
+			return
+		}
+		refuseProof(w, "use_dpop_nonce", "present")
+		_ = http.NewResponseController(w).Flush()
+		res, err := testClient(t).Get(url + "/past") // while the proxy reads the refusal to its end
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		_ = res.Body.Close()
+	})
+	_, url = startProxy(t, dpopCredential(newClientID(), boundTokens(t).URL), "token_proxy api "+api.URL)
+	get(t, url).wantStatus(t, 200)
+}
+
+// noncesIn returns the nonces in the proofs of requests.
+func noncesIn(t *testing.T, requests []recordedRequest) string {
+	t.Helper()
+	var nonces []any
+	for _, r := range requests {
+		claims, _ := proofIn(t, r.Header)
+		nonces = append(nonces, claims["nonce"])
+	}
+	return fmt.Sprint(nonces)
+}
+
+// The nonce of each answer is in the next proof, whatever the status.
+func TestDPoPNonceOfEachAnswer(t *testing.T) {
+	t.Run("API", func(t *testing.T) {
+		statuses := []int{200, 404, 500, 403, 204, 200}
+		var n atomic.Int64
+		api := newRecordingAPI(t, func(w http.ResponseWriter, _ *http.Request) {
+			answer := n.Add(1)
+			w.Header().Set("DPoP-Nonce", fmt.Sprint("n", answer))
+			w.WriteHeader(statuses[answer-1])
+		})
+		_, url := startProxy(t, dpopCredential(newClientID(), boundTokens(t).URL), "token_proxy api "+api.URL)
+		for _, status := range statuses {
+			get(t, url).wantStatus(t, status)
+		}
+		if got := noncesIn(t, api.received()); got != "[<nil> n1 n2 n3 n4 n5]" {
+			t.Errorf("the proofs have the nonces %s", got)
+		}
+	})
+	t.Run("token endpoint", func(t *testing.T) {
+		id := newClientID()
+		demanded := devserver.DPoP{Mode: "required"}
+		s := newDPoPServers(t, id, demanded, demanded)
+		tokens := newRecordingAPI(t, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("DPoP-Nonce", "n1")
+			s.endpoint.ServeHTTP(w, r)
+		})
+		_, url := startProxy(t, dpopCredential(id, tokens.URL), "token_proxy api "+s.received.URL)
+		get(t, url).wantStatus(t, 200)
+		s.endpoint.Registry.RevokeAll(id)
+		get(t, url).wantStatus(t, 200)
+		if got := noncesIn(t, tokens.received()); got != "[<nil> n1]" {
+			t.Errorf("the proofs have the nonces %s", got)
+		}
+	})
+}
+
+// A proof has the method and the URL of the request that the API gets, whatever Caddy has changed. Each attempt of reverse_proxy has a
+// proof of its own.
+func TestDPoPProofIsOfTheSentRequest(t *testing.T) {
+	plain := func(*httptest.Server) {}
+	for name, tc := range map[string]struct {
+		configure func(*httptest.Server)
+		before    string // before the directive
+		options   string
+		want      string // method and URL; HOST is the address of the API
+	}{
+		"as it is":                  {plain, "", "header_up Host {upstream_hostport}", "POST http://HOST/x/a%2fb/../%7Ec"},
+		"HTTP/2 over TLS":           {serveHTTPS, "", "", "POST https://HOST/x/a%2fb/../%7Ec"},
+		"rewritten before":          {serveHTTPS, "rewrite * /new{uri}", "", "POST https://HOST/new/x/a/b/../~c"},
+		"rewritten by the proxy":    {serveHTTPS, "", "method PUT\nrewrite /other?c=d", "PUT https://HOST/other"},
+		"another Host":              {serveHTTPS, "", "header_up Host API.example.com:443", "POST https://api.example.com/x/a%2fb/../%7Ec"},
+		"after an upstream is down": {plain, "", "to DOWN\nlb_policy round_robin\nlb_retries 1\nheader_up Host {upstream_hostport}", "POST http://HOST/x/a%2fb/../%7Ec"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			api := newRecordingAPI(t, func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }, tc.configure)
+			options := strings.Replace(tc.options, "DOWN", "http://"+freeAddr(t), 1)
+			if api.Certificate() != nil {
+				options += "\n" + trusting(t, api.Server)
+			}
+			_, url := startProxy(t, dpopCredential(newClientID(), boundTokens(t).URL), tc.before+"\ntoken_proxy api "+api.URL+" {\n"+options+"\n}")
+			for range 2 {
+				post(t, url+"/x/a%2fb/../%7Ec?d=e", "two books").wantStatus(t, 200)
+			}
+			seen := make(map[any]bool)
+			for _, r := range api.received() {
+				claims, _ := proofIn(t, r.Header)
+				if got, want := fmt.Sprint(claims["htm"], " ", claims["htu"]), strings.Replace(tc.want, "HOST", api.addr(), 1); got != want {
+					t.Errorf("the proof is of %s, want %s", got, want)
+				}
+				if path, _, _ := strings.Cut(r.URI, "?"); !strings.HasSuffix(tc.want, path) || !strings.HasPrefix(tc.want, r.Method+" ") {
+					t.Errorf("the API got %s %s", r.Method, r.URI)
+				}
+				seen[claims["jti"]] = true
+			}
+			if len(seen) != 2 {
+				t.Errorf("%d proofs for 2 requests", len(seen))
+			}
+		})
+	}
+}
+
 // The servers behind a load balancer have their own nonces. The load balancer chooses one for each connection.
 func TestDPoPLoadBalancer(t *testing.T) {
 	type serverKey struct{}

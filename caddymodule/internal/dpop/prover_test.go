@@ -282,6 +282,9 @@ func TestGeneratedKey(t *testing.T) {
 	if again, _ := c.Key("ES256"); again != first {
 		t.Error("a second key is generated")
 	}
+	if again, _ := c.Key(""); again != first { // ES256 is the default
+		t.Errorf("the key of no algorithm signs with %s", again.Alg())
+	}
 	if other, _ := c.Key("EdDSA"); other.Alg() != "EdDSA" {
 		t.Errorf("the key of another algorithm signs with %s", other.Alg())
 	}
