@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -17,12 +18,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/devserver"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/dpop"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oauth"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/oidctest"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/share"
 	"github.com/tokenproxy/caddy-token-proxy/caddymodule/internal/token"
+	"github.com/tokenproxy/caddy-token-proxy/caddymodule/provider"
 )
 
 // dpopServers are a token endpoint and an API that demand proofs and nonces.
@@ -424,6 +429,81 @@ func TestDPoPMisconfigured(t *testing.T) {
 				t.Errorf("got %v, want %q", err, tc.want)
 			}
 		})
+	}
+}
+
+// boundTickets is a provider of another project whose tokens are bound to a key. It uses the public package alone.
+type boundTickets struct {
+	URL string `json:"url,omitempty"`
+	Alg string `json:"alg,omitempty"`
+}
+
+func init() { caddy.RegisterModule(new(boundTickets)) }
+
+// CaddyModule returns the Caddy module information.
+func (*boundTickets) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "token_proxy.providers.test_bound_tickets", New: func() caddy.Module { return new(boundTickets) }}
+}
+
+// UnmarshalCaddyfile implements caddyfile.Unmarshaler.
+func (p *boundTickets) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // the provider's name
+	d.AllArgs(&p.URL, &p.Alg)
+	return nil
+}
+
+// Endpoint implements provider.Provider.
+func (p *boundTickets) Endpoint() string { return p.URL }
+
+// NeedsSecret implements provider.Provider.
+func (*boundTickets) NeedsSecret() bool { return false }
+
+// NewRequest implements provider.Provider.
+func (p *boundTickets) NewRequest(ctx context.Context, _ provider.Client) (*http.Request, error) {
+	return http.NewRequestWithContext(ctx, http.MethodPut, p.URL, nil)
+}
+
+// ReadAnswer implements provider.Provider.
+func (*boundTickets) ReadAnswer(answer *provider.Answer) (provider.Issued, error) {
+	return answer.Read(provider.Layout{Token: []string{"ticket"}, Type: []string{"kind"}, Code: []string{"problem"}, DPoP: true})
+}
+
+// ProofOfPossession implements provider.DPoPHolder.
+func (p *boundTickets) ProofOfPossession(provider.Secrets) (*provider.DPoP, error) {
+	return &provider.DPoP{Alg: p.Alg}, nil
+}
+
+// The tokens of a provider of another project are bound in the same way.
+func TestDPoPOfAnotherProvider(t *testing.T) {
+	credential := func(url, alg string) string {
+		return fmt.Sprintf("credential api {\n provider test_bound_tickets %s %s\n client_id %s\n}\n", url, alg, newClientID())
+	}
+	tickets := newRecordingAPI(t, func(w http.ResponseWriter, r *http.Request) {
+		if claims, _ := proofIn(t, r.Header); claims["nonce"] != "present" {
+			sendAnswer(400, "application/json", `{"problem":"use_dpop_nonce"}`, "DPoP-Nonce", "present")(w, r)
+			return
+		}
+		sendAnswer(200, "application/json", `{"ticket":"T0KEN","kind":"DPoP"}`)(w, r)
+	})
+	api := newRecordingAPI(t, nil)
+	_, url := startProxy(t, credential(tickets.URL, "EdDSA"), "token_proxy api "+api.URL)
+	get(t, url).wantStatus(t, 200)
+	got := api.only(t).Header
+	if claims, jwk := proofIn(t, got); got.Get("Authorization") != "DPoP T0KEN" || claims["ath"] == nil || jwk["crv"] != "Ed25519" {
+		t.Errorf("the API got %s with the proof %v of the key %v", got.Get("Authorization"), claims, jwk)
+	}
+	for _, r := range tickets.received() {
+		if claims, _ := proofIn(t, r.Header); keyIn(t, r.Header) != keyIn(t, got) || claims["htm"] != http.MethodPut {
+			t.Errorf("a token request has the proof %v of another key or method", claims)
+		}
+	}
+	if n := len(tickets.received()); n != 2 {
+		t.Errorf("%d token requests", n)
+	}
+
+	s := &caddyServer{t: t, logFile: t.TempDir() + "/caddy.log"}
+	if err := s.load(globalOptions(credential(tickets.URL, "HS256")) + siteConfig(freeAddr(t), "token_proxy api "+api.URL)); err == nil || !strings.Contains(err.Error(), "dpop: unknown algorithm") {
+		t.Errorf("with an unknown algorithm: %v", err)
 	}
 }
 
