@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"net/http"
@@ -32,13 +33,16 @@ func readChallenge(fields []string, bound bool) challenge {
 		first, second = second, first
 	}
 	switch {
-	case first != nil:
-		return *first
-	case second != nil:
-		return *second
-	default:
+	case first == nil && second == nil:
 		return challenge{}
+	case first == nil:
+		return *second
+	case second == nil:
+		return *first
 	}
+	c := *first
+	c.metadata = cmp.Or(first.metadata, second.metadata) // they are of the API, whatever the scheme (RFC 9728 section 5.1)
+	return c
 }
 
 // challengeIn returns the challenge of an answer to a request with this lease's token.

@@ -149,6 +149,18 @@ func TestChallengeParameters(t *testing.T) {
 	}
 }
 
+// An API that knows both schemes may name its metadata in the challenge of either.
+func TestMetadataOfEitherScheme(t *testing.T) {
+	const url = "https://api.example.com/.well-known/oauth-protected-resource"
+	for _, bound := range []bool{false, true} {
+		for _, field := range []string{`Bearer realm="x", DPoP algs="ES256", resource_metadata="` + url + `"`, `DPoP, Bearer resource_metadata="` + url + `"`} {
+			if got := readChallenge([]string{field}, bound).metadata; got != url {
+				t.Errorf("%s, bound %t: the metadata are at %q", field, bound, got)
+			}
+		}
+	}
+}
+
 func TestDemandedClaims(t *testing.T) {
 	const object = `{"access_token":{"x":{"values":["?>~"]}}}`
 	for name, tc := range map[string]struct{ claims, want string }{
