@@ -103,7 +103,7 @@ func (c pageCredential) failed(outcome string, status int, code, reason string, 
 	for _, ago := range []time.Duration{180, 178, 171, 150, 96, 31} {
 		c.Recent = append(c.Recent, pageFetch{At: time.Now().Add(-ago * time.Second), Outcome: outcome, Duration: took, Code: code, Reason: reason})
 	}
-	if outcome != "rejected" && outcome != "destination" {
+	if outcome != "rejected" && outcome != "demanded" && outcome != "destination" {
 		c.LastError = &pageError{At: time.Now().Add(-31 * time.Second), Kind: outcome, Status: status, Code: code, Reason: reason}
 	}
 	return c
@@ -160,6 +160,14 @@ func destinationRefused(name string) pageCredential {
 	return c
 }
 
+func demanding(name string) pageCredential {
+	c := healthy(name).failed("demanded", 0, "insufficient_scope", `the API demands a scope that the token does not have ("orders:write")`, 0)
+	c.Health = "degraded"
+	c.Summary = "The API demands a scope that the token does not have (\"orders:write\"): requests get its answer as it is."
+	c.Advice = "If the client may have this scope, allow it in the service's console and add it to the option scope of provider oauth2."
+	return c
+}
+
 func slowEndpoint(name string) pageCredential {
 	c := healthy(name).failed("unavailable", 0, "", "the token endpoint did not answer in time", 10.0)
 	c.Health, c.State, c.Fetching = "degraded", "stale", true
@@ -174,7 +182,7 @@ var pageFailures = []struct {
 	make func(string) pageCredential
 }{
 	{"endpoint-down", endpointDown}, {"rate-limited", rateLimited}, {"wrong-secret", wrongSecret},
-	{"revoked-token", revoked}, {"refused-destination", destinationRefused}, {"slow-endpoint", slowEndpoint},
+	{"revoked-token", revoked}, {"demanding-api", demanding}, {"refused-destination", destinationRefused}, {"slow-endpoint", slowEndpoint},
 }
 
 func everyCondition() []pageCredential {
@@ -182,7 +190,7 @@ func everyCondition() []pageCredential {
 	idle.Health, idle.Recent, idle.LastSuccess, idle.Summary = "idle", nil, nil, "There is no token: no request has asked for one yet."
 	return []pageCredential{
 		wrongSecret("billing"), endpointDown("warehouse"), rateLimited("catalog"), revoked("storefront"),
-		destinationRefused("partners"), slowEndpoint("search"), idle, healthy("reports"), platform("shops"),
+		demanding("orders"), destinationRefused("partners"), slowEndpoint("search"), idle, healthy("reports"), platform("shops"),
 	}
 }
 

@@ -152,6 +152,9 @@ func testPageFailures(t *testing.T, b *browser) {
 		if c.LastError != nil {
 			b.waitText(first+" .error", c.LastError.Reason)
 		}
+		if f.name == "demanding-api" {
+			b.waitText(first+" .recent", "API demands more")
+		}
 		b.click(first + " h2 button")
 		if !b.visible(first+" .what") || !b.visible(first+" .todo") {
 			t.Errorf("%s: what to do is not seen in a closed row", f.name)
