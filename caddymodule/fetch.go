@@ -69,17 +69,10 @@ func (c *caller) fetch(ctx context.Context, s secrets) (token.Issued, error) {
 		return token.Issued{}, provider.Misconfigured(err)
 	}
 	c.certificate.Store(certificate)
-	proofs, err := c.proofs(s)
-	if err != nil {
-		return token.Issued{}, provider.Misconfigured(err)
-	}
 	client := s.client
 	client.Do = http.Do
 	client.Claims = token.Demanded(ctx)
-	req, issued, sent, err := c.exchange(ctx, http, client, proofs)
-	if err == nil {
-		err = proofs.bind(&issued)
-	}
+	req, issued, sent, err := c.exchange(ctx, http, client, s)
 	if err == nil && isReflected(issued.Token, req, s.client.Secret, s.all()) {
 		return token.Issued{}, errReflected
 	}
@@ -95,11 +88,15 @@ func (c *caller) fetch(ctx context.Context, s secrets) (token.Issued, error) {
 // exchange sends the token request and reads the answer. It returns the request, and when it was sent. If the token endpoint
 // refuses only the DPoP proof and has sent what another proof needs, it makes another request (RFC 9449 section 8). That is not
 // the same request with another proof, because the assertion of a client is also good only once.
-func (c *caller) exchange(ctx context.Context, client *oauth.Client, of provider.Client, proofs *proofs) (req *http.Request, issued token.Issued, sent time.Time, err error) {
+func (c *caller) exchange(ctx context.Context, client *oauth.Client, of provider.Client, s secrets) (req *http.Request, issued token.Issued, sent time.Time, err error) {
 	var proof *dpop.Proof
 	for tries := 1; ; tries++ {
 		if req, err = c.newRequest(ctx, of); err != nil {
 			return nil, token.Issued{}, time.Time{}, err
+		}
+		proofs, err := c.proofs(s) // now that the provider has read the metadata, which may list the algorithms
+		if err != nil {
+			return nil, token.Issued{}, time.Time{}, provider.Misconfigured(err)
 		}
 		if proof, err = proofs.prove(req, proof); err != nil {
 			return nil, token.Issued{}, time.Time{}, err
@@ -109,7 +106,11 @@ func (c *caller) exchange(ctx context.Context, client *oauth.Client, of provider
 			return nil, token.Issued{}, time.Time{}, err
 		}
 		issued, err = c.provider.ReadAnswer(answer)
-		if another := proofs.learn(proof, answer.Header, err == nil); !another || tries == 2 || !refusesProof(err) {
+		another := proofs.learn(proof, answer.Header, err == nil)
+		if err == nil {
+			err = proofs.bind(&issued)
+		}
+		if !another || tries == 2 || !refusesProof(err) {
 			return req, issued, answer.Sent, err
 		}
 	}

@@ -244,3 +244,43 @@ func TestFieldOfTheType(t *testing.T) {
 		}
 	}
 }
+
+// With a generated key, the proxy takes an algorithm that the issuer supports, from the first token request on.
+func TestDPoPAlgOfTheIssuer(t *testing.T) {
+	for name, tc := range map[string]struct {
+		listed, options, want string
+	}{
+		"no list":               {"", "", "ES256"},
+		"ES256 among others":    {`["PS256","ES256"]`, "", "ES256"},
+		"others only":           {`["none","PS256","EdDSA"]`, "", "EdDSA"},
+		"none that is known":    {`["none",7]`, "", "ES256"},
+		"dpop_alg is set":       {`["PS256"]`, "dpop_alg ES384", "ES384"},
+		"dpop_key is of a kind": {`["PS256"]`, "dpop_key " + inFile(secretPath(t, pkcs8(signingKeyOf("P-256")))), "ES256"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			id := newClientID()
+			demand := func(d *devserver.Demands, a *devserver.API) {
+				d.DPoP.Algs, a.DPoP.Algs = []string{tc.want}, []string{tc.want}
+			}
+			s := newDPoPServers(t, id, devserver.DPoP{Mode: "required"}, devserver.DPoP{Mode: "required"}, demand)
+			handler := s.tokens.Config.Handler
+			s.tokens.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Method != http.MethodGet {
+					handler.ServeHTTP(w, r)
+					return
+				}
+				list := ""
+				if tc.listed != "" {
+					list = `,"dpop_signing_alg_values_supported":` + tc.listed
+				}
+				fmt.Fprintf(w, `{"issuer":%q,"token_endpoint":%q%s}`, s.tokens.URL, s.tokens.URL+"/token", list)
+			})
+			config := strings.Replace(dpopCredential(id, s.tokens.URL, tc.options), "token_url", "issuer", 1)
+			_, url := startProxy(t, config, "token_proxy api "+s.received.URL)
+			get(t, url).wantStatus(t, 200)
+			if n := s.endpoint.Calls(); n != 1 {
+				t.Errorf("%d token requests, want 1", n)
+			}
+		})
+	}
+}

@@ -6,7 +6,7 @@ package provider
 type DPoPHolder interface {
 	// ProofOfPossession returns how tokens are bound, made from the secrets that SecretHolder.Secrets has read for this token request. The
 	// secrets are nil if the provider is not a SecretHolder. It returns nil if tokens are not bound. An error names the option.
-	// The app calls it also when Caddy loads the configuration.
+	// The app calls it for each token request, after Provider.NewRequest, and also when Caddy loads the configuration.
 	ProofOfPossession(secrets Secrets) (*DPoP, error)
 }
 

@@ -17,7 +17,7 @@ import (
 	"sync/atomic"
 )
 
-// DefaultAlg is the algorithm that every server knows in practice.
+// DefaultAlg is the algorithm that most servers know.
 const DefaultAlg = "ES256"
 
 // Key is a private key that signs proofs. It is safe for concurrent use.

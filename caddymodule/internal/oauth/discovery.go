@@ -34,11 +34,12 @@ type Discovery struct {
 	// MTLS prefers the token endpoint for clients with a certificate (RFC 8705 section 5). Default: false.
 	MTLS bool
 
-	mu      sync.Mutex
-	known   string
-	methods []string
-	asked   time.Time
-	expiry  time.Time
+	mu        sync.Mutex
+	known     string
+	methods   []string
+	proofAlgs []string
+	asked     time.Time
+	expiry    time.Time
 }
 
 // TokenEndpoint returns the token endpoint of the issuer. It sends requests for metadata with do. Its errors are of type
@@ -67,6 +68,14 @@ func (d *Discovery) AuthMethods() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.methods
+}
+
+// ProofAlgs returns the algorithms of DPoP proofs that the issuer supports (RFC 9449 section 5.1), as the metadata that TokenEndpoint
+// has read last list them.
+func (d *Discovery) ProofAlgs() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.proofAlgs
 }
 
 func (d *Discovery) remember(endpoint string) {
@@ -207,6 +216,7 @@ func (d *Discovery) read(body []byte) (string, *token.Error) {
 		return "", err
 	}
 	d.methods = authMethods(m)
+	d.proofAlgs, _ = m.list("dpop_signing_alg_values_supported")
 	return endpoint, nil
 }
 
@@ -230,15 +240,9 @@ func (d *Discovery) checkIssuer(metadata fields) *token.Error {
 // authMethods returns the client authentication methods in the metadata. Metadata without a list mean client_secret_basic
 // (RFC 8414 section 2).
 func authMethods(metadata fields) []string {
-	list, ok := metadata.at("token_endpoint_auth_methods_supported").([]any)
+	methods, ok := metadata.list("token_endpoint_auth_methods_supported")
 	if !ok {
 		return []string{ClientSecretBasic}
-	}
-	var methods []string
-	for _, member := range list {
-		if method, ok := member.(string); ok {
-			methods = append(methods, method)
-		}
 	}
 	return methods
 }

@@ -63,13 +63,7 @@ func (f fields) scopes(paths []string) []string {
 	case string:
 		return splitScope(v)
 	case []any:
-		var list []string
-		for _, element := range v {
-			if scope, ok := element.(string); ok {
-				list = append(list, scope)
-			}
-		}
-		return list
+		return texts(v)
 	default:
 		return nil
 	}

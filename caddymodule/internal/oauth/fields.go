@@ -82,6 +82,22 @@ func wholeText(body []byte) string {
 
 func withoutBOM(body []byte) []byte { return bytes.TrimPrefix(body, []byte("\xef\xbb\xbf")) }
 
+// list returns the texts of the array at a path. It reports whether there is an array.
+func (f fields) list(path string) (list []string, ok bool) {
+	elements, ok := f.at(path).([]any)
+	return texts(elements), ok
+}
+
+// texts returns the elements of an array that are strings.
+func texts(array []any) (list []string) {
+	for _, element := range array {
+		if text, ok := element.(string); ok {
+			list = append(list, text)
+		}
+	}
+	return list
+}
+
 // at returns the value at a path, or nil.
 func (f fields) at(path string) any {
 	if name, ok := strings.CutPrefix(path, headerPath); ok {

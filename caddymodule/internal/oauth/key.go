@@ -181,15 +181,27 @@ func (k SigningKey) Signer() (private crypto.Signer, alg string) {
 	return private, string(k.alg)
 }
 
+// privateAlgs are the algorithms (alg) of private keys.
+var privateAlgs = []jose.SignatureAlgorithm{
+	jose.ES256, jose.ES384, jose.ES512, jose.EdDSA, jose.PS256, jose.PS384, jose.PS512, jose.RS256, jose.RS384, jose.RS512,
+}
+
 // CheckAlg returns an error if an algorithm (alg) has no private keys. "" stands for the default.
 func CheckAlg(alg string) error {
-	known := []jose.SignatureAlgorithm{
-		jose.ES256, jose.ES384, jose.ES512, jose.EdDSA, jose.PS256, jose.PS384, jose.PS512, jose.RS256, jose.RS384, jose.RS512,
-	}
-	if alg == "" || slices.Contains(known, jose.SignatureAlgorithm(alg)) {
+	if alg == "" || slices.Contains(privateAlgs, jose.SignatureAlgorithm(alg)) {
 		return nil
 	}
-	return fmt.Errorf("unknown algorithm, must be one of %s", names(known))
+	return fmt.Errorf("unknown algorithm, must be one of %s", names(privateAlgs))
+}
+
+// FirstAlg returns the first algorithm of private keys that a list has, in the order ES, EdDSA, PS, RS. Without any, it returns "".
+func FirstAlg(list []string) string {
+	for _, alg := range privateAlgs {
+		if slices.Contains(list, string(alg)) {
+			return string(alg)
+		}
+	}
+	return ""
 }
 
 func names(algs []jose.SignatureAlgorithm) string {

@@ -108,8 +108,9 @@ type Provider struct {
 	// share tokens. Default: a key that the proxy generates for each credential and each tenant, and never stores.
 	DPoPKey option.Source `json:"dpop_key,omitempty"`
 
-	// DPoPAlg is the algorithm (alg) of the proofs: ES256, ES384, ES512, EdDSA, or PS or RS with 256, 384 or 512. Default: ES256,
-	// or for DPoPKey the algorithm that signing_alg would have.
+	// DPoPAlg is the algorithm (alg) of the proofs: ES256, ES384, ES512, EdDSA, or PS or RS with 256, 384 or 512. Default: the
+	// first of these that the metadata of Issuer list for proofs, or else ES256. For DPoPKey, it is the algorithm that signing_alg
+	// would have.
 	DPoPAlg string `json:"dpop_alg,omitempty"`
 
 	// Grant is the grant type. If it is empty, the request has no grant_type. Default: client_credentials.
@@ -358,7 +359,11 @@ func (o *Provider) Certificate(secrets provider.Secrets) (*tls.Certificate, erro
 
 // ProofOfPossession implements provider.DPoPHolder.
 func (o *Provider) ProofOfPossession(secrets provider.Secrets) (*provider.DPoP, error) {
-	return o.proofKey.parse(secrets)
+	d, err := o.proofKey.parse(secrets)
+	if err == nil && d != nil && d.Key.Empty() && d.Alg == "" && o.discovery != nil {
+		d.Alg = oauth.FirstAlg(o.discovery.ProofAlgs())
+	}
+	return d, err
 }
 
 // Stub implements provider.Stubber.
