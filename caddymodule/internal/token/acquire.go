@@ -48,6 +48,9 @@ func (s *Source) serveStale(ctx context.Context, maxWait time.Duration, t *Token
 		return stale, nil
 	}
 	left, end, flying := t.left(now), t.end(), s.flying.Load()
+	if s.current.Load() != t { // the flight has ended since the caller's look, and its token may serve at once
+		return s.acquireSlow(ctx, maxWait, now)
+	}
 	last := min(end, lastMoment)
 	if flying { // it may have begun in time, and bring the token any moment
 		last /= 10
